@@ -1,0 +1,349 @@
+"""Checkpoints: orbax step folders that hold all that a later run, an evaluation or a prediction needs.
+
+    WORKDIR/checkpoints/STEP/
+      model/      parameters, other collections, moving average
+      optimizer/  step and optimiser state
+      assets/     JSON: vocabulary, answer list: what turns text into the model's numbers and back
+      meta/       JSON: config, position in the data, versions of the libraries that wrote it
+
+A step folder appears under its number only once it is complete; an interrupted save leaves nothing that is read.
+"""
+
+import contextlib
+import errno
+import importlib.metadata
+import json
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+import orbax.checkpoint as ocp
+
+from jaxvqa import paths
+from jaxvqa.errors import CheckpointError, ConfigError, StorageError, UserError, nearest
+from jaxvqa.state import TrainState
+
+FOLDER = "checkpoints"
+LIBRARIES = ("jaxvqa", "jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
+
+
+class Checkpoints:
+    """The checkpoints of one work directory. Saves in the background; `close` waits for the last save."""
+
+    def __init__(self, workdir: str | Path, *, keep: int = 2, read_only: bool = False):
+        """Opens the checkpoints under `workdir`.
+
+        Args:
+          workdir: the run's folder.
+          keep: how many of the newest checkpoints stay.
+          read_only: never writes or removes anything.
+        """
+        self.folder = Path(workdir).absolute() / FOLDER
+        if read_only and not self.folder.is_dir():
+            raise CheckpointError(f"{workdir} holds no checkpoints: expected the folder {self.folder}.")
+        self._manager = ocp.CheckpointManager(
+            self.folder,
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=None if read_only else keep, create=not read_only, read_only=read_only
+            ),
+            item_names=("model", "optimizer", "assets", "meta"),
+        )
+
+    def latest_step(self) -> int | None:
+        """The step of the newest complete checkpoint, or None."""
+        return self._manager.latest_step()
+
+    def save(self, state: TrainState, assets: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
+        """Saves `state` under its step, unless that step is there already.
+
+        Raises:
+          StorageError: when the disk has no room for it (checked before anything is written) or a write failed.
+        """
+        step = int(state.step)
+        if step in self._manager.all_steps():
+            return
+        self._check_room(state)
+        with storage_errors(self.folder):
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    model=ocp.args.StandardSave(model_item(state)),
+                    optimizer=ocp.args.StandardSave(optimizer_item(state)),
+                    assets=ocp.args.JsonSave(dict(assets)),
+                    meta=ocp.args.JsonSave(dict(meta) | {"versions": versions()}),
+                ),
+            )
+
+    def restore(self, shapes: TrainState, step: int | None = None) -> TrainState:
+        """Restores a whole state.
+
+        Args:
+          shapes: the state as ShapeDtypeStructs that carry the shardings to restore onto.
+          step: which checkpoint; the newest by default.
+
+        Raises:
+          CheckpointError: lists every leaf that is missing, unexpected or of another shape.
+        """
+        step = self._step(step)
+        self._check_fits("model", step, model_item(shapes))
+        self._check_fits("optimizer", step, optimizer_item(shapes))
+        with self._corruption(step):
+            items = self._manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    model=ocp.args.StandardRestore(model_item(shapes)),
+                    optimizer=ocp.args.StandardRestore(optimizer_item(shapes)),
+                ),
+            )
+        return TrainState(
+            step=items["optimizer"]["step"],
+            opt_state=items["optimizer"]["opt_state"],
+            params=items["model"]["params"],
+            extra=items["model"]["extra"],
+            ema=items["model"]["ema"],
+        )
+
+    def restore_model(self, shapes: Any, step: int | None = None) -> dict[str, Any]:
+        """Restores {"params", "extra", "ema"} without the optimiser; `shapes` as in `restore`."""
+        step = self._step(step)
+        self._check_fits("model", step, shapes)
+        with self._corruption(step):
+            return self._manager.restore(step, args=ocp.args.Composite(model=ocp.args.StandardRestore(shapes)))["model"]
+
+    def model_shapes(self, step: int | None = None) -> dict[str, Any]:
+        """The saved {"params", "extra", "ema"} as ShapeDtypeStructs, read without the arrays."""
+        step = self._step(step)
+        with self._corruption(step):
+            metadata = self._manager.item_metadata(step)["model"]
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), metadata.tree)
+
+    def read_json(self, step: int | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The (assets, meta) of a checkpoint."""
+        step = self._step(step)
+        with self._corruption(step):
+            items = self._manager.restore(
+                step, args=ocp.args.Composite(assets=ocp.args.JsonRestore(), meta=ocp.args.JsonRestore())
+            )
+        return items["assets"], items["meta"]
+
+    def wait(self) -> None:
+        """Waits until the last save is complete on disk."""
+        with storage_errors(self.folder):
+            self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits for the last save and frees the threads."""
+        with storage_errors(self.folder):
+            self._manager.close()
+
+    def _step(self, step: int | None) -> int:
+        steps = sorted(self._manager.all_steps())
+        if not steps:
+            raise CheckpointError(f"{self.folder} holds no complete checkpoint.")
+        if step is not None and step not in steps:
+            raise CheckpointError(f"{self.folder} holds no checkpoint of step {step}; there are {steps}.")
+        return steps[-1] if step is None else step
+
+    @contextlib.contextmanager
+    def _corruption(self, step: int) -> Iterator[None]:
+        try:
+            yield
+        except (ValueError, KeyError, OSError) as error:
+            raise CheckpointError(
+                f"The checkpoint {self.folder / str(step)} cannot be read: {first_line(error)}. It may have been cut or "
+                "changed after it was written; delete that folder to go on from an earlier one."
+            ) from error
+
+    def _check_fits(self, item: str, step: int, shapes: Any) -> None:
+        with self._corruption(step):
+            saved = self._manager.item_metadata(step)[item]
+        if saved is None:
+            raise CheckpointError(
+                f"The checkpoint {self.folder / str(step)} has no {item!r} part: it is incomplete or of another program."
+            )
+        faults = differences({p: tuple(x.shape) for p, x in paths.flatten(shapes).items()}, _leaf_shapes(saved))
+        if faults:
+            raise CheckpointError(
+                f"The checkpoint {self.folder / str(step)} does not fit the config's model ({item}):\n  "
+                + "\n  ".join(faults)
+                + "\nIt was written by another model, vocabulary or answer list; use the config that it holds "
+                "(meta/metadata), or another --workdir."
+            )
+
+    def _check_room(self, state: TrainState) -> None:
+        need = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) // jax.process_count()
+        free = shutil.disk_usage(self.folder).free
+        if need > free:
+            raise StorageError(
+                f"No room for a checkpoint: it needs {need / 2**20:.0f} MiB in {self.folder}, which has "
+                f"{free / 2**20:.0f} MiB free. Earlier checkpoints are kept; free space and start the same command again."
+            )
+
+
+def model_item(state: TrainState) -> dict[str, Any]:
+    """What the `model` part of a checkpoint holds."""
+    return {"params": state.params, "extra": state.extra, "ema": state.ema}
+
+
+def optimizer_item(state: TrainState) -> dict[str, Any]:
+    """What the `optimizer` part of a checkpoint holds."""
+    return {"step": state.step, "opt_state": state.opt_state}
+
+
+def _leaf_shapes(metadata: Any) -> dict[str, tuple[int, ...]]:
+    leaves = paths.flatten(getattr(metadata, "tree", metadata))
+    return {path: tuple(leaf.shape) for path, leaf in leaves.items() if hasattr(leaf, "shape")}
+
+
+def differences(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """One line for each path that is missing, unexpected or of another shape."""
+    lines = [f"missing: {path} {shape}" for path, shape in expected.items() if path not in found]
+    lines += [f"unexpected: {path} {shape}" for path, shape in found.items() if path not in expected]
+    lines += [
+        f"shape: {path} is {found[path]}, expected {shape}"
+        for path, shape in expected.items()
+        if path in found and found[path] != shape
+    ]
+    return lines
+
+
+def init_from(workdir: str, params: Any, table: paths.Table) -> Any:
+    """Takes parameters from another run's newest checkpoint, by name.
+
+    Args:
+      workdir: the other run's folder.
+      params: this model's freshly initialised parameters.
+      table: `config.init_from.table`, rows of (regex over this model's path, what): True takes the parameter of the
+        same path; False keeps the fresh one; a text is the other path, with regex groups as in `re.sub`.
+
+    Returns:
+      The parameters with those taken over; the other run's moving average is taken where it keeps one.
+
+    Raises:
+      CheckpointError: lists every parameter that the other checkpoint lacks or has in another shape.
+    """
+    checkpoints = Checkpoints(workdir, read_only=True)
+    saved = checkpoints.model_shapes()
+    spec = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), saved)
+    model = checkpoints.restore_model(spec)
+    checkpoints.close()
+    source = paths.flatten(model["params"] if model.get("ema") is None else model["ema"])
+    choice = paths.flatten(paths.lookup(table, params, "init_from.table"))
+    rows = {path: next(regex for regex, _ in table if re.fullmatch(regex, path)) for path in choice}
+    taken, faults = {}, []
+    for path, leaf in paths.flatten(params).items():
+        wanted = choice[path]
+        other = path if wanted is True else re.sub(rows[path], wanted, path) if isinstance(wanted, str) else None
+        if other is None:
+            taken[path] = leaf
+        elif other not in source:
+            faults.append(f"missing there: {other} (for {path}).{nearest(other, source)}")
+        elif source[other].shape != leaf.shape:
+            faults.append(f"shape: {other} is {source[other].shape} there, {path} is {leaf.shape} here")
+        else:
+            taken[path] = jax.device_put(np.asarray(source[other], leaf.dtype), leaf.sharding)
+    if faults:
+        raise CheckpointError(
+            f"config.init_from: the checkpoint in {workdir} does not fit:\n  "
+            + "\n  ".join(faults)
+            + "\nExcuse a parameter with a row (regex, False) in config.init_from.table."
+        )
+    return jax.tree_util.tree_map_with_path(lambda path, _: taken[paths.path_of(path)], params)
+
+
+# --- a work directory's config -----------------------------------------------------------------------------------------
+
+# Fields that may change between the start and the continuation of a run: they change no number of it.
+FREE_TO_CHANGE = (
+    "total",
+    "log_every",
+    "profile_steps",
+    "compilation_cache",
+    "mesh",
+    "checkpoint",
+    "compile",
+    "evals",
+    "report",
+    "data.dir",
+    "data.threads",
+    "data.prefetch_mib",
+    "sharding",
+    "init_from",
+)
+
+
+def check_same_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
+    """Checks that `workdir` was started with this config, or is fresh.
+
+    Raises:
+      ConfigError: lists every field that differs.
+    """
+    file = workdir / "config.json"
+    if not file.exists():
+        return
+    try:
+        before = flatten_config(json.loads(file.read_text()))
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{file} is no JSON ({error}); restore it or use another --workdir.") from error
+    now = flatten_config(json.loads(config.to_json()))
+    absent = "(absent)"
+    changed = [
+        f"{name}: was {before.get(name, absent)!r}, now {now.get(name, absent)!r}"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name, absent) != now.get(name, absent)
+        and not any(name == free or name.startswith(free + ".") for free in FREE_TO_CHANGE)
+    ]
+    if changed:
+        raise ConfigError(
+            f"{workdir} holds a run of another config:\n  "
+            + "\n  ".join(changed)
+            + "\nUse that config to go on with that run, or another --workdir for a new one."
+        )
+
+
+def flatten_config(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Returns {"a.b": value} of nested dicts."""
+    if not isinstance(tree, Mapping):
+        return {prefix: tree}
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= flatten_config(value, f"{prefix}.{key}" if prefix else str(key))
+    return flat
+
+
+def versions() -> dict[str, str]:
+    """The installed versions of the libraries that decide what a checkpoint means."""
+    return {name: importlib.metadata.version(name) for name in LIBRARIES}
+
+
+# --- storage -----------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def storage_errors(folder: Path) -> Iterator[None]:
+    """Turns a full or read-only disk into a StorageError that names the folder."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        code = getattr(error, "errno", None)
+        full = (
+            code in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error) or "RESOURCE_EXHAUSTED" in str(error)
+        )
+        if not full and code not in (errno.EROFS, errno.EACCES, errno.EIO):
+            raise
+        raise StorageError(
+            f"Writing to {folder} failed: {first_line(error)}. Complete checkpoints are kept; free space or fix the disk, "
+            "then start the same command again."
+        ) from error
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or its type's name."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,116 @@
+"""The mesh, and which mesh axes each array is split over.
+
+Mesh axes are `data` (examples), `fsdp` (examples and parameters) and `tensor` (parameters); any may be 1. Axes are
+Auto: XLA propagates shardings from the inputs, so a model file never names the mesh. Parameters are placed by a table
+`config.sharding.params` of (regex over the parameter path, mesh axis per dimension).
+"""
+
+import math
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+import optax
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxvqa import paths
+from jaxvqa.errors import ConfigError
+from jaxvqa.state import TrainState
+
+AXES = ("data", "fsdp", "tensor")
+
+
+def make_mesh(config: ml_collections.ConfigDict, devices: Any = None) -> Mesh:
+    """Builds the mesh of `config.mesh`: {axis: size}, where one size may be -1 for "all that is left".
+
+    Raises:
+      ConfigError: when the sizes do not multiply to the number of devices.
+    """
+    devices = np.asarray(jax.devices() if devices is None else devices).ravel()
+    sizes = {axis: int(config[axis]) for axis in AXES}
+    known = math.prod(size for size in sizes.values() if size != -1)
+    if list(sizes.values()).count(-1) == 1 and known > 0 and devices.size % known == 0:
+        sizes = {axis: devices.size // known if size == -1 else size for axis, size in sizes.items()}
+    if any(size < 1 for size in sizes.values()) or math.prod(sizes.values()) != devices.size:
+        asked = " x ".join(f"{axis}={config[axis]}" for axis in AXES)
+        raise ConfigError(
+            f"config.mesh asks for {asked}, but there are {devices.size} devices. "
+            "The sizes must multiply to that number; one of them may be -1."
+        )
+    return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices.tolist())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """How a batch is split: by example, over `data` and `fsdp`."""
+    return NamedSharding(mesh, P(("data", "fsdp")))
+
+
+def batch_shards(mesh: Mesh) -> int:
+    """Into how many parts a batch is split."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def check_batch_size(batch_size: int, microbatches: int, mesh: Mesh, name: str) -> None:
+    """Checks that every device gets the same number of examples.
+
+    Raises:
+      ConfigError: names the field, the mesh and the nearest sizes that fit.
+    """
+    unit = batch_shards(mesh) * microbatches
+    if batch_size % unit or batch_size < unit:
+        below = batch_size // unit * unit
+        fitting = " or ".join(str(size) for size in (below, below + unit) if size)
+        raise ConfigError(
+            f"{name} = {batch_size} cannot be split evenly: the mesh has data={mesh.shape['data']} x "
+            f"fsdp={mesh.shape['fsdp']} and there are {microbatches} microbatches, so it must be a multiple of {unit}. "
+            f"Use {fitting}, or change config.mesh."
+        )
+
+
+def param_specs(table: paths.Table, params: Any, mesh: Mesh) -> Any:
+    """The PartitionSpec of each parameter.
+
+    A row's value is one mesh axis (or None) per dimension. An axis that does not divide its dimension is left out
+    (3129 answers over tensor=2, say): the numbers are the same, only less is split.
+
+    Raises:
+      ConfigError: for parameters without a row, rows without a parameter, unknown axes or too many dimensions.
+    """
+    rows = paths.lookup(table, params, "sharding.params") if table else jax.tree.map(lambda _: (), params)
+    faults = []
+
+    def spec(path: Any, leaf: Any, row: Any) -> P:
+        row = tuple(row)
+        if len(row) > len(leaf.shape) or any(axis not in (None, *AXES) for axis in row):
+            faults.append(f"{paths.path_of(path)} of shape {leaf.shape} cannot be placed by {row}")
+            return P()
+        return P(*(a if a and size % mesh.shape[a] == 0 else None for a, size in zip(row, leaf.shape, strict=False)))
+
+    # The rows are tuples, leaves here, so the parameters' structure drives the map.
+    specs = jax.tree_util.tree_map_with_path(spec, params, rows)
+    if faults:
+        raise ConfigError("config.sharding.params does not fit the model's parameters:\n  " + "\n  ".join(faults))
+    return specs
+
+
+def state_shardings(
+    table: paths.Table, state: TrainState, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
+    """The sharding of every leaf of a state (of its shapes): what mirrors a parameter lies where the parameter lies."""
+    whole = NamedSharding(mesh, P())
+    params = jax.tree.map(
+        lambda spec: NamedSharding(mesh, spec),
+        param_specs(table, state.params, mesh),
+        is_leaf=lambda x: isinstance(x, P),
+    )
+    return TrainState(
+        step=whole,  # type: ignore[arg-type]
+        params=params,
+        extra=jax.tree.map(lambda _: whole, state.extra),
+        opt_state=optax.tree.map_params(
+            optimizer, lambda _, sharding: sharding, state.opt_state, params, transform_non_params=lambda _: whole
+        ),
+        ema=None if state.ema is None else params,
+    )

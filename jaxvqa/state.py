@@ -1,0 +1,65 @@
+"""The train state: everything that a step reads and writes, and nothing else."""
+
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int, Key
+
+
+@flax.struct.dataclass
+class TrainState:
+    """One step's parameters and optimiser.
+
+    Attributes:
+      step: steps done so far, int32 scalar.
+      params: the model's parameters, float32.
+      extra: the model's other collections by name (batch statistics, momentum encoders, queues); often empty.
+      opt_state: the optimiser's state.
+      ema: exponential moving average of `params`, or None when `config.optim.ema` is 0.
+    """
+
+    step: Int[Array, ""]
+    params: Any
+    extra: Any
+    opt_state: optax.OptState
+    ema: Any = None
+
+    @property
+    def eval_params(self) -> Any:
+        """The parameters to evaluate with: the average where one is kept."""
+        return self.params if self.ema is None else self.ema
+
+
+def create(
+    init: Callable[[Key[Array, ""]], Any], make_optimizer: Callable[[Any], optax.GradientTransformation], ema: float
+) -> Callable[[Key[Array, ""]], TrainState]:
+    """Returns a pure function from a key to a fresh state, to be run inside jit with output shardings.
+
+    Args:
+      init: a key to the model's variables, a dict with "params" and the other collections.
+      make_optimizer: parameters to their optimiser.
+      ema: decay of the moving average; 0 keeps none.
+    """
+
+    def fresh(key: Key[Array, ""]) -> TrainState:
+        variables = dict(init(key))
+        params = variables.pop("params")
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            extra=variables,
+            opt_state=make_optimizer(params).init(params),
+            ema=jax.tree.map(jnp.copy, params) if ema else None,
+        )
+
+    return fresh
+
+
+def key_for(seed: int, name: str) -> Key[Array, ""]:
+    """A random key for one purpose ("params", "dropout", …): one seed, folded by name."""
+    return jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
