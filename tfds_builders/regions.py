@@ -1,0 +1,129 @@
+"""Region features without a detector: a fixed random projection of what each box shows and where it lies.
+
+Stands in for bottom-up attention features (Anderson et al. 2018) on data sets that have pictures but no detector: like
+those, the features are nonnegative, come from the pixels and the box alone, and know nothing of labels.
+"""
+
+import functools
+
+import numpy as np
+
+FEATURE_WIDTH = 256
+"""Width F of a region's feature vector."""
+
+_CROP_CELLS = 10  # the box itself, cells a side
+_CONTEXT_CELLS = 6  # the box grown to _CONTEXT_SCALE times its size around its centre, cells a side
+_CONTEXT_SCALE = 2.0
+_POSITION_BUMPS = 8  # soft one-hot cells for the centre's x and y, and for width and height
+_SEED = 20_220_101
+
+
+@functools.cache
+def _projection(inputs: int) -> np.ndarray:
+    """Returns random signs over sqrt(inputs), float64 [inputs, FEATURE_WIDTH - 1] (Achlioptas 2003).
+
+    Signs are read off the bit generator's raw words, whose stream is fixed, unlike NumPy's distributions, which may
+    change between versions.
+    """
+    count = inputs * (FEATURE_WIDTH - 1)
+    words = np.random.PCG64(_SEED).random_raw((count + 63) // 64).astype("<u8")
+    bits = np.unpackbits(words.view(np.uint8), count=count)
+    return (bits.reshape(inputs, -1) * 2.0 - 1.0) / np.sqrt(inputs)
+
+
+def _cell_means(integral: np.ndarray, boxes: np.ndarray, cells: int) -> np.ndarray:
+    """Returns the mean of each cell of a grid over each box, [R, cells, cells, C]; 0 where a cell is off the picture.
+
+    Args:
+      integral: Sums of the picture above and left of each pixel corner, [H + 1, W + 1, C].
+      boxes: x1, y1, x2, y2 in pixels, [R, 4]; may reach over the border.
+      cells: Cells a side.
+    """
+    height, width = integral.shape[0] - 1, integral.shape[1] - 1
+    steps = np.linspace(0.0, 1.0, cells + 1)
+    xs = np.clip(boxes[:, 0, None] + (boxes[:, 2] - boxes[:, 0])[:, None] * steps, 0, width)
+    ys = np.clip(boxes[:, 1, None] + (boxes[:, 3] - boxes[:, 1])[:, None] * steps, 0, height)
+    # A picture of constant pixels has an integral that is bilinear inside each pixel: interpolating it is exact.
+    x0 = np.minimum(xs.astype(np.int64), width - 1)
+    y0 = np.minimum(ys.astype(np.int64), height - 1)
+    fx, fy = (xs - x0)[:, None, :, None], (ys - y0)[:, :, None, None]
+    x0, y0 = x0[:, None, :], y0[:, :, None]
+    corner = (integral[y0, x0] * (1 - fx) + integral[y0, x0 + 1] * fx) * (1 - fy)
+    corner = corner + (integral[y0 + 1, x0] * (1 - fx) + integral[y0 + 1, x0 + 1] * fx) * fy
+    sums = corner[:, 1:, 1:] - corner[:, :-1, 1:] - corner[:, 1:, :-1] + corner[:, :-1, :-1]
+    areas = np.diff(ys)[:, :, None] * np.diff(xs)[:, None, :]
+    return sums / np.maximum(areas, 1e-9)[..., None]
+
+
+def _bumps(values: np.ndarray) -> np.ndarray:
+    """Returns each value in [0, 1] as a soft one-hot vector, [R, _POSITION_BUMPS]."""
+    centres = np.linspace(0.0, 1.0, _POSITION_BUMPS)
+    return np.exp(-0.5 * ((values[:, None] - centres) * (_POSITION_BUMPS - 1)) ** 2)
+
+
+def region_features(image: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """Describes each box of a picture by a nonnegative vector.
+
+    Each box is averaged down to 10 x 10 cells, its surroundings (the box at twice the size) to 6 x 6; the cells, the
+    mean and spread of each channel, and the normalised position (x1, y1, x2, y2, width, height, and soft one-hot codes
+    of centre and size) go through a fixed random matrix of signs and a ReLU. The last feature is always 1, so that a
+    true region is never all zero: models take zero rows for padding.
+
+    Args:
+      image: uint8 [H, W] or [H, W, 3].
+      boxes: x1, y1, x2, y2 in pixels, float or int [R, 4], inside the picture and not empty.
+
+    Returns:
+      float16 [R, FEATURE_WIDTH].
+
+    Raises:
+      ValueError: The picture is not uint8 of one of these shapes, or boxes are empty or reach over the border.
+    """
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
+        raise ValueError(f"image: expected uint8 [H, W] or [H, W, 3], got {image.dtype} {list(image.shape)}")
+    boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
+    height, width = image.shape[:2]
+    x1, y1, x2, y2 = boxes.T
+    wrong = ~((x1 >= 0) & (y1 >= 0) & (x2 <= width) & (y2 <= height) & (x2 > x1) & (y2 > y1))
+    if wrong.any():
+        raise ValueError(f"boxes empty or outside the {width} x {height} picture: {boxes[wrong][:3].tolist()}")
+
+    pixels = image.reshape(height, width, -1) / 255.0
+    if pixels.shape[2] == 1:
+        # One channel stands for three: the same width, and the same features as the picture stored in colour.
+        pixels = np.repeat(pixels, 3, axis=2)
+    integral = np.zeros((height + 1, width + 1, 6))
+    integral[1:, 1:] = np.concatenate([pixels, pixels**2], axis=2).cumsum(0).cumsum(1)
+
+    moments = _cell_means(integral, boxes, 1)[:, 0, 0]  # [R, 6]
+    mean = moments[:, :3]
+    spread = np.sqrt(np.maximum(moments[:, 3:] - mean**2, 0.0))
+    crop = _cell_means(integral[..., :3], boxes, _CROP_CELLS)
+    centre, half = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) * (_CONTEXT_SCALE / 2)
+    context = _cell_means(integral[..., :3], np.concatenate([centre - half, centre + half], axis=1), _CONTEXT_CELLS)
+    size = np.array([width, height], np.float64)
+    corners, extent = boxes / np.tile(size, 2), (boxes[:, 2:] - boxes[:, :2]) / size
+    inputs = np.concatenate(
+        [
+            # Weights make what is shown and where it lies count about equally in the projection.
+            (crop - 0.5).reshape(len(boxes), -1),
+            (context - 0.5).reshape(len(boxes), -1) * 0.7,
+            4.0 * (mean - 0.5),
+            8.0 * spread,
+            2.0 * corners,
+            2.0 * extent,
+            *(2.0 * _bumps(v) for v in (centre[:, 0] / width, centre[:, 1] / height, *np.sqrt(extent).T)),
+            np.ones((len(boxes), 1)),
+        ],
+        axis=1,
+    )
+    projected = np.maximum(inputs @ _projection(inputs.shape[1]), 0.0) * 4.0
+    return np.concatenate([projected, np.ones((len(boxes), 1))], axis=1).astype(np.float16)
+
+
+def grid_boxes(height: int, width: int, rows: int, columns: int) -> np.ndarray:
+    """Returns the cells of a rows x columns grid over a picture, row by row: float32 [rows * columns, 4]."""
+    ys, xs = np.linspace(0, height, rows + 1), np.linspace(0, width, columns + 1)
+    top, left = np.meshgrid(ys[:-1], xs[:-1], indexing="ij")
+    bottom, right = np.meshgrid(ys[1:], xs[1:], indexing="ij")
+    return np.stack([left, top, right, bottom], axis=-1).reshape(-1, 4).astype(np.float32)
