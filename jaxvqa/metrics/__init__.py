@@ -1,0 +1,1 @@
+"""Metrics, NumPy only, checked against the numbers of the official evaluation scripts."""

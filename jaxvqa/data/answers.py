@@ -1,0 +1,173 @@
+"""Answers: normalisation, the answer list and training targets (spec sections 4.6 to 4.8).
+
+The rules are those of the official VQA evaluation script as RWSAN's public code carries them, with their oddities
+(spec section 9, quirks 10 to 14): trained models and published accuracies depend on them. `jaxvqa.metrics.vqa` uses the
+same two steps, `process_punctuation` and `process_words`.
+"""
+
+import functools
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from jaxvqa.errors import DataError
+
+_PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
+_HAS_PUNCTUATION = re.compile(f"[{re.escape(_PUNCTUATION)}]")
+_COMMA_IN_NUMBER = re.compile(r"\d,\d")
+# The script means to keep a period that has a digit on either side, but its look-behind is mistyped and always holds.
+_LOOSE_PERIOD = re.compile(r"\.(?!\d)")
+# The script passes the flag re.UNICODE, which is 32, where `sub` takes the number of replacements.
+_MAX_PERIODS = 32
+
+_NUMBER_WORDS = {"none": "0"} | {
+    word: str(i)
+    for i, word in enumerate(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"])
+}
+_ARTICLES = frozenset({"a", "an", "the"})
+
+# Each form replaces every spelling of it that lacks exactly one apostrophe. The script's entries "Im", "Ive", "Id've"
+# and "I'dve" are left out, because words are lower-case when they are looked up.
+_CONTRACTED_FORMS = """
+    ain't aren't can't could've couldn't didn't doesn't don't hadn't hasn't haven't he'd he's how'd how'll how's isn't
+    it'd it'll might've mightn't must've mustn't needn't not've oughtn't shan't should've shouldn't somebody'll
+    somebody's someone'd someone'll someone's something'd something'll that's there'd there're there's they'd they'll
+    they're they've wasn't we've weren't what'll what're what's what've when's where'd where's where've who'd who'll
+    who's who've why'll why're why's won't would've wouldn't you'd you'll you're you've ma'am o'clock 'twas y'all
+    couldn't've hadn't've he'd've it'd've mightn't've she'd've shouldn't've somebody'd've someone'd've something'd've
+    there'd've they'd've we'd've who'd've wouldn't've y'all'll y'all'd've you'd've 'ow's'at
+"""
+_CONTRACTIONS = {
+    form[:i] + form[i + 1 :]: form
+    for form in _CONTRACTED_FORMS.split()
+    for i, character in enumerate(form)
+    if character == "'"
+}
+_CONTRACTIONS["somebody'd"] = "somebodyd"  # the wrong way round in the script
+
+_SOFT_SCORES = np.array([0.0, 0.3, 0.6, 0.9, 1.0], np.float32)
+
+
+def process_punctuation(text: str) -> str:
+    """Removes punctuation (spec section 4.6, step 1).
+
+    Each of ``; / [ ] " { } ( ) = + \\ _ - > < @ ` , ? !`` is deleted where the text has it next to a space anywhere, or
+    has a comma between two digits anywhere; otherwise it becomes a space. Then at most 32 periods that no digit
+    follows are deleted.
+    """
+    if _HAS_PUNCTUATION.search(text):
+        delete_all = _COMMA_IN_NUMBER.search(text) is not None
+        text = text.translate(
+            {ord(p): "" if delete_all or f"{p} " in text or f" {p}" in text else " " for p in _PUNCTUATION if p in text}
+        )
+    return _LOOSE_PERIOD.sub("", text, count=_MAX_PERIODS) if "." in text else text
+
+
+def process_words(text: str) -> str:
+    """Lower-cases, maps number words to digits, drops articles and mends contractions (spec section 4.6, step 2)."""
+    words = (_NUMBER_WORDS.get(word, word) for word in text.lower().split())
+    return " ".join(_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)
+
+
+@functools.lru_cache(maxsize=1 << 17)
+def normalise_answer(raw: str) -> str:
+    """Brings an annotator's answer into the form that the answer list and the training targets use (spec section 4.6).
+
+    The result may be the empty string ("the" -> ""), which is an answer like any other.
+    """
+    return process_words(process_punctuation(raw)).replace(",", "")
+
+
+@dataclass(frozen=True)
+class AnswerList:
+    """The A answers that a model chooses from, in the order of its outputs.
+
+    Raises:
+        DataError: an answer occurs twice.
+    """
+
+    answers: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "answers", tuple(self.answers))
+        if len(self.index) != len(self.answers):
+            twice = sorted({answer for i, answer in enumerate(self.answers) if self.index[answer] != i})
+            raise DataError(f"The answer list holds {len(twice)} answer(s) more than once: {twice[:20]}.")
+
+    @classmethod
+    def build(cls, answers: Iterable[str], min_count: int) -> "AnswerList":
+        """Keeps the answers that occur at least `min_count` times, in order of first appearance (spec section 4.7).
+
+        RWSAN passes the raw `multiple_choice_answer` of all train, then all val annotations, with a `min_count` of 9.
+        """
+        counts = Counter(normalise_answer(answer) for answer in answers)
+        return cls(tuple(answer for answer, count in counts.items() if count >= min_count))
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> "AnswerList":
+        """Reads a JSON file: a list of answers, or the original's `answer_dict.json` (two maps, spec section 4.7).
+
+        A converted checkpoint needs the original's file, since the order of its outputs is that of the file.
+
+        Raises:
+            DataError: the file is missing, is not JSON, or is neither of the two forms.
+        """
+        path = Path(path)
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise DataError(f"No answer list at {path}: expected the original's answer_dict.json.") from error
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise DataError(f"{path} is not a JSON file ({error}).") from error
+        if isinstance(content, list) and all(isinstance(answer, str) for answer in content):
+            return cls(tuple(content))
+        return cls(_answers_of_maps(content, path))
+
+    @functools.cached_property
+    def index(self) -> dict[str, int]:
+        """Answer to its position."""
+        return {answer: i for i, answer in enumerate(self.answers)}
+
+    def __len__(self) -> int:
+        return len(self.answers)
+
+    def soft_scores(self, human: Sequence[str]) -> Float[np.ndarray, " A"]:
+        """Returns float32[A]: 0, 0.3, 0.6, 0.9, 1 for 0, 1, 2, 3, 4 or more annotators (spec section 4.8).
+
+        The annotators' raw answers are normalised before they are counted; those outside the list are ignored.
+        """
+        scores = np.zeros(len(self), np.float32)
+        for answer, count in Counter(map(normalise_answer, human)).items():
+            position = self.index.get(answer)
+            if position is not None:
+                scores[position] = _SOFT_SCORES[min(count, len(_SOFT_SCORES) - 1)]
+        return scores
+
+    def exact_scores(self, human: Sequence[str]) -> Float[np.ndarray, " A"]:
+        """Returns float32[A] with 1 for each given answer: the target where one annotated answer is the whole truth."""
+        scores = np.zeros(len(self), np.float32)
+        for answer in human:
+            position = self.index.get(normalise_answer(answer))
+            if position is not None:
+                scores[position] = 1.0
+        return scores
+
+
+def _answers_of_maps(content: object, path: Path) -> tuple[str, ...]:
+    """Returns the answers of [{answer: index}, {"index": answer}] by index, after checking that both maps agree."""
+    expected = f"{path}: expected a list of answers, or two maps (answer to index, index to answer)"
+    if not (isinstance(content, list) and len(content) == 2 and all(isinstance(m, dict) for m in content)):
+        raise DataError(f"{expected}; found {type(content).__name__} of another form.")
+    to_index, to_answer = content
+    answers = tuple(to_answer.get(str(i)) for i in range(len(to_answer)))
+    if not all(isinstance(answer, str) for answer in answers):
+        raise DataError(f"{expected}; the second map's indices are not 0 to {len(to_answer) - 1}.")
+    if to_index != {answer: i for i, answer in enumerate(answers)}:
+        raise DataError(f"{expected}; the two maps do not agree.")
+    return answers

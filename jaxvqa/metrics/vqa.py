@@ -1,0 +1,173 @@
+"""The official VQA accuracy, as RWSAN's evaluation computes it (spec section 6). NumPy only.
+
+A prediction is right as far as annotators agree with it: each annotator is left out in turn, and three matches among the
+others count in full. Predictions are normalised in full; annotators' answers only in their punctuation, and not at all
+when they are unanimous (spec section 9, quirk 15).
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jaxvqa.data.answers import process_punctuation, process_words
+from jaxvqa.errors import DataError
+
+Annotator = str | Mapping[str, Any]
+"""One annotator's answer: the text, or a record of the official files with at least the field `answer`."""
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def normalise_prediction(answer: str) -> str:
+    """Brings a predicted answer into the form that is compared: punctuation, case, number words, articles."""
+    return process_words(process_punctuation(answer.replace("\n", " ").replace("\t", " ").strip()))
+
+
+@functools.lru_cache(maxsize=1 << 17)
+def normalise_human(answer: str) -> str:
+    """Brings an annotator's answer into the form that is compared when the annotators differ: punctuation only."""
+    return process_punctuation(answer)
+
+
+def question_accuracy(prediction: str, annotators: Sequence[Annotator]) -> float:
+    """Returns the accuracy of one predicted answer, in [0, 1].
+
+    The mean over the annotators of min(1, matches among the others / 3). With k of ten agreeing: 0, 0.3, 0.6, 0.9, 1
+    for k = 0, 1, 2, 3, 4 and more.
+
+    Args:
+        prediction: the raw predicted answer.
+        annotators: at least one answer. Texts are of different people, even if equal. Records are "the others" of a
+            record only if they differ from it in some field after normalisation: without an `answer_id`, equal records
+            exclude one another (quirk 16).
+
+    Raises:
+        DataError: there is no annotator.
+    """
+    if not annotators:
+        raise DataError("VQA accuracy needs at least one annotated answer; this question has none (a test split?).")
+    predicted = normalise_prediction(prediction)
+    texts = [annotator if isinstance(annotator, str) else annotator["answer"] for annotator in annotators]
+    if len(set(texts)) > 1:
+        texts = [normalise_human(text) for text in texts]
+    if all(isinstance(annotator, str) for annotator in annotators):
+        count = texts.count(predicted)
+        others = [count - (text == predicted) for text in texts]
+    else:
+        records = [
+            (i, text) if isinstance(annotator, str) else {**annotator, "answer": text}
+            for i, (annotator, text) in enumerate(zip(annotators, texts, strict=True))
+        ]
+        matching = [record for record, text in zip(records, texts, strict=True) if text == predicted]
+        others = [sum(record != other for other in matching) for record in records]
+    return sum(min(1.0, matches / 3) for matches in others) / len(others)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """VQA accuracy of a result set, in percent.
+
+    Attributes:
+        overall: mean over all questions.
+        by_answer_type: mean over the questions of each answer type, as "yes/no", "number", "other".
+        by_question_type: the same by question type, the question's first words.
+        counts_by_answer_type: number of questions of each answer type.
+        counts_by_question_type: number of questions of each question type.
+        per_question: question id to accuracy, in the order of the annotations.
+    """
+
+    overall: float
+    by_answer_type: dict[str, float]
+    by_question_type: dict[str, float]
+    counts_by_answer_type: dict[str, int]
+    counts_by_question_type: dict[str, int]
+    per_question: dict[int, float]
+
+    @property
+    def count(self) -> int:
+        """Number of questions."""
+        return len(self.per_question)
+
+    def rounded(self, decimals: int = 2) -> "Summary":
+        """Returns the percentages as the official script reports them: each rounded on its own, at the end."""
+
+        def round_all(values: dict[Any, float]) -> dict[Any, float]:
+            return {key: round(value, decimals) for key, value in values.items()}
+
+        return Summary(
+            round(self.overall, decimals),
+            round_all(self.by_answer_type),
+            round_all(self.by_question_type),
+            dict(self.counts_by_answer_type),
+            dict(self.counts_by_question_type),
+            round_all(self.per_question),
+        )
+
+
+def summarise(predictions: Mapping[int, str], annotations: Sequence[Mapping[str, Any]]) -> Summary:
+    """Computes the accuracy of a whole result set, overall and by type.
+
+    Args:
+        predictions: question id to raw predicted answer; exactly the annotated questions, in any order.
+        annotations: `question_id`, `answers` (see `question_accuracy`), `question_type` and `answer_type` of each
+            question, as in the official files.
+
+    Returns:
+        The percentages, not rounded; `Summary.rounded` gives the official figures.
+
+    Raises:
+        DataError: question ids are missing from the predictions, are too many, or are annotated twice.
+    """
+    _check_ids(predictions, [annotation["question_id"] for annotation in annotations])
+    per_question: dict[int, float] = {}
+    accuracies: list[float] = []
+    by_answer_type: dict[str, list[float]] = {}
+    by_question_type: dict[str, list[float]] = {}
+    for annotation in annotations:
+        question_id = annotation["question_id"]
+        accuracy = question_accuracy(predictions[question_id], annotation["answers"])
+        per_question[question_id] = 100 * accuracy
+        accuracies.append(accuracy)
+        by_answer_type.setdefault(annotation["answer_type"], []).append(accuracy)
+        by_question_type.setdefault(annotation["question_type"], []).append(accuracy)
+    return Summary(
+        _percent(accuracies),
+        {name: _percent(group) for name, group in by_answer_type.items()},
+        {name: _percent(group) for name, group in by_question_type.items()},
+        {name: len(group) for name, group in by_answer_type.items()},
+        {name: len(group) for name, group in by_question_type.items()},
+        per_question,
+    )
+
+
+def eval_ai_results(predictions: Mapping[int, str]) -> list[dict[str, Any]]:
+    """Returns the rows of the result file that the EvalAI server takes, in the order of `predictions`.
+
+    The original writes them in the order of the question file, so pass the predictions in that order.
+    """
+    return [{"answer": answer, "question_id": int(question_id)} for question_id, answer in predictions.items()]
+
+
+def _percent(values: list[float]) -> float:
+    return 100 * float(sum(values)) / len(values)
+
+
+def _check_ids(predictions: Mapping[int, str], annotated: list[int]) -> None:
+    """Raises unless the predicted question ids are exactly the annotated ones, each annotated once."""
+    known = set(annotated)
+    missing = sorted(known - set(predictions))
+    extra = sorted(set(predictions) - known)
+    faults = [
+        f"{len(ids)} {what} (first: {', '.join(map(str, ids[:10]))})"
+        for ids, what in (
+            (missing, "annotated question(s) without a prediction"),
+            (extra, "predicted question(s) without an annotation"),
+        )
+        if ids
+    ]
+    if len(known) != len(annotated):
+        faults.append(f"{len(annotated) - len(known)} question(s) annotated more than once")
+    if not annotated:
+        faults.append("no annotations at all")
+    if faults:
+        raise DataError("The predictions do not fit the annotations: " + "; ".join(faults) + ".")
