@@ -1,0 +1,1 @@
+"""What the towers and the systems are made of."""

@@ -1,0 +1,42 @@
+"""A linear map with PyTorch's default initial values."""
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def fan_in_uniform(fan_in: int) -> nn.initializers.Initializer:
+    """Draws uniformly from ±1/√fan_in, as `torch.nn.Linear` does for its weights and biases alike."""
+    bound = 1 / math.sqrt(fan_in)
+
+    def init(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+class Linear(nn.Module):
+    """y = x·kernel + bias over the last axis.
+
+    `flax.linen.Dense` does the same, but its bias initialiser is not told the number of inputs, which PyTorch's
+    default needs.
+
+    Attributes:
+      features: width of the result.
+      dtype: type of the multiplication and of the result; the parameters are float32.
+    """
+
+    features: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch I"]) -> Float[Array, "*batch O"]:
+        """Maps the last axis to `features`."""
+        init = fan_in_uniform(x.shape[-1])
+        kernel = self.param("kernel", init, (x.shape[-1], self.features))
+        bias = self.param("bias", init, (self.features,))
+        return jnp.dot(x.astype(self.dtype), kernel.astype(self.dtype)) + bias.astype(self.dtype)

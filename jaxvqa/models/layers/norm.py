@@ -1,0 +1,36 @@
+"""Normalisation by mean and sample standard deviation."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+class StdNorm(nn.Module):
+    """scale · (x − mean) / (s + epsilon) + bias over the last axis, with the sample standard deviation s.
+
+    Differs from the usual layer normalisation twice (RWSAN spec, section 1.3): the variance is divided by n − 1, and
+    epsilon is added to s itself, not to the variance under the root. A constant row gives `bias`.
+
+    Attributes:
+      epsilon: added to the standard deviation.
+      dtype: type of the result; the statistics are taken in float32.
+    """
+
+    epsilon: float = 1e-6
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
+        """Normalises each row of the last axis."""
+        width = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (width,))
+        bias = self.param("bias", nn.initializers.zeros, (width,))
+        x = x.astype(jnp.float32)
+        centred = x - jnp.mean(x, axis=-1, keepdims=True)
+        variance = jnp.sum(jnp.square(centred), axis=-1, keepdims=True) / (width - 1)
+        # The root has an infinite slope at 0; a constant row shall pass a gradient of 0 through s, as in PyTorch.
+        constant = variance == 0
+        s = jnp.where(constant, 0.0, jnp.sqrt(jnp.where(constant, 1.0, variance)))
+        return (scale * (centred / (s + self.epsilon)) + bias).astype(self.dtype)

@@ -1,0 +1,281 @@
+"""RWSAN: the deep residual weight-sharing attention network with low-rank attention.
+
+Bosheng Qin, Haoji Hu, Yueting Zhuang, IEEE Transactions on Multimedia 25, 2022, DOI 10.1109/TMM.2022.3173131.
+A question and the features of an image's regions go in, a score for each candidate answer comes out:
+
+    question ── embedding ── LSTM ── encoder pass ×3 ──┬──────────── pooling ──┐
+                                                       │ guides                + ── norm ── answer
+    regions ─────────────── linear ─────────────── decoder pass ×3 ─ pooling ──┘
+
+A pass calls one unit three times. All encoder passes share one set of parameters, and so do all decoder passes, so that
+depth costs time but no parameters. Where the paper and its public code differ, this follows the code.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxvqa.models.layers.attention import AttentionPooling, FeedForward, LowRankAttention
+from jaxvqa.models.layers.dropout import Dropout
+from jaxvqa.models.layers.linear import Linear
+from jaxvqa.models.layers.lstm import LSTM
+from jaxvqa.models.layers.norm import StdNorm
+
+
+class SelfUnit(nn.Module):
+    """Self-attention, then a feed-forward block, each with a residual and a norm after it.
+
+    Attributes:
+      heads: number of attention heads.
+      rank: size of a key in each head.
+      dropout: dropout rate.
+      dtype: type of the multiplications.
+    """
+
+    heads: int
+    rank: int
+    dropout: float
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T D"], padding: Bool[Array, "B T"], train: bool) -> Float[Array, "B T D"]:
+        """Refines the sequence x."""
+        width = x.shape[-1]
+        attended = LowRankAttention(self.heads, self.rank, self.dropout, self.dtype, name="self_attention")(
+            x, x, padding, train=train
+        )
+        x = StdNorm(dtype=self.dtype, name="self_attention_norm")(x + Dropout(self.dropout)(attended, train=train))
+        mapped = FeedForward(4 * width, width, self.dropout, self.dtype, name="feed_forward")(x, train=train)
+        return StdNorm(dtype=self.dtype, name="feed_forward_norm")(x + Dropout(self.dropout)(mapped, train=train))
+
+
+class GuidedUnit(nn.Module):
+    """Self-attention, attention guided by the question, then a feed-forward block, each with a residual and a norm.
+
+    Attributes:
+      heads: number of attention heads.
+      self_rank: size of a key in each head of the self-attention.
+      guided_rank: size of a key in each head of the guided attention.
+      dropout: dropout rate.
+      dtype: type of the multiplications.
+    """
+
+    heads: int
+    self_rank: int
+    guided_rank: int
+    dropout: float
+    dtype: Any
+
+    @nn.compact
+    def __call__(
+        self,
+        y: Float[Array, "B R D"],
+        padding: Bool[Array, "B R"],
+        question: Float[Array, "B T D"],
+        question_padding: Bool[Array, "B T"],
+        train: bool,
+    ) -> Float[Array, "B R D"]:
+        """Refines the regions y, which read from each other and from the encoded question."""
+        width = y.shape[-1]
+        attended = LowRankAttention(self.heads, self.self_rank, self.dropout, self.dtype, name="self_attention")(
+            y, y, padding, train=train
+        )
+        y = StdNorm(dtype=self.dtype, name="self_attention_norm")(y + Dropout(self.dropout)(attended, train=train))
+        guided = LowRankAttention(self.heads, self.guided_rank, self.dropout, self.dtype, name="guided_attention")(
+            y, question, question_padding, train=train
+        )
+        y = StdNorm(dtype=self.dtype, name="guided_attention_norm")(y + Dropout(self.dropout)(guided, train=train))
+        mapped = FeedForward(4 * width, width, self.dropout, self.dtype, name="feed_forward")(y, train=train)
+        return StdNorm(dtype=self.dtype, name="feed_forward_norm")(y + Dropout(self.dropout)(mapped, train=train))
+
+
+class Encoder(nn.Module):
+    """The question's passes. A pass: x₁ = U(x), x₂ = U(N₁(x₁ + x)), result U(N₂(x₂ + x)), with its own input x.
+
+    Attributes:
+      passes: how often the pass is applied.
+      heads: number of attention heads.
+      rank: size of a key in each head.
+      dropout: dropout rate.
+      dtype: type of the multiplications.
+      remat: compute each unit again in the backward pass instead of keeping what is inside.
+    """
+
+    passes: int
+    heads: int
+    rank: int
+    dropout: float
+    dtype: Any
+    remat: bool
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B T D"], padding: Bool[Array, "B T"], *, train: bool
+    ) -> tuple[Float[Array, "B T D"], dict[str, Array]]:
+        """Returns the encoded question, and what the first unit and the first pass gave."""
+        unit_class = nn.remat(SelfUnit, static_argnums=(3,)) if self.remat else SelfUnit
+        unit = unit_class(self.heads, self.rank, self.dropout, self.dtype, name="unit")
+        second_norm = StdNorm(dtype=self.dtype, name="second_norm")
+        third_norm = StdNorm(dtype=self.dtype, name="third_norm")
+        out: dict[str, Array] = {}
+        for _ in range(self.passes):
+            first = unit(x, padding, train)
+            second = unit(second_norm(first + x), padding, train)
+            x = unit(third_norm(second + x), padding, train)
+            if not out:
+                out = {"unit_first": first, "pass_first": x}
+        return x, out
+
+
+class Decoder(nn.Module):
+    """The regions' passes. A pass: y₁ = U(y), y₂ = U(N₁(y₁ + y)), y₃ = U(y₂), result N₂(y₃ + y), with its own input y.
+
+    Not wired like the encoder: no residual before the third call, but one with a norm after it (spec section 1.7).
+
+    Attributes:
+      passes: how often the pass is applied.
+      heads: number of attention heads.
+      self_rank: size of a key in each head of the self-attention.
+      guided_rank: size of a key in each head of the guided attention.
+      dropout: dropout rate.
+      dtype: type of the multiplications.
+      remat: compute each unit again in the backward pass instead of keeping what is inside.
+    """
+
+    passes: int
+    heads: int
+    self_rank: int
+    guided_rank: int
+    dropout: float
+    dtype: Any
+    remat: bool
+
+    @nn.compact
+    def __call__(
+        self,
+        y: Float[Array, "B R D"],
+        padding: Bool[Array, "B R"],
+        question: Float[Array, "B T D"],
+        question_padding: Bool[Array, "B T"],
+        *,
+        train: bool,
+    ) -> tuple[Float[Array, "B R D"], dict[str, Array]]:
+        """Returns the regions in the light of the question, and what the first unit and the first pass gave."""
+        unit_class = nn.remat(GuidedUnit, static_argnums=(5,)) if self.remat else GuidedUnit
+        unit = unit_class(self.heads, self.self_rank, self.guided_rank, self.dropout, self.dtype, name="unit")
+        second_norm = StdNorm(dtype=self.dtype, name="second_norm")
+        last_norm = StdNorm(dtype=self.dtype, name="last_norm")
+        out: dict[str, Array] = {}
+        for _ in range(self.passes):
+            first = unit(y, padding, question, question_padding, train)
+            second = unit(second_norm(first + y), padding, question, question_padding, train)
+            third = unit(second, padding, question, question_padding, train)
+            y = last_norm(third + y)
+            if not out:
+                out = {"unit_first": first, "pass_first": y}
+        return y, out
+
+
+class RWSAN(nn.Module):
+    """The whole network; the defaults are the published sizes.
+
+    Attributes:
+      vocab_size: number of words V, padding and unknown word included.
+      num_answers: number of candidate answers A.
+      embed_width: size of a word vector.
+      width: width D of both streams; the feed-forward blocks are four times as wide.
+      heads: number of attention heads K; divides the width.
+      encoder_passes: how often the encoder's pass is applied.
+      decoder_passes: how often the decoder's pass is applied.
+      question_rank: size of a key in each head of the question's self-attention.
+      region_rank: size of a key in each head of the regions' self-attention.
+      guided_rank: size of a key in each head of the regions' attention to the question.
+      flatten_width: hidden width of the scorers that pool each stream into one vector.
+      fused_width: width of the pooled vectors and of their sum.
+      dropout: rate of dropout in attention weights, before residuals and after each ReLU.
+      dtype: type of the multiplications and of the activations between them; parameters, norms, softmaxes, masks and
+        logits are float32.
+      remat: compute each unit again in the backward pass: less memory, about a third more time.
+    """
+
+    vocab_size: int
+    num_answers: int
+    embed_width: int = 300
+    width: int = 512
+    heads: int = 4
+    encoder_passes: int = 3
+    decoder_passes: int = 3
+    question_rank: int = 4
+    region_rank: int = 16
+    guided_rank: int = 64
+    flatten_width: int = 256
+    fused_width: int = 1024
+    dropout: float = 0.1
+    dtype: Any = jnp.float32
+    remat: bool = False
+
+    @nn.compact
+    def __call__(
+        self, regions: Float[Array, "B R F"], question: Int[Array, "B T"], *, train: bool = False
+    ) -> tuple[Float[Array, "B A"], dict[str, Array]]:
+        """Scores every candidate answer.
+
+        Args:
+          regions: float[B, R, F], features of the image's regions; a row of zeros is padding, wherever it stands.
+          question: int[B, T], numbers of the words; 0 is padding.
+          train: applies dropout, which needs the random stream "dropout".
+
+        Returns:
+          float32[B, A] logits, and the named intermediates: `lstm` [B, T, D], `region_input` [B, R, D],
+          `encoder_unit_first`, `encoder_pass_first`, `encoder` [B, T, D], `decoder_unit_first`, `decoder_pass_first`,
+          `decoder` [B, R, D], `question_flat`, `region_flat`, `fused` [B, fused_width], and the weights of the pooling,
+          `question_attention` float32[B, T] and `region_attention` float32[B, R].
+        """
+        # By value and before any projection: afterwards a padding row is the projection's bias (spec section 1.1).
+        region_padding = jnp.all(regions == 0, axis=-1)
+        question_padding = question == 0
+
+        words = nn.Embed(
+            self.vocab_size,
+            self.embed_width,
+            embedding_init=nn.initializers.normal(1.0),
+            dtype=self.dtype,
+            name="embedding",
+        )(question)
+        x = LSTM(self.width, self.dtype, name="lstm")(words)
+        y = Linear(self.width, self.dtype, name="region_input")(regions)
+        out = {"lstm": x, "region_input": y}
+
+        x, first = Encoder(
+            self.encoder_passes,
+            self.heads,
+            self.question_rank,
+            self.dropout,
+            self.dtype,
+            self.remat,
+            name="encoder",
+        )(x, question_padding, train=train)
+        out |= {f"encoder_{name}": value for name, value in first.items()} | {"encoder": x}
+        y, first = Decoder(
+            self.decoder_passes,
+            self.heads,
+            self.region_rank,
+            self.guided_rank,
+            self.dropout,
+            self.dtype,
+            self.remat,
+            name="decoder",
+        )(y, region_padding, x, question_padding, train=train)
+        out |= {f"decoder_{name}": value for name, value in first.items()} | {"decoder": y}
+
+        def pool(name: str) -> AttentionPooling:
+            return AttentionPooling(self.flatten_width, self.fused_width, self.dropout, self.dtype, name=name)
+
+        x, out["question_attention"] = pool("question_pooling")(x, question_padding, train=train)
+        y, out["region_attention"] = pool("region_pooling")(y, region_padding, train=train)
+        fused = StdNorm(dtype=self.dtype, name="fused_norm")(x + y)
+        out |= {"question_flat": x, "region_flat": y, "fused": fused}
+        logits = Linear(self.num_answers, self.dtype, name="answer")(fused)
+        return logits.astype(jnp.float32), out
