@@ -1,0 +1,111 @@
+"""The state of `torch.optim.Adam` to ours and back.
+
+Its moments are shaped like the parameters, so that the system's own key table converts them.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jaxvqa.convert import files
+from jaxvqa.convert.table import Table, to_jax, to_torch
+from jaxvqa.errors import CheckpointError
+
+
+@dataclasses.dataclass
+class AdamState:
+    """Adam's moments and settings.
+
+    Attributes:
+      step: steps done.
+      mu: mean of the gradients, nested like the parameters.
+      nu: mean of their squares, nested like the parameters.
+      settings: lr, betas, eps, weight_decay and the other entries of PyTorch's parameter group, without `params`.
+    """
+
+    step: int
+    mu: dict[str, Any]
+    nu: dict[str, Any]
+    settings: dict[str, Any]
+
+
+def from_torch(
+    optimizer: Mapping[str, Any], keys: Sequence[str], table: Table, target: Mapping[str, Any]
+) -> AdamState | None:
+    """Reads what `torch.optim.Adam.state_dict()` wrote.
+
+    Args:
+      optimizer: `state` and `param_groups`.
+      keys: the parameters' keys in the order in which the optimiser got them.
+      table: the system's rules.
+      target: nested dict with the shape and dtype of each parameter.
+
+    Returns:
+      The state, or None for an optimiser that has not made a step.
+
+    Raises:
+      CheckpointError: it is not the state of one Adam over exactly these parameters.
+    """
+    state, groups = optimizer.get("state"), optimizer.get("param_groups")
+    if not isinstance(state, Mapping) or not isinstance(groups, Sequence) or len(groups) != 1:
+        raise CheckpointError("The optimiser's state is none of one torch.optim.Adam: expected `state` and one group.")
+    settings = {name: value for name, value in groups[0].items() if name != "params"}
+    indices = list(groups[0].get("params", ()))
+    if len(indices) != len(keys):
+        raise CheckpointError(f"The optimiser holds {len(indices)} parameters, the checkpoint {len(keys)}.")
+    if not state:
+        return None
+    broken = [
+        f"{key} (number {i})"
+        for i, key in zip(indices, keys, strict=True)
+        if not {"step", "exp_avg", "exp_avg_sq"} <= state.get(i, {}).keys()
+    ]
+    steps = {int(entry["step"]) for entry in state.values() if "step" in entry}
+    if broken or len(steps) != 1:
+        what = (
+            f"no moments for {', '.join(broken)}"
+            if broken
+            else f"its parameters are at different steps {sorted(steps)}"
+        )
+        raise CheckpointError(f"The optimiser's state is none of torch.optim.Adam after a step: {what}.")
+
+    def moments(name: str) -> dict[str, Any]:
+        tensors = {key: files.to_numpy(state[i][name]) for i, key in zip(indices, keys, strict=True)}
+        return to_jax(tensors, table, target)[0]
+
+    return AdamState(steps.pop(), moments("exp_avg"), moments("exp_avg_sq"), settings)
+
+
+def to_torch_state(adam: AdamState, table: Table, dtypes: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Writes what `torch.optim.Adam.load_state_dict` takes; the settings that `adam` lacks are Adam's defaults.
+
+    Args:
+      adam: the state.
+      table: the system's rules.
+      dtypes: the parameters' keys and dtypes in the order to write, as `to_torch` takes them.
+    """
+    import torch
+
+    mu, nu = to_torch(adam.mu, table, dtypes), to_torch(adam.nu, table, dtypes)
+    state = {
+        i: {
+            "step": torch.tensor(float(adam.step)),
+            "exp_avg": files.to_tensor(mu[key]),
+            "exp_avg_sq": files.to_tensor(nu[key]),
+        }
+        for i, key in enumerate(mu)
+    }
+    return fresh_state(len(mu), adam.settings) | {"state": state}
+
+
+def fresh_state(count: int, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What an Adam over `count` parameters writes before its first step; open settings are Adam's defaults."""
+    return {"state": {}, "param_groups": [fresh_settings() | dict(settings) | {"params": list(range(count))}]}
+
+
+def fresh_settings() -> dict[str, Any]:
+    """The parameter group that the installed PyTorch's Adam writes, without `params`."""
+    import torch
+
+    group = torch.optim.Adam([torch.zeros(1)]).state_dict()["param_groups"][0]
+    return {name: value for name, value in group.items() if name != "params"}

@@ -1,0 +1,290 @@
+"""Key tables: one list of rules that renames and reshapes parameters in both directions.
+
+A rule is (key in the original's checkpoint, our path, how the array changes):
+
+    Rule("encoder.{i}.fc.weight", "encoder/block_{i}/up/kernel", "o i -> i o")
+
+`{i}` stands for a number and must come back on the other side. The change is an einops pattern from the original's axes to
+ours, empty when nothing changes; sizes that it leaves open come from the array it makes. The same table read from right to
+left writes the original's checkpoint.
+
+Both directions are strict: each original key is used or excused, each of our leaves is filled, every shape is checked, and
+one error lists all faults.
+
+Several rules may name the same path: a parameter that the original holds under several names. Loading takes the name that
+comes last in the checkpoint, as the original's own loading does; writing gives every name.
+"""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import einops
+import numpy as np
+from flax import traverse_util
+
+from jaxvqa.errors import CheckpointError, nearest
+
+_PLACEHOLDER = re.compile(r"\{(\w+)\}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """One line of a table.
+
+    Attributes:
+      key: the original's key, with placeholders such as `{i}` for numbers.
+      path: our path, parts separated by `/`, with the same placeholders.
+      change: einops pattern from the original's axes to ours; empty: the array stays as it is.
+    """
+
+    key: str
+    path: str
+    change: str = ""
+
+    def __post_init__(self) -> None:
+        if sorted(self.placeholders) != sorted(dict.fromkeys(_PLACEHOLDER.findall(self.path))):
+            raise ValueError(f"The placeholders of {self.key!r} and {self.path!r} differ.")
+
+    @property
+    def placeholders(self) -> tuple[str, ...]:
+        """Names of the placeholders, in the order of the key."""
+        return tuple(dict.fromkeys(_PLACEHOLDER.findall(self.key)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """The rules of a system.
+
+    Attributes:
+      rules: the rules, in the order in which the original writes its keys. Neighbours that begin with the same
+        placeholder are written together for each of its numbers.
+      excused: regular expressions of keys (whole keys) that hold nothing of ours.
+    """
+
+    rules: tuple[Rule, ...]
+    excused: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What a conversion used.
+
+    Attributes:
+      used: (original key, our path, shape of our array) of each array that was taken.
+      shadowed: (original key, the key that won) of names whose value another name of the same parameter replaced.
+      excused: original keys left out by a rule of the table.
+      dtypes: original key -> dtype as NumPy names it, in the checkpoint's order; `to_torch` writes such a layout again.
+    """
+
+    used: tuple[tuple[str, str, tuple[int, ...]], ...]
+    shadowed: tuple[tuple[str, str], ...]
+    excused: tuple[str, ...]
+    dtypes: Mapping[str, str]
+
+    def __str__(self) -> str:
+        """A table of what went where."""
+        width = max((len(key) for key, _, _ in self.used), default=0)
+        lines = [f"{key:{width}}  ->  {path}  {list(shape)}" for key, path, shape in self.used]
+        lines += [f"{key}: not used, {winner} is the same parameter and comes later" for key, winner in self.shadowed]
+        lines += [f"{key}: not used, excused" for key in self.excused]
+        count = sum(int(np.prod(shape)) for _, _, shape in self.used)
+        lines.append(f"{len(self.used)} arrays, {count:,} values")
+        return "\n".join(lines)
+
+
+def nested(key: str, path: str, rules: Iterable[Rule]) -> list[Rule]:
+    """Puts `key` and `path` before every rule: a block that occurs in several places is written down once."""
+    return [Rule(f"{key}.{r.key}", f"{path}/{r.path}", r.change) for r in rules]
+
+
+def to_jax(tensors: Mapping[str, np.ndarray], table: Table, target: Mapping[str, Any]) -> tuple[dict[str, Any], Report]:
+    """Turns a checkpoint's tensors into our parameters.
+
+    Args:
+      tensors: original key -> array, in the checkpoint's order.
+      table: the system's rules.
+      target: nested dict with the shape and dtype of each parameter, such as `jax.eval_shape` of `init` gives.
+
+    Returns:
+      The parameters as a nested dict of NumPy arrays in the target's dtypes, and a report.
+
+    Raises:
+      CheckpointError: lists each key that no rule takes, each parameter without a value and each wrong shape.
+    """
+    wanted = traverse_util.flatten_dict(dict(target), sep="/")
+    faults: list[str] = []
+    excused: list[str] = []
+    values: dict[str, np.ndarray] = {}
+    source: dict[str, str] = {}  # path -> the key it was taken from
+    shadowed: list[tuple[str, str]] = []  # (key, path)
+    for key, tensor in tensors.items():
+        rule, path = _match(table.rules, key)
+        if rule is None or path not in wanted:
+            if any(re.fullmatch(pattern, key) for pattern in table.excused):
+                excused.append(key)
+            else:
+                why = "no rule of this system takes it" if rule is None else f"the model has no {path}"
+                faults.append(f"unexpected {key} {list(tensor.shape)}: {why}.")
+            continue
+        leaf = wanted[path]
+        try:
+            value = _rearrange(tensor, rule.change, tuple(leaf.shape))
+        except ValueError as error:
+            faults.append(f"wrong shape: {key} {list(tensor.shape)} for {path} {list(leaf.shape)}: {error}.")
+            value = np.zeros(leaf.shape, leaf.dtype)
+        if np.issubdtype(leaf.dtype, np.integer) != np.issubdtype(value.dtype, np.integer):
+            faults.append(f"wrong type: {key} is {value.dtype}, {path} is {leaf.dtype}.")
+        if path in source:
+            shadowed.append((source[path], path))
+        values[path] = np.ascontiguousarray(value, leaf.dtype)
+        source[path] = key
+    keys = list(tensors)
+    for path in wanted:
+        if path not in values:
+            names = _names(table.rules, path)
+            name = " or ".join(names) or "no rule of this system makes it"
+            faults.append(
+                f"missing {name} for {path} {list(wanted[path].shape)}.{nearest(names[0], keys) if names else ''}"
+            )
+    if faults:
+        raise CheckpointError(
+            f"The checkpoint does not fit the model; {len(faults)} faults:\n"
+            + "\n".join(f"  {fault}" for fault in faults)
+            + "\nCheck that the system is the right one, and that the config has the checkpoint's sizes."
+        )
+    report = Report(
+        used=tuple((source[path], path, values[path].shape) for path in values),
+        shadowed=tuple((key, source[path]) for key, path in shadowed),
+        excused=tuple(excused),
+        dtypes={key: str(tensor.dtype) for key, tensor in tensors.items() if key not in excused},
+    )
+    return traverse_util.unflatten_dict({path: values[path] for path in wanted}, sep="/"), report
+
+
+def to_torch(params: Mapping[str, Any], table: Table, dtypes: Mapping[str, str] | None = None) -> dict[str, np.ndarray]:
+    """Turns our parameters into the original's tensors.
+
+    Args:
+      params: nested dict of arrays.
+      table: the system's rules.
+      dtypes: original key -> dtype, in the order to write: a `Report`'s. Without it, the table's order and the
+        parameters' own dtypes.
+
+    Returns:
+      Original key -> array, in the original's order; every name of a parameter that has several.
+
+    Raises:
+      CheckpointError: lists each parameter that no rule takes, and each key of `dtypes` that no parameter gives.
+    """
+    leaves = traverse_util.flatten_dict(dict(params), sep="/")
+    faults: list[str] = []
+    found: list[tuple[Rule, dict[str, int], str]] = []
+    for path in leaves:
+        rules = [(rule, numbers) for rule in table.rules if (numbers := _numbers(rule.path, path)) is not None]
+        if not rules:
+            faults.append(f"no rule of this system takes {path} {list(np.shape(leaves[path]))}.")
+        found += [(rule, numbers, path) for rule, numbers in rules]
+    tensors: dict[str, np.ndarray] = {}
+    for rule, numbers, path in _in_order(table.rules, found):
+        key = _fill(rule.key, numbers)
+        before, _, after = rule.change.partition("->")
+        try:
+            tensors[key] = _rearrange(np.asarray(leaves[path]), f"{after} -> {before}" if rule.change else "", None)
+        except ValueError as error:
+            faults.append(f"wrong shape: {path} {list(np.shape(leaves[path]))} for {key}: {error}.")
+    if dtypes is not None:
+        faults += [f"the layout asks for {key}, which no parameter gives." for key in dtypes if key not in tensors]
+        # A file may hold one name only of a parameter that has several.
+        kept = {path for rule, numbers, path in found if _fill(rule.key, numbers) in dtypes}
+        faults += [f"the layout has no place for {path}." for path in leaves if path not in kept]
+    if faults:
+        raise CheckpointError(
+            "The parameters cannot be written for this system:\n" + "\n".join(f"  {f}" for f in faults)
+        )
+    if dtypes is not None:
+        return {key: np.ascontiguousarray(tensors[key], np.dtype(dtype)) for key, dtype in dtypes.items()}
+    return {key: np.ascontiguousarray(tensor) for key, tensor in tensors.items()}
+
+
+@functools.cache
+def _pattern(template: str) -> re.Pattern[str]:
+    """Turns a template into a regular expression with one group a placeholder."""
+    pattern, seen = "", set()
+    for i, part in enumerate(_PLACEHOLDER.split(template)):
+        if i % 2 == 0:
+            pattern += re.escape(part)
+        elif part in seen:
+            pattern += f"(?P={part})"
+        else:
+            pattern += f"(?P<{part}>0|[1-9][0-9]*)"
+            seen.add(part)
+    return re.compile(pattern)
+
+
+def _numbers(template: str, name: str) -> dict[str, int] | None:
+    """Returns the placeholders' numbers when `name` fits the template, else None."""
+    match = _pattern(template).fullmatch(name)
+    return None if match is None else {k: int(v) for k, v in match.groupdict().items()}
+
+
+def _fill(template: str, numbers: Mapping[str, int]) -> str:
+    return _PLACEHOLDER.sub(lambda m: str(numbers[m[1]]), template)
+
+
+def _match(rules: Sequence[Rule], key: str) -> tuple[Rule | None, str]:
+    """Finds the one rule that takes a key, and the path it gives."""
+    found = [(rule, numbers) for rule in rules if (numbers := _numbers(rule.key, key)) is not None]
+    if len(found) > 1:
+        raise ValueError(f"Two rules take the key {key}: {found[0][0]} and {found[1][0]}.")
+    return (found[0][0], _fill(found[0][0].path, found[0][1])) if found else (None, "")
+
+
+def _names(rules: Sequence[Rule], path: str) -> list[str]:
+    """Lists the original's names of one of our paths."""
+    return [_fill(r.key, numbers) for r in rules if (numbers := _numbers(r.path, path)) is not None]
+
+
+def _in_order(
+    rules: Sequence[Rule], found: list[tuple[Rule, dict[str, int], str]], depth: int = 0
+) -> list[tuple[Rule, dict[str, int], str]]:
+    """Sorts as the original writes: by rule, but neighbours with the same next placeholder by its number first."""
+    ordered: list[tuple[Rule, dict[str, int], str]] = []
+    start = 0
+    while start < len(rules):
+        name = rules[start].placeholders[depth : depth + 1]
+        end = start + 1
+        while name and end < len(rules) and rules[end].placeholders[depth : depth + 1] == name:
+            end += 1
+        run = rules[start:end]
+        inside = [entry for entry in found if any(entry[0] is rule for rule in run)]
+        if not name:
+            ordered += inside
+        else:
+            for number in sorted({entry[1][name[0]] for entry in inside}):
+                same = [entry for entry in inside if entry[1][name[0]] == number]
+                ordered += _in_order(run, same, depth + 1)
+        start = end
+    return ordered
+
+
+def _rearrange(array: np.ndarray, change: str, shape: tuple[int, ...] | None) -> np.ndarray:
+    """Applies an einops pattern, with open sizes taken from `shape`; raises ValueError when it does not give `shape`."""
+    if change:
+        sizes: dict[str, int] = {}
+        if shape is not None:
+            axes = change.partition("->")[2].split()
+            if len(axes) == len(shape) and not any(c in "()." for c in change.partition("->")[2]):
+                inside = {
+                    name for group in re.findall(r"\(([^)]*)\)", change.partition("->")[0]) for name in group.split()
+                }
+                sizes = {axis: size for axis, size in zip(axes, shape, strict=True) if axis in inside}
+        try:
+            array = einops.rearrange(array, change, **sizes)
+        except einops.EinopsError:
+            raise ValueError(f"the axes do not fit '{change}'") from None
+    if shape is not None and array.shape != shape:
+        raise ValueError(f"it becomes {list(array.shape)}")
+    return array
