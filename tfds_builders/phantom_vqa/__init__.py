@@ -1,0 +1,1 @@
+"""The embedded data set: generated radiology phantoms with questions; `README.md` describes it."""

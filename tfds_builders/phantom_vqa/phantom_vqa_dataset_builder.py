@@ -1,0 +1,151 @@
+"""phantom_vqa: generated radiology phantoms with questions."""
+
+import dataclasses
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from tfds_builders.phantom_vqa.proposals import propose
+from tfds_builders.phantom_vqa.questions import QUESTIONS_PER_IMAGE, make_questions
+from tfds_builders.phantom_vqa.render import ORGANS, render
+from tfds_builders.phantom_vqa.scenes import ABNORMALITIES, BODY_PARTS, MODALITIES, PLANES, caption, make_scene
+from tfds_builders.regions import FEATURE_WIDTH, region_features
+
+_FIRST_IDS = {"train": 0, "val": 3200, "test": 3600}
+_FULL = {"train": 3200, "val": 400, "test": 400}
+_TINY = {"train": 48, "val": 16, "test": 16}  # the first images of each full split
+
+
+@dataclasses.dataclass
+class Config(tfds.core.BuilderConfig):
+    """Which part of the data set, and how many images of each split it covers."""
+
+    part: str = "questions"
+    images: dict[str, int] = dataclasses.field(default_factory=dict)
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=6)
+    return buffer.getvalue()
+
+
+class Builder(tfds.core.GeneratorBasedBuilder):
+    """Builder of phantom_vqa; README.md beside it describes the data."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "First release."}
+    BUILDER_CONFIGS = [
+        Config(name="questions", description="Questions and answers.", part="questions", images=_FULL),
+        Config(name="images", description="Pictures, regions, masks, captions.", part="images", images=_FULL),
+        Config(name="tiny_questions", description="A few, for tests.", part="questions", images=_TINY),
+        Config(name="tiny_images", description="A few, for tests.", part="images", images=_TINY),
+    ]
+    DEFAULT_CONFIGS = ("questions", "images")
+    EXPECTED_COUNTS = {
+        "questions": {split: count * QUESTIONS_PER_IMAGE for split, count in _FULL.items()},
+        "images": _FULL,
+        "tiny_questions": {split: count * QUESTIONS_PER_IMAGE for split, count in _TINY.items()},
+        "tiny_images": _TINY,
+    }
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features = tfds.features
+        if self.builder_config.part == "questions":
+            columns: dict[str, Any] = {
+                "question_id": np.int64,
+                "image_id": np.int64,
+                "question": features.Text(),
+                "answers": features.Sequence(features.Text()),
+                "multiple_choice_answer": features.Text(),
+                "question_type": features.Text(),
+                "answer_type": features.Text(),
+                "open_closed": features.Text(),
+                "template_id": np.int32,
+            }
+            metadata = None
+        else:
+            box_list = features.Tensor(shape=(None, 4), dtype=np.float32, encoding="bytes")
+            grey_png = features.Image(shape=(None, None, 1), dtype=np.uint8, encoding_format="png")
+            columns = {
+                "image_id": np.int64,
+                "image": grey_png,
+                "image_w": np.int32,
+                "image_h": np.int32,
+                "boxes": box_list,
+                "features": features.Tensor(shape=(None, FEATURE_WIDTH), dtype=np.float16, encoding="bytes"),
+                "organ_map": grey_png,
+                "lesion_map": grey_png,
+                "lesion_boxes": box_list,
+                "lesion_kinds": features.Sequence(features.Text()),
+                "lesion_sizes": features.Sequence(features.Text()),
+                "lesion_organs": features.Sequence(features.Text()),
+                "lesion_places": features.Sequence(features.Text()),
+                "modality": features.ClassLabel(names=MODALITIES),
+                "plane": features.ClassLabel(names=PLANES),
+                "organ": features.ClassLabel(names=BODY_PARTS),
+                "abnormality": features.ClassLabel(names=ABNORMALITIES),
+                "caption": features.Text(),
+            }
+            ids = {split: list(self._image_ids(split)) for split in self.builder_config.images}
+            metadata = tfds.core.MetadataDict(image_ids=ids, organ_map_names=list(ORGANS))
+        return self.dataset_info_from_configs(
+            features=features.FeaturesDict(columns), metadata=metadata, disable_shuffling=True
+        )
+
+    def _image_ids(self, split: str) -> range:
+        return range(_FIRST_IDS[split], _FIRST_IDS[split] + self.builder_config.images[split])
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+        return {split: self._generate_examples(split) for split in self.builder_config.images}
+
+    def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
+        for image_id in self._image_ids(split):
+            if self.builder_config.part == "images":
+                yield image_id, _image_record(image_id)
+                continue
+            for question in make_questions(image_id):
+                yield (
+                    question.question_id,
+                    {
+                        "question_id": question.question_id,
+                        "image_id": question.image_id,
+                        "question": question.text,
+                        "answers": list(question.answers),
+                        "multiple_choice_answer": question.multiple_choice_answer,
+                        "question_type": question.question_type,
+                        "answer_type": question.answer_type,
+                        "open_closed": "closed" if question.closed else "open",
+                        "template_id": question.template_id,
+                    },
+                )
+
+
+def _image_record(image_id: int) -> dict[str, Any]:
+    scene = make_scene(image_id)
+    picture = render(scene)
+    boxes = propose(picture, image_id)
+    return {
+        "image_id": image_id,
+        "image": _png(picture.image),
+        "image_w": picture.image.shape[1],
+        "image_h": picture.image.shape[0],
+        "boxes": boxes,
+        "features": region_features(picture.image, boxes),
+        "organ_map": _png(picture.organ_map),
+        "lesion_map": _png(picture.lesion_map),
+        "lesion_boxes": picture.lesion_boxes,
+        "lesion_kinds": [lesion.kind for lesion in scene.lesions],
+        "lesion_sizes": [lesion.size for lesion in scene.lesions],
+        "lesion_organs": [lesion.organ for lesion in scene.lesions],
+        "lesion_places": [scene.place(lesion) for lesion in scene.lesions],
+        "modality": scene.modality,
+        "plane": scene.view.plane,
+        "organ": scene.view.body_part,
+        "abnormality": scene.abnormality,
+        "caption": caption(scene),
+    }

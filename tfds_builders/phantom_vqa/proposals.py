@@ -1,0 +1,54 @@
+"""Region boxes as a detector would give them: organs, lesions, false alarms, and a coarse grid."""
+
+import numpy as np
+
+from tfds_builders.phantom_vqa.render import ORGANS, SIZE, Picture
+from tfds_builders.phantom_vqa.scenes import random_stream
+from tfds_builders.regions import grid_boxes
+
+_ORGAN_LABELS = range(ORGANS.index("brain"), len(ORGANS))
+_LEAST_PIXELS = 12  # an organ that other organs hide almost wholly is not found
+
+
+def propose(picture: Picture, image_id: int) -> np.ndarray:
+    """Returns the boxes of an image's regions in random order.
+
+    The whole picture, a 3 x 3 grid over it, each visible organ, each lesion (with some air around it), and two to five
+    false alarms of a lesion's size elsewhere in the body. Organ and lesion boxes are off by a few per cent, as found
+    boxes are; neither their order nor their number gives the lesions away.
+
+    Args:
+      picture: A rendered scene.
+      image_id: Its id, which seeds the boxes.
+
+    Returns:
+      float32 [R, 4], x1, y1, x2, y2 in pixels, inside the picture, R from 13 to 27.
+    """
+    random = random_stream(image_id, 3)
+    found = []
+    for label in _ORGAN_LABELS:
+        ys, xs = np.nonzero(picture.organ_map == label)
+        if len(xs) >= _LEAST_PIXELS:
+            found.append((xs.min(), ys.min(), xs.max() + 1, ys.max() + 1))
+    for x1, y1, x2, y2 in picture.lesion_boxes:
+        found.append((x1 - 1.5, y1 - 1.5, x2 + 1.5, y2 + 1.5))
+
+    wanted = random.randint(2, 6)
+    body = np.argwhere((picture.organ_map > 0) & (picture.lesion_map == 0))
+    alarms: list[tuple[float, float, float, float]] = []
+    for _ in range(200):
+        if len(alarms) == wanted:
+            break
+        y, x = body[random.randint(len(body))]
+        half = random.uniform(4, 7) if random.random_sample() < 0.6 else random.uniform(8, 12)
+        x1, y1, x2, y2 = x - half, y - half * random.uniform(0.8, 1.2), x + half, y + half
+        meets = picture.lesion_map[max(int(y1), 0) : int(y2) + 2, max(int(x1), 0) : int(x2) + 2].any()
+        if not meets:
+            alarms.append((x1, y1, x2, y2))
+
+    boxes = np.array(found + alarms, np.float64).reshape(-1, 4)
+    size = boxes[:, 2:] - boxes[:, :2]
+    boxes += random.uniform(-0.05, 0.05, boxes.shape) * np.tile(size, 2)
+    fixed = np.concatenate([[[0, 0, SIZE, SIZE]], grid_boxes(SIZE, SIZE, 3, 3)])
+    boxes = np.clip(np.concatenate([fixed, boxes]), 0, SIZE)
+    return boxes[random.permutation(len(boxes))].astype(np.float32)
