@@ -1,0 +1,1 @@
+"""Experiments: one function each, `get_config(arg=None)`, that returns a ConfigDict."""

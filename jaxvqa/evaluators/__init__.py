@@ -1,0 +1,35 @@
+"""Evaluators: each runs a predict function over a split and yields (name, value).
+
+A new evaluator adds a module here and a row to `EVALUATORS`.
+"""
+
+import importlib
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+from jaxvqa.errors import ConfigError, nearest
+from jaxvqa.state import TrainState
+
+
+class Evaluator(Protocol):
+    """What a row of `config.evals` becomes."""
+
+    def run(self, state: TrainState) -> Iterator[tuple[str, float]]:
+        """Evaluates the state's parameters and yields (name, value)."""
+
+
+EVALUATORS = {"vqa": "jaxvqa.evaluators.vqa:VqaEvaluator"}
+
+
+def evaluator_class(name: str) -> Any:
+    """The evaluator of that name.
+
+    Raises:
+      ConfigError: names the known ones.
+    """
+    if name not in EVALUATORS:
+        raise ConfigError(
+            f"An evaluator's type is {name!r}; known are {', '.join(EVALUATORS)}.{nearest(name, EVALUATORS)}"
+        )
+    module, _, attribute = EVALUATORS[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)

@@ -1,0 +1,94 @@
+"""Tasks: what a system learns and predicts from a batch. The loop knows a task only by this protocol.
+
+A new system adds a module here (or uses one that is there) and a row to `TASKS`.
+"""
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import jax
+import ml_collections
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from jaxvqa.data.pipeline import Source
+from jaxvqa.data.transforms import Transform
+from jaxvqa.errors import ConfigError, nearest
+
+Metrics = dict[str, tuple[Float[Array, ""], Float[Array, ""]]]
+"""Metrics by name, each a (sum, count): merged by adding, over microbatches, steps, devices and hosts."""
+
+Assets = dict[str, Any]
+"""JSON values that turn text into a model's numbers and back: vocabulary, answer list. Saved in every checkpoint."""
+
+
+class Task(Protocol):
+    """How a system learns from a batch.
+
+    Attributes:
+      assets: see `Assets`.
+      batch_keys: entries of a batch that go to the devices.
+      predict_fns: by name, (params, extra, batch) -> dict of arrays whose first axis is the batch's.
+    """
+
+    assets: Assets
+    batch_keys: Sequence[str]
+    predict_fns: Mapping[str, Callable[[Any, Any, Mapping[str, Array]], dict[str, Array]]]
+
+    def transforms(self) -> Sequence[Transform]:
+        """The transforms from a source's raw example to an example of the batch."""
+
+    def init_batch(self, batch_size: int) -> dict[str, np.ndarray]:
+        """An all-zero batch of the right shapes and dtypes: to trace with, and to initialise from."""
+
+    def init(self, key: Key[Array, ""]) -> Mapping[str, Any]:
+        """Fresh variables: "params" and the model's other collections."""
+
+    def loss(
+        self, params: Any, extra: Any, batch: Mapping[str, Array], rngs: Mapping[str, Key[Array, ""]], *, train: bool
+    ) -> tuple[Float[Array, ""], tuple[Metrics, Any]]:
+        """The loss of a batch, summed over its real examples, with metrics and the updated other collections."""
+
+
+TASKS = {"answer_classification": "jaxvqa.tasks.answer_classification:AnswerClassification"}
+
+
+def task_class(name: str) -> Any:
+    """The task of that name.
+
+    Raises:
+      ConfigError: names the known ones.
+    """
+    if name not in TASKS:
+        raise ConfigError(f"config.task is {name!r}; known are {', '.join(TASKS)}.{nearest(name, TASKS)}")
+    module, _, attribute = TASKS[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def make_task(config: ml_collections.ConfigDict, open_source: Callable[[str], Source]) -> Task:
+    """Builds the task of a config, with assets made from the data.
+
+    Args:
+      config: the whole config.
+      open_source: split name to source.
+    """
+    cls = task_class(config.task)
+    return cls(config, cls.make_assets(config, open_source))
+
+
+def task_with_assets(config: ml_collections.ConfigDict, assets: Assets) -> Task:
+    """Builds the task of a config with the assets of a checkpoint."""
+    return task_class(config.task)(config, assets)
+
+
+def task_without_data(config: ml_collections.ConfigDict) -> Task:
+    """Builds the task of a config at its full size with stand-in assets, to trace or compile it without any data."""
+    cls = task_class(config.task)
+    return cls(config, cls.stand_in_assets(config))
+
+
+def abstract_batch(task: Task, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """The shapes and dtypes of a batch as the devices get it."""
+    batch = task.init_batch(batch_size)
+    return {key: jax.ShapeDtypeStruct(batch[key].shape, batch[key].dtype) for key in task.batch_keys}

@@ -1,0 +1,98 @@
+"""What all configs share: the fields of the loop with their defaults, and the reading of `:arg`."""
+
+import ml_collections
+
+from jaxvqa.errors import ConfigError, nearest
+
+
+def parse_variants(arg: str | None, known: tuple[str, ...]) -> set[str]:
+    """Splits "a,b" into {"a", "b"}.
+
+    Raises:
+      ConfigError: for a variant that the config does not know.
+    """
+    variants = {part for part in (arg or "").split(",") if part}
+    unknown = sorted(variants - set(known))
+    if unknown:
+        raise ConfigError(
+            f"This config has no variant {', '.join(map(repr, unknown))}; it has {', '.join(known)}."
+            + "".join(nearest(name, known) for name in unknown)
+        )
+    return variants
+
+
+def base() -> ml_collections.ConfigDict:
+    """The fields of the loop, each with a default and its meaning."""
+    config = ml_collections.ConfigDict()
+    config.name = ""  # shown in logs and the report
+    config.seed = 0  # decides parameters, dropout, data order: same seed, same run
+    config.dtype = "float32"  # of matmuls: float32 | bfloat16; parameters and reductions stay float32
+    config.task = ""  # a row of jaxvqa.tasks.TASKS
+    config.batch_size = 64  # examples a step, over all devices
+    config.microbatches = 1  # gradient accumulation: parts that a batch is cut into
+    config.total = "1 epoch"  # durations: steps, epochs, examples, %
+    config.log_every = "50 steps"
+    config.report = True  # write report.html at the end
+    config.profile_steps = ""  # "10:20" records these steps
+    config.compilation_cache = "~/.cache/jaxvqa/xla"  # empty: none
+
+    config.mesh = ml_collections.ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
+    config.sharding = ml_collections.ConfigDict()
+    config.sharding.params = ()  # rows (regex over the parameter path, mesh axis for each dimension); empty: whole
+
+    config.optim = ml_collections.ConfigDict()
+    config.optim.loss = "mean"  # what is descended: the mean over the examples, or their sum
+    config.optim.name = "adam"  # adam | sgd
+    config.optim.lr = 1e-4
+    config.optim.b1 = 0.9
+    config.optim.b2 = 0.999
+    config.optim.eps = 1e-8  # outside the root
+    config.optim.momentum = 0.9  # sgd
+    config.optim.nesterov = False  # sgd
+    config.optim.clip_norm = 0.0  # global gradient norm; 0: no clipping
+    config.optim.ema = 0.0  # decay of the parameters' moving average; 0: none
+    config.optim.decay = ()  # rows (regex, decoupled weight decay)
+    config.optim.lr_scale = ()  # rows (regex, rate multiplier)
+    config.optim.freeze = ()  # rows (regex, fixed or not)
+    config.optim.schedule = ml_collections.ConfigDict({"name": "constant"})
+
+    config.checkpoint = ml_collections.ConfigDict({"every": "1 epoch", "keep": 2})
+    config.init_from = ml_collections.ConfigDict()
+    config.init_from.workdir = ""  # another run, whose parameters this one starts from
+    config.init_from.table = ((".*", True),)  # rows (regex, True | False | the other path)
+
+    config.compile = ml_collections.ConfigDict()
+    config.compile.target = "v5e:2x4"  # --mode=compile: a TPU topology, or "local"
+    return config
+
+
+def vqa_data(config: ml_collections.ConfigDict) -> None:
+    """Adds the fields of question-and-regions data."""
+    data = config.data = ml_collections.ConfigDict()
+    data.dir = ""  # where data sets are built; empty: TFDS_DATA_DIR, else ~/tensorflow_datasets
+    data.questions = ""  # the part with the questions, as "vqa_v2/questions"
+    data.images = ""  # the part with the region features; empty: a run on the text alone
+    data.image_splits = ""  # splits of that part, joined by "+"; empty: all
+    data.train_split = "train"
+    data.limit = 0  # keeps the first examples of each split; 0: all
+    data.vocabulary_splits = "train"  # whose questions make the vocabulary, in this order
+    data.glove = ""  # a local file of word vectors
+    data.max_tokens = 16
+    data.max_regions = 100
+    data.region_width = 2048
+    data.blind = False  # the question-only baseline: no picture
+    data.answers = ml_collections.ConfigDict()
+    data.answers.file = ""  # the original's answer_dict.json, or a JSON list; empty: made from the data
+    data.answers.splits = "train"
+    data.answers.min_count = 9
+    data.answers.rule = "soft"  # soft: VQA v2's ten annotators | exact: one annotated answer
+    data.readers = ml_collections.ConfigDict({"threads": 4, "prefetch_mib": 512.0, "workers": 0})
+    config.compile.vocab_size = 20572  # sizes for --mode=compile, which reads no data
+    config.compile.num_answers = 3129
+
+
+def evaluation(split: str, *, every: str, batch_size: int) -> ml_collections.ConfigDict:
+    """A row of `config.evals`: accuracy over a split."""
+    return ml_collections.ConfigDict(
+        {"type": "vqa", "split": split, "every": every, "batch_size": batch_size, "predict": "answers"}
+    )

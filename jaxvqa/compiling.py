@@ -1,0 +1,107 @@
+"""`--mode=compile`: compiles the training step for hardware that is not here, and says what it needs.
+
+XLA compiles for a TPU topology without any TPU (libtpu must be installed: the extra `tpu`). So memory for each device,
+flops and the communication between devices are known before a machine is booked.
+"""
+
+import os
+import re
+from collections import Counter
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from jaxvqa import sharding, train
+from jaxvqa.errors import ConfigError
+from jaxvqa.tasks import task_without_data
+
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+
+# A stand-in for the size of the training set: schedules need one, the compiled program's cost does not depend on it.
+DATA_SIZE = 1_000_000
+
+
+def devices_of(target: str) -> Any:
+    """The devices to compile for: "local" for those at hand, or a TPU topology such as "v5e:2x4" or "v6e:16x16".
+
+    Raises:
+      ConfigError: when libtpu is not installed or knows no such topology.
+    """
+    if target == "local":
+        return jax.devices()
+    # Without this libtpu asks the cloud's metadata server about the machine, for minutes where there is none.
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    from jax.experimental import topologies
+
+    try:
+        return topologies.get_topology_desc(platform="tpu", topology_name=target).devices
+    except Exception as error:
+        raise ConfigError(
+            f"config.compile.target = {target!r} cannot be compiled for: {str(error).splitlines()[0]}. Expected 'local' or a "
+            "TPU topology such as 'v5e:2x4', 'v6e:2x4', 'v4:2x2x2'; topologies need libtpu: pip install 'jaxvqa[tpu]'."
+        ) from error
+
+
+def compile_step(config: ml_collections.ConfigDict) -> tuple[Any, sharding.Mesh]:
+    """Compiles the training step of a config at its full size, without data or parameters; returns it and its mesh."""
+    mesh = sharding.make_mesh(config.mesh, devices_of(config.compile.target))
+    task = task_without_data(config)
+    with jax.set_mesh(mesh):
+        program = train.make_program(
+            config, task, mesh, data_size=DATA_SIZE, total_steps=DATA_SIZE // config.batch_size
+        )
+        return program.step.lower(*train.abstract_step_arguments(config, task, program)).compile(), mesh
+
+
+def measures(compiled: Any) -> dict[str, float]:
+    """Numbers of a compiled step for one device: memory in bytes, floating-point operations, counts of collectives."""
+    memory = compiled.memory_analysis()
+    values = {
+        "argument_bytes": memory.argument_size_in_bytes,
+        "temporary_bytes": memory.temp_size_in_bytes,
+        # Donated arguments are written over: they count once.
+        "output_bytes": memory.output_size_in_bytes - memory.alias_size_in_bytes,
+        "program_bytes": memory.generated_code_size_in_bytes,
+    }
+    values["total_bytes"] = sum(values.values())
+    cost = compiled.cost_analysis()
+    cost = cost[0] if isinstance(cost, list) else cost
+    if cost and "flops" in cost:
+        values["flops"] = cost["flops"]
+    return values | {f"collective/{name}": count for name, count in collectives(compiled.as_text()).items()}
+
+
+def collectives(program: str) -> Counter[str]:
+    """How often each kind of communication occurs in the text of a compiled program."""
+    names = "|".join(COLLECTIVES)
+    return Counter(re.findall(rf"= \S.*? ({names})(?:-start)?\(", program))
+
+
+def report(config: ml_collections.ConfigDict) -> str:
+    """Compiles the step and returns what it needs, as text."""
+    compiled, mesh = compile_step(config)
+    values = measures(compiled)
+    shape = " x ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
+    kind = np.ravel(mesh.devices)[0].device_kind
+    lines = [
+        f"training step of {config.name} for {config.compile.target}: {mesh.size} x {kind}, mesh {shape}",
+        f"batch {config.batch_size} ({config.batch_size // sharding.batch_shards(mesh)} a device), {config.dtype}",
+        "memory for each device:",
+        *(
+            f"  {name:12s} {values[f'{name}_bytes'] / 2**20:10.1f} MiB"
+            for name in ("argument", "temporary", "output", "program", "total")
+        ),
+        f"flops for each device and step: {values['flops']:.4g}"
+        if "flops" in values
+        else "flops: not told by this backend",
+        "collectives: "
+        + (
+            ", ".join(
+                f"{name} {values[f'collective/{name}']:.0f}" for name in COLLECTIVES if f"collective/{name}" in values
+            )
+            or "none"
+        ),
+    ]
+    return "\n".join(lines)

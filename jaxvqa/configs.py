@@ -1,0 +1,125 @@
+"""Configs: Python files with `get_config(arg)`, changed field by field from the command line."""
+
+import ast
+import importlib.util
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+from jaxvqa.errors import ConfigError, nearest
+
+
+def load(argument: str) -> ml_collections.ConfigDict:
+    """Loads "path/to/config.py" or "path/to/config.py:arg": the locked ConfigDict that its `get_config(arg)` returns.
+
+    Raises:
+      ConfigError: the file is missing or has no `get_config`, or `arg` is none that it knows.
+    """
+    path, _, arg = argument.partition(":")
+    module = _module(path)
+    if not hasattr(module, "get_config"):
+        raise ConfigError(f"{path} has no function get_config(arg=None), which a config file must have.")
+    config = module.get_config(arg or None)
+    config.lock()
+    return config
+
+
+def describe(argument: str) -> str:
+    """The docstring of a config file: its command, hardware, hours and expected score."""
+    return (_module(argument.partition(":")[0]).__doc__ or "").strip()
+
+
+def _module(path: str) -> Any:
+    file = Path(path)
+    if not file.is_file():
+        # A installed package has no configs/ in the current folder, but brings its own.
+        packaged = Path(__file__).parent.parent / path
+        if not packaged.is_file():
+            known = sorted(str(p.relative_to(packaged.parent.parent)) for p in packaged.parent.glob("[a-z]*.py"))
+            raise ConfigError(f"There is no config file {path!r}.{nearest(path, known)}")
+        file = packaged
+    spec = importlib.util.spec_from_file_location(f"jaxvqa_config_{file.stem}", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def from_json(text: str | dict[str, Any]) -> ml_collections.ConfigDict:
+    """The locked config that a checkpoint holds as JSON. JSON has no tuples: lists become tuples again."""
+    tree = json.loads(text) if isinstance(text, str) else text
+
+    def tuples(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: tuples(item) for key, item in value.items()}
+        return tuple(tuples(item) for item in value) if isinstance(value, list) else value
+
+    return ml_collections.ConfigDict(tuples(tree)).lock()
+
+
+def override(config: ml_collections.ConfigDict, changes: Sequence[tuple[str, str]]) -> None:
+    """Sets fields of `config` in place.
+
+    Args:
+      config: the config to change.
+      changes: (dotted name, text) pairs, such as ("optim.lr", "3e-4"). The text is read as the type that the field has.
+
+    Raises:
+      ConfigError: lists every unknown field (with the nearest names) and every text of a wrong type.
+    """
+    known = field_names(config)
+    faults = []
+    for name, text in changes:
+        parent, _, leaf = name.rpartition(".")
+        if name not in known:
+            inside = [other for other in known if other.startswith(name + ".")]
+            hint = f" It is a group of fields: {', '.join(inside[:8])}." if inside else nearest(name, known)
+            faults.append(f"--config.{name}: there is no such field.{hint}")
+            continue
+        node: Any = config
+        for part in filter(None, parent.split(".")):
+            node = node[part]
+        try:
+            value = _read(text, node[leaf])
+        except (ValueError, SyntaxError, TypeError):
+            kind = type(node[leaf]).__name__
+            faults.append(f"--config.{name}: expected {kind} (as {node[leaf]!r}), got {text!r}")
+            continue
+        with node.ignore_type():
+            node[leaf] = value
+    if faults:
+        raise ConfigError("The config cannot be changed as asked:\n  " + "\n  ".join(faults))
+
+
+def field_names(config: ml_collections.ConfigDict, prefix: str = "") -> list[str]:
+    """The dotted names of all fields that hold a value."""
+    names = []
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        names += field_names(value, name + ".") if isinstance(value, ml_collections.ConfigDict) else [name]
+    return names
+
+
+def _read(text: str, present: Any) -> Any:
+    if isinstance(present, bool):
+        values = {"true": True, "1": True, "false": False, "0": False}
+        return values[text.lower()] if text.lower() in values else ast.literal_eval("not a boolean")
+    if isinstance(present, int):
+        number = float(text)
+        if number != int(number):
+            raise ValueError(text)
+        return int(number)
+    if isinstance(present, float):
+        return float(text)
+    if isinstance(present, str):
+        return text
+    value = ast.literal_eval(text)
+    if isinstance(present, tuple | list):
+        if not isinstance(value, tuple | list):
+            raise TypeError(text)
+        return type(present)(value)
+    return value

@@ -1,0 +1,188 @@
+"""Batches from a source: seeded order, sharded by process, resumable at any step, bounded in memory.
+
+The position in the data is a pure function of the step. Step s belongs to epoch s // n with n = floor(size / batch
+size); each epoch is one seeded permutation of the source, of which the incomplete last batch is dropped. So a run goes
+on exactly where it stopped, with any number of reader threads, workers or processes, and nothing but the step is saved.
+"""
+
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import grain
+import jax
+import numpy as np
+from jax.sharding import NamedSharding
+
+from jaxvqa.data.transforms import Example, Transform
+from jaxvqa.errors import DataError
+
+Batch = dict[str, np.ndarray]
+
+
+class Source(Protocol):
+    """Random access to raw examples."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Example: ...
+
+
+@dataclass(frozen=True)
+class Readers:
+    """How batches are read ahead.
+
+    Attributes:
+      threads: batches read at the same time, by threads.
+      prefetch_mib: an upper bound for the batches held ready, in MiB.
+      workers: worker processes; 0 for threads alone, which is faster for arrays (moving batches between processes
+        costs more than reading them). Worth it for heavy Python work such as decoding and augmenting pictures.
+    """
+
+    threads: int = 4
+    prefetch_mib: float = 512
+    workers: int = 0
+
+
+DEFAULT_READERS = Readers()
+
+
+@functools.lru_cache(maxsize=4)
+def epoch_order(size: int, seed: int, epoch: int) -> np.ndarray:
+    """The permutation int64[size] in which an epoch visits the source."""
+    return np.random.Generator(np.random.PCG64([seed, epoch])).permutation(size)
+
+
+@dataclass(frozen=True)
+class TrainOrder:
+    """Which examples make up the batch of a step.
+
+    Attributes:
+      size: examples in the source.
+      batch_size: examples in the batch of all processes together.
+      seed: decides the order.
+    """
+
+    size: int
+    batch_size: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.size < self.batch_size:
+            raise DataError(
+                f"The training set has {self.size} examples, fewer than one batch of {self.batch_size}: "
+                "lower config.batch_size or use more data."
+            )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches in the source."""
+        return self.size // self.batch_size
+
+    def __call__(self, step: int) -> np.ndarray:
+        """Indices into the source, int64[B]."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        start = position * self.batch_size
+        return epoch_order(self.size, self.seed, epoch)[start : start + self.batch_size]
+
+
+@dataclass(frozen=True)
+class EvalOrder:
+    """Every example once, in the source's order; the last batch is filled up with -1."""
+
+    size: int
+    batch_size: int
+
+    @property
+    def steps(self) -> int:
+        """Batches that cover the source."""
+        return -(-self.size // self.batch_size)
+
+    def __call__(self, step: int) -> np.ndarray:
+        """Indices into the source, int64[B]; -1 is padding."""
+        indices = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        return np.where(indices < self.size, indices, -1)
+
+
+@dataclass(frozen=True)
+class LoadBatch:
+    """Reads this process's part of a step's batch: examples through the transforms, stacked, with `mask` and `id`."""
+
+    source: Source
+    order: Callable[[int], np.ndarray]
+    transforms: Sequence[Transform]
+    process_index: int
+    process_count: int
+
+    def __call__(self, step: int) -> Batch:
+        """The batch of a step."""
+        indices = self.order(step)
+        mine = np.split(indices, self.process_count)[self.process_index]
+        # A row of -1 repeats the first example, so that every number in it is an ordinary one; its mask is 0.
+        examples = [self._example(max(index, 0)) for index in mine]
+        batch = {key: np.stack([example[key] for example in examples]) for key in examples[0]}
+        return batch | {"mask": (mine >= 0).astype(np.float32)}
+
+    def _example(self, index: int) -> Example:
+        example = self.source[index]
+        for transform in self.transforms:
+            example = transform(example)
+        return example
+
+
+def batches(load: LoadBatch, first_step: int, end_step: int, readers: Readers = DEFAULT_READERS) -> Iterator[Batch]:
+    """Yields the batches of steps first_step … end_step - 1, read ahead by grain."""
+    if first_step >= end_step:
+        return
+    first = load(first_step)
+    yield first
+    if first_step + 1 == end_step:
+        return
+    nbytes = sum(array.nbytes for array in first.values())
+    ahead = int(np.clip(readers.prefetch_mib * 2**20 // max(nbytes, 1), 1, 64))
+    # Threads read a whole batch each, so that a step's batch never depends on how many there are.
+    dataset = grain.MapDataset.range(first_step + 1, end_step).map(load)
+    rest = dataset.to_iter_dataset(
+        grain.ReadOptions(num_threads=min(readers.threads, ahead), prefetch_buffer_size=ahead)
+    )
+    if readers.workers:
+        _mark_flags_as_parsed()
+        rest = rest.mp_prefetch(
+            grain.MultiprocessingOptions(
+                num_workers=readers.workers, per_worker_buffer_size=max(ahead // readers.workers, 1)
+            )
+        )
+    iterator = iter(rest)
+    try:
+        yield from iterator
+    finally:
+        close = getattr(iterator, "close", None)
+        if close:
+            close()
+
+
+def _mark_flags_as_parsed() -> None:
+    """grain's worker processes read absl flags, which only a program started through absl has parsed."""
+    from absl import flags
+
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+
+
+def to_device(
+    host_batches: Iterator[Batch], sharding: NamedSharding, keys: Sequence[str], ahead: int = 2
+) -> Iterator[tuple[Mapping[str, jax.Array], Batch]]:
+    """Puts each batch's `keys` on the devices, `ahead` batches early, and yields (device batch, host batch).
+
+    Each process gives its own part of the batch; the device arrays are global.
+    """
+
+    def put(batch: Batch) -> tuple[dict[str, jax.Array], Batch]:
+        return {key: jax.make_array_from_process_local_data(sharding, batch[key]) for key in keys}, batch
+
+    ready: list[Any] = [put(batch) for batch in itertools.islice(host_batches, ahead)]
+    while ready:
+        yield ready.pop(0)
+        ready += [put(batch) for batch in itertools.islice(host_batches, 1)]

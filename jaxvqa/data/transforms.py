@@ -1,0 +1,80 @@
+"""Example transforms: small frozen objects from one dict to another, the same ones in training and evaluation."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from jaxvqa.data.answers import AnswerList
+from jaxvqa.data.text import Vocabulary
+
+Example = dict[str, Any]
+Transform = Callable[[Example], Example]
+
+
+@dataclass(frozen=True)
+class EncodeQuestion:
+    """`question` str -> int32[T] word ids, cut or zero-filled to `max_tokens`."""
+
+    vocabulary: Vocabulary = field(repr=False)
+    max_tokens: int
+
+    def __call__(self, example: Example) -> Example:
+        return example | {"question": self.vocabulary.encode(example["question"], self.max_tokens)}
+
+
+@dataclass(frozen=True)
+class ScoreAnswers:
+    """`answers` list of str -> `answer_scores` float32[A].
+
+    `rule` is "soft" (VQA v2: a share for each of ten annotators) or "exact" (one annotated answer scores 1).
+    """
+
+    answers: AnswerList = field(repr=False)
+    rule: str
+
+    def __call__(self, example: Example) -> Example:
+        score = self.answers.soft_scores if self.rule == "soft" else self.answers.exact_scores
+        return example | {"answer_scores": score(example["answers"])}
+
+
+@dataclass(frozen=True)
+class PadRegions:
+    """`features` [n, F] and `boxes` [n, 4] -> `regions` [R, F] and `boxes` [R, 4]: the first R, zero rows at the end."""
+
+    max_regions: int
+
+    def __call__(self, example: Example) -> Example:
+        return example | {
+            "regions": _pad(example["features"], self.max_regions),
+            "boxes": _pad(example["boxes"], self.max_regions),
+        }
+
+
+@dataclass(frozen=True)
+class BlindRegions:
+    """One all-zero region instead of the image: what a question-only baseline sees."""
+
+    width: int
+
+    def __call__(self, example: Example) -> Example:
+        return example | {"regions": np.zeros((1, self.width), np.float16), "boxes": np.zeros((1, 4), np.float32)}
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Keeps the named entries; `id` is the question's id."""
+
+    keys: Sequence[str]
+
+    def __call__(self, example: Example) -> Example:
+        return {key: example[key] for key in self.keys} | {"id": np.int64(example["question_id"])}
+
+
+def _pad(array: np.ndarray, length: int) -> np.ndarray:
+    if len(array) >= length:
+        return array[:length]
+    padded = np.zeros((length, *array.shape[1:]), array.dtype)
+    padded[: len(array)] = array
+    return padded

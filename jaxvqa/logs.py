@@ -1,0 +1,130 @@
+"""What a run writes down: metrics as JSON lines and TensorBoard events (process 0 only), and its words on the terminal."""
+
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import jax
+import rich.console
+import rich.logging
+import rich.progress
+import tensorboardX
+
+from jaxvqa.checkpoints import storage_errors
+
+log = logging.getLogger("jaxvqa")
+
+
+def setup() -> None:
+    """Sends the program's words to stderr: process 0 from INFO on, the others from WARNING on."""
+    if not log.handlers:
+        console = rich.console.Console(stderr=True)
+        log.addHandler(
+            rich.logging.RichHandler(console=console, show_path=False, log_time_format="%H:%M:%S", show_level=False)
+            if console.is_terminal
+            else logging.StreamHandler()
+        )
+        log.propagate = False
+    log.setLevel(logging.INFO if jax.process_index() == 0 else logging.WARNING)
+
+
+class MetricWriter:
+    """Appends rows to WORKDIR/metrics.jsonl and to TensorBoard event files under WORKDIR/tensorboard.
+
+    A row is {"step", "time" (seconds since the epoch), name: value, …}. Every process may call it; process 0 writes.
+    """
+
+    def __init__(self, workdir: Path, first_step: int):
+        """Opens the files. Rows after `first_step`, left by a run that was cut off, are dropped."""
+        self._active = jax.process_index() == 0
+        self._file = workdir / "metrics.jsonl"
+        if not self._active:
+            return
+        with storage_errors(workdir):
+            if self._file.exists():
+                kept = [row for row in read_metrics(workdir) if row["step"] <= first_step]
+                partial = self._file.with_suffix(".partial")
+                partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
+                os.replace(partial, self._file)
+            self._events = tensorboardX.SummaryWriter(
+                str(workdir / "tensorboard"), purge_step=first_step + 1 if first_step else None
+            )
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Writes one row, at once readable by others."""
+        if not self._active or not values:
+            return
+        with storage_errors(self._file.parent):
+            with self._file.open("a") as file:
+                file.write(json.dumps({"step": step, "time": round(time.time(), 3)} | dict(values)) + "\n")
+            for name, value in values.items():
+                self._events.add_scalar(name, value, step)
+            self._events.flush()
+
+    def close(self) -> None:
+        """Closes the event file."""
+        if self._active:
+            self._events.close()
+
+
+def read_metrics(workdir: Path) -> list[dict[str, Any]]:
+    """The rows of WORKDIR/metrics.jsonl; a last line that was cut off is left out."""
+    rows = []
+    for line in (workdir / "metrics.jsonl").read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return rows
+
+
+class Progress:
+    """A live bar on a terminal, or a line now and then elsewhere: loss, accuracy, examples/s, time left, wait for data."""
+
+    def __init__(self, first_step: int, total_steps: int):
+        """Args: the step that the run starts from, and its last one."""
+        self._total = total_steps
+        self._bar: rich.progress.Progress | None = None
+        if jax.process_index() == 0 and sys.stderr.isatty():
+            self._bar = rich.progress.Progress(
+                rich.progress.TextColumn("[bold]step {task.completed}/{task.total}"),
+                rich.progress.BarColumn(bar_width=24),
+                rich.progress.TextColumn("{task.fields[words]}"),
+                rich.progress.TimeRemainingColumn(),
+                console=rich.console.Console(stderr=True),
+            )
+            self._task = self._bar.add_task("train", total=total_steps, completed=first_step, words="compiling …")
+
+    def __enter__(self) -> "Progress":
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def advance(self, step: int) -> None:
+        """Moves the bar."""
+        if self._bar:
+            self._bar.update(self._task, completed=step)
+
+    def show(self, step: int, values: Mapping[str, float], seconds_left: float) -> None:
+        """Shows the newest averages."""
+        words = (
+            f"loss {values['train/loss']:.4g}  accuracy {100 * values.get('train/accuracy', 0):.1f} %  "
+            f"{values['train/examples_per_second']:.0f} examples/s  data wait {100 * values['train/data_wait']:.1f} %"
+        )
+        if self._bar:
+            self._bar.update(self._task, completed=step, words=words)
+        else:
+            minutes, seconds = divmod(round(seconds_left), 60)
+            log.info("step %d/%d  %s  left %d:%02d", step, self._total, words, minutes, seconds)

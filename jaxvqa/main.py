@@ -1,0 +1,178 @@
+"""Trains, evaluates, predicts with or compiles a VQA system.
+
+First steps
+  python -m tfds_builders.build phantom_vqa                       build the embedded data set
+  python -m jaxvqa.main --config=configs/rwsan.py:small           train a tiny model, evaluate, write a report
+  python -m jaxvqa.main --config=configs/rwsan.py --help          what this config is, and all its fields
+
+Modes
+  --mode=train     train to config.total, from the newest checkpoint in --workdir if there is one (default)
+  --mode=eval      run config.evals on the newest checkpoint in --workdir
+  --mode=predict   predict --split, and write predictions/*.jsonl and the EvalAI result file
+  --mode=compile   compile the training step for config.compile.target without that hardware; print memory, flops and
+                   collectives
+
+Options
+  --config=FILE[:VARIANT]     a Python file with get_config(arg); eval and predict can do without: the checkpoint has it
+  --config.FIELD=VALUE        changes one field, as in --config.optim.lr=3e-4
+  --workdir=DIR               where checkpoints, metrics and the report go; default: a dated folder under runs/
+  --split=SPLIT               what --mode=predict answers
+  --distributed               join the other processes of this job first (SLURM, OpenMPI, GKE, TPU pods, or
+                              JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID)
+
+The same command goes on with a run that was stopped, at the step where it was. Exit codes: 0 done; 2 a mistake in
+config, data, checkpoint or command; 3 the loss is not finite; 74 the disk is full; 75 stopped by a signal after saving
+(start again); 1 a bug.
+"""
+
+import argparse
+import datetime
+import os
+import stat
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import ml_collections
+
+from jaxvqa import checkpoints, compiling, configs, logs, report, train
+from jaxvqa.errors import ConfigError, UserError, nearest
+from jaxvqa.logs import log
+
+MODES = ("train", "eval", "predict", "compile")
+OPTIONS = ("config", "workdir", "mode", "split", "distributed", "help")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the program with the given arguments (without the program's name) and returns its exit code."""
+    try:
+        _run(argv)
+    except UserError as error:
+        print(f"jaxvqa: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("jaxvqa: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def cli() -> None:
+    """The console script."""
+    sys.exit(main(sys.argv[1:]))
+
+
+def _run(argv: Sequence[str]) -> None:
+    args, changes = _parse(argv)
+    if args.help:
+        print(__doc__)
+        if args.config:
+            _describe_config(args.config)
+        return
+    if args.distributed:
+        _join_processes()
+    logs.setup()
+    config = _config(args)
+    configs.override(config, changes)
+    _use_compilation_cache(config.compilation_cache)
+    if args.mode == "compile":
+        print(compiling.report(config))
+        return
+    workdir = Path(args.workdir or _fresh_workdir(config.name))
+    if args.mode == "train":
+        log.info("work directory: %s", workdir)
+        train.train(config, workdir)
+        if config.report and jax.process_index() == 0:
+            log.info("report: %s", report.write(workdir))
+        return
+    for name, value in train.evaluate(config, workdir, args.split if args.mode == "predict" else "").items():
+        if jax.process_index() == 0:
+            print(f"{name:44s} {value:8.2f}")
+    if jax.process_index() == 0:
+        print(f"predictions: {workdir / 'predictions'}")
+
+
+def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[tuple[str, str]]]:
+    parser = argparse.ArgumentParser(prog="jaxvqa", add_help=False, allow_abbrev=False, exit_on_error=False)
+    for option in ("config", "workdir", "split"):
+        parser.add_argument(f"--{option}", default="")
+    parser.add_argument("--mode", default="train")
+    parser.add_argument("--distributed", action="store_true")
+    parser.add_argument("-h", "--help", action="store_true")
+    try:
+        args, rest = parser.parse_known_args(argv)
+    except argparse.ArgumentError as error:
+        raise ConfigError(f"{error}. See --help.") from error
+    changes, faults = [], []
+    for word in rest:
+        name, equals, value = word.partition("=")
+        if name.startswith("--config.") and equals:
+            changes.append((name.removeprefix("--config."), value))
+        elif name.startswith("--config."):
+            faults.append(f"{word}: write {name}=VALUE")
+        else:
+            faults.append(f"{word}: there is no such option.{nearest(name.lstrip('-'), OPTIONS)}")
+    if args.mode not in MODES:
+        faults.append(f"--mode={args.mode}: expected {', '.join(MODES)}.{nearest(args.mode, MODES)}")
+    if not args.help and not args.config and args.mode in ("train", "compile"):
+        faults.append("--config is missing, as in --config=configs/rwsan.py")
+    if not args.help and args.mode in ("eval", "predict") and not args.workdir:
+        faults.append(f"--mode={args.mode} needs --workdir: the folder of the run to read")
+    if not args.help and args.mode == "predict" and not args.split:
+        faults.append("--mode=predict needs --split: which questions to answer, as in --split=test")
+    if faults:
+        raise ConfigError("The command cannot be run:\n  " + "\n  ".join(faults) + "\nSee --help.")
+    return args, changes
+
+
+def _describe_config(argument: str) -> None:
+    print(f"\n{argument}\n\n{configs.describe(argument)}\n\nFields\n")
+    config = configs.load(argument)
+    flat = checkpoints.flatten_config(config.to_dict())
+    for name in configs.field_names(config):
+        print(f"  --config.{name}={flat.get(name)!r}")
+
+
+def _config(args: argparse.Namespace) -> ml_collections.ConfigDict:
+    if args.config:
+        return configs.load(args.config)
+    saved = checkpoints.Checkpoints(args.workdir, read_only=True)
+    _, meta = saved.read_json()
+    saved.close()
+    return configs.from_json(meta["config"])
+
+
+def _fresh_workdir(name: str) -> str:
+    return f"runs/{datetime.datetime.now():%Y-%m-%d_%H%M%S}_{name}"
+
+
+def _join_processes() -> None:
+    given = {
+        key: os.environ.get(f"JAX_{key.upper()}") for key in ("coordinator_address", "num_processes", "process_id")
+    }
+    if all(given.values()):
+        jax.distributed.initialize(
+            given["coordinator_address"], int(given["num_processes"] or 0), int(given["process_id"] or 0)
+        )
+    else:
+        jax.distributed.initialize()
+
+
+def _use_compilation_cache(folder: str) -> None:
+    """Keeps compiled programs between runs. A folder that others can write to would let them run code here."""
+    if not folder:
+        return
+    path = Path(folder).expanduser()
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = path.stat()
+    if status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise ConfigError(
+            f"config.compilation_cache = {folder}: others can write to that folder, and compiled programs are code. "
+            f"Use a folder of your own (chmod 700 {path}), or an empty text for no cache."
+        )
+    jax.config.update("jax_compilation_cache_dir", str(path))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+if __name__ == "__main__":
+    cli()

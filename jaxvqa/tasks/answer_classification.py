@@ -1,0 +1,149 @@
+"""Choosing one of a closed list of answers, from region features and a question: RWSAN's task."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Key
+
+from jaxvqa import models
+from jaxvqa.data import transforms
+from jaxvqa.data.answers import AnswerList
+from jaxvqa.data.text import Vocabulary, load_glove
+from jaxvqa.errors import ConfigError, DataError
+from jaxvqa.tasks import Assets, Metrics
+
+ANSWER_RULES = ("soft", "exact")
+
+
+class AnswerClassification:
+    """Binary cross-entropy against a score for each answer, summed over answers and examples (RWSAN, spec section 5)."""
+
+    batch_keys: Sequence[str] = ("regions", "question", "answer_scores", "mask")
+
+    def __init__(self, config: ml_collections.ConfigDict, assets: Assets):
+        """Args: the whole config, and assets with `vocabulary`, `answers` (lists of str) and `region_width`."""
+        if config.data.answers.rule not in ANSWER_RULES:
+            raise ConfigError(
+                f"config.data.answers.rule is {config.data.answers.rule!r}; known are {', '.join(ANSWER_RULES)}."
+            )
+        self.assets = assets
+        self.vocabulary = Vocabulary(tuple(assets["vocabulary"]))
+        self.answers = AnswerList(tuple(assets["answers"]))
+        self._data = config.data
+        self._regions = 1 if config.data.blind else config.data.max_regions
+        self.model = models.build(
+            config.model, dtype=config.dtype, vocab_size=len(self.vocabulary), num_answers=len(self.answers)
+        )
+        self.predict_fns = {"answers": self._predict_answers, "explain": self._predict_with_attention}
+
+    # --- assets ----------------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def make_assets(config: ml_collections.ConfigDict, open_source: Callable[[str], Any]) -> Assets:
+        """Makes vocabulary and answer list from the built data set, or from the files that the config names.
+
+        The vocabulary is of all questions of `config.data.vocabulary_splits` in their order; the answers are the
+        `multiple_choice_answer` of `config.data.answers.splits` with at least `min_count` occurrences.
+        """
+        data = config.data
+        source = open_source(data.train_split)
+        assets: Assets = {}
+        if data.images:
+            assets["region_width"] = int(source[0]["features"].shape[1])
+        else:
+            assets["region_width"] = int(data.region_width)
+        questions = open_source(data.vocabulary_splits)
+        in_answers = set(data.answers.splits.split("+"))
+        assets["vocabulary"] = list(
+            Vocabulary.build(questions.question(i)["question"] for i in range(len(questions))).tokens
+        )
+        if data.answers.file:
+            assets["answers"] = list(AnswerList.from_file(data.answers.file).answers)
+        else:
+            annotated = open_source("+".join(sorted(in_answers, key=data.answers.splits.split("+").index)))
+            counted = (annotated.question(i)["multiple_choice_answer"] for i in range(len(annotated)))
+            assets["answers"] = list(AnswerList.build(counted, data.answers.min_count).answers)
+        if not assets["answers"]:
+            raise DataError(
+                f"No answer of {data.questions} ({data.answers.splits}) occurs {data.answers.min_count} times: "
+                "lower config.data.answers.min_count."
+            )
+        return assets
+
+    @staticmethod
+    def stand_in_assets(config: ml_collections.ConfigDict) -> Assets:
+        """Assets of the published sizes, `config.compile.vocab_size` and `.num_answers`, without any data."""
+        return {
+            "region_width": config.data.region_width,
+            "vocabulary": ["PAD", "UNK", *(f"word{i}" for i in range(config.compile.vocab_size - 2))],
+            "answers": [f"answer{i}" for i in range(config.compile.num_answers)],
+        }
+
+    # --- data --------------------------------------------------------------------------------------------------------------
+
+    def transforms(self) -> Sequence[transforms.Transform]:
+        """Raw example to `regions`, `boxes`, `question`, `answer_scores`, `id`."""
+        blind = self._data.blind or not self._data.images
+        return (
+            transforms.BlindRegions(self.assets["region_width"])
+            if blind
+            else transforms.PadRegions(self._data.max_regions),
+            transforms.EncodeQuestion(self.vocabulary, self._data.max_tokens),
+            transforms.ScoreAnswers(self.answers, self._data.answers.rule),
+            transforms.Keep(("regions", "boxes", "question", "answer_scores")),
+        )
+
+    def init_batch(self, batch_size: int) -> dict[str, np.ndarray]:
+        """`regions` float16[B, R, F], `question` int32[B, T], `answer_scores` float32[B, A], `mask` float32[B]."""
+        return {
+            "regions": np.zeros((batch_size, self._regions, self.assets["region_width"]), np.float16),
+            "question": np.zeros((batch_size, self._data.max_tokens), np.int32),
+            "answer_scores": np.zeros((batch_size, len(self.answers)), np.float32),
+            "mask": np.ones((batch_size,), np.float32),
+        }
+
+    # --- model ---------------------------------------------------------------------------------------------------------
+
+    def init(self, key: Key[Array, ""]) -> Mapping[str, Any]:
+        """Fresh variables; word vectors come from `config.data.glove` where that names a local file."""
+        batch = self.init_batch(1)
+        variables = dict(self.model.init({"params": key}, batch["regions"], batch["question"]))
+        if self._data.glove:
+            table = variables["params"]["embed"]["embedding"]
+            vectors = load_glove(Path(self._data.glove), self.vocabulary, width=table.shape[1])
+            variables["params"]["embed"]["embedding"] = jnp.asarray(vectors, table.dtype)
+        return variables
+
+    def loss(
+        self, params: Any, extra: Any, batch: Mapping[str, Array], rngs: Mapping[str, Key[Array, ""]], *, train: bool
+    ) -> tuple[Float[Array, ""], tuple[Metrics, Any]]:
+        """Summed binary cross-entropy with logits; metrics `loss` (an example) and `accuracy` (the chosen answer's score)."""
+        logits, _ = self.model.apply(
+            {"params": params, **extra}, batch["regions"], batch["question"], train=train, rngs=dict(rngs)
+        )
+        logits, scores, mask = logits.astype(jnp.float32), batch["answer_scores"], batch["mask"]
+        loss = jnp.sum(optax.sigmoid_binary_cross_entropy(logits, scores).sum(axis=-1) * mask)
+        chosen = jnp.take_along_axis(scores, jnp.argmax(logits, axis=-1)[:, None], axis=-1)[:, 0]
+        count = jnp.sum(mask)
+        return loss, ({"loss": (loss, count), "accuracy": (jnp.sum(chosen * mask), count)}, extra)
+
+    def _predict_with_attention(self, params: Any, extra: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
+        logits, out = self.model.apply({"params": params, **extra}, batch["regions"], batch["question"])
+        probabilities, indices = jax.lax.top_k(jax.nn.sigmoid(logits.astype(jnp.float32)), min(5, logits.shape[-1]))
+        return {
+            # Ties go to the first index, as in the original; top_k keeps that order.
+            "answer": indices,
+            "probability": probabilities,
+            "region_attention": out["region_attention"],
+            "question_attention": out["question_attention"],
+        }
+
+    def _predict_answers(self, params: Any, extra: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
+        predicted = self._predict_with_attention(params, extra, batch)
+        return {"answer": predicted["answer"][:, :1], "probability": predicted["probability"][:, :1]}

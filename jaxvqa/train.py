@@ -1,0 +1,481 @@
+"""The one training loop, for every system: build, restore, step, evaluate, save."""
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+from jaxtyping import Array
+
+from jaxvqa import checkpoints, logs, optim, sharding
+from jaxvqa import state as states
+from jaxvqa.data import pipeline, sources
+from jaxvqa.errors import CheckpointError, ConfigError, DivergedError, PreemptedError
+from jaxvqa.evaluators import Evaluator, evaluator_class
+from jaxvqa.logs import log
+from jaxvqa.state import TrainState
+from jaxvqa.tasks import Metrics, Task, abstract_batch, make_task, task_with_assets
+
+StepFn = Callable[[TrainState, Mapping[str, Array]], tuple[TrainState, Metrics]]
+
+
+# --- one step: pure functions ------------------------------------------------------------------------------------------
+
+
+def make_train_step(
+    config: ml_collections.ConfigDict, task: Task, optimizer: optax.GradientTransformation, schedule: Callable[..., Any]
+) -> StepFn:
+    """Returns the pure function (state, batch) -> (state, metrics) of one optimiser step.
+
+    The batch is cut into `config.microbatches` parts whose gradients are added. `config.optim.loss` says what is
+    descended: the `sum` over the examples, or their `mean`.
+    """
+    n = config.microbatches
+
+    def gradients(params: Any, extra: Any, batch: Any, key: Any) -> tuple[Any, Metrics, Any]:
+        rngs = {name: jax.random.fold_in(key, i) for i, name in enumerate(("dropout", "mixup"))}
+        loss = jax.value_and_grad(lambda p: task.loss(p, extra, batch, rngs, train=True), has_aux=True)
+        (_, (metrics, extra)), grads = loss(params)
+        return grads, metrics, extra
+
+    def accumulated(params: Any, extra: Any, batch: Any, key: Any) -> tuple[Any, Metrics, Any]:
+        # Microbatch i takes every n-th example from i on, not a run of them: then each device cuts up the examples
+        # that it already holds, and nothing moves between devices. The sum of the gradients is the same.
+        parts = jax.tree.map(lambda x: x.reshape(x.shape[0] // n, n, *x.shape[1:]).swapaxes(0, 1), batch)
+
+        def body(carry: Any, part_and_index: Any) -> tuple[Any, None]:
+            grads, metrics, extra = carry
+            part, i = part_and_index
+            more_grads, more_metrics, extra = gradients(params, extra, part, jax.random.fold_in(key, i))
+            return (*jax.tree.map(jnp.add, (grads, metrics), (more_grads, more_metrics)), extra), None
+
+        shapes = jax.eval_shape(gradients, params, extra, jax.tree.map(lambda x: x[0], parts), key)
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes[:2])
+        return jax.lax.scan(body, (*zeros, extra), (parts, jnp.arange(n)))[0]
+
+    def train_step(state: TrainState, batch: Mapping[str, Array]) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(states.key_for(config.seed, "step"), state.step)
+        grads, metrics, extra = (gradients if n == 1 else accumulated)(state.params, state.extra, batch, key)
+        if config.optim.loss == "mean":
+            grads = jax.tree.map(lambda g: g / metrics["loss"][1], grads)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        rate = schedule(state.step)
+        params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
+        ema = state.ema
+        if config.optim.ema:
+            ema = jax.tree.map(lambda e, p: config.optim.ema * e + (1 - config.optim.ema) * p, ema, params)
+        one = jnp.ones(())
+        metrics = metrics | {"learning_rate": (rate, one), "gradient_norm": (optax.global_norm(grads), one)}
+        return TrainState(step=state.step + 1, params=params, extra=extra, opt_state=opt_state, ema=ema), metrics
+
+    return train_step
+
+
+@dataclass(frozen=True)
+class Program:
+    """The compiled parts of a run: how to make a state, and how to step it.
+
+    Attributes:
+      mesh: the devices.
+      shapes: the state as ShapeDtypeStructs that carry their shardings.
+      init: makes a fresh state in place, sharded.
+      step: one training step; the state given to it is donated.
+    """
+
+    mesh: Mesh
+    shapes: TrainState
+    init: Callable[[], TrainState]
+    step: Any
+
+
+def make_program(
+    config: ml_collections.ConfigDict, task: Task, mesh: Mesh, *, data_size: int, total_steps: int
+) -> Program:
+    """Builds the jitted functions of a run on a mesh. Nothing is compiled or allocated yet."""
+    if config.optim.loss not in ("sum", "mean"):
+        raise ConfigError(f"config.optim.loss is {config.optim.loss!r}; known are sum, mean.")
+    sharding.check_batch_size(config.batch_size, config.microbatches, mesh, "config.batch_size")
+    key = states.key_for(config.seed, "params")
+    params = jax.eval_shape(task.init, key)["params"]
+    optimizer = optim.make_optimizer(config.optim, params)
+    fresh = states.create(task.init, lambda _: optimizer, config.optim.ema)
+    shapes = jax.eval_shape(fresh, key)
+    placed = sharding.state_shardings(config.sharding.params, shapes, optimizer, mesh)
+    schedule = optim.make_schedule(
+        config.optim, data_size=data_size, batch_size=config.batch_size, total_steps=total_steps
+    )
+    step = jax.jit(
+        make_train_step(config, task, optimizer, schedule),
+        in_shardings=(placed, sharding.batch_sharding(mesh)),
+        out_shardings=(placed, None),
+        donate_argnums=0,
+    )
+    shapes = jax.tree.map(lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=p), shapes, placed)
+    return Program(mesh, shapes, lambda: jax.jit(fresh, out_shardings=placed)(key), step)
+
+
+# --- the run -----------------------------------------------------------------------------------------------------------
+
+
+def train(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, float]:
+    """Trains from the newest checkpoint in `workdir`, or from the start, to `config.total`.
+
+    Returns:
+      The last values of all evaluations, by name.
+
+    Raises:
+      PreemptedError: a signal came; the state is saved, the same command goes on from there.
+      DivergedError: a metric is not finite; the last checkpoint before it is kept.
+      ConfigError, DataError, CheckpointError, StorageError: see their messages.
+    """
+    # ---- 1. the work directory ----
+    checkpoints.check_same_config(workdir, config)
+    start_workdir(workdir, config)
+    saved = checkpoints.Checkpoints(workdir, keep=config.checkpoint.keep)
+
+    # ---- 2. devices, data, task ----
+    mesh = sharding.make_mesh(config.mesh)
+    log.info("devices: %d x %s, mesh %s", mesh.size, mesh.devices.flat[0].device_kind, dict(mesh.shape))
+    source = sources.open_vqa(config.data, config.data.train_split)
+    order = pipeline.TrainOrder(len(source), config.batch_size, config.seed)
+    position = {"questions": config.data.questions, "split": config.data.train_split, "size": len(source)}
+    last = saved.latest_step()
+    if last is None:
+        log.info("reading vocabulary and answers from %s …", config.data.questions)
+        task = make_task(config, lambda split: sources.open_vqa(config.data, split))
+    else:
+        assets, meta = saved.read_json(last)
+        check_same_data(position, meta["data"], workdir)
+        task = task_with_assets(config, assets)
+    sizes = {"data_size": len(source), "batch_size": config.batch_size}
+    total_steps = optim.in_steps(config.total, **sizes)
+    every = {
+        name: max(1, optim.in_steps(text, **sizes, total_steps=total_steps))
+        for name, text in {"log": config.log_every, "checkpoint": config.checkpoint.every}.items()
+    }
+    readers = pipeline.Readers(**config.data.readers)
+
+    with jax.set_mesh(mesh), contextlib.ExitStack() as cleanup:
+        # ---- 3. state: own checkpoint, then another run's, then scratch ----
+        program = make_program(config, task, mesh, data_size=len(source), total_steps=total_steps)
+        if last is not None:
+            state = saved.restore(program.shapes, last)
+            log.info("going on from step %d in %s", last, workdir)
+        else:
+            state = program.init()
+            if config.init_from.workdir:
+                taken = checkpoints.init_from(config.init_from.workdir, state.params, config.init_from.table)
+                state = dataclasses.replace(state, params=taken, ema=jax.tree.map(jnp.copy, taken) if config.optim.ema else None)
+        first_step = int(state.step)
+        n_params = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+        log.info(
+            "%s: %s parameters, %d examples, %d steps of %d", config.name, f"{n_params:,}", len(source), total_steps,
+            config.batch_size,
+        )  # fmt: skip
+        evals = make_evaluators(config, task, mesh, workdir)
+        eval_every = {
+            name: max(1, optim.in_steps(config.evals[name].every, **sizes, total_steps=total_steps)) for name in evals
+        }
+        writer = logs.MetricWriter(workdir, first_step)
+        cleanup.callback(writer.close)
+        meter = Meter(config.batch_size)
+        results: dict[str, float] = {}
+
+        def save() -> None:
+            saved.save(
+                state,
+                task.assets,
+                {"config": json.loads(config.to_json()), "data": position | {"step": int(state.step)}},
+            )
+
+        # ---- 4. the loop ----
+        load = pipeline.LoadBatch(source, order, task.transforms(), jax.process_index(), jax.process_count())
+        host = cleanup.enter_context(
+            contextlib.closing(pipeline.batches(load, first_step, total_steps, readers))  # type: ignore[type-var]
+        )
+        batches = pipeline.to_device(host, sharding.batch_sharding(mesh), tuple(task.batch_keys))
+        stop = cleanup.enter_context(StopSignal())
+        profiler = cleanup.enter_context(Profiler(config.profile_steps, workdir, first_step))
+        bar = cleanup.enter_context(logs.Progress(first_step, total_steps))
+        for step in range(first_step + 1, total_steps + 1):
+            profiler.before(step)
+            with meter.waiting():
+                batch, _ = next(batches)
+            state, metrics = program.step(state, batch)
+            meter.add(step, metrics)
+            bar.advance(step)
+            ends = step == total_steps
+            stopping = stop.requested(step)
+            if step % every["log"] == 0 or step % every["checkpoint"] == 0 or ends or stopping:
+                values = meter.flush(saved.latest_step())  # raises before a bad state could be saved
+                writer.write(step, values)
+                bar.show(step, values, meter.seconds_left(total_steps - step))
+            if step % every["checkpoint"] == 0 or ends or stopping:
+                save()
+            for name, evaluator in evals.items():
+                if step % eval_every[name] == 0 or ends:
+                    with meter.paused():
+                        values = dict(evaluator.run(state))
+                    writer.write(step, values)
+                    results |= values
+                    log.info("step %d  %s", step, headline(name, values))
+            if stopping and not ends:
+                saved.close()
+                raise PreemptedError(
+                    f"Stopped by a signal at step {step} of {total_steps}; the state is saved in {workdir}. "
+                    "Start the same command again to go on."
+                )
+        if first_step >= total_steps:
+            log.info("this run is finished at step %d; raise config.total to go on", first_step)
+            for evaluator in evals.values():
+                results |= dict(evaluator.run(state))
+        # ---- 5. the end ----
+        saved.close()
+    return results
+
+
+def evaluate(config: ml_collections.ConfigDict, workdir: Path, split: str = "") -> dict[str, float]:
+    """Evaluates the newest checkpoint in `workdir`: all of `config.evals`, or just `split` under its own name.
+
+    Returns:
+      All values by name; predictions are written as during training.
+    """
+    saved = checkpoints.Checkpoints(workdir, read_only=True)
+    assets, _ = saved.read_json()
+    task = task_with_assets(config, assets)
+    mesh = sharding.make_mesh(config.mesh)
+    with jax.set_mesh(mesh):
+        state = restore_for_prediction(saved, config, task, mesh)
+        if split:
+            row = next(iter(config.evals.values()))
+            config = config.copy_and_resolve_references()
+            with config.unlocked():
+                config.evals = ml_collections.ConfigDict({split: row.to_dict() | {"split": split}})
+        results: dict[str, float] = {}
+        for evaluator in make_evaluators(config, task, mesh, workdir).values():
+            results |= dict(evaluator.run(state))
+    saved.close()
+    return results
+
+
+def restore_for_prediction(
+    saved: checkpoints.Checkpoints, config: ml_collections.ConfigDict, task: Task, mesh: Mesh
+) -> TrainState:
+    """Restores what predictions need of the newest checkpoint: parameters, other collections, average; no optimiser."""
+    step = saved.latest_step()
+    if step is None:
+        raise CheckpointError(f"{saved.folder} holds no complete checkpoint to predict from.")
+    with_ema = saved.model_shapes(step).get("ema") is not None
+    fresh = states.create(task.init, lambda _: optax.identity(), float(with_ema))
+    shapes = jax.eval_shape(fresh, states.key_for(config.seed, "params"))
+    placed = sharding.state_shardings(config.sharding.params, shapes, optax.identity(), mesh)
+    shapes = jax.tree.map(lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=p), shapes, placed)
+    model = saved.restore_model(checkpoints.model_item(shapes), step)
+    return TrainState(step=jnp.asarray(step, jnp.int32), opt_state=optax.EmptyState(), **model)
+
+
+def make_evaluators(config: ml_collections.ConfigDict, task: Task, mesh: Mesh, workdir: Path) -> dict[str, Evaluator]:
+    """The evaluators of `config.evals`, by name."""
+    return {
+        name: evaluator_class(row.type)(
+            name,
+            row,
+            task=task,
+            source=sources.open_vqa(config.data, row.split),
+            mesh=mesh,
+            workdir=workdir,
+            rule=config.data.answers.rule,
+            readers=pipeline.Readers(**config.data.readers),
+        )
+        for name, row in config.evals.items()
+    }
+
+
+def start_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
+    """Creates the work directory and notes its config, from process 0."""
+    if jax.process_index() == 0:
+        with checkpoints.storage_errors(workdir):
+            workdir.mkdir(parents=True, exist_ok=True)
+            partial = workdir / "config.json.partial"
+            partial.write_text(config.to_json_best_effort(indent=1))
+            os.replace(partial, workdir / "config.json")
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("workdir")
+
+
+def check_same_data(now: Mapping[str, Any], before: Mapping[str, Any], workdir: Path) -> None:
+    """Checks that a run goes on with the data it began with: a position in other data means nothing."""
+    changed = [f"{key}: was {before.get(key)!r}, now {now[key]!r}" for key in now if before.get(key) != now[key]]
+    if changed:
+        raise CheckpointError(
+            f"The training data has changed since the checkpoint in {workdir}:\n  "
+            + "\n  ".join(changed)
+            + "\nBuild the same data set again, or start in another --workdir (config.init_from takes the parameters)."
+        )
+
+
+def headline(name: str, values: Mapping[str, float]) -> str:
+    """One line about an evaluation."""
+    if f"{name}/accuracy" not in values:
+        return f"{name}: predictions written"
+    low, high = values.get(f"{name}/accuracy/low", math.nan), values.get(f"{name}/accuracy/high", math.nan)
+    return f"{name}: accuracy {values[f'{name}/accuracy']:.2f} % (95 % interval {low:.2f} to {high:.2f})"
+
+
+# --- what the loop leans on ----------------------------------------------------------------------------------------------
+
+
+class Meter:
+    """Averages of the metrics since the last flush, speed, and the share of time spent waiting for data.
+
+    Metrics stay on the device until a flush, so that the host runs ahead of the device in between.
+    """
+
+    def __init__(self, batch_size: int):
+        """Args: examples a step."""
+        self._batch_size = batch_size
+        self._pending: list[tuple[int, Metrics]] = []
+        self._started = time.perf_counter()
+        self._waited = 0.0
+        self._rate = 0.0
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Counts the time inside as waiting for data."""
+        start = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - start
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leaves the time inside out of the speed."""
+        start = time.perf_counter()
+        yield
+        self._started += time.perf_counter() - start
+
+    def add(self, step: int, metrics: Metrics) -> None:
+        """Keeps a step's metrics, still on the device."""
+        self._pending.append((step, metrics))
+
+    def flush(self, last_good: int | None) -> dict[str, float]:
+        """Fetches and averages what was added.
+
+        Raises:
+          DivergedError: names the first step and metric that is not finite.
+        """
+        fetched = jax.device_get(self._pending)
+        for step, metrics in fetched:
+            bad = {name: float(total) for name, (total, _) in metrics.items() if not np.isfinite(total)}
+            if bad:
+                kept = (
+                    "no checkpoint was written yet"
+                    if last_good is None
+                    else f"the checkpoint of step {last_good} is kept"
+                )
+                raise DivergedError(
+                    f"Step {step}: {', '.join(f'{name} is {value}' for name, value in bad.items())}. Training stopped; {kept}. "
+                    "Lower config.optim.lr, set config.optim.clip_norm, or look at the data of that step."
+                )
+        names = fetched[0][1].keys()
+        sums = {name: [np.sum(column) for column in zip(*(m[name] for _, m in fetched), strict=True)] for name in names}
+        now = time.perf_counter()
+        seconds = max(now - self._started, 1e-9)
+        self._rate = seconds / len(fetched)
+        values = {f"train/{name}": float(total / max(count, 1e-9)) for name, (total, count) in sums.items()}
+        values["train/examples_per_second"] = self._batch_size * len(fetched) / seconds
+        values["train/data_wait"] = self._waited / seconds
+        self._pending, self._started, self._waited = [], now, 0.0
+        return values
+
+    def seconds_left(self, steps: int) -> float:
+        """The time that `steps` more steps will take at the last speed."""
+        return steps * self._rate
+
+
+class StopSignal:
+    """Notices a request to stop (SIGTERM, or Ctrl-C once), at the same step in every process."""
+
+    def __init__(self) -> None:
+        self._asked = False
+        self._handlers: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopSignal":
+        # With several processes JAX's own coordination notices SIGTERM, so that all stop at one step.
+        if jax.process_count() == 1:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                with contextlib.suppress(ValueError):  # outside the main thread, signals are not ours to handle
+                    self._handlers[number] = signal.signal(number, self._ask)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, _: object) -> None:
+        if self._asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._asked = True
+        log.warning("stopping after this step …")
+
+    def requested(self, step: int) -> bool:
+        """Whether to save and stop after this step."""
+        if jax.process_count() > 1:
+            return multihost_utils.reached_preemption_sync_point(step)
+        return self._asked
+
+
+class Profiler:
+    """Records the steps "first:last" into WORKDIR/profile, to be opened in TensorBoard or Perfetto."""
+
+    def __init__(self, steps: str, workdir: Path, first_step: int):
+        """Args: `config.profile_steps` ("" for none), where to write, and the step that the run starts from."""
+        self._folder, self._running = workdir / "profile", False
+        try:
+            first, last = (int(n) for n in steps.split(":")) if steps else (0, -1)
+        except ValueError as error:
+            raise ConfigError(f"config.profile_steps is {steps!r}; expected 'first:last', as in '10:20'.") from error
+        self._first, self._last = max(first, first_step + 1), last
+
+    def __enter__(self) -> "Profiler":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._running:
+            self._running = False
+            jax.profiler.stop_trace()
+            log.info("profile written to %s", self._folder)
+
+    def before(self, step: int) -> None:
+        """Starts or stops the recording before a step."""
+        if self._running and step > self._last:
+            self._stop()
+        if not self._running and self._first <= step <= self._last:
+            jax.profiler.start_trace(str(self._folder))
+            self._running = True
+
+
+def abstract_step_arguments(config: ml_collections.ConfigDict, task: Task, program: Program) -> tuple[Any, Any]:
+    """The (state, batch) of a step as ShapeDtypeStructs with shardings: to trace or compile it without any data."""
+    split = sharding.batch_sharding(program.mesh)
+    batch = {
+        key: jax.ShapeDtypeStruct(spec.shape, spec.dtype, sharding=split)
+        for key, spec in abstract_batch(task, config.batch_size).items()
+    }
+    return program.shapes, batch
