@@ -46,7 +46,7 @@ GUIDED_UNIT = [
 
 KEYS = Table(
     rules=(
-        Rule("embedding.weight", "embedding/embedding"),
+        Rule("embedding.weight", "embed/embedding"),
         Rule("lstm.weight_ih_l0", "lstm/input_kernel", "o i -> i o"),
         Rule("lstm.weight_hh_l0", "lstm/hidden_kernel", "o i -> i o"),
         Rule("lstm.bias_ih_l0", "lstm/input_bias"),

@@ -242,7 +242,7 @@ class RWSAN(nn.Module):
             self.embed_width,
             embedding_init=nn.initializers.normal(1.0),
             dtype=self.dtype,
-            name="embedding",
+            name="embed",
         )(question)
         x = LSTM(self.width, self.dtype, name="lstm")(words)
         y = Linear(self.width, self.dtype, name="region_input")(regions)
