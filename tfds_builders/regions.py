@@ -89,18 +89,20 @@ def region_features(image: np.ndarray, boxes: np.ndarray) -> np.ndarray:
         raise ValueError(f"boxes empty or outside the {width} x {height} picture: {boxes[wrong][:3].tolist()}")
 
     pixels = image.reshape(height, width, -1) / 255.0
-    if pixels.shape[2] == 1:
-        # One channel stands for three: the same width, and the same features as the picture stored in colour.
-        pixels = np.repeat(pixels, 3, axis=2)
-    integral = np.zeros((height + 1, width + 1, 6))
-    integral[1:, 1:] = np.concatenate([pixels, pixels**2], axis=2).cumsum(0).cumsum(1)
+    channels = pixels.shape[2]
+    integral = np.zeros((height + 1, width + 1, 2 * channels))
+    np.cumsum(np.concatenate([pixels, pixels**2], axis=2).cumsum(0), axis=1, out=integral[1:, 1:])
 
-    moments = _cell_means(integral, boxes, 1)[:, 0, 0]  # [R, 6]
-    mean = moments[:, :3]
-    spread = np.sqrt(np.maximum(moments[:, 3:] - mean**2, 0.0))
-    crop = _cell_means(integral[..., :3], boxes, _CROP_CELLS)
+    moments = _cell_means(integral, boxes, 1)[:, 0, 0]
+    mean = moments[:, :channels]
+    spread = np.sqrt(np.maximum(moments[:, channels:] - mean**2, 0.0))
+    integral = integral[..., :channels]
+    crop = _cell_means(integral, boxes, _CROP_CELLS)
     centre, half = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) * (_CONTEXT_SCALE / 2)
-    context = _cell_means(integral[..., :3], np.concatenate([centre - half, centre + half], axis=1), _CONTEXT_CELLS)
+    context = _cell_means(integral, np.concatenate([centre - half, centre + half], axis=1), _CONTEXT_CELLS)
+    if channels == 1:
+        # One channel stands for three: the same features as the same picture stored in colour.
+        crop, context, mean, spread = (np.repeat(part, 3, axis=-1) for part in (crop, context, mean, spread))
     size = np.array([width, height], np.float64)
     corners, extent = boxes / np.tile(size, 2), (boxes[:, 2:] - boxes[:, :2]) / size
     inputs = np.concatenate(
@@ -117,7 +119,8 @@ def region_features(image: np.ndarray, boxes: np.ndarray) -> np.ndarray:
         ],
         axis=1,
     )
-    projected = np.maximum(inputs @ _projection(inputs.shape[1]), 0.0) * 4.0
+    # einsum adds in one order on every machine and keeps to one thread; BLAS does neither.
+    projected = np.maximum(np.einsum("ri,if->rf", inputs, _projection(inputs.shape[1])), 0.0) * 4.0
     return np.concatenate([projected, np.ones((len(boxes), 1))], axis=1).astype(np.float16)
 
 

@@ -26,20 +26,22 @@ def propose(picture: Picture, image_id: int) -> np.ndarray:
     """
     random = random_stream(image_id, 3)
     found = []
+    pixels = np.bincount(picture.organ_map.ravel(), minlength=len(ORGANS))
     for label in _ORGAN_LABELS:
-        ys, xs = np.nonzero(picture.organ_map == label)
-        if len(xs) >= _LEAST_PIXELS:
-            found.append((xs.min(), ys.min(), xs.max() + 1, ys.max() + 1))
+        if pixels[label] >= _LEAST_PIXELS:
+            organ = picture.organ_map == label
+            xs, ys = np.flatnonzero(organ.any(axis=0)), np.flatnonzero(organ.any(axis=1))
+            found.append((xs[0], ys[0], xs[-1] + 1, ys[-1] + 1))
     for x1, y1, x2, y2 in picture.lesion_boxes:
         found.append((x1 - 1.5, y1 - 1.5, x2 + 1.5, y2 + 1.5))
 
     wanted = random.randint(2, 6)
-    body = np.argwhere((picture.organ_map > 0) & (picture.lesion_map == 0))
+    body = np.flatnonzero((picture.organ_map > 0) & (picture.lesion_map == 0))
     alarms: list[tuple[float, float, float, float]] = []
     for _ in range(200):
         if len(alarms) == wanted:
             break
-        y, x = body[random.randint(len(body))]
+        y, x = divmod(int(body[random.randint(len(body))]), SIZE)
         half = random.uniform(4, 7) if random.random_sample() < 0.6 else random.uniform(8, 12)
         x1, y1, x2, y2 = x - half, y - half * random.uniform(0.8, 1.2), x + half, y + half
         meets = picture.lesion_map[max(int(y1), 0) : int(y2) + 2, max(int(x1), 0) : int(x2) + 2].any()

@@ -31,8 +31,8 @@ TEMPLATES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         "what type of scan is this?",
     )),
     ("modality_closed", "modality", (
-        "is this a {modality} image?",
-        "was this image acquired by {modality}?",
+        "is this {a_modality}?",
+        "does the image look like {a_modality}?",
     )),
     ("plane", "plane", (
         "what is the plane of this image?",
@@ -40,8 +40,8 @@ TEMPLATES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         "which view is shown?",
     )),
     ("plane_closed", "plane", (
-        "is this an image in the {plane} plane?",
-        "does the image show a {plane} view?",
+        "is this {a_plane} image?",
+        "does the image show {a_plane} view?",
     )),
     ("part", "organ", (
         "what part of the body is shown?",
@@ -247,9 +247,8 @@ class _Asker:
         return {}, self.scene.modality
 
     def _closed(self, what: str, truth: str):
-        if self.chance(0.5):
-            return {what: truth}, "yes"
-        return {what: self.other(what, truth)}, "no"
+        named, answer = (truth, "yes") if self.chance(0.5) else (self.other(what, truth), "no")
+        return {what: named, f"a_{what}": _article(named)}, answer
 
     def modality_closed(self):
         return self._closed("modality", self.scene.modality)
@@ -290,7 +289,10 @@ class _Asker:
         sides = {self.scene.side(lesion) for lesion in self.scene.lesions}
         if "" in sides or not sides:
             return None
-        present = self.chance(0.5)
+        # Lesions on both sides allow "yes" only; "no" is tried first so that both answers are as common.
+        present = len(sides) == 2 or self.chance(0.2)
+        if len(sides) == 2 and not self.chance(0.6):
+            return None
         options = [side for side in ("left", "right") if (side in sides) == present]
         if not options:
             return None
@@ -347,15 +349,15 @@ _SLOTS = (
     (("size", 0.65), ("size_closed", 0.35)),
     (("count", 0.6), ("kind_count", 0.4)),
     (("kind", 0.75), ("kind_choice", 0.25)),
-    (("host", 0.5), ("side_present", 0.3), ("kind_present", 0.2)),
-    (("place", 0.4), ("count", 0.3), ("kind", 0.3)),
+    (("host", 0.5), ("side_present", 0.35), ("kind_present", 0.15)),
+    (("place", 0.5), ("count", 0.25), ("kind", 0.25)),
 )
 _INSTEAD = ("kind", "kind_count", "count", "place", "kind_present", "modality", "plane")
 
 
 def _annotators(random: np.random.RandomState, truth: str, answer_type: str) -> tuple[str, ...]:
     """Ten answers: most agree, some use other words, few are wrong or unsure; some questions divide them more."""
-    doubt = (0.05, 0.2, 0.42)[int(np.searchsorted((0.74, 0.94, 1.0), random.random_sample()))]
+    doubt = (0.06, 0.25, 0.6)[int(np.searchsorted((0.72, 0.92, 1.0), random.random_sample()))]
     answers = []
     for _ in range(ANNOTATORS):
         if random.random_sample() >= doubt:

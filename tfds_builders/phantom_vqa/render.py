@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 
 import numpy as np
 
@@ -63,7 +64,8 @@ def _upsampler(points: int) -> np.ndarray:
 def _smooth_noise(random: np.random.RandomState, points: int) -> Field:
     """Returns smooth noise of about unit spread, with `points` bumps along a side."""
     weights = _upsampler(points)
-    return (weights @ random.standard_normal((points, points)).astype(np.float32) @ weights.T) * 2.0
+    values = random.standard_normal((points, points)).astype(np.float32)
+    return np.einsum("hi,iw->hw", weights, np.einsum("ij,wj->iw", values, weights)) * np.float32(2.0)
 
 
 class Canvas:
@@ -75,13 +77,11 @@ class Canvas:
         px, py = np.meshgrid(steps, steps)
         px, py = px - random.uniform(-5, 5), py - random.uniform(-5, 5)
         scale = random.uniform(0.84, 0.99) * SIZE / 2
-        angle = np.deg2rad(random.uniform(-7, 7))
+        angle = math.radians(random.uniform(-7, 7))
         stretch = random.uniform(0.95, 1.05)
         warp = 0.022
-        self.x = (np.cos(angle) * px + np.sin(angle) * py) / (scale * stretch) + warp * _smooth_noise(random, 6)
-        self.y = (np.cos(angle) * py - np.sin(angle) * px) / (scale / stretch) + warp * _smooth_noise(random, 6)
-        self.x, self.y = self.x.astype(np.float32), self.y.astype(np.float32)
-        self.unit = scale  # pixels per body unit
+        self.x = (math.cos(angle) * px + math.sin(angle) * py) / (scale * stretch) + warp * _smooth_noise(random, 6)
+        self.y = (math.cos(angle) * py - math.sin(angle) * px) / (scale / stretch) + warp * _smooth_noise(random, 6)
         self.folds = _smooth_noise(random, 26)  # for gyri, bowel, and patchy lesions
         self.clouds = _smooth_noise(random, 12)
         self.image = np.zeros((SIZE, SIZE), np.float32)
@@ -96,13 +96,13 @@ class Canvas:
         """An ellipse (or superellipse) with half axes a, b, turned clockwise by `degrees`."""
         dx, dy = self.x - x, self.y - y
         if degrees:
-            c, s = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
+            c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
             dx, dy = c * dx + s * dy, c * dy - s * dx
         if power == 2.0:
-            radius = np.sqrt((dx / a) ** 2 + (dy / b) ** 2)
+            radius = np.sqrt((dx * (1 / a)) ** 2 + (dy * (1 / b)) ** 2)
         else:
             radius = (np.abs(dx / a) ** power + np.abs(dy / b) ** power) ** (1 / power)
-        return (1 - radius) * np.float32(min(a, b))
+        return (1 - radius) * min(a, b)
 
     def stroke(self, distance: Field, width: float) -> Field:
         """A line of the given half width around the zero of a distance."""
@@ -112,7 +112,7 @@ class Canvas:
         self, field: Field, value: float | Field, organ: str = "", soft: float = 0.03, add: bool = False
     ) -> Field:
         """Fills a shape with a grey value (or adds it, as X-ray absorption adds) and returns how far it covers."""
-        cover = np.clip(field / soft + 0.5, 0, 1)
+        cover = np.clip(field * (1 / soft) + 0.5, 0, 1)
         self.image += cover * value if add else cover * (value - self.image)
         if organ:
             self.organs[field > 0] = ORGANS.index(organ)
