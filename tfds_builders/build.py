@@ -9,7 +9,9 @@ Besides what TFDS asks of it, a builder class may declare
 - `DEFAULT_CONFIGS`: names of the configs that are built when none is named (default: all);
 - `EXPECTED_COUNTS`: {config: {split: records}}, checked after building (a config or split not named is not checked);
 - `manual_files(self) -> Iterable[ManualFile]`: what the chosen config needs in `manual_dir`, checked before building;
-- `OFFERS_BEAM = True`: on `--beam`, the attribute `use_beam` is set to True, and the builder may return Beam transforms.
+- `workers`: the build command sets it to the number of processes the builder may start (--workers);
+- `OFFERS_BEAM = True`: on `--beam`, the attribute `use_beam` is set to True, and the builder may return
+  Beam transforms.
 
 Exit codes: 0 built or verified, 2 a wrong name, option or file, 74 no room or right to write (see `jaxvqa.errors`).
 """
@@ -165,6 +167,7 @@ def build(
     manual_dir: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     num_shards: int | None = None,
+    workers: int = 1,
     beam_pipeline_options: str | None = None,
 ) -> dict[str, Any]:
     """Builds one config of a data set, or verifies it if it is built already.
@@ -176,6 +179,7 @@ def build(
       manual_dir: Folder of files downloaded by hand; None for DATA_DIR/downloads/manual.
       overwrite: Whether to build again what is built.
       num_shards: Files per split; None lets TFDS choose by size.
+      workers: Processes a builder may start; more than 1 only under a main module guarded by `__name__ == "__main__"`.
       beam_pipeline_options: Not None builds by Apache Beam: "" with its own defaults, else "name=value,name=value".
 
     Returns:
@@ -203,6 +207,7 @@ def build(
                 shutil.rmtree(folder)
                 builder = cls(**make)  # a builder reads what is on disk when it is made
             builder.use_beam = options is not None
+            builder.workers = workers
             print(f"building {builder.info.full_name} in {folder}", file=sys.stderr)
             builder.download_and_prepare(
                 download_config=tfds.download.DownloadConfig(
@@ -229,7 +234,9 @@ def _table(results: Sequence[dict[str, Any]]) -> str:
             rows.append((full_name, split, f"{numbers['records']:,}", f"{numbers['bytes'] / 1e6:.1f}", *last))
     widths = [max(len(row[i]) for row in rows) for i in range(6)]
     lines = [
-        "  ".join(c.ljust(w) if i in (0, 1, 5) else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths)))
+        "  ".join(
+            c.ljust(w) if i in (0, 1, 5) else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))
+        )
         for row in rows
     ]
     return "\n".join(line.rstrip() for line in lines + [str(result["folder"]) for result in results])
@@ -253,6 +260,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--manual_dir", help="files downloaded by hand (default: DATA_DIR/downloads/manual)")
     parser.add_argument("--overwrite", action="store_true", help="build again what is built")
     parser.add_argument("--num_shards", type=int, help="files per split (default: by size)")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one per core)")
     parser.add_argument("--beam", action="store_true", help="build by Apache Beam, for builders that offer it")
     parser.add_argument("--beam_pipeline_options", help="NAME=VALUE,… for Beam, such as runner=DataflowRunner")
     args = parser.parse_args(argv)
@@ -262,8 +270,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     tfds.display_progress_bar(sys.stderr.isatty())  # bars in a log file are noise
     try:
-        if args.num_shards is not None and args.num_shards < 1:
-            raise DataError(f"--num_shards: expected a positive number, got {args.num_shards}")
+        for option in ("num_shards", "workers"):
+            if (value := getattr(args, option)) is not None and value < 1:
+                raise DataError(f"--{option}: expected a positive number, got {value}")
         jobs = []  # all names are checked before the first is built
         for name in args.names:
             name, _, config = name.partition("/")
@@ -277,6 +286,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 manual_dir=args.manual_dir,
                 overwrite=args.overwrite,
                 num_shards=args.num_shards,
+                workers=args.workers,
                 beam_pipeline_options=beam,
             )
             for name, config in jobs

@@ -20,7 +20,7 @@ _SEED = 20_220_101
 
 @functools.cache
 def _projection(inputs: int) -> np.ndarray:
-    """Returns random signs over sqrt(inputs), float64 [inputs, FEATURE_WIDTH - 1] (Achlioptas 2003).
+    """Returns random signs over sqrt(inputs), float32 [inputs, FEATURE_WIDTH - 1] (Achlioptas 2003).
 
     Signs are read off the bit generator's raw words, whose stream is fixed, unlike NumPy's distributions, which may
     change between versions.
@@ -28,7 +28,7 @@ def _projection(inputs: int) -> np.ndarray:
     count = inputs * (FEATURE_WIDTH - 1)
     words = np.random.PCG64(_SEED).random_raw((count + 63) // 64).astype("<u8")
     bits = np.unpackbits(words.view(np.uint8), count=count)
-    return (bits.reshape(inputs, -1) * 2.0 - 1.0) / np.sqrt(inputs)
+    return ((bits.reshape(inputs, -1) * 2.0 - 1.0) / np.sqrt(inputs)).astype(np.float32)
 
 
 def _cell_means(integral: np.ndarray, boxes: np.ndarray, cells: int) -> np.ndarray:
@@ -118,9 +118,9 @@ def region_features(image: np.ndarray, boxes: np.ndarray) -> np.ndarray:
             np.ones((len(boxes), 1)),
         ],
         axis=1,
-    )
+    ).astype(np.float32)
     # einsum adds in one order on every machine and keeps to one thread; BLAS does neither.
-    projected = np.maximum(np.einsum("ri,if->rf", inputs, _projection(inputs.shape[1])), 0.0) * 4.0
+    projected = np.maximum(np.einsum("ri,if->rf", inputs, _projection(inputs.shape[1])), 0) * 4
     return np.concatenate([projected, np.ones((len(boxes), 1))], axis=1).astype(np.float16)
 
 

@@ -1,19 +1,19 @@
 """phantom_vqa: generated radiology phantoms with questions."""
 
 import dataclasses
-import io
+import multiprocessing
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from PIL import Image
 
-from tfds_builders.phantom_vqa.proposals import propose
 from tfds_builders.phantom_vqa.questions import QUESTIONS_PER_IMAGE, make_questions
-from tfds_builders.phantom_vqa.render import ORGANS, render
-from tfds_builders.phantom_vqa.scenes import ABNORMALITIES, BODY_PARTS, MODALITIES, PLANES, caption, make_scene
-from tfds_builders.regions import FEATURE_WIDTH, region_features
+from tfds_builders.phantom_vqa.records import image_record
+from tfds_builders.phantom_vqa.render import ORGANS
+from tfds_builders.phantom_vqa.scenes import ABNORMALITIES, BODY_PARTS, MODALITIES, PLANES
+from tfds_builders.regions import FEATURE_WIDTH
 
 _FIRST_IDS = {"train": 0, "val": 3200, "test": 3600}
 _FULL = {"train": 3200, "val": 400, "test": 400}
@@ -26,12 +26,6 @@ class Config(tfds.core.BuilderConfig):
 
     part: str = "questions"
     images: dict[str, int] = dataclasses.field(default_factory=dict)
-
-
-def _png(pixels: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", compress_level=6)
-    return buffer.getvalue()
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
@@ -52,6 +46,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         "tiny_questions": {split: count * QUESTIONS_PER_IMAGE for split, count in _TINY.items()},
         "tiny_images": _TINY,
     }
+
+    # Processes that render; the build command sets it. More than one needs a main module that spawned processes can
+    # import, which only the command can promise.
+    workers = 1
 
     def _info(self) -> tfds.core.DatasetInfo:
         features = tfds.features
@@ -104,10 +102,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         return {split: self._generate_examples(split) for split in self.builder_config.images}
 
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
+        if self.builder_config.part == "images":
+            yield from self._image_examples(self._image_ids(split))
+            return
         for image_id in self._image_ids(split):
-            if self.builder_config.part == "images":
-                yield image_id, _image_record(image_id)
-                continue
             for question in make_questions(image_id):
                 yield (
                     question.question_id,
@@ -124,28 +122,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
                     },
                 )
 
-
-def _image_record(image_id: int) -> dict[str, Any]:
-    scene = make_scene(image_id)
-    picture = render(scene)
-    boxes = propose(picture, image_id)
-    return {
-        "image_id": image_id,
-        "image": _png(picture.image),
-        "image_w": picture.image.shape[1],
-        "image_h": picture.image.shape[0],
-        "boxes": boxes,
-        "features": region_features(picture.image, boxes),
-        "organ_map": _png(picture.organ_map),
-        "lesion_map": _png(picture.lesion_map),
-        "lesion_boxes": picture.lesion_boxes,
-        "lesion_kinds": [lesion.kind for lesion in scene.lesions],
-        "lesion_sizes": [lesion.size for lesion in scene.lesions],
-        "lesion_organs": [lesion.organ for lesion in scene.lesions],
-        "lesion_places": [scene.place(lesion) for lesion in scene.lesions],
-        "modality": scene.modality,
-        "plane": scene.view.plane,
-        "organ": scene.view.body_part,
-        "abnormality": scene.abnormality,
-        "caption": caption(scene),
-    }
+    def _image_examples(self, image_ids: range) -> Iterator[tuple[int, dict[str, Any]]]:
+        if self.workers < 2 or len(image_ids) < 500:
+            yield from ((image_id, image_record(image_id)) for image_id in image_ids)
+            return
+        # Spawned, because forking a process that has threads (JAX's, say) can hang.
+        with ProcessPoolExecutor(self.workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+            yield from zip(image_ids, pool.map(image_record, image_ids, chunksize=16), strict=True)

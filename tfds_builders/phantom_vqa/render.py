@@ -241,13 +241,11 @@ def _chest_frontal(c: Canvas, _: dict[str, float]) -> None:
     spine = 0.075 - np.abs(c.x)
     c.paint(np.minimum(spine, c.y + 1.2), 0.07 + 0.05 * np.sin(c.y * 42), soft=0.03, add=True)
     for sign in (-1, 1):
-        reach = np.clip(sign * c.x - 0.08, 0, 2)
+        fall = 0.62 * np.clip(sign * c.x - 0.08, 0, 2) ** 1.6
+        span = np.minimum(np.minimum(sign * c.x - 0.1, 0.83 - sign * c.x), 0.62 - c.y)
         for i in range(9):  # ribs fall outwards behind and come back in front
-            y0 = -0.62 + 0.145 * i
-            behind = c.y - (y0 - 0.10 + 0.62 * reach**1.6)
-            rib = np.minimum(c.stroke(behind, 0.024), np.minimum(sign * c.x - 0.1, 0.83 - 0.0 * c.y - sign * c.x))
-            rib = np.minimum(rib, 0.62 - c.y)
-            c.paint(rib, 0.085, soft=0.035, add=True)
+            rib = c.stroke(c.y - (-0.72 + 0.145 * i) - fall, 0.024)
+            c.paint(np.minimum(rib, span), 0.085, soft=0.035, add=True)
         clavicle = c.stroke(c.y + 0.6 - 0.18 * (sign * c.x - 0.4), 0.03)
         c.paint(np.minimum(clavicle, 0.3 - np.abs(sign * c.x - 0.38)), 0.14, "", soft=0.03, add=True)
     c.paint(c.ellipse(c.jitter(0.4, 0.1), 0.7, 0.14, 0.075), -0.16, "stomach", soft=0.06, add=True)
@@ -389,12 +387,15 @@ _LESION = {
 
 
 def _lobed(c: Canvas, lesion: Lesion, lobes: float) -> Field:
-    """A round shape whose radius varies with the angle."""
-    dx, dy = c.x - lesion.x, c.y - lesion.y
-    angle = np.arctan2(dy, dx)
-    phases = c.random.uniform(0, 2 * np.pi, 3)
-    wave = sum(np.sin((k + 2) * angle + phase) for k, phase in enumerate(phases)) / 3
-    return lesion.radius * (1 + lobes * wave) - np.hypot(dx, dy) * (1 + 0.0 * wave)
+    """A round shape whose radius varies with the angle, in two to four lobes."""
+    offset = (c.x - lesion.x) + np.complex64(1j) * (c.y - lesion.y)
+    distance = np.abs(offset)
+    turn = offset / np.maximum(distance, 1e-6)  # exp(i angle): its powers give the waves
+    wave, power = np.zeros_like(distance), turn
+    for phase in c.random.uniform(0, 2 * math.pi, 3):
+        power = power * turn
+        wave += (power * np.complex64(np.exp(1j * phase))).imag
+    return lesion.radius * (1 + lobes / 3 * wave) - distance
 
 
 def _draw_lesion(c: Canvas, lesion: Lesion) -> Field:
