@@ -51,7 +51,13 @@ class Checkpoints:
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=None if read_only else keep, create=not read_only, read_only=read_only
             ),
-            item_names=("model", "optimizer", "assets", "meta"),
+            # Named here, so that shapes can be read before anything is restored.
+            item_handlers={
+                "model": ocp.StandardCheckpointHandler(),
+                "optimizer": ocp.StandardCheckpointHandler(),
+                "assets": ocp.JsonCheckpointHandler(),
+                "meta": ocp.JsonCheckpointHandler(),
+            },
         )
 
     def latest_step(self) -> int | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import absl.logging
 import jax
 import rich.console
 import rich.logging
@@ -31,6 +32,7 @@ def setup() -> None:
             else logging.StreamHandler()
         )
         log.propagate = False
+    absl.logging.set_verbosity(absl.logging.ERROR)  # orbax and grain warn of things that are meant
     log.setLevel(logging.INFO if jax.process_index() == 0 else logging.WARNING)
 
 

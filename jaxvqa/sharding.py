@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
-import optax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -95,9 +94,7 @@ def param_specs(table: paths.Table, params: Any, mesh: Mesh) -> Any:
     return specs
 
 
-def state_shardings(
-    table: paths.Table, state: TrainState, optimizer: optax.GradientTransformation, mesh: Mesh
-) -> TrainState:
+def state_shardings(table: paths.Table, state: TrainState, mesh: Mesh) -> TrainState:
     """The sharding of every leaf of a state (of its shapes): what mirrors a parameter lies where the parameter lies."""
     whole = NamedSharding(mesh, P())
     params = jax.tree.map(
@@ -105,12 +102,24 @@ def state_shardings(
         param_specs(table, state.params, mesh),
         is_leaf=lambda x: isinstance(x, P),
     )
+    by_path = {
+        path: (leaf.shape, s)
+        for (path, leaf), s in zip(paths.flatten(state.params).items(), jax.tree.leaves(params), strict=True)
+    }
+
+    def like_its_parameter(key_path: Any, leaf: Any) -> NamedSharding:
+        # The optimiser's moments carry the parameter's path at the end of their own ("0/mu/encoder/…/kernel").
+        parts = paths.path_of(key_path).split("/")
+        for i in range(len(parts)):
+            shape, sharding = by_path.get("/".join(parts[i:]), (None, whole))
+            if shape == leaf.shape:
+                return sharding
+        return whole
+
     return TrainState(
         step=whole,  # type: ignore[arg-type]
         params=params,
         extra=jax.tree.map(lambda _: whole, state.extra),
-        opt_state=optax.tree.map_params(
-            optimizer, lambda _, sharding: sharding, state.opt_state, params, transform_non_params=lambda _: whole
-        ),
+        opt_state=jax.tree_util.tree_map_with_path(like_its_parameter, state.opt_state),
         ema=None if state.ema is None else params,
     )

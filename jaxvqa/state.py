@@ -36,25 +36,27 @@ class TrainState:
 
 
 def create(
-    init: Callable[[Key[Array, ""]], Any], make_optimizer: Callable[[Any], optax.GradientTransformation], ema: float
-) -> Callable[[Key[Array, ""]], TrainState]:
-    """Returns a pure function from a key to a fresh state, to be run inside jit with output shardings.
+    init: Callable[[Key[Array, ""]], Any], optimizer: optax.GradientTransformation, *, seed: int, with_ema: bool
+) -> Callable[[], TrainState]:
+    """Returns a pure function that makes a fresh state, to be run inside jit with output shardings.
 
     Args:
       init: a key to the model's variables, a dict with "params" and the other collections.
-      make_optimizer: parameters to their optimiser.
-      ema: decay of the moving average; 0 keeps none.
+      optimizer: makes the optimiser's state.
+      seed: decides the parameters.
+      with_ema: whether a moving average is kept.
     """
 
-    def fresh(key: Key[Array, ""]) -> TrainState:
-        variables = dict(init(key))
+    def fresh() -> TrainState:
+        # The key is made in here too: nothing may touch a device that is only compiled for.
+        variables = dict(init(key_for(seed, "params")))
         params = variables.pop("params")
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,
             extra=variables,
-            opt_state=make_optimizer(params).init(params),
-            ema=jax.tree.map(jnp.copy, params) if ema else None,
+            opt_state=optimizer.init(params),
+            ema=jax.tree.map(jnp.copy, params) if with_ema else None,
         )
 
     return fresh

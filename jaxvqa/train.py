@@ -109,12 +109,11 @@ def make_program(
     if config.optim.loss not in ("sum", "mean"):
         raise ConfigError(f"config.optim.loss is {config.optim.loss!r}; known are sum, mean.")
     sharding.check_batch_size(config.batch_size, config.microbatches, mesh, "config.batch_size")
-    key = states.key_for(config.seed, "params")
-    params = jax.eval_shape(task.init, key)["params"]
+    params = jax.eval_shape(lambda: task.init(states.key_for(config.seed, "params")))["params"]
     optimizer = optim.make_optimizer(config.optim, params)
-    fresh = states.create(task.init, lambda _: optimizer, config.optim.ema)
-    shapes = jax.eval_shape(fresh, key)
-    placed = sharding.state_shardings(config.sharding.params, shapes, optimizer, mesh)
+    fresh = states.create(task.init, optimizer, seed=config.seed, with_ema=config.optim.ema > 0)
+    shapes = jax.eval_shape(fresh)
+    placed = sharding.state_shardings(config.sharding.params, shapes, mesh)
     schedule = optim.make_schedule(
         config.optim, data_size=data_size, batch_size=config.batch_size, total_steps=total_steps
     )
@@ -125,7 +124,7 @@ def make_program(
         donate_argnums=0,
     )
     shapes = jax.tree.map(lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=p), shapes, placed)
-    return Program(mesh, shapes, lambda: jax.jit(fresh, out_shardings=placed)(key), step)
+    return Program(mesh, shapes, jax.jit(fresh, out_shardings=placed), step)
 
 
 # --- the run -----------------------------------------------------------------------------------------------------------
@@ -179,7 +178,9 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, float]:
             state = program.init()
             if config.init_from.workdir:
                 taken = checkpoints.init_from(config.init_from.workdir, state.params, config.init_from.table)
-                state = dataclasses.replace(state, params=taken, ema=jax.tree.map(jnp.copy, taken) if config.optim.ema else None)
+                state = dataclasses.replace(
+                    state, params=taken, ema=jax.tree.map(jnp.copy, taken) if config.optim.ema else None
+                )
         first_step = int(state.step)
         n_params = sum(leaf.size for leaf in jax.tree.leaves(state.params))
         log.info(
@@ -280,9 +281,8 @@ def restore_for_prediction(
     if step is None:
         raise CheckpointError(f"{saved.folder} holds no complete checkpoint to predict from.")
     with_ema = saved.model_shapes(step).get("ema") is not None
-    fresh = states.create(task.init, lambda _: optax.identity(), float(with_ema))
-    shapes = jax.eval_shape(fresh, states.key_for(config.seed, "params"))
-    placed = sharding.state_shardings(config.sharding.params, shapes, optax.identity(), mesh)
+    shapes = jax.eval_shape(states.create(task.init, optax.identity(), seed=config.seed, with_ema=with_ema))
+    placed = sharding.state_shardings(config.sharding.params, shapes, mesh)
     shapes = jax.tree.map(lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=p), shapes, placed)
     model = saved.restore_model(checkpoints.model_item(shapes), step)
     return TrainState(step=jnp.asarray(step, jnp.int32), opt_state=optax.EmptyState(), **model)
