@@ -1,0 +1,217 @@
+"""Explanations of single answers: what the model in a work directory attends to, with what a person needs to judge it."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from jaxtyping import Float
+
+from jaxvqa import checkpoints, configs, sharding, train
+from jaxvqa.data import sources
+from jaxvqa.data.text import tokenise
+from jaxvqa.errors import ConfigError, DataError
+from jaxvqa.tasks import Task, task_with_assets
+
+BATCH_SIZE = 16
+"""Questions that are explained at once: bounds the memory, and compiles the model once."""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One question, its answers, and where the attention went.
+
+    Attributes:
+      id: the question's id.
+      image_id: the image's id.
+      question: the question as it was asked.
+      words: what the model reads of it, in order; words behind `config.data.max_tokens` are left out.
+      word_attention: float32[T], the weight of each word; they add up to 1.
+      answers: the best answers with their probabilities, best first.
+      annotators: the annotated answers; empty for a split without.
+      boxes: float32[R, 4], x1, y1, x2, y2 in pixels of `size`. Empty when the model sees no picture.
+      region_attention: float32[R], the weight of each box; they add up to 1.
+      image: the encoded picture (PNG or JPEG), or empty when the data set holds none.
+      size: width and height of the picture that the boxes lie on, in pixels; (0, 0) when nothing is known of it.
+    """
+
+    id: int
+    image_id: int
+    question: str
+    words: tuple[str, ...]
+    word_attention: Float[np.ndarray, " T"]
+    answers: tuple[tuple[str, float], ...]
+    annotators: tuple[str, ...]
+    boxes: Float[np.ndarray, "R 4"]
+    region_attention: Float[np.ndarray, " R"]
+    image: bytes
+    size: tuple[int, int]
+
+
+def explain(
+    workdir: str | Path,
+    *,
+    split: str = "",
+    ids: Sequence[int] = (),
+    positions: Sequence[int] = (),
+    count: int = 8,
+) -> list[Explanation]:
+    """Explains answers of the newest checkpoint in a work directory.
+
+    Args:
+      workdir: the run's folder.
+      split: questions of which split; by default that of the config's first evaluation.
+      ids: question ids, in the order wanted.
+      positions: instead of ids, places of the questions in the split: found at once, where ids need a pass over it.
+      count: without ids and positions, that many questions spread evenly over the split.
+
+    Raises:
+      CheckpointError: no checkpoint, or one that does not fit.
+      ConfigError: the run's task gives no attention over regions.
+      DataError: the data set is not built, or has no question of some id (all unknown ones are named).
+    """
+    saved = checkpoints.Checkpoints(workdir, read_only=True)
+    try:
+        assets, meta = saved.read_json()
+        config = run_config(Path(workdir), meta)
+        task = task_with_assets(config, assets)
+        if "explain" not in task.predict_fns:
+            raise ConfigError(f"The task {config.task!r} has no predict function 'explain', so nothing can be drawn.")
+        source = sources.open_vqa(config.data, split or default_split(config))
+        if ids:
+            positions = _positions_of(ids, source)
+        elif not positions:
+            positions = np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int).tolist()
+        outside = [p for p in positions if not 0 <= p < len(source)]
+        if outside:
+            raise DataError(f"There are no questions at the places {outside}: the split has {len(source)}.")
+        # One device is enough for a handful of questions, whatever mesh the run was trained on.
+        mesh = sharding.make_mesh(ml_collections.ConfigDict(dict.fromkeys(sharding.AXES, 1)), jax.local_devices()[:1])
+        with jax.set_mesh(mesh):
+            state = train.restore_for_prediction(saved, config, task, mesh)
+            outputs = _predict(task, state.eval_params, state.extra, source, positions)
+            pictures = _pictures(config, source)
+            return [
+                _explanation(source[position], output, config, assets["answers"], pictures)
+                for position, output in zip(positions, outputs, strict=True)
+            ]
+    finally:
+        saved.close()
+
+
+def run_config(workdir: Path, meta: Mapping[str, Any]) -> ml_collections.ConfigDict:
+    """The config of a run: config.json, which says where its data lie now; a converted folder has it in `meta` alone."""
+    file = workdir / "config.json"
+    return configs.from_json(file.read_text() if file.exists() else meta["config"])
+
+
+def default_split(config: ml_collections.ConfigDict) -> str:
+    """The split of the config's first evaluation, or that of training where none is configured."""
+    return next((row.split for row in config.evals.values()), config.data.train_split)
+
+
+def question_spans(
+    question: str, words: Sequence[str], word_attention: Float[np.ndarray, " T"]
+) -> list[tuple[str, float | None]]:
+    """Cuts a question into pieces of text, each with the weight of the word in it.
+
+    Joined, the pieces are the question again, with its punctuation and capitals. Pieces between words, and words that the
+    model did not read, have None.
+    """
+    spans: list[tuple[str, float | None]] = []
+    read = 0
+    for piece in filter(None, re.split(r"([\s/-]+)", question)):
+        n = len(tokenise(piece))
+        known = n > 0 and read + n <= len(words)
+        spans.append((piece, float(np.sum(word_attention[read : read + n])) if known else None))
+        read += n
+    return spans
+
+
+def _positions_of(ids: Sequence[int], source: sources.VqaSource) -> list[int]:
+    missing, found = set(ids), {}
+    for position in range(len(source)):
+        question_id = int(source.question(position)["question_id"])
+        if question_id in missing:
+            found[question_id] = position
+            missing.remove(question_id)
+            if not missing:
+                break
+    if missing:
+        raise DataError(
+            f"{source.questions.part} ({source.questions.splits}) has no question with the id "
+            f"{', '.join(map(str, sorted(missing)))}. Its first ids are "
+            f"{', '.join(str(source.question(i)['question_id']) for i in range(min(3, len(source))))}."
+        )
+    return [found[i] for i in ids]
+
+
+def _predict(
+    task: Task, params: Any, extra: Any, source: sources.VqaSource, positions: Sequence[int]
+) -> Iterator[dict[str, np.ndarray]]:
+    predict = jax.jit(task.predict_fns["explain"])
+    size = min(BATCH_SIZE, len(positions))
+    for start in range(0, len(positions), size):
+        part = list(positions[start : start + size])
+        examples = []
+        for position in part:
+            example = source[position]
+            for transform in task.transforms():
+                example = transform(example)
+            examples.append(example | {"mask": np.float32(1)})
+        examples += examples[:1] * (size - len(part))  # one shape for all batches: one compilation
+        batch = {key: np.stack([example[key] for example in examples]) for key in task.batch_keys}
+        output = jax.device_get(predict(params, extra, batch))
+        for i in range(len(part)):
+            yield {key: np.asarray(value[i]) for key, value in output.items()}
+
+
+def _pictures(config: ml_collections.ConfigDict, source: sources.VqaSource) -> sources.VqaSource | None:
+    """Where the pictures are when the run's own image side has none: the data set's part `images`, if it is built."""
+    part = f"{config.data.questions.partition('/')[0]}/images"
+    if config.data.images and "image" in source[0]:
+        return source
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        config.data.images, config.data.image_splits = part, ""
+    try:
+        return sources.open_vqa(config.data, source.questions.splits)
+    except DataError:
+        return None
+
+
+def _explanation(
+    example: Mapping[str, Any],
+    output: Mapping[str, np.ndarray],
+    config: ml_collections.ConfigDict,
+    answers: Sequence[str],
+    pictures: sources.VqaSource | None,
+) -> Explanation:
+    words = tokenise(example["question"])[: config.data.max_tokens]
+    sees = bool(config.data.images) and not config.data.blind
+    boxes = np.asarray(example["boxes"] if sees else np.zeros((0, 4)), np.float32)[: config.data.max_regions]
+    image: Mapping[str, Any] = example
+    if pictures is not None and "image" not in example:
+        try:
+            image = pictures.image(int(example["image_id"]))
+        except DataError:
+            image = example
+    return Explanation(
+        id=int(example["question_id"]),
+        image_id=int(example["image_id"]),
+        question=example["question"],
+        words=tuple(words),
+        word_attention=np.asarray(output["question_attention"][: len(words)], np.float32),
+        answers=tuple(
+            (answers[int(a)], float(p)) for a, p in zip(output["answer"], output["probability"], strict=True)
+        ),
+        annotators=tuple(example["answers"]),
+        boxes=boxes,
+        region_attention=np.asarray(output["region_attention"][: len(boxes)], np.float32),
+        image=bytes(image.get("image", b"")),
+        size=(int(image.get("image_w", 0)), int(image.get("image_h", 0))),
+    )

@@ -1,0 +1,219 @@
+"""Attention drawn on pictures: arrays in, arrays or a figure out; no files, no state."""
+
+import io
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+from jaxtyping import Float, UInt8
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
+
+from jaxvqa.errors import DataError
+from jaxvqa.explain.attention import Explanation
+
+SIDE = 320
+"""Longer side to which small pictures are enlarged, in pixels."""
+
+BLANK = 224
+"""Grey of the canvas where a data set holds boxes but no picture."""
+
+_HEAT = matplotlib.colormaps["inferno"]
+_HEAT_OPACITY = 0.6
+_OUTLINE = (64, 224, 255)  # not a colour of the heat, and bright on dark scans
+
+
+def decode(image: bytes) -> UInt8[np.ndarray, "H W 3"]:
+    """Decodes a PNG or JPEG to RGB.
+
+    Raises:
+      DataError: the bytes are no picture.
+    """
+    try:
+        with Image.open(io.BytesIO(image)) as picture:
+            return np.array(picture.convert("RGB"))
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"A picture of {len(image)} bytes cannot be decoded: {error}.") from error
+
+
+def encode(image: UInt8[np.ndarray, "H W 3"], kind: str = "PNG") -> bytes:
+    """Encodes RGB as "PNG" or "JPEG"."""
+    file = io.BytesIO()
+    options = {"quality": 88, "subsampling": 0} if kind == "JPEG" else {"optimize": True}
+    Image.fromarray(image).save(file, kind, **options)
+    return file.getvalue()
+
+
+def canvas(explanation: Explanation) -> tuple[UInt8[np.ndarray, "H W 3"], Float[np.ndarray, "R 4"]] | None:
+    """The picture to draw on and its boxes, both at a legible size.
+
+    Without a picture, a plain canvas of the picture's size; None when not even the size is known.
+    """
+    width, height = explanation.size
+    if explanation.image:
+        image = decode(explanation.image)
+    elif width > 0 and height > 0:
+        image = np.full((height, width, 3), BLANK, np.uint8)
+    else:
+        return None
+    boxes = explanation.boxes
+    if width > 0 and height > 0:  # the stored picture may be a smaller copy of the one that the boxes were found on
+        sx, sy = image.shape[1] / width, image.shape[0] / height
+        boxes = boxes * np.array([sx, sy, sx, sy], np.float32)
+    return enlarge(image, boxes)
+
+
+def enlarge(
+    image: UInt8[np.ndarray, "H W 3"], boxes: Float[np.ndarray, "R 4"], side: int = SIDE
+) -> tuple[UInt8[np.ndarray, "h w 3"], Float[np.ndarray, "R 4"]]:
+    """Enlarges a picture and its boxes so that the longer side has at least `side` pixels; larger ones stay."""
+    height, width = image.shape[:2]
+    factor = max(1.0, side / max(height, width))
+    if factor == 1.0:
+        return image, boxes
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    enlarged = np.array(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+    return enlarged, boxes * np.array([size[0] / width, size[1] / height] * 2, np.float32)
+
+
+def clip_boxes(boxes: Float[np.ndarray, "R 4"], height: int, width: int) -> Float[np.ndarray, "R 4"]:
+    """Moves the corners of boxes into a picture of that size; x1 <= x2 and y1 <= y2 afterwards."""
+    x1, y1, x2, y2 = np.clip(boxes.T, 0, np.array([width, height, width, height], np.float32)[:, None])
+    return np.stack([np.minimum(x1, x2), np.minimum(y1, y2), np.maximum(x1, x2), np.maximum(y1, y2)], 1).astype(
+        np.float32
+    )
+
+
+def heat_map(
+    boxes: Float[np.ndarray, "R 4"], weights: Float[np.ndarray, " R"], height: int, width: int
+) -> Float[np.ndarray, "{height} {width}"]:
+    """Spreads each box's weight over the picture as a smooth bump of the box's size, and scales the sum to at most 1.
+
+    A bump is a normal density with half the box's sides as standard deviations, so that its volume is the weight: the
+    same attention on a small box is hotter than on a large one. All zero when all weights are.
+    """
+    x1, y1, x2, y2 = clip_boxes(boxes, height, width).T
+
+    def bumps(low: np.ndarray, high: np.ndarray, length: int) -> np.ndarray:
+        spread = np.maximum((high - low) / 2, 1.0)[:, None]
+        away = (np.arange(length) + 0.5 - ((low + high) / 2)[:, None]) / spread
+        return np.exp(-0.5 * away**2) / spread
+
+    heat = np.einsum("r,rh,rw->hw", np.maximum(weights, 0), bumps(y1, y2, height), bumps(x1, x2, width))
+    top = heat.max(initial=0.0)
+    return (heat / top if top > 0 else heat).astype(np.float32)
+
+
+def overlay(
+    image: UInt8[np.ndarray, "H W 3"],
+    boxes: Float[np.ndarray, "R 4"],
+    weights: Float[np.ndarray, " R"],
+    outlined: int = 3,
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Draws region attention on a picture: heat, every box by its weight, and the strongest boxes with their share.
+
+    Args:
+      image: the picture.
+      boxes: x1, y1, x2, y2 in its pixels; what lies outside is cut off.
+      weights: a weight for each box, not negative.
+      outlined: how many of the strongest boxes get a full outline and a number.
+
+    Returns:
+      A new picture; the same as `image` when all weights are zero.
+    """
+    height, width = image.shape[:2]
+    top = float(np.max(weights, initial=0.0))
+    if top <= 0:
+        return image.copy()
+    heat = heat_map(boxes, weights, height, width)[..., None]
+    colour = 255 * _HEAT(0.25 + 0.7 * heat[..., 0])[..., :3]
+    opacity = _HEAT_OPACITY * np.sqrt(heat)
+    picture = Image.fromarray((image * (1 - opacity) + colour * opacity).round().astype(np.uint8)).convert("RGBA")
+    boxes = clip_boxes(boxes, height, width)
+    layer = Image.new("RGBA", picture.size)
+    draw = ImageDraw.Draw(layer)
+    line = max(1, round(max(height, width) / 160))
+    strongest = [int(i) for i in np.argsort(-weights, kind="stable")[:outlined] if weights[i] > 0.02 * top]
+    for i in np.argsort(weights, kind="stable"):
+        share = float(np.clip(weights[i] / top, 0, 1))
+        if i not in strongest and share > 0.02:
+            draw.rectangle(_corners(boxes[i]), outline=(*_OUTLINE, round(150 * share)), width=1)
+    for i in reversed(strongest):
+        _outline(draw, _corners(boxes[i]), line)
+    for i in reversed(strongest):
+        _label(draw, _corners(boxes[i]), f"{100 * weights[i]:.0f} %", layer.size)
+    return np.array(Image.alpha_composite(picture, layer).convert("RGB"))
+
+
+def figure(explanation: Explanation) -> Figure:
+    """One question on one page: the picture, the attention on it, on the words, and the best answers."""
+    page = Figure(figsize=(11, 4.4), dpi=110, layout="constrained")
+    FigureCanvasAgg(page)
+    drawn = canvas(explanation)
+    sees = drawn is not None and len(explanation.boxes) > 0
+    left, middle, right = page.subfigures(1, 3, width_ratios=(1, 1, 1.15))
+    for part, title in ((left, "picture"), (middle, "attention over regions")):
+        axes = part.add_subplot()
+        axes.set_axis_off()
+        if drawn is None or (part is middle and not sees):
+            text = "no picture in the data" if drawn is None else "the model sees no picture"
+            axes.text(0.5, 0.5, text, ha="center", va="center", color="0.4")
+            continue
+        axes.set_title(title, fontsize=10, color="0.3")
+        image, boxes = drawn
+        axes.imshow(overlay(image, boxes, explanation.region_attention) if part is middle else image)
+    words, answers = right.subplots(2, 1, height_ratios=(max(len(explanation.words), 3), len(explanation.answers)))
+    _bars(words, "attention over words", explanation.words, explanation.word_attention, "#d97706")
+    names = [name for name, _ in explanation.answers]
+    _bars(answers, "answers, by probability", names, [p for _, p in explanation.answers], "#2563a8")
+    given = f"   annotated: {most_common(explanation.annotators)}" if explanation.annotators else ""
+    page.suptitle(_plain(f"{explanation.question}\n{explanation.answers[0][0]}{given}"), fontsize=12, wrap=True)
+    return page
+
+
+def most_common(answers: Sequence[str]) -> str:
+    """Annotators' answers in one line, most frequent first: "left × 8, right × 2"."""
+    counts = {answer: list(answers).count(answer) for answer in dict.fromkeys(answers)}
+    ordered = sorted(counts, key=lambda answer: -counts[answer])
+    return ", ".join(answer if counts[answer] == 1 else f"{answer} × {counts[answer]}" for answer in ordered)
+
+
+def _bars(axes: matplotlib.axes.Axes, title: str, names: Sequence[str], values: Sequence[float], colour: str) -> None:
+    places = np.arange(len(names))
+    axes.barh(places, values, color=colour, height=0.7)
+    axes.set_yticks(places, [_plain(name) for name in names], fontsize=9)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.15)
+    axes.set_xticks([])
+    axes.set_title(title, fontsize=10, color="0.3", loc="left")
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    for place, value in zip(places, values, strict=True):
+        axes.text(value + 0.01, place, f"{100 * value:.1f} %", va="center", fontsize=8, color="0.3")
+
+
+def _plain(text: str) -> str:
+    return text.replace("$", r"\$")  # a single dollar would start a formula
+
+
+def _corners(box: np.ndarray) -> tuple[int, int, int, int]:
+    x1, y1, x2, y2 = (round(float(v)) for v in box)
+    return x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)
+
+
+def _outline(draw: ImageDraw.ImageDraw, corners: tuple[int, int, int, int], line: int) -> None:
+    draw.rectangle(corners, outline=(0, 0, 0, 200), width=line + 2)
+    x1, y1, x2, y2 = corners
+    if x2 - x1 > 2 and y2 - y1 > 2:
+        draw.rectangle((x1 + 1, y1 + 1, x2 - 1, y2 - 1), outline=(*_OUTLINE, 255), width=line)
+
+
+def _label(draw: ImageDraw.ImageDraw, corners: tuple[int, int, int, int], text: str, size: tuple[int, int]) -> None:
+    font = ImageFont.load_default(max(11, max(size) // 26))
+    x1, y1, x2, y2 = draw.textbbox((0, 0), text, font=font)
+    w, h = x2 - x1 + 6, y2 - y1 + 6
+    x = min(max(corners[0], 0), max(0, size[0] - w))
+    y = corners[1] - h if corners[1] >= h else min(corners[1], max(0, size[1] - h))
+    draw.rectangle((x, y, x + w, y + h), fill=(0, 0, 0, 190))
+    draw.text((x + 3 - x1, y + 3 - y1), text, font=font, fill=(255, 255, 255, 255))

@@ -1,0 +1,784 @@
+"""Writes WORKDIR/report.html: what came out of a run, in one file that opens anywhere, without a network.
+
+    python -m jaxvqa.report --workdir=DIR [--baseline=DIR]
+
+It reads files alone: config.json, metrics.jsonl, predictions/ and, where they are there, the newest checkpoint and the data
+set (for the example answers with attention). `--baseline` is the folder of another run on the same data, such as
+the question-only one of `configs/rwsan.py:blind`; the two are compared question by question.
+"""
+
+import argparse
+import base64
+import dataclasses
+import datetime
+import io
+import itertools
+import json
+import math
+import re
+import runpy
+import shlex
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jinja2
+import matplotlib
+import ml_collections
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+from jaxvqa import checkpoints, logs, optim
+from jaxvqa.errors import ConfigError, UserError
+from jaxvqa.evaluators.vqa import GROUPS, write_whole
+from jaxvqa.explain import overlay
+from jaxvqa.explain.attention import Explanation, explain, question_spans
+from jaxvqa.metrics.bootstrap import confidence_interval
+
+EXAMPLES = 12
+WRONG_EXAMPLES = 4
+"""Of the examples, how many are wrong answers where there are enough: mistakes teach more than their share."""
+MISTAKES = 6
+BINS = 10
+
+Row = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What the files of a work directory say.
+
+    Attributes:
+      workdir: the folder.
+      config: config.json.
+      rows: metrics.jsonl.
+      meta: the newest checkpoint's `meta`; empty without a checkpoint.
+      parameters: how many numbers the model has; 0 when unknown.
+    """
+
+    workdir: Path
+    config: Mapping[str, Any]
+    rows: Sequence[Row]
+    meta: Mapping[str, Any]
+    parameters: int
+
+    @property
+    def blind(self) -> bool:
+        """Whether the model sees the questions alone."""
+        data = self.config.get("data", {})
+        return bool(data.get("blind")) or not data.get("images")
+
+    @property
+    def label(self) -> str:
+        """What it is called in curves and columns."""
+        return "question only" if self.blind else str(self.config.get("name") or self.workdir.name)
+
+    @property
+    def step(self) -> int:
+        """The last step that was written down."""
+        return max((row["step"] for row in self.rows), default=0)
+
+    @property
+    def total_steps(self) -> int | None:
+        """The step that the config asks for; None when that needs the size of a data set that no checkpoint tells."""
+        total, batch = str(self.config.get("total", "")), int(self.config.get("batch_size", 1))
+        size = self.meta.get("data", {}).get("size")
+        if not total or (size is None and "epoch" in total):
+            return None
+        return optim.in_steps(total, data_size=size or batch, batch_size=batch)
+
+    @property
+    def training_seconds(self) -> float:
+        """Time spent in training steps, compilation included; evaluations, saving and interruptions left out."""
+        batch, seconds, before = int(self.config.get("batch_size", 0)), 0.0, 0
+        for row in self.rows:
+            if row.get("train/examples_per_second"):
+                seconds += (row["step"] - before) * batch / row["train/examples_per_second"]
+                before = row["step"]
+        return seconds
+
+    def series(self, name: str) -> tuple[list[int], list[float]]:
+        """The steps and values of a metric."""
+        pairs = [(row["step"], float(row[name])) for row in self.rows if name in row]
+        return [step for step, _ in pairs], [value for _, value in pairs]
+
+    def predictions(self, name: str) -> tuple[int, list[Row]]:
+        """The newest predictions of an evaluation and their step; (0, []) when there are none."""
+        found = {
+            int(match[1]): path
+            for path in (self.workdir / "predictions").glob("*.jsonl")
+            if (match := re.fullmatch(rf"{re.escape(name)}_(\d+)\.jsonl", path.name))
+        }
+        if not found:
+            return 0, []
+        step = max(found)
+        return step, [json.loads(line) for line in found[step].read_text().splitlines()]
+
+
+def read_run(workdir: Path) -> Run:
+    """Reads a work directory.
+
+    Raises:
+      ConfigError: it is none, or its config is no JSON.
+    """
+    file = workdir / "config.json"
+    if not file.is_file():
+        raise ConfigError(f"{workdir} is no work directory of a run: it has no config.json.")
+    try:
+        config = json.loads(file.read_text())
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{file} is no JSON ({error}).") from error
+    rows = logs.read_metrics(workdir) if (workdir / "metrics.jsonl").exists() else []
+    meta: Mapping[str, Any] = {}
+    parameters = 0
+    # Reading a checkpoint waits for all processes of a job, and only the first of them writes the report.
+    if (workdir / checkpoints.FOLDER).is_dir() and jax.process_count() == 1:
+        saved = checkpoints.Checkpoints(workdir, read_only=True)
+        try:
+            if saved.latest_step() is not None:
+                meta = saved.read_json()[1]
+                parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(saved.model_shapes()["params"]))
+        finally:
+            saved.close()
+    return Run(workdir, config, rows, meta, parameters)
+
+
+def write(workdir: Path, baseline: Path | None = None) -> Path:
+    """Writes WORKDIR/report.html and returns its path.
+
+    Args:
+      workdir: the run's folder.
+      baseline: the folder of a run on the same data to compare with.
+
+    Raises:
+      ConfigError: a folder is no work directory, or the two runs have other data.
+      StorageError: the file cannot be written.
+    """
+    run = read_run(Path(workdir))
+    other = read_run(Path(baseline)) if baseline else None
+    if other:
+        _check_comparable(run, other)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": percent, "integer": integer, "points": points, "duration": duration}
+    html = environment.get_template("report.html").render(content(run, other))
+    path = run.workdir / "report.html"
+    with checkpoints.storage_errors(run.workdir):
+        write_whole(path, html)
+    return path
+
+
+def content(run: Run, baseline: Run | None = None) -> dict[str, Any]:
+    """Everything that the template shows."""
+    name = main_evaluation(run)
+    step, predictions = run.predictions(name)
+    _, base_predictions = baseline.predictions(name) if baseline else (0, [])
+    scored = [row for row in predictions if "accuracy" in row]
+    before = {row["id"]: row["accuracy"] for row in base_predictions if "accuracy" in row}
+    notes = _notes(run, baseline, name)
+    examples, mistakes = choose_examples(predictions), confident_mistakes(scored)
+    explained, why_not = _explanations(run, name, predictions, [*examples, *mistakes])
+    return {
+        "run": run,
+        "baseline": baseline,
+        "name": name,
+        "split": run.config.get("evals", {}).get(name, {}).get("split", name),
+        "notes": notes,
+        "result": result(run, name, scored),
+        "baseline_result": result(baseline, name, [r for r in base_predictions if "accuracy" in r])
+        if baseline
+        else None,
+        "difference": difference(scored, before),
+        "other_results": [
+            (other, result(run, other, []))
+            for other in evaluations(run)
+            if other != name and run.series(f"{other}/accuracy")[0]
+        ],
+        "facts": facts(run, step),
+        "versions": run.meta.get("versions", {}),
+        "charts": charts(run, baseline, name),
+        "groups": groups(scored, before) or groups_from_metrics(run, baseline, name),
+        "calibration": calibration(scored),
+        "examples": [card(row, explained.get(row["id"])) for row in examples],
+        "mistakes": [card(row, explained.get(row["id"])) for row in mistakes],
+        "no_pictures": why_not,
+        "config": checkpoints.flatten_config(run.config),
+        "commands": commands(run, baseline),
+        "written": datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
+    }
+
+
+# --- numbers -------------------------------------------------------------------------------------------------------------
+
+
+def evaluations(run: Run) -> list[str]:
+    """The names of the run's evaluations, in the config's order."""
+    return list(run.config.get("evals", {}))
+
+
+def main_evaluation(run: Run) -> str:
+    """The evaluation that the report is about: the first that has an accuracy, else the first."""
+    names = evaluations(run)
+    with_accuracy = [name for name in names if run.series(f"{name}/accuracy")[0]]
+    return (with_accuracy or names or ["val"])[0]
+
+
+def result(run: Run, name: str, scored: Sequence[Row]) -> dict[str, Any] | None:
+    """The last accuracy of an evaluation in percent with its interval, from the metrics, else from the predictions."""
+    steps, values = run.series(f"{name}/accuracy")
+    if steps:
+        row = next(row for row in reversed(run.rows) if f"{name}/accuracy" in row)
+        low, high = row.get(f"{name}/accuracy/low"), row.get(f"{name}/accuracy/high")
+        return {"accuracy": values[-1], "low": low, "high": high, "step": steps[-1], "questions": len(scored) or None}
+    if not scored:
+        return None
+    accuracies = [row["accuracy"] for row in scored]
+    low, high = confidence_interval(accuracies)
+    return {
+        "accuracy": 100 * float(np.mean(accuracies)),
+        "low": 100 * low,
+        "high": 100 * high,
+        "step": run.predictions(name)[0],
+        "questions": len(scored),
+    }
+
+
+def difference(scored: Sequence[Row], before: Mapping[int, float]) -> dict[str, Any] | None:
+    """The mean difference in accuracy on the questions that both answered, in points, with its paired interval."""
+    pairs = [row["accuracy"] - before[row["id"]] for row in scored if row["id"] in before]
+    if not pairs:
+        return None
+    low, high = confidence_interval(pairs)
+    return {"points": 100 * float(np.mean(pairs)), "low": 100 * low, "high": 100 * high, "questions": len(pairs)}
+
+
+GROUP_TITLES = dict(zip(GROUPS, ("Answer type", "Question type", "Open or closed"), strict=True))
+_GROUP_ORDER = ("question_type", "answer_type", "open_closed")
+
+
+def groups(scored: Sequence[Row], before: Mapping[int, float]) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Accuracy by type: (title, rows), a row with name, questions, accuracy, low, high, baseline, difference (percent)."""
+    tables = []
+    for group in _GROUP_ORDER:
+        members = defaultdict(list)
+        for row in scored:
+            if row.get(group):
+                members[row[group]].append(row)
+        lines = []
+        for name, rows in sorted(members.items(), key=lambda item: (-len(item[1]), item[0])):
+            accuracies = [row["accuracy"] for row in rows]
+            low, high = confidence_interval(accuracies)
+            both = [row for row in rows if row["id"] in before]
+            base = 100 * float(np.mean([before[row["id"]] for row in both])) if both else None
+            ours = 100 * float(np.mean(accuracies))
+            lines.append(
+                {
+                    "name": name,
+                    "questions": len(rows),
+                    "accuracy": ours,
+                    "low": 100 * low,
+                    "high": 100 * high,
+                    "baseline": base,
+                    "difference": None if base is None else 100 * float(np.mean([r["accuracy"] for r in both])) - base,
+                }
+            )
+        if lines:
+            tables.append((GROUP_TITLES[group], lines))
+    return tables
+
+
+def groups_from_metrics(run: Run, baseline: Run | None, name: str) -> list[tuple[str, list[dict[str, Any]]]]:
+    """The same without predictions: the last accuracies by type that the metrics hold, without counts."""
+    tables = []
+    for group in _GROUP_ORDER:
+        prefix = f"{name}/{group}/"
+        members = sorted({key for row in run.rows for key in row if key.startswith(prefix)})
+        lines = []
+        for key in members:
+            accuracy = run.series(key)[1][-1]
+            base = (baseline.series(key)[1] or [None])[-1] if baseline else None
+            lines.append(
+                {
+                    "name": key.removeprefix(prefix),
+                    "questions": None,
+                    "accuracy": accuracy,
+                    "low": None,
+                    "high": None,
+                    "baseline": base,
+                    "difference": None if base is None else accuracy - base,
+                }
+            )
+        if lines:
+            tables.append((GROUP_TITLES[group], lines))
+    return tables
+
+
+def calibration(scored: Sequence[Row]) -> dict[str, Any] | None:
+    """Probability against accuracy in ten bins, and the expected calibration error (Guo et al. 2017) in points."""
+    if not scored:
+        return None
+    probability = np.array([row["probability"] for row in scored])
+    accuracy = np.array([row["accuracy"] for row in scored])
+    which = np.minimum((probability * BINS).astype(int), BINS - 1)
+    bins = []
+    for i in range(BINS):
+        inside = which == i
+        if inside.any():
+            bins.append((float(probability[inside].mean()), float(accuracy[inside].mean()), int(inside.sum())))
+    error = 100 * sum(n * abs(p - a) for p, a, n in bins) / len(scored)
+    side = "too sure" if probability.mean() > accuracy.mean() else "too unsure"
+    return {
+        "error": error,
+        "probability": 100 * float(probability.mean()),
+        "accuracy": 100 * float(accuracy.mean()),
+        "side": side,
+        "chart": calibration_chart(bins),
+    }
+
+
+def facts(run: Run, step: int) -> list[tuple[str, str]]:
+    """What a run was, in (name, value)."""
+    config, total = run.config, run.total_steps
+    data = config.get("data", {})
+    rates = [r for r in run.series("train/examples_per_second")[1] if r]
+    waits = run.series("train/data_wait")[1]
+    ends = [row["time"] for row in run.rows if "time" in row]
+    lines = [
+        ("Model", config.get("model", {}).get("name", "")),
+        ("Parameters", integer(run.parameters) if run.parameters else ""),
+        ("Questions", data.get("questions", "")),
+        ("Pictures", "not shown to the model" if run.blind else data.get("images", "")),
+        ("Trained on", " ".join(filter(None, [data.get("train_split"), _with_unit(run.meta.get("data", {}).get("size"), "questions")]))),
+        ("Steps", f"{integer(run.step)}{f' of {integer(total)}' if total and total != run.step else ''}, {config.get('batch_size')} questions each"),
+        ("Length", str(config.get("total", ""))),
+        ("Training time", duration(run.training_seconds) if rates else ""),
+        ("Speed", f"{significant(float(np.median(rates)))} questions/s" if rates else ""),
+        ("Waiting for data", f"{100 * float(np.median(waits)):.1f} % of the time" if waits else ""),
+        ("Device", str(run.meta.get("device", ""))),
+        ("Precision", str(config.get("dtype", ""))),
+        ("Seed", str(config.get("seed", ""))),
+        ("Finished" if total and run.step >= total else "Last row", _date(ends[-1]) if ends else ""),
+    ]  # fmt: skip
+    return [(name, value) for name, value in lines if value]
+
+
+def _with_unit(number: int | None, unit: str) -> str:
+    return "" if number is None else f"({integer(number)} {unit})"
+
+
+def _date(seconds: float) -> str:
+    return datetime.datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M")
+
+
+def _notes(run: Run, baseline: Run | None, name: str) -> list[str]:
+    notes = []
+    total = run.total_steps
+    if not run.rows:
+        notes.append("No metrics have been written yet: the run has not finished its first steps.")
+    elif total and run.step < total:
+        notes.append(
+            f"This run is not finished: step {integer(run.step)} of {integer(total)}. "
+            "The same command goes on with it; the numbers below are those so far."
+        )
+    elif total is None:
+        notes.append(
+            f"Whether this run is finished cannot be told: it has reached step {integer(run.step)}, and there is no "
+            "checkpoint that says how long an epoch is."
+        )
+    if run.rows and not run.series(f"{name}/accuracy")[0]:
+        if run.predictions(name)[1]:
+            notes.append(
+                f"The evaluation {name!r} has predictions, but no accuracy: its split has no annotated answers."
+            )
+        else:
+            notes.append("There is no evaluation in this run yet, so there are no accuracies to show.")
+    if baseline and baseline.total_steps and baseline.step < baseline.total_steps:
+        notes.append(f"The baseline is not finished: step {integer(baseline.step)} of {integer(baseline.total_steps)}.")
+    if baseline and not baseline.series(f"{name}/accuracy")[0] and not baseline.predictions(name)[1]:
+        notes.append(f"The baseline {baseline.workdir} has no evaluation {name!r}, so nothing is compared.")
+    return notes
+
+
+def _check_comparable(run: Run, baseline: Run) -> None:
+    def data(r: Run) -> dict[str, Any]:
+        fields = r.config.get("data", {})
+        splits = {f"evals.{n}.split": row.get("split") for n, row in r.config.get("evals", {}).items()}
+        return {"data.questions": fields.get("questions"), "data.limit": fields.get("limit", 0)} | splits
+
+    ours, theirs = data(run), data(baseline)
+    faults = [
+        f"{name}: {ours[name]!r} in {run.workdir}, {theirs[name]!r} in {baseline.workdir}"
+        for name in ours
+        if name in theirs and ours[name] != theirs[name]
+    ]
+    if faults:
+        raise ConfigError("The baseline answers other questions than the run:\n  " + "\n  ".join(faults))
+
+
+# --- examples ------------------------------------------------------------------------------------------------------------
+
+
+def choose_examples(rows: Sequence[Row], count: int = EXAMPLES, wrong: int = WRONG_EXAMPLES) -> list[Row]:
+    """A fixed random choice across question types, of right and wrong answers, each on another picture if possible."""
+    if not rows:
+        return []
+    shuffled = [rows[i] for i in np.random.default_rng(0).permutation(len(rows))]
+    missed = [row for row in shuffled if row.get("accuracy", 1) < 0.5]
+    hit = [row for row in shuffled if row.get("accuracy", 1) >= 0.5]
+    n_missed = min(len(missed), max(wrong, count - len(hit)))
+    chosen: list[Row] = []
+    for pool, n in ((missed, n_missed), (hit, count - n_missed)):
+        chosen += _across_types(pool, n, {row["image_id"] for row in chosen})
+    return sorted(chosen, key=lambda row: (row.get("question_type") or row.get("answer_type") or "", row["id"]))
+
+
+def _across_types(rows: Sequence[Row], count: int, used: set[int]) -> list[Row]:
+    """Takes rows type by type in turn, those on unused pictures first."""
+    by_type = defaultdict(list)
+    for row in rows:
+        by_type[row.get("question_type") or row.get("answer_type") or ""].append(row)
+    fresh: list[Row] = []
+    repeated: list[Row] = []
+    for row in filter(None, itertools.chain.from_iterable(itertools.zip_longest(*by_type.values()))):
+        (repeated if row["image_id"] in used else fresh).append(row)
+        used.add(row["image_id"])
+        if len(fresh) == count:
+            break
+    return (fresh + repeated)[:count]
+
+
+def confident_mistakes(scored: Sequence[Row], count: int = MISTAKES) -> list[Row]:
+    """The answers that no annotator gave, most probable first."""
+    return sorted((row for row in scored if row["accuracy"] == 0), key=lambda row: (-row["probability"], row["id"]))[
+        :count
+    ]
+
+
+def _explanations(
+    run: Run, name: str, predictions: Sequence[Row], wanted: Sequence[Row]
+) -> tuple[dict[int, Explanation], str]:
+    """Explanations by question id, and why there are none where that is so."""
+    if not wanted:
+        return {}, ""
+    if jax.process_count() > 1:
+        return {}, "The pictures are left out in a job of several processes; write the report again in one process."
+    # Predictions are written in the split's order, so a row's place is the question's.
+    places = {row["id"]: place for place, row in enumerate(predictions)}
+    ids = list(dict.fromkeys(row["id"] for row in wanted))
+    split = run.config.get("evals", {}).get(name, {}).get("split", name)
+    try:
+        found = explain(run.workdir, split=split, positions=[places[i] for i in ids])
+    except UserError as error:
+        return {}, f"The pictures cannot be shown. {error}"
+    if [e.id for e in found] != ids:
+        return {}, "The pictures cannot be shown: the data set has changed since the predictions were written."
+    return {e.id: e for e in found}, ""
+
+
+def card(row: Row, explanation: Explanation | None) -> dict[str, Any]:
+    """What the template shows of one question."""
+    accuracy = row.get("accuracy")
+    verdict = ""
+    if accuracy is not None:
+        verdict = "right" if accuracy == 1 else "wrong" if accuracy == 0 else "partly right"
+    shown: dict[str, Any] = {
+        "row": row,
+        "verdict": verdict,
+        "type": " · ".join(str(row[group]) for group in _GROUP_ORDER if row.get(group)),
+        "annotators": overlay.most_common(row.get("annotators", [])),
+        "spans": [(row["question"], None)],
+        "answers": [(row["answer"], row["probability"])],
+        "picture": None,
+    }
+    if explanation is None:
+        return shown
+    spans = question_spans(explanation.question, explanation.words, explanation.word_attention)
+    top = max((weight for _, weight in spans if weight), default=0.0)
+    shown["spans"] = [(text, None if w is None else (w, w / top if top else 0.0)) for text, w in spans]
+    shown["answers"] = explanation.answers
+    drawn = overlay.canvas(explanation)
+    if drawn is None:
+        return shown
+    image, boxes = drawn
+    shown["picture"] = _data_url(image)
+    shown["overlay"] = None
+    weights = explanation.region_attention
+    if len(boxes):
+        shown["overlay"] = _data_url(overlay.overlay(image, boxes, weights))
+        strongest = ", ".join(f"{100 * w:.0f} %" for w in sorted(weights, reverse=True)[:3])
+        shown["overlay_alt"] = (
+            f"The same picture with the attention over {len(boxes)} regions; the strongest: {strongest}."
+        )
+    shown["picture_alt"] = (
+        f"Picture {explanation.image_id} of the data set."
+        if explanation.image
+        else f"Empty canvas in the size of picture {explanation.image_id}, which is not in the data set."
+    )
+    shown["has_image"] = bool(explanation.image)
+    return shown
+
+
+def _data_url(image: np.ndarray) -> str:
+    return "data:image/jpeg;base64," + base64.b64encode(overlay.encode(image, "JPEG")).decode()
+
+
+# --- charts --------------------------------------------------------------------------------------------------------------
+
+# Stand-ins that become CSS variables in the SVG, so that the charts follow the page's light and dark colours.
+_INK, _LINE, _OURS, _BASE, _SOFT = "#010203", "#040506", "#070809", "#0a0b0c", "#0d0e0f"
+_VARIABLES = {_INK: "--quiet", _LINE: "--line", _OURS: "--accent", _BASE: "--baseline", _SOFT: "--accent-soft"}
+
+
+def charts(run: Run, baseline: Run | None, name: str) -> list[dict[str, str]]:
+    """The curves: title, a sentence that says what is seen, and the SVG."""
+    drawn = []
+    for draw in (
+        lambda: accuracy_chart(run, baseline, name),
+        lambda: line_chart(run, "train/loss", "Training loss", "for each question"),
+        lambda: line_chart(run, "train/learning_rate", "Learning rate", ""),
+        lambda: line_chart(run, "train/gradient_norm", "Gradient norm", "before clipping", log=True),
+    ):
+        chart = draw()
+        if chart:
+            drawn.append(chart)
+    return drawn
+
+
+def accuracy_chart(run: Run, baseline: Run | None, name: str) -> dict[str, str] | None:
+    """Validation accuracy over the steps with its interval as a band, the baseline's, and the training batches'."""
+    steps, values = run.series(f"{name}/accuracy")
+    if not steps:
+        return None
+
+    def draw(axes: Axes) -> None:
+        train_steps, train = run.series("train/accuracy")
+        if len(train) > 1:
+            axes.plot(
+                train_steps, [100 * v for v in train], color=_INK, linewidth=1, alpha=0.6, label="training batches"
+            )
+        for r, colour in ((baseline, _BASE), (run, _OURS)):
+            if r is None or not r.series(f"{name}/accuracy")[0]:
+                continue
+            x, y = r.series(f"{name}/accuracy")
+            axes.plot(x, y, color=colour, linewidth=2.2, marker="o", markersize=4, label=f"{name}: {r.label}")
+            low, high = r.series(f"{name}/accuracy/low"), r.series(f"{name}/accuracy/high")
+            if low[0] == high[0] == x:
+                axes.fill_between(x, low[1], high[1], color=colour, alpha=0.18, linewidth=0)
+        axes.set_ylabel("accuracy (%)")
+        axes.legend(frameon=False, labelcolor=_INK, fontsize=9)
+
+    words = f"From {values[0]:.1f} % at step {integer(steps[0])} to {values[-1]:.1f} % at step {integer(steps[-1])}."
+    if baseline and baseline.series(f"{name}/accuracy")[0]:
+        words += f" {baseline.label.capitalize()}: {baseline.series(f'{name}/accuracy')[1][-1]:.1f} % at its end."
+    return {
+        "title": f"Accuracy on {name}",
+        "words": words,
+        "svg": svg(draw, f"Accuracy on {name}. {words}", "accuracy"),
+    }
+
+
+def line_chart(run: Run, key: str, title: str, unit: str, *, log: bool = False) -> dict[str, str] | None:
+    """One metric over the steps."""
+    steps, values = run.series(key)
+    if not steps:
+        return None
+
+    def draw(axes: Axes) -> None:
+        axes.plot(steps, values, color=_OURS, linewidth=1.8, marker="o" if len(steps) == 1 else None)
+        if log and min(values) > 0 and max(values) > 10 * min(values):
+            axes.set_yscale("log")
+        else:
+            axes.set_ylim(bottom=0)
+        axes.set_ylabel(unit)
+
+    words = f"From {significant(values[0])} at step {integer(steps[0])} to {significant(values[-1])} at step {integer(steps[-1])}."
+    return {"title": title, "words": words, "svg": svg(draw, f"{title}. {words}", key.replace("/", "-"))}
+
+
+def calibration_chart(bins: Sequence[tuple[float, float, int]]) -> str:
+    """Accuracy against probability, a dot for each bin with an area by its number of questions."""
+
+    def draw(axes: Axes) -> None:
+        axes.plot([0, 100], [0, 100], color=_INK, linewidth=1, linestyle=(0, (4, 3)))
+        x, y, n = (np.array(column) for column in zip(*bins, strict=True))
+        axes.plot(100 * x, 100 * y, color=_OURS, linewidth=1.2, alpha=0.6)
+        axes.scatter(100 * x, 100 * y, s=14 + 380 * n / n.max(), color=_OURS, alpha=0.75, linewidths=0)
+        axes.set_xlim(-3, 103)
+        axes.set_ylim(-3, 103)
+        axes.set_xlabel("probability of the answer (%)")
+        axes.set_ylabel("accuracy (%)")
+
+    words = "; ".join(f"{n} answers at {100 * p:.0f} % are {100 * a:.0f} % accurate" for p, a, n in bins)
+    return svg(draw, f"Probability against accuracy: {words}.", "calibration", x_label="", size=(4.6, 3.4))
+
+
+def svg(
+    draw: Callable[[Axes], None],
+    description: str,
+    name: str,
+    *,
+    x_label: str = "step",
+    size: tuple[float, float] = (5.6, 3.0),
+) -> str:
+    """Draws a chart as SVG to be put into HTML: colours are the page's variables, ids begin with `name`."""
+    page = Figure(figsize=size, layout="constrained")
+    page.patch.set_alpha(0)
+    FigureCanvasSVG(page)
+    axes = page.add_subplot(facecolor="none")
+    if x_label:
+        axes.set_xlabel(x_label)
+    draw(axes)
+    axes.grid(axis="y", color=_LINE, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=_INK, labelsize=9, length=0)
+    for label in (axes.xaxis.label, axes.yaxis.label):
+        label.set(color=_INK, fontsize=9)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(_LINE)
+    file = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        page.savefig(file, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    text = file.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'\b(id="|url\(#|href="#)', rf"\g<1>{name}-", text)
+    for colour, variable in _VARIABLES.items():
+        text = text.replace(colour, f"var({variable})")
+    text = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", text)
+    label = jinja2.filters.escape(description)
+    # Without fixed sizes the chart takes the width of its place; the viewBox keeps its shape.
+    head = re.sub(r' (?:width|height)="[^"]*"', "", text[: text.index(">")]) + f' role="img" aria-label="{label}"'
+    return head + text[text.index(">") :]
+
+
+# --- how to reproduce ------------------------------------------------------------------------------------------------------
+
+
+def commands(run: Run, baseline: Run | None) -> list[tuple[str, str]]:
+    """What to type to get this run again and to look further: (what it does, command)."""
+    data = run.config.get("data", {})
+    folder = f" --data_dir={shlex.quote(data['dir'])}" if data.get("dir") else ""
+    parts = [p.partition("/") for p in (data.get("questions"), data.get("images")) if p]
+    lines = []
+    for name in dict.fromkeys(name for name, _, _ in parts):
+        chosen = ",".join(dict.fromkeys(config for n, _, config in parts if n == name))
+        lines.append(("Build the data", f"python -m tfds_builders.build {name} --config={chosen}{folder}"))
+    workdir = shlex.quote(str(run.workdir))
+    train = train_command(run.config)
+    if train:
+        lines.append(("Train again", f"{train} --workdir={workdir}-again"))
+    lines.append(("Evaluate the newest checkpoint", f"python -m jaxvqa.main --mode=eval --workdir={workdir}"))
+    lines.append(
+        ("Explain more answers", f"python -m jaxvqa.explain --workdir={workdir} --count=24 --output={workdir}/explain")
+    )
+    against = f" --baseline={shlex.quote(str(baseline.workdir))}" if baseline else ""
+    lines.append(("Write this report again", f"python -m jaxvqa.report --workdir={workdir}{against}"))
+    return lines
+
+
+def train_command(config: Mapping[str, Any]) -> str:
+    """The command that gives this config: the packaged config file and variants that are nearest, and the fields changed.
+
+    Empty when no packaged config has the same fields.
+    """
+    wanted = checkpoints.flatten_config(config)
+    best: tuple[int, int, str] | None = None
+    for argument, candidate in _packaged_configs():
+        flat = checkpoints.flatten_config(json.loads(candidate.to_json_best_effort()))
+        if flat.keys() != wanted.keys():
+            continue
+        changed = [f"--config.{key}={_as_text(value)}" for key, value in wanted.items() if flat[key] != value]
+        command = " ".join(["python -m jaxvqa.main", *map(shlex.quote, [f"--config={argument}", *changed])])
+        if best is None or (len(changed), len(argument)) < best[:2]:
+            best = (len(changed), len(argument), command)
+    return best[2] if best else ""
+
+
+def _packaged_configs() -> Iterator[tuple[str, ml_collections.ConfigDict]]:
+    """Every config file that comes with the program, alone and with each selection of its `VARIANTS`."""
+    for file in sorted((Path(__file__).parent.parent / "configs").glob("[a-z]*.py")):
+        module = runpy.run_path(str(file))
+        if "get_config" not in module:
+            continue
+        variants = module.get("VARIANTS", ())
+        for n in range(len(variants) + 1):
+            for chosen in itertools.combinations(variants, n):
+                try:
+                    config = module["get_config"](",".join(chosen) or None)
+                except UserError:  # variants that do not go together
+                    continue
+                yield f"configs/{file.name}{':' if chosen else ''}{','.join(chosen)}", config
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else repr(value)
+
+
+# --- numbers as text -------------------------------------------------------------------------------------------------------
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """A number of per cent with its sign, "–" for None."""
+    return "–" if value is None else f"{value:.{digits}f} %"
+
+
+def points(value: float | None) -> str:
+    """A difference with its sign."""
+    return "–" if value is None else f"{value:+.1f}".replace("-", "−")
+
+
+def integer(value: int | None) -> str:
+    """A whole number with commas between the thousands."""
+    return "–" if value is None else f"{value:,}"
+
+
+def significant(value: float) -> str:
+    """A number with three significant digits, without exponent where that is readable."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    return f"{float(f'{value:.3g}'):,.10g}" if 1e-3 <= abs(value) < 1e7 else f"{value:.2e}"
+
+
+def duration(seconds: float) -> str:
+    """A time in the two largest units that it has."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    minutes, seconds = divmod(seconds, 60)
+    if minutes < 60:
+        return f"{minutes} min {seconds} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
+
+
+# --- the command -----------------------------------------------------------------------------------------------------------
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command with the given arguments (without the program's name) and returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m jaxvqa.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--workdir", required=True, type=Path, help="the folder of the run")
+    parser.add_argument("--baseline", type=Path, help="the folder of a run on the same data to compare with")
+    args = parser.parse_args(argv)
+    try:
+        print(write(args.workdir, args.baseline))
+    except UserError as error:
+        print(f"jaxvqa: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
