@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+from typing import Any
 
 import numpy as np
 
@@ -87,6 +88,7 @@ class Canvas:
         self.image = np.zeros((SIZE, SIZE), np.float32)
         self.organs = np.zeros((SIZE, SIZE), np.uint8)
         self.scene = scene
+        self.lungs: dict[int, Field] = {}  # by the sign of x, for what fills a lung
 
     def jitter(self, value: float, share: float = 0.06) -> float:
         """Returns a value changed at random by up to `share` of itself."""
@@ -147,12 +149,12 @@ def _head_layers(c: Canvas, t: dict[str, float], outline: Field) -> Field:
     white = brain - 0.075 - 0.035 * np.abs(c.folds)
     c.paint(white, t["white"], soft=0.05)
     # Sulci: thin lines of fluid from the surface inwards, where the noise changes sign.
-    sulci = np.minimum(self_line(c.folds, 0.16), np.minimum(brain + 0.03, 0.11 - brain))
+    sulci = np.minimum(_lines(c.folds, 0.16), np.minimum(brain + 0.03, 0.11 - brain))
     c.paint(sulci, t["fluid"] * 0.6 + t["grey"] * 0.4, soft=0.05)
     return brain
 
 
-def self_line(noise: Field, width: float) -> Field:
+def _lines(noise: Field, width: float) -> Field:
     """The zero lines of a noise field as thin shapes."""
     return (width - np.abs(noise)) * 0.25
 
@@ -171,9 +173,12 @@ def _brain_axial(c: Canvas, t: dict[str, float]) -> None:
 
 
 def _brain_coronal(c: Canvas, t: dict[str, float]) -> None:
-    neck = np.minimum(c.ellipse(0, 0.9, 0.42, 0.6, power=4), c.y - 0.3)
-    c.paint(neck, t["skin"], "body")
-    c.paint(np.minimum(neck - 0.06, 0.7 - np.abs(c.y - 0.6)), t["muscle"])
+    width = 0.34 + 0.3 * np.clip(0.75 - c.y, 0, 1)
+    neck = np.minimum(width - np.abs(c.x), c.y - 0.2)
+    c.paint(neck, t["skin"], "body", soft=0.06)
+    c.paint(neck - 0.07, t["muscle"] + 0.04 * c.folds, soft=0.06)
+    for i in range(3):
+        c.paint(c.ellipse(0, 0.62 + 0.15 * i, 0.12, 0.058, power=4), t["marrow"], "bone")
     outline = c.ellipse(0, -0.12, c.jitter(0.82, 0.04), c.jitter(0.8, 0.03), power=2.3)
     brain = _head_layers(c, t, outline)
     c.paint(np.minimum(c.stroke(c.x, 0.012), np.minimum(brain, -0.35 - c.y)), t["fluid"], soft=0.02)
@@ -187,19 +192,21 @@ def _brain_coronal(c: Canvas, t: dict[str, float]) -> None:
         leaves = np.minimum(c.ellipse(sign * 0.22, 0.42, 0.22, 0.12, sign * -8), 0.02 * np.sin(c.y * 60))
         c.paint(leaves, t["white"], soft=0.03)
     c.paint(c.ellipse(0, 0.05, 0.022, 0.1), t["fluid"], "ventricles", soft=0.02)
-    c.paint(c.ellipse(0, 0.55, 0.085, 0.42, power=3), t["white"], "brainstem")
+    c.paint(c.ellipse(0, 0.4, 0.085, 0.3, power=3), t["white"], "brainstem")
 
 
 def _brain_sagittal(c: Canvas, t: dict[str, float]) -> None:
-    face = np.maximum(c.ellipse(-0.56, 0.42, 0.36, 0.5, 12), c.ellipse(-0.9, 0.36, 0.1, 0.16, -25))
+    face = np.maximum(c.ellipse(-0.5, 0.42, 0.36, 0.5, 14), c.ellipse(-0.84, 0.3, 0.1, 0.17, -28))
+    face = np.maximum(face, c.ellipse(-0.66, 0.74, 0.14, 0.14))
     neck = np.minimum(c.ellipse(0.2, 0.95, 0.4, 0.8, 6, power=4), c.y)
     c.paint(np.maximum(face, neck), t["skin"], "body")
-    c.paint(np.maximum(face, neck) - 0.07, t["muscle"])
-    c.paint(c.ellipse(-0.66, 0.38, 0.16, 0.07, 10), t["gas"])  # nasal cavity
-    c.paint(c.ellipse(-0.6, 0.62, 0.2, 0.07, 8), t["muscle"] * 1.25, soft=0.05)  # tongue
-    c.paint(np.minimum(c.ellipse(-0.16, 0.8, 0.055, 0.5, 4), c.y - 0.3), t["gas"])  # airway
+    c.paint(np.maximum(face, neck) - 0.05, 0.6 * t["muscle"] + 0.4 * t["skin"] + 0.05 * c.folds)
+    c.paint(c.ellipse(-0.55, 0.36, 0.2, 0.055, 14), t["gas"])  # nasal cavity
+    c.paint(c.ellipse(-0.5, 0.47, 0.24, 0.03, 14), t["marrow"])  # palate
+    c.paint(c.ellipse(-0.46, 0.62, 0.2, 0.1, 20), t["muscle"] * 1.5, soft=0.06)  # tongue
+    c.paint(np.minimum(c.ellipse(-0.18, 0.8, 0.045, 0.5, 4), c.y - 0.36), t["gas"])  # airway
     outline = c.ellipse(-0.0, -0.2, c.jitter(0.92, 0.03), c.jitter(0.72, 0.03), 4)
-    brain = _head_layers(c, t, outline)
+    _head_layers(c, t, outline)
     # Corpus callosum: an arch of white matter over the ventricle.
     arch = np.minimum(c.stroke(c.ellipse(0.0, -0.06, 0.32, 0.21), 0.035), -0.06 - c.y)
     c.paint(np.minimum(c.ellipse(0.0, -0.06, 0.29, 0.18), -0.02 - c.y), t["fluid"], "ventricles")
@@ -215,31 +222,31 @@ def _brain_sagittal(c: Canvas, t: dict[str, float]) -> None:
     c.paint(stem, t["white"], "brainstem")
     for i in range(4):  # vertebrae behind the airway
         c.paint(c.ellipse(0.03 + 0.01 * i, 0.55 + 0.15 * i, 0.07, 0.058, power=4), t["marrow"], "bone")
-    del brain
 
 
 def _chest_frontal(c: Canvas, _: dict[str, float]) -> None:
-    torso = np.maximum(c.ellipse(0, 0.5, 0.93, 1.3, power=3), c.ellipse(0, 0.1, 1.15, 0.85, power=3))
-    shoulders = -0.62 + 0.28 * np.abs(c.x) ** 1.5 - c.y
-    neck = np.minimum(0.24 - np.abs(c.x), -0.3 - c.y)
-    body = np.maximum(np.minimum(torso, -shoulders), neck)
-    c.paint(body, 0.52, "body", soft=0.08)
+    torso = c.ellipse(0, 0.55, c.jitter(0.9, 0.03), 1.25, power=3)
+    slope = c.y + 0.74 - 0.42 * np.clip(np.abs(c.x) - 0.12, 0, 2) ** 1.4  # shoulders fall from the neck
+    shoulders = np.minimum(np.maximum(torso, c.ellipse(0, 0.0, 1.12, 0.9, power=3)), slope)
+    neck = np.minimum(0.2 - np.abs(c.x) + 0.05 * np.clip(c.y + 0.9, 0, 1), -0.5 - c.y)
+    c.paint(np.maximum(shoulders, neck), 0.5 + 0.02 * c.clouds * (c.y > 0.5), "body", soft=0.1)
     enlarged = c.random.uniform(0.92, 1.08)
     for sign, organ in ((-1, "right lung"), (1, "left lung")):
         dome = 0.5 + 0.04 * (sign > 0) - 0.9 * np.clip(np.abs(c.x - sign * 0.44), 0, 0.32) ** 2 * 2.2
         lung = np.minimum(c.ellipse(sign * 0.43, 0.02, c.jitter(0.345, 0.04), 0.72, sign * 5, power=2.4), dome - c.y)
-        c.paint(lung, -0.37, organ, soft=0.07, add=True)
+        c.lungs[sign] = lung
+        c.paint(lung, -0.36, organ, soft=0.07, add=True)
         # Vessels spread from the hilum and fade outwards.
         distance = np.hypot(c.x - sign * 0.16, c.y + 0.04)
         hilum = np.clip(1 - distance / 0.55, 0, 1) * (lung > 0)
         c.image += hilum * (0.10 * np.clip(c.folds + 0.2, 0, 2) + 0.05)
-    c.paint(np.minimum(c.ellipse(0.02, -0.1, 0.17, 1.1, power=3), 0.75 - c.y), 0.12, soft=0.08, add=True)
+    c.paint(np.minimum(c.ellipse(0.02, 0.0, 0.15, 0.72, power=3), 0.62 - c.y), 0.1, soft=0.1, add=True)
     heart = c.ellipse(0.15, 0.26, 0.31 * enlarged, 0.25 * enlarged, 28)
-    c.paint(np.minimum(heart, 0.55 - c.y), 0.3, "heart", soft=0.07, add=True)
+    c.paint(np.minimum(heart, 0.5 - c.y), 0.24, "heart", soft=0.07, add=True)
     c.paint(c.ellipse(0.1, -0.26, 0.1, 0.1), 0.12, soft=0.05, add=True)  # aortic knob
-    c.paint(np.minimum(c.stroke(c.x, 0.035), -0.14 - c.y), -0.13, soft=0.04, add=True)  # trachea
+    c.paint(np.minimum(c.stroke(c.x, 0.035), -0.14 - c.y), -0.12, soft=0.04, add=True)  # trachea
     spine = 0.075 - np.abs(c.x)
-    c.paint(np.minimum(spine, c.y + 1.2), 0.07 + 0.05 * np.sin(c.y * 42), soft=0.03, add=True)
+    c.paint(np.minimum(spine, c.y + 1.2), 0.05 + 0.03 * np.sin(c.y * 42), soft=0.04, add=True)
     for sign in (-1, 1):
         fall = 0.62 * np.clip(sign * c.x - 0.08, 0, 2) ** 1.6
         span = np.minimum(np.minimum(sign * c.x - 0.1, 0.83 - sign * c.x), 0.62 - c.y)
@@ -268,9 +275,10 @@ def _chest_axial(c: Canvas, t: dict[str, float]) -> None:
         if sign > 0:
             lung = np.minimum(lung, -c.ellipse(0.16, -0.14, 0.33, 0.29, 30))
         c.paint(lung, t["lung"], organ)
+        c.lungs[sign] = lung
         distance = np.hypot(c.x - sign * 0.2, c.y)
-        vessels = np.minimum(self_line(c.folds, 0.14), lung - 0.02) - 0.03 * np.clip(distance - 0.1, 0, 1)
-        c.paint(vessels, t["lung"] + 0.28, soft=0.05)
+        vessels = np.minimum(0.05 * (np.abs(c.folds) - 0.95), lung - 0.03) - 0.12 * np.clip(distance - 0.1, 0, 1)
+        c.paint(vessels, t["lung"] + 0.22, soft=0.05)
     heart = c.ellipse(0.12, -0.14, 0.32, 0.27, 30)
     c.paint(heart, t["heart"], "heart")
     c.paint(c.ellipse(0.2, -0.12, 0.13, 0.09, 30), t["vessel"], soft=0.05)
@@ -312,7 +320,7 @@ def _abdomen_axial(c: Canvas, t: dict[str, float]) -> None:
     liver = np.maximum(c.ellipse(-0.47, -0.1, 0.36, 0.44, 8, power=2.3), c.ellipse(-0.14, -0.33, 0.3, 0.16, 12))
     liver = np.minimum(liver, inside)
     c.paint(liver, t["liver"], "liver")
-    vessels = np.minimum(self_line(c.clouds, 0.07), liver - 0.05)
+    vessels = np.minimum(_lines(c.clouds, 0.07), liver - 0.05)
     c.paint(vessels, t["vessel"] * 0.6 + t["liver"] * 0.4, soft=0.05)
     c.paint(np.minimum(c.ellipse(0.65, 0.13, 0.15, 0.24, 18), inside), t["spleen"], "spleen")
     _spine_axial(c, t, 0.3)
@@ -354,7 +362,7 @@ def _abdomen_coronal(c: Canvas, t: dict[str, float]) -> None:
     liver = np.minimum(c.ellipse(-0.36, -0.42, 0.36, 0.33, 10, power=2.2), -0.12 - 0.35 * c.x - c.y + 0.1)
     liver = np.minimum(np.minimum(liver, inside), c.y + 0.68 - 1.3 * np.clip(np.abs(c.x + 0.36), 0, 0.4) ** 2)
     c.paint(liver, t["liver"], "liver")
-    c.paint(np.minimum(self_line(c.clouds, 0.07), liver - 0.05), t["vessel"] * 0.6 + t["liver"] * 0.4, soft=0.05)
+    c.paint(np.minimum(_lines(c.clouds, 0.07), liver - 0.05), t["vessel"] * 0.6 + t["liver"] * 0.4, soft=0.05)
     c.paint(np.minimum(c.ellipse(0.52, -0.43, 0.12, 0.2, -12), inside), t["spleen"], "spleen")
     for i in range(8):  # vertebral bodies with discs between
         vertebra = c.ellipse(0, -0.84 + 0.235 * i, 0.1, 0.095, power=4)
@@ -377,7 +385,7 @@ _DRAW = {
 }
 
 # Grey values of lesions by modality: fluid-like, blood-like, and so on.
-_LESION = {
+_LESION: dict[str, dict[str, Any]] = {
     "hemorrhage": {"ct": 0.90, "t1 mri": 0.95, "t2 mri": 0.04},
     "cyst": {"ct": 0.12, "t1 mri": 0.05, "t2 mri": 1.0},
     "infarct": {"ct": 0.20, "t1 mri": 0.24, "t2 mri": 0.86},
@@ -419,8 +427,9 @@ def _draw_lesion(c: Canvas, lesion: Lesion) -> Field:
         out = np.arctan2(lesion.y - c.scene.view.middle, lesion.x)
         dx, dy = c.x - lesion.x, c.y - lesion.y
         along, across = dx * np.cos(out) + dy * np.sin(out), dy * np.cos(out) - dx * np.sin(out)
-        field = np.minimum(1.15 * r - np.abs(along), (0.62 * along + 0.8 * r) - np.abs(across))
-        c.paint(field, value + 0.05 * c.folds, soft=0.045)
+        wedge = np.minimum(1.1 * r - along, (0.5 * along + 0.78 * r) - np.abs(across))
+        field = np.minimum(wedge, 1.3 * r - np.hypot(along, across)) + 0.06 * r * c.folds
+        c.paint(field, value + 0.06 * c.folds, soft=0.05)
     elif lesion.kind == "calcification":
         # A clump of specks.
         field = np.full((SIZE, SIZE), -1.0, np.float32)
@@ -448,19 +457,14 @@ def _draw_lesion(c: Canvas, lesion: Lesion) -> Field:
 def _draw_effusion(c: Canvas, lesion: Lesion) -> Field:
     """Fluid that fills the lung from its lowest place up to a level, rising at the chest wall."""
     sign = 1 if lesion.x > 0 else -1
-    organ = ORGANS.index("left lung" if sign > 0 else "right lung")
-    lung = c.organs == organ
-    if c.scene.view.plane == "frontal":
-        height = 0.10 + 1.6 * (lesion.radius - 0.04)
-        meniscus = 0.5 - height - 0.5 * np.clip(sign * c.x - 0.4, 0, 1)
-        base = np.minimum(0.6 - c.y, 0.36 - np.abs(c.x - sign * 0.44))
-        field = np.minimum(c.y - meniscus, base)
-        cover = np.clip(field / 0.05 + 0.5, 0, 1) * np.clip((0.8 - c.image) / 0.2, 0, 1)
-        c.image += cover * np.clip(0.74 - c.image, 0, 1)
-        return np.where(lung, field, -1)
-    depth = 0.10 + 1.5 * (lesion.radius - 0.04)
-    field = np.where(lung, c.y - (0.5 - depth - 0.5 * np.clip(sign * c.x - 0.4, 0, 1) ** 2), -1)
-    c.paint(field, 0.40, soft=0.03)
+    frontal = c.scene.view.plane == "frontal"
+    depth = 0.12 + 1.7 * (lesion.radius - 0.04)
+    rise = 0.5 * np.clip(sign * c.x - 0.42, 0, 1)
+    field = np.minimum(c.y - (0.52 - depth - rise), c.lungs[sign] + (0.02 if frontal else 0.0))
+    if frontal:
+        c.paint(field, 0.37, soft=0.06, add=True)
+    else:
+        c.paint(field, 0.40, soft=0.03)
     return field
 
 
