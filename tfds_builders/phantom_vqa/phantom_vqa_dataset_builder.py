@@ -17,6 +17,7 @@ from tfds_builders.regions import FEATURE_WIDTH
 
 _FIRST_IDS = {"train": 0, "val": 3200, "test": 3600}
 _FULL = {"train": 3200, "val": 400, "test": 400}
+_LEAST_FOR_WORKERS = 500  # images; fewer are rendered sooner than processes start
 _TINY = {"train": 48, "val": 16, "test": 16}  # the first images of each full split
 
 
@@ -123,7 +124,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
                 )
 
     def _image_examples(self, image_ids: range) -> Iterator[tuple[int, dict[str, Any]]]:
-        if self.workers < 2 or len(image_ids) < 500:
+        if self.workers < 2 or len(image_ids) < _LEAST_FOR_WORKERS:
             yield from ((image_id, image_record(image_id)) for image_id in image_ids)
             return
         # Spawned, because forking a process that has threads (JAX's, say) can hang.
