@@ -82,7 +82,7 @@ def staircase(
         stair = next((i for i, (end, _) in enumerate(climbs, start=1) if step < end), None)
         return base if stair is None else base * stair / (warmup_epochs + 1)
 
-    return boundaries, [rate(step) for step in [0, *boundaries]]
+    return boundaries, [rate(step) for step in [min(boundaries, default=0) - 1, *boundaries]]
 
 
 def make_schedule(

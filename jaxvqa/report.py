@@ -11,6 +11,7 @@ import argparse
 import base64
 import dataclasses
 import datetime
+import html
 import io
 import itertools
 import json
@@ -171,17 +172,17 @@ def write(workdir: Path, baseline: Path | None = None) -> Path:
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": percent, "integer": integer, "points": points, "duration": duration}
-    html = environment.get_template("report.html").render(content(run, other))
+    page = environment.get_template("report.html").render(content(run, other))
     path = run.workdir / "report.html"
     with checkpoints.storage_errors(run.workdir):
-        write_whole(path, html)
+        write_whole(path, page)
     return path
 
 
 def content(run: Run, baseline: Run | None = None) -> dict[str, Any]:
     """Everything that the template shows."""
     name = main_evaluation(run)
-    step, predictions = run.predictions(name)
+    _, predictions = run.predictions(name)
     _, base_predictions = baseline.predictions(name) if baseline else (0, [])
     scored = [row for row in predictions if "accuracy" in row]
     before = {row["id"]: row["accuracy"] for row in base_predictions if "accuracy" in row}
@@ -204,7 +205,7 @@ def content(run: Run, baseline: Run | None = None) -> dict[str, Any]:
             for other in evaluations(run)
             if other != name and run.series(f"{other}/accuracy")[0]
         ],
-        "facts": facts(run, step),
+        "facts": facts(run),
         "versions": run.meta.get("versions", {}),
         "charts": charts(run, baseline, name),
         "groups": groups(scored, before) or groups_from_metrics(run, baseline, name),
@@ -306,7 +307,7 @@ def groups_from_metrics(run: Run, baseline: Run | None, name: str) -> list[tuple
         lines = []
         for key in members:
             accuracy = run.series(key)[1][-1]
-            base = (baseline.series(key)[1] or [None])[-1] if baseline else None
+            base = next(reversed(baseline.series(key)[1]), None) if baseline else None
             lines.append(
                 {
                     "name": key.removeprefix(prefix),
@@ -346,11 +347,14 @@ def calibration(scored: Sequence[Row]) -> dict[str, Any] | None:
     }
 
 
-def facts(run: Run, step: int) -> list[tuple[str, str]]:
+def facts(run: Run) -> list[tuple[str, str]]:
     """What a run was, in (name, value)."""
     config, total = run.config, run.total_steps
     data = config.get("data", {})
-    rates = [r for r in run.series("train/examples_per_second")[1] if r]
+    size = run.meta.get("data", {}).get("size")
+    trained_on = f"{data.get('train_split', '')} ({integer(size)} questions)" if size else data.get("train_split", "")
+    steps = integer(run.step) + (f" of {integer(total)}" if total and total != run.step else "")
+    rates = [rate for rate in run.series("train/examples_per_second")[1] if rate]
     waits = run.series("train/data_wait")[1]
     ends = [row["time"] for row in run.rows if "time" in row]
     lines = [
@@ -358,8 +362,8 @@ def facts(run: Run, step: int) -> list[tuple[str, str]]:
         ("Parameters", integer(run.parameters) if run.parameters else ""),
         ("Questions", data.get("questions", "")),
         ("Pictures", "not shown to the model" if run.blind else data.get("images", "")),
-        ("Trained on", " ".join(filter(None, [data.get("train_split"), _with_unit(run.meta.get("data", {}).get("size"), "questions")]))),
-        ("Steps", f"{integer(run.step)}{f' of {integer(total)}' if total and total != run.step else ''}, {config.get('batch_size')} questions each"),
+        ("Trained on", trained_on),
+        ("Steps", f"{steps}, {config.get('batch_size')} questions each"),
         ("Length", str(config.get("total", ""))),
         ("Training time", duration(run.training_seconds) if rates else ""),
         ("Speed", f"{significant(float(np.median(rates)))} questions/s" if rates else ""),
@@ -368,12 +372,8 @@ def facts(run: Run, step: int) -> list[tuple[str, str]]:
         ("Precision", str(config.get("dtype", ""))),
         ("Seed", str(config.get("seed", ""))),
         ("Finished" if total and run.step >= total else "Last row", _date(ends[-1]) if ends else ""),
-    ]  # fmt: skip
+    ]
     return [(name, value) for name, value in lines if value]
-
-
-def _with_unit(number: int | None, unit: str) -> str:
-    return "" if number is None else f"({integer(number)} {unit})"
 
 
 def _date(seconds: float) -> str:
@@ -570,7 +570,9 @@ def accuracy_chart(run: Run, baseline: Run | None, name: str) -> dict[str, str] 
             if r is None or not r.series(f"{name}/accuracy")[0]:
                 continue
             x, y = r.series(f"{name}/accuracy")
-            axes.plot(x, y, color=colour, linewidth=2.2, marker="o", markersize=4, label=f"{name}: {r.label}")
+            axes.plot(
+                x, y, color=colour, linewidth=2.2, marker="o", markersize=4, label=overlay.plain(f"{name}: {r.label}")
+            )
             low, high = r.series(f"{name}/accuracy/low"), r.series(f"{name}/accuracy/high")
             if low[0] == high[0] == x:
                 axes.fill_between(x, low[1], high[1], color=colour, alpha=0.18, linewidth=0)
@@ -601,7 +603,8 @@ def line_chart(run: Run, key: str, title: str, unit: str, *, log: bool = False) 
             axes.set_ylim(bottom=0)
         axes.set_ylabel(unit)
 
-    words = f"From {significant(values[0])} at step {integer(steps[0])} to {significant(values[-1])} at step {integer(steps[-1])}."
+    first, last = (f"{significant(values[i])} at step {integer(steps[i])}" for i in (0, -1))
+    words = f"From {first} to {last}."
     return {"title": title, "words": words, "svg": svg(draw, f"{title}. {words}", key.replace("/", "-"))}
 
 
@@ -655,7 +658,7 @@ def svg(
     for colour, variable in _VARIABLES.items():
         text = text.replace(colour, f"var({variable})")
     text = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", text)
-    label = jinja2.filters.escape(description)
+    label = html.escape(description)
     # Without fixed sizes the chart takes the width of its place; the viewBox keeps its shape.
     head = re.sub(r' (?:width|height)="[^"]*"', "", text[: text.index(">")]) + f' role="img" aria-label="{label}"'
     return head + text[text.index(">") :]
@@ -746,7 +749,10 @@ def significant(value: float) -> str:
     """A number with three significant digits, without exponent where that is readable."""
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
-    return f"{float(f'{value:.3g}'):,.10g}" if 1e-3 <= abs(value) < 1e7 else f"{value:.2e}"
+    if 1e-4 <= abs(value) < 1e7:
+        return f"{float(f'{value:.3g}'):,.10g}"
+    mantissa, _, exponent = f"{value:.2e}".partition("e")
+    return f"{mantissa} × 10^{int(exponent)}"
 
 
 def duration(seconds: float) -> str:

@@ -117,7 +117,7 @@ def state_shardings(table: paths.Table, state: TrainState, mesh: Mesh) -> TrainS
         return whole
 
     return TrainState(
-        step=whole,  # type: ignore[arg-type]
+        step=whole,
         params=params,
         extra=jax.tree.map(lambda _: whole, state.extra),
         opt_state=jax.tree_util.tree_map_with_path(like_its_parameter, state.opt_state),

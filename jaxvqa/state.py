@@ -8,12 +8,12 @@ import flax
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Key
 
 
 @flax.struct.dataclass
 class TrainState:
-    """One step's parameters and optimiser.
+    """One step's parameters and optimiser. The leaves may also be their shapes (ShapeDtypeStruct) or shardings.
 
     Attributes:
       step: steps done so far, int32 scalar.
@@ -23,7 +23,7 @@ class TrainState:
       ema: exponential moving average of `params`, or None when `config.optim.ema` is 0.
     """
 
-    step: Int[Array, ""]
+    step: Any
     params: Any
     extra: Any
     opt_state: optax.OptState

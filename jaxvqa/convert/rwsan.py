@@ -61,7 +61,7 @@ KEYS = Table(
         *nested("attflat_img", "region_pooling", POOLING),
         *nested("attflat_lang", "question_pooling", POOLING),
         *nested("proj_norm", "fused_norm", NORM),
-        *nested("proj", "answer", LINEAR),
+        *nested("proj", "classifier", LINEAR),
     )
 )
 

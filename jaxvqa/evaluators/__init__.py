@@ -5,12 +5,13 @@ A new evaluator adds a module here and a row to `EVALUATORS`.
 
 import importlib
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from jaxvqa.errors import ConfigError, nearest
 from jaxvqa.state import TrainState
 
 
+@runtime_checkable
 class Evaluator(Protocol):
     """What a row of `config.evals` becomes."""
 

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -90,15 +91,16 @@ def heat_map(
 ) -> Float[np.ndarray, "{height} {width}"]:
     """Spreads each box's weight over the picture as a smooth bump of the box's size, and scales the sum to at most 1.
 
-    A bump is a normal density with half the box's sides as standard deviations, so that its volume is the weight: the
-    same attention on a small box is hotter than on a large one. All zero when all weights are.
+    A bump is a Gaussian with half the box's sides as standard deviations. Its height is the weight over the square root of
+    its area: between height = weight, which drowns a lesion in the box of the whole picture, and volume = weight, which
+    makes a tiny box glow whatever its weight. All zero when all weights are.
     """
     x1, y1, x2, y2 = clip_boxes(boxes, height, width).T
 
     def bumps(low: np.ndarray, high: np.ndarray, length: int) -> np.ndarray:
         spread = np.maximum((high - low) / 2, 1.0)[:, None]
         away = (np.arange(length) + 0.5 - ((low + high) / 2)[:, None]) / spread
-        return np.exp(-0.5 * away**2) / spread
+        return np.exp(-0.5 * away**2) / np.sqrt(spread)
 
     heat = np.einsum("r,rh,rw->hw", np.maximum(weights, 0), bumps(y1, y2, height), bumps(x1, x2, width))
     top = heat.max(initial=0.0)
@@ -126,9 +128,11 @@ def overlay(
     top = float(np.max(weights, initial=0.0))
     if top <= 0:
         return image.copy()
+    # Attention that prefers nothing is drawn faintly: scaled to its own maximum it would look like a choice.
+    strength = float(np.clip(top / weights.mean() / 4, 0.35, 1.0))
     heat = heat_map(boxes, weights, height, width)[..., None]
     colour = 255 * _HEAT(0.25 + 0.7 * heat[..., 0])[..., :3]
-    opacity = _HEAT_OPACITY * np.sqrt(heat)
+    opacity = _HEAT_OPACITY * strength * heat
     picture = Image.fromarray((image * (1 - opacity) + colour * opacity).round().astype(np.uint8)).convert("RGBA")
     boxes = clip_boxes(boxes, height, width)
     layer = Image.new("RGBA", picture.size)
@@ -138,7 +142,7 @@ def overlay(
     for i in np.argsort(weights, kind="stable"):
         share = float(np.clip(weights[i] / top, 0, 1))
         if i not in strongest and share > 0.02:
-            draw.rectangle(_corners(boxes[i]), outline=(*_OUTLINE, round(150 * share)), width=1)
+            draw.rectangle(_corners(boxes[i]), outline=(*_OUTLINE, round(150 * strength * share)), width=1)
     for i in reversed(strongest):
         _outline(draw, _corners(boxes[i]), line)
     for i in reversed(strongest):
@@ -152,7 +156,8 @@ def figure(explanation: Explanation) -> Figure:
     FigureCanvasAgg(page)
     drawn = canvas(explanation)
     sees = drawn is not None and len(explanation.boxes) > 0
-    left, middle, right = page.subfigures(1, 3, width_ratios=(1, 1, 1.15))
+    parts: Any = page.subfigures(1, 3, width_ratios=(1, 1, 1.15))
+    left, middle, right = parts
     for part, title in ((left, "picture"), (middle, "attention over regions")):
         axes = part.add_subplot()
         axes.set_axis_off()
@@ -167,8 +172,8 @@ def figure(explanation: Explanation) -> Figure:
     _bars(words, "attention over words", explanation.words, explanation.word_attention, "#d97706")
     names = [name for name, _ in explanation.answers]
     _bars(answers, "answers, by probability", names, [p for _, p in explanation.answers], "#2563a8")
-    given = f"   annotated: {most_common(explanation.annotators)}" if explanation.annotators else ""
-    page.suptitle(_plain(f"{explanation.question}\n{explanation.answers[0][0]}{given}"), fontsize=12, wrap=True)
+    given = f"      annotators: {most_common(explanation.annotators)}" if explanation.annotators else ""
+    page.suptitle(plain(f"{explanation.question}\nanswer: {explanation.answers[0][0]}{given}"), fontsize=12, wrap=True)
     return page
 
 
@@ -179,10 +184,16 @@ def most_common(answers: Sequence[str]) -> str:
     return ", ".join(answer if counts[answer] == 1 else f"{answer} × {counts[answer]}" for answer in ordered)
 
 
-def _bars(axes: matplotlib.axes.Axes, title: str, names: Sequence[str], values: Sequence[float], colour: str) -> None:
+def _bars(
+    axes: matplotlib.axes.Axes,
+    title: str,
+    names: Sequence[str],
+    values: Sequence[float] | Float[np.ndarray, " N"],
+    colour: str,
+) -> None:
     places = np.arange(len(names))
     axes.barh(places, values, color=colour, height=0.7)
-    axes.set_yticks(places, [_plain(name) for name in names], fontsize=9)
+    axes.set_yticks(places, [plain(name) for name in names], fontsize=9)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.15)
     axes.set_xticks([])
@@ -190,11 +201,12 @@ def _bars(axes: matplotlib.axes.Axes, title: str, names: Sequence[str], values: 
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     for place, value in zip(places, values, strict=True):
-        axes.text(value + 0.01, place, f"{100 * value:.1f} %", va="center", fontsize=8, color="0.3")
+        axes.text(value + 0.01, float(place), f"{100 * value:.1f} %", va="center", fontsize=8, color="0.3")
 
 
-def _plain(text: str) -> str:
-    return text.replace("$", r"\$")  # a single dollar would start a formula
+def plain(text: str) -> str:
+    """A text that matplotlib draws as it is, where dollars would begin a formula."""
+    return text.replace("$", r"\$")
 
 
 def _corners(box: np.ndarray) -> tuple[int, int, int, int]:
@@ -210,7 +222,7 @@ def _outline(draw: ImageDraw.ImageDraw, corners: tuple[int, int, int, int], line
 
 
 def _label(draw: ImageDraw.ImageDraw, corners: tuple[int, int, int, int], text: str, size: tuple[int, int]) -> None:
-    font = ImageFont.load_default(max(11, max(size) // 26))
+    font = ImageFont.load_default(max(12, max(size) // 18))
     x1, y1, x2, y2 = draw.textbbox((0, 0), text, font=font)
     w, h = x2 - x1 + 6, y2 - y1 + 6
     x = min(max(corners[0], 0), max(0, size[0] - w))

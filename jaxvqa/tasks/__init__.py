@@ -5,7 +5,7 @@ A new system adds a module here (or uses one that is there) and a row to `TASKS`
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import ml_collections
@@ -23,6 +23,7 @@ Assets = dict[str, Any]
 """JSON values that turn text into a model's numbers and back: vocabulary, answer list. Saved in every checkpoint."""
 
 
+@runtime_checkable
 class Task(Protocol):
     """How a system learns from a batch.
 

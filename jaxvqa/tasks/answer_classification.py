@@ -38,7 +38,7 @@ class AnswerClassification:
         self._data = config.data
         self._regions = 1 if config.data.blind else config.data.max_regions
         self.model = models.build(
-            config.model, dtype=config.dtype, vocab_size=len(self.vocabulary), num_answers=len(self.answers)
+            config.model.to_dict(), dtype=config.dtype, vocab_size=len(self.vocabulary), num_answers=len(self.answers)
         )
         self.predict_fns = {"answers": self._predict_answers, "explain": self._predict_with_attention}
 
@@ -112,7 +112,7 @@ class AnswerClassification:
 
     def init(self, key: Key[Array, ""]) -> Mapping[str, Any]:
         """Fresh variables; word vectors come from `config.data.glove` where that names a local file."""
-        batch = self.init_batch(1)
+        batch = {name: jnp.asarray(array) for name, array in self.init_batch(1).items()}
         variables = dict(self.model.init({"params": key}, batch["regions"], batch["question"]))
         if self._data.glove:
             table = variables["params"]["embed"]["embedding"]

@@ -39,4 +39,5 @@ class Linear(nn.Module):
         init = fan_in_uniform(x.shape[-1])
         kernel = self.param("kernel", init, (x.shape[-1], self.features))
         bias = self.param("bias", init, (self.features,))
-        return jnp.dot(x.astype(self.dtype), kernel.astype(self.dtype)) + bias.astype(self.dtype)
+        y = jnp.dot(x.astype(self.dtype), kernel.astype(self.dtype))
+        return y + jnp.expand_dims(bias.astype(self.dtype), range(x.ndim - 1))

@@ -38,7 +38,7 @@ class LSTM(nn.Module):
 
         # What does not depend on the state is one large multiplication before the loop.
         from_input = jnp.dot(jnp.swapaxes(x, 0, 1).astype(self.dtype), input_kernel.astype(self.dtype))
-        from_input = from_input.astype(jnp.float32) + (input_bias + hidden_bias)
+        from_input = from_input.astype(jnp.float32) + (input_bias + hidden_bias)[None, None]
 
         def step(state: tuple[Array, Array], gates: Array) -> tuple[tuple[Array, Array], Array]:
             h, c = state

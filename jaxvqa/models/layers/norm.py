@@ -33,4 +33,5 @@ class StdNorm(nn.Module):
         # The root has an infinite slope at 0; a constant row shall pass a gradient of 0 through s, as in PyTorch.
         constant = variance == 0
         s = jnp.where(constant, 0.0, jnp.sqrt(jnp.where(constant, 1.0, variance)))
+        scale, bias = (jnp.expand_dims(p, range(x.ndim - 1)) for p in (scale, bias))
         return (scale * (centred / (s + self.epsilon)) + bias).astype(self.dtype)

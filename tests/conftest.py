@@ -1,0 +1,41 @@
+"""Strict surroundings for every test: CPU, no rank promotion, shapes checked, warnings are errors (pyproject.toml)."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+
+from jaxtyping import install_import_hook
+
+# Must come before anything of the package is imported: each array's annotated shape and dtype is then checked in every call.
+_hook = install_import_hook("jaxvqa", "beartype.beartype")
+
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+
+@pytest.fixture(scope="session")
+def jaxvqa_data() -> Path:
+    """The folder of real data; tests that need it skip visibly without."""
+    folder = os.environ.get("JAXVQA_DATA", "")
+    if not folder:
+        pytest.skip("JAXVQA_DATA is not set: no real data at hand")
+    return Path(folder).resolve()
+
+
+@pytest.fixture(scope="session")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with phantom_vqa/tiny_questions and /tiny_images built in it."""
+    from tfds_builders import build
+
+    folder = tmp_path_factory.mktemp("tfds")
+    assert build.main(["phantom_vqa", "--config=tiny_questions,tiny_images", f"--data_dir={folder}"]) == 0
+    return folder

@@ -1,0 +1,83 @@
+"""Tiny runs for tests: a config over the tiny phantoms, and the program in a process of its own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from jaxvqa import checkpoints, configs
+
+ROOT = Path(__file__).parent.parent
+
+
+def tiny_changes(phantoms: Path) -> dict[str, Any]:
+    """Changes that make configs/rwsan.py:small a run of seconds over the tiny phantoms."""
+    return {
+        "data.dir": str(phantoms),
+        "data.questions": "phantom_vqa/tiny_questions",
+        "data.images": "phantom_vqa/tiny_images",
+        "data.answers.min_count": 1,
+        "data.limit": 64,
+        "batch_size": 16,
+        "total": "6 steps",
+        "log_every": "1 steps",
+        "checkpoint.every": "2 steps",
+        "evals.val.every": "6 steps",
+        "evals.val.batch_size": 24,
+        "report": False,
+        "compilation_cache": "",
+    }
+
+
+def tiny_config(phantoms: Path, **changes: Any) -> ml_collections.ConfigDict:
+    """The config of a tiny run; `changes` are dotted names with __ for a dot."""
+    config = configs.load("configs/rwsan.py:small")
+    everything = tiny_changes(phantoms) | {name.replace("__", "."): value for name, value in changes.items()}
+    configs.override(config, [(name, str(value)) for name, value in everything.items()])
+    return config
+
+
+def command(phantoms: Path, workdir: Path, **changes: Any) -> list[str]:
+    """The command line of a tiny run."""
+    everything = tiny_changes(phantoms) | {name.replace("__", "."): value for name, value in changes.items()}
+    return [
+        sys.executable, "-m", "jaxvqa.main", "--config=configs/rwsan.py:small", f"--workdir={workdir}",
+        *(f"--config.{name}={value}" for name, value in everything.items()),
+    ]  # fmt: skip
+
+
+def environment(devices: int = 1) -> dict[str, str]:
+    """The environment of a process with that many simulated devices."""
+    env = {key: value for key, value in os.environ.items() if not key.startswith(("JAX_", "XLA_"))}
+    return env | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices), "TPU_SKIP_MDS_QUERY": "1"}
+
+
+def run(arguments: list[str], *, devices: int = 1, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """Runs a command to its end."""
+    return subprocess.run(
+        arguments, cwd=ROOT, env=environment(devices), capture_output=True, text=True, timeout=timeout, check=False
+    )
+
+
+def final_arrays(workdir: Path) -> dict[str, np.ndarray]:
+    """Every array of the newest checkpoint, optimiser included, by path."""
+    saved = checkpoints.Checkpoints(workdir, read_only=True)
+    step = saved.latest_step()
+    arrays = {}
+    for item in ("model", "optimizer"):
+        folder = saved.folder / str(step) / item
+        import orbax.checkpoint as ocp
+
+        with ocp.StandardCheckpointer() as reader:
+            tree = reader.restore(folder)
+        arrays |= {
+            f"{item}{jax.tree_util.keystr(path)}": np.asarray(leaf)
+            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        }
+    saved.close()
+    return arrays

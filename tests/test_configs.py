@@ -1,0 +1,88 @@
+"""Every config is imported, locked and traced at full size; every mistake in a field is told."""
+
+import json
+
+import jax
+import pytest
+
+from configs import rwsan
+from jaxvqa import configs, sharding, train
+from jaxvqa.errors import ConfigError
+from jaxvqa.tasks import task_without_data
+
+ALL = [
+    f"configs/rwsan.py:{variant}"
+    for variant in ("", *rwsan.VARIANTS, "vqa_v2,train+val+vg", "vqa_v2,mini,blind", "easy_vqa,small", "vqa_v2,small")
+]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_traces_at_full_size(name):
+    config = configs.load(name)
+    assert config.is_locked
+    mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
+    task = task_without_data(config)
+    program = train.make_program(config, task, mesh, data_size=100_000, total_steps=1000)
+    state, batch = train.abstract_step_arguments(config, task, program)
+    after, metrics = jax.eval_shape(program.step, state, batch)
+    assert jax.tree.map(lambda a: (a.shape, a.dtype), after) == jax.tree.map(lambda a: (a.shape, a.dtype), state)
+    assert {"loss", "accuracy", "learning_rate", "gradient_norm"} <= metrics.keys()
+    predicted = jax.eval_shape(task.predict_fns["explain"], state.params, state.extra, batch)
+    assert all(array.shape[0] == config.batch_size for array in predicted.values())
+
+
+def test_published_size_has_the_published_parameters():
+    config = configs.load("configs/rwsan.py:vqa_v2")
+    task = task_without_data(config)
+    params = jax.eval_shape(task.init, jax.random.key(0))["params"]
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 19_540_139
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_survives_json(name):
+    config = configs.load(name)
+    again = configs.from_json(config.to_json())
+    assert json.loads(again.to_json()) == json.loads(config.to_json())
+    assert again.optim.schedule.to_dict() == config.optim.schedule.to_dict()
+
+
+def test_overrides_take_the_type_of_the_field():
+    config = configs.load("configs/rwsan.py")
+    configs.override(
+        config,
+        [
+            ("optim.lr", "1"),
+            ("batch_size", "3e1"),
+            ("data.blind", "true"),
+            ("name", "x"),
+            ("sharding.params", "[('.*', ())]"),
+        ],
+    )
+    assert config.optim.lr == 1.0
+    assert isinstance(config.optim.lr, float)
+    assert config.batch_size == 30
+    assert config.data.blind is True
+    assert config.sharding.params == ((".*", ()),)
+
+
+def test_all_bad_overrides_are_told_at_once():
+    config = configs.load("configs/rwsan.py")
+    with pytest.raises(ConfigError) as error:
+        configs.override(
+            config,
+            [("optim.lrr", "1"), ("batch_size", "2.5"), ("data.blind", "maybe"), ("optim", "3"), ("optim.lr", "fast")],
+        )
+    text = str(error.value)
+    assert "optim.lrr" in text
+    assert "'optim.lr'" in text
+    assert "batch_size: expected int" in text
+    assert "data.blind: expected bool" in text
+    assert "group of fields" in text
+    assert "optim.lr: expected float" in text
+
+
+def test_unknown_file_and_variant():
+    with pytest.raises(ConfigError, match=r"configs/rwsan\.py"):
+        configs.load("configs/rwsann.py")
+    with pytest.raises(ConfigError, match="'easy_vqa'"):
+        configs.load("configs/rwsan.py:easy_vqaa")

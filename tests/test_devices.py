@@ -1,0 +1,98 @@
+"""The same numbers on every mesh, and with several processes."""
+
+import json
+import os
+import socket
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxvqa import logs
+from tests import runs
+
+MESHES = {
+    "data=8": {"mesh__data": 8},
+    "data=2 x fsdp=4": {"mesh__data": 2, "mesh__fsdp": 4},
+    "fsdp=4 x tensor=2": {"mesh__data": 1, "mesh__fsdp": 4, "mesh__tensor": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def one_device(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    workdir = tmp_path_factory.mktemp("one")
+    done = runs.run(runs.command(phantoms, workdir))
+    assert done.returncode == 0, done.stderr
+    return workdir
+
+
+def assert_close(workdir: Path, reference: Path) -> None:
+    """Losses, parameters and predictions agree to float32 rounding."""
+    ours, theirs = ([row for row in logs.read_metrics(w) if "train/loss" in row] for w in (workdir, reference))
+    np.testing.assert_allclose(
+        [row["train/loss"] for row in ours], [row["train/loss"] for row in theirs], rtol=2e-5, err_msg="losses"
+    )
+    ours, theirs = runs.final_arrays(workdir), runs.final_arrays(reference)
+    assert ours.keys() == theirs.keys()
+    for path in ours:
+        if "params" in path and not path.endswith("['key']['bias']"):
+            # Adam turns rounding into steps of full size where a gradient is zero in exact arithmetic (a key's bias).
+            scale = np.abs(theirs[path]).max() + 1e-6
+            assert np.abs(ours[path] - theirs[path]).mean() / scale < 1e-3, path
+    predictions = [
+        [json.loads(line)["answer"] for line in (w / "predictions" / "val_6.jsonl").read_text().splitlines()]
+        for w in (workdir, reference)
+    ]
+    assert predictions[0] == predictions[1]
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_eight_devices_give_the_numbers_of_one(phantoms, one_device, tmp_path, mesh):
+    done = runs.run(runs.command(phantoms, tmp_path, **MESHES[mesh]), devices=8)
+    assert done.returncode == 0, done.stderr
+    assert_close(tmp_path, one_device)
+
+
+def test_a_checkpoint_moves_to_another_mesh(phantoms, one_device, tmp_path):
+    first = runs.run(runs.command(phantoms, tmp_path, total="4 steps", mesh__data=2, mesh__fsdp=4), devices=8)
+    assert first.returncode == 0, first.stderr
+    second = runs.run(runs.command(phantoms, tmp_path))
+    assert second.returncode == 0, second.stderr
+    assert "going on from step 4" in second.stderr
+    assert_close(tmp_path, one_device)
+
+
+def test_microbatches_add_up(phantoms, tmp_path):
+    """Without dropout, two halves of a batch give the gradients of the whole."""
+    for name, parts in (("whole", 1), ("halves", 2)):
+        done = runs.run(runs.command(phantoms, tmp_path / name, microbatches=parts, model__dropout=0.0))
+        assert done.returncode == 0, done.stderr
+    assert_close(tmp_path / "halves", tmp_path / "whole")
+
+
+def test_two_processes_give_the_numbers_of_one(phantoms, one_device, tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    processes = [
+        subprocess.Popen(
+            [*runs.command(phantoms, tmp_path), "--distributed"],
+            cwd=runs.ROOT,
+            env=runs.environment(2)
+            | {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": str(i)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(2)
+    ]
+    try:
+        outputs = [process.communicate(timeout=240)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
+    assert_close(tmp_path, one_device)
+    assert len(list((tmp_path / "tensorboard").iterdir())) == 1  # process 0 alone writes
+    assert os.path.exists(tmp_path / "metrics.jsonl")

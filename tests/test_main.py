@@ -1,0 +1,214 @@
+"""The program as a user meets it: modes, messages, exit codes."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+
+from jaxvqa import checkpoints, logs, main, train
+from jaxvqa.errors import DivergedError, StorageError
+from tests import runs
+
+
+@pytest.fixture(scope="module")
+def finished(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished tiny run with an average of the parameters and a profile."""
+    workdir = tmp_path_factory.mktemp("finished")
+    config = runs.tiny_config(phantoms, optim__ema=0.5, profile_steps="2:3")
+    train.train(config, workdir)
+    return workdir
+
+
+def call(phantoms: Path, *arguments: str) -> list[str]:
+    return [*(f"--config.{k}={v}" for k, v in runs.tiny_changes(phantoms).items()), *arguments]
+
+
+def test_help_teaches(capsys):
+    assert main.main(["--help", "--config=configs/rwsan.py:small"]) == 0
+    text = capsys.readouterr().out
+    assert "python -m jaxvqa.main --config=configs/rwsan.py" in text
+    assert "--config.optim.lr=0.001" in text
+    assert "IEEE TMM 2022" in text
+
+
+def test_a_run_leaves_what_it_promises(finished):
+    rows = logs.read_metrics(finished)
+    assert [row["step"] for row in rows if "train/loss" in row] == [1, 2, 3, 4, 5, 6]
+    assert all(np.isfinite(value) for row in rows for value in row.values())
+    evaluation = next(row for row in rows if "val/accuracy" in row)
+    assert evaluation["val/accuracy/low"] <= evaluation["val/accuracy"] <= evaluation["val/accuracy/high"]
+    assert any((finished / "tensorboard").iterdir())
+    assert any((finished / "profile").rglob("*.xplane.pb"))
+    predictions = [json.loads(line) for line in (finished / "predictions" / "val_6.jsonl").read_text().splitlines()]
+    assert len(predictions) == 64
+    assert len({row["id"] for row in predictions}) == 64
+    mean = 100 * np.mean([row["accuracy"] for row in predictions])
+    assert mean == pytest.approx(evaluation["val/accuracy"])
+    results = json.loads((finished / "predictions" / "val_6_evalai.json").read_text())
+    assert results == [{"answer": row["answer"], "question_id": row["id"]} for row in predictions]
+
+
+def test_a_checkpoint_is_enough_to_evaluate_and_predict(finished, phantoms, tmp_path, capsys):
+    # Only the checkpoint travels; the config comes from it.
+    shutil.copytree(finished / "checkpoints", tmp_path / "checkpoints")
+    assert main.main([f"--workdir={tmp_path}", "--mode=eval"]) == 0
+    value = next(row for row in logs.read_metrics(finished) if "val/accuracy" in row)["val/accuracy"]
+    assert f"{value:.2f}" in capsys.readouterr().out
+    assert main.main([f"--workdir={tmp_path}", "--mode=predict", "--split=test"]) == 0
+    assert (tmp_path / "predictions" / "test_6_evalai.json").exists()
+
+
+def test_average_follows_the_parameters(finished):
+    saved = checkpoints.Checkpoints(finished, read_only=True)
+    model = saved.restore_model(saved.model_shapes())
+    difference = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), model["params"], model["ema"])
+    assert 0 < max(jax.tree.leaves(difference)) < 0.1
+    saved.close()
+
+
+def test_parameters_start_from_another_run(finished, phantoms, tmp_path):
+    table = "((r'classifier/.*', False), (r'.*', True))"
+    config = runs.tiny_config(
+        phantoms, total="0 steps", init_from__workdir=str(finished), init_from__table=table, optim__ema=0.5
+    )
+    train.train(config, tmp_path)
+    assert checkpoints.Checkpoints(finished, read_only=True).latest_step() == 6
+    # A run of one step with a rate of 0 saves what it started from.
+    config = runs.tiny_config(
+        phantoms, total="1 steps", init_from__workdir=str(finished), init_from__table=table, optim__lr=0.0
+    )
+    train.train(config, tmp_path / "one")
+    ours, theirs = (checkpoints.Checkpoints(w, read_only=True) for w in (tmp_path / "one", finished))
+    a, b = (c.restore_model(c.model_shapes()) for c in (ours, theirs))
+    np.testing.assert_array_equal(a["params"]["embed"]["embedding"], b["ema"]["embed"]["embedding"])
+    assert not np.array_equal(a["params"]["classifier"]["kernel"], b["ema"]["classifier"]["kernel"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--config=configs/rwsan.py", "--config.optim.lrr=1"], ["optim.lrr", "'optim.lr'"]),
+        (["--confg=configs/rwsan.py"], ["--confg", "'config'", "--config is missing"]),
+        (["--config=configs/rwsan.py:smal"], ["'smal'", "'small'"]),
+        (["--config=configs/nothing.py"], ["configs/nothing.py", "configs/rwsan.py"]),
+        (["--config=configs/rwsan.py", "--mode=trian"], ["trian", "'train'"]),
+        (["--mode=eval"], ["--workdir"]),
+        (["--mode=predict", "--workdir=x"], ["--split"]),
+        (["--mode=eval", "--workdir=/nonexistent"], ["/nonexistent", "no checkpoints"]),
+        (["--config=configs/rwsan.py", "--config.mesh.data=3"], ["data=3", "1 devices"]),
+        (["--config=configs/rwsan.py:small", "--config.microbatches=3"], ["batch_size = 32", "multiple of 3"]),
+        (["--config=configs/rwsan.py:small", "--config.total=soon"], ["'soon'", "duration"]),
+        (["--config=configs/rwsan.py:small", "--config.task=answer"], ["'answer'", "answer_classification"]),
+        (["--config=configs/rwsan.py:small", "--config.model.name=rwsn"], ["'rwsn'", "rwsan"]),
+        (["--config=configs/rwsan.py:small", "--config.dtype=float8"], ["float8", "bfloat16"]),
+        (["--config=configs/rwsan.py:small", "--config.data.train_split=trian"], ["'trian'", "'train'"]),
+        (["--config=configs/rwsan.py:small", "--config.optim.freeze=(('x', True),)"], ["optim.freeze", "'x'"]),
+        (["--config=configs/rwsan.py:small", "--config.batch_size=4096"], ["fewer than one batch"]),
+    ],
+)
+def test_mistakes_are_told_in_one_message(phantoms, tmp_path, capsys, arguments, words):
+    changes = [c for c in call(phantoms) if c.partition("=")[0] not in {a.partition("=")[0] for a in arguments}]
+    with_run = arguments if "--mode" in arguments[0] else [*changes, f"--workdir={tmp_path}", *arguments]
+    assert main.main(with_run) == 2
+    text = capsys.readouterr().err
+    assert all(word in text for word in words), text
+    assert "Traceback" not in text
+    assert not (tmp_path / "checkpoints").exists() or not list((tmp_path / "checkpoints").iterdir())
+
+
+def test_a_data_set_that_is_not_built(phantoms, tmp_path, capsys):
+    arguments = [
+        *call(phantoms),
+        "--config=configs/rwsan.py:small",
+        f"--workdir={tmp_path}",
+        f"--config.data.dir={tmp_path}",
+    ]
+    assert main.main(arguments) == 2
+    assert "python -m tfds_builders.build phantom_vqa --config=tiny_questions" in capsys.readouterr().err
+
+
+def test_a_workdir_of_another_config(finished, phantoms, capsys):
+    arguments = ["--config=configs/rwsan.py:small", f"--workdir={finished}", *call(phantoms), "--config.optim.lr=0.5"]
+    assert main.main(arguments) == 2
+    text = capsys.readouterr().err
+    assert "optim.lr: was 0.001, now 0.5" in text
+    assert "optim.ema: was 0.5, now 0.0" in text
+
+
+def test_a_checkpoint_of_another_model(finished, phantoms, capsys):
+    arguments = ["--mode=eval", f"--workdir={finished}", "--config.model.width=64"]
+    assert main.main(arguments) == 2
+    text = capsys.readouterr().err
+    assert "shape: params/" in text
+    assert "does not fit" in text
+
+
+def test_a_checkpoint_that_was_cut(finished, tmp_path, capsys):
+    shutil.copytree(finished, tmp_path / "run")
+    for file in (tmp_path / "run" / "checkpoints" / "6" / "model").rglob("*"):
+        if file.is_file() and file.stat().st_size > 2000:
+            os.truncate(file, 100)
+    assert main.main(["--mode=eval", f"--workdir={tmp_path / 'run'}"]) == 2
+    assert "cannot be read" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(phantoms, tmp_path):
+    config = runs.tiny_config(phantoms, optim__lr=1e30, optim__schedule__warmup="4 steps", checkpoint__every="1 steps")
+    with pytest.raises(DivergedError, match=r"Step \d: .*loss") as error:
+        train.train(config, tmp_path)
+    assert error.value.exit_code == 3
+    saved = checkpoints.Checkpoints(tmp_path, read_only=True)
+    step = saved.latest_step()
+    assert step is not None
+    assert f"step {step} is kept" in str(error.value)
+    model = saved.restore_model(saved.model_shapes())
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(model["params"]))
+
+
+def test_a_full_disk_keeps_the_earlier_checkpoints(phantoms, tmp_path, monkeypatch):
+    config = runs.tiny_config(phantoms)
+    real, calls = shutil.disk_usage, []
+
+    def fuller_each_time(path):
+        calls.append(path)
+        return real(path) if len(calls) == 1 else SimpleNamespace(free=1000)
+
+    monkeypatch.setattr(shutil, "disk_usage", fuller_each_time)
+    with pytest.raises(StorageError, match="No room for a checkpoint") as error:
+        train.train(config, tmp_path)
+    assert error.value.exit_code == 74
+    assert checkpoints.Checkpoints(tmp_path, read_only=True).latest_step() == 2
+
+
+def test_a_write_that_fails_is_told(tmp_path):
+    with pytest.raises(StorageError, match="free space"), checkpoints.storage_errors(tmp_path):
+        raise OSError(28, "No space left on device")
+
+
+def test_a_compilation_cache_that_others_can_write(phantoms, tmp_path, capsys):
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    folder.chmod(0o777)
+    arguments = ["--config=configs/rwsan.py:small", *call(phantoms), f"--config.compilation_cache={folder}"]
+    assert main.main([*arguments, f"--workdir={tmp_path}"]) == 2
+    assert "others can write" in capsys.readouterr().err
+
+
+def test_data_that_changed_since(finished, phantoms, tmp_path, capsys):
+    shutil.copytree(finished, tmp_path / "run")
+    file = next((tmp_path / "run" / "checkpoints" / "6" / "meta").rglob("metadata"))
+    file.write_text(file.read_text().replace('"size": 64', '"size": 63'))
+    arguments = ["--config=configs/rwsan.py:small", f"--workdir={tmp_path / 'run'}", *call(phantoms)]
+    assert main.main([*arguments, "--config.optim.ema=0.5", "--config.total=8 steps"]) == 2
+    assert "size: was 63, now 64" in capsys.readouterr().err
+
+
+def test_bfloat16_trains(phantoms, tmp_path):
+    train.train(runs.tiny_config(phantoms, dtype="bfloat16", total="4 steps"), tmp_path)
+    losses = [row["train/loss"] for row in logs.read_metrics(tmp_path) if "train/loss" in row]
+    assert losses[-1] < losses[0]

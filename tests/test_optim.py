@@ -1,0 +1,109 @@
+"""Durations, schedules and optimisers."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxvqa import configs, optim
+from jaxvqa.errors import ConfigError
+
+GOLDEN = Path(__file__).parent / "golden" / "rwsan" / "text_cases.json"
+
+
+@pytest.mark.parametrize(
+    ("text", "steps"),
+    [
+        ("7 steps", 7),
+        ("1 step", 1),
+        ("2 epochs", 30),
+        ("1e3 examples", 16),
+        ("50%", 50),
+        ("10 %", 10),
+        ("0.5 epochs", 8),
+    ],
+)
+def test_durations(text, steps):
+    assert optim.in_steps(text, data_size=1000, batch_size=64, total_steps=100) == steps
+
+
+@pytest.mark.parametrize("text", ["", "3", "three epochs", "3 days", "-1 steps", "10 %"])
+def test_what_is_no_duration(text):
+    with pytest.raises(ConfigError, match="duration"):
+        optim.in_steps(text, data_size=1000, batch_size=64)
+
+
+@pytest.mark.parametrize("case", json.loads(GOLDEN.read_text())["schedule"])
+def test_staircase_is_the_originals(case):
+    boundaries, rates = optim.staircase(
+        case["lr_base"],
+        data_size=case["data_size"],
+        batch_size=case["batch_size"],
+        warmup_epochs=3,
+        decay_epochs=(),
+        decay_rate=1.0,
+    )
+    for step, rate in case["step_to_rate"]:
+        assert rates[np.searchsorted(boundaries, step - 1, side="right")] == pytest.approx(rate, rel=1e-12)
+
+
+def test_staircase_drops_at_epochs_also_under_jit():
+    config = configs.load("configs/rwsan.py:vqa_v2").optim
+    schedule = optim.make_schedule(config, data_size=10, batch_size=4, total_steps=32)
+    rates = np.asarray(jax.vmap(schedule)(jnp.arange(32)))
+    # 10/4 = 2.5: stairs end after steps 2, 5 and 7; an epoch has 2 steps, so the drops are at 24 and 28.
+    expected = [0.25] * 2 + [0.5] * 3 + [0.75] * 2 + [1.0] * 17 + [0.2] * 4 + [0.04] * 4
+    np.testing.assert_allclose(rates, 1e-4 * np.asarray(expected), rtol=1e-6)
+
+
+def test_cosine_climbs_and_falls():
+    config = configs.load("configs/rwsan.py").optim
+    schedule = optim.make_schedule(config, data_size=1000, batch_size=10, total_steps=100)
+    rates = [float(schedule(step)) for step in range(101)]
+    assert rates[0] == 0
+    assert rates[5] == pytest.approx(config.lr)
+    assert rates[100] == pytest.approx(config.lr * config.schedule.end)
+    assert rates[5:] == sorted(rates[5:], reverse=True)
+
+
+def _one_update(grads, params, **changes):
+    config = configs.load("configs/rwsan.py").optim
+    with config.unlocked():
+        config.clip_norm = 0.0
+        config.update(changes)
+    optimizer = optim.make_optimizer(config, params)
+    return optimizer.update(grads, optimizer.init(params), params)[0]
+
+
+def test_tables_decay_scale_and_freeze():
+    params = {"a": {"kernel": jnp.asarray([2.0])}, "b": {"kernel": jnp.asarray([4.0])}}
+    grads = jax.tree.map(jnp.ones_like, params)
+    plain = _one_update(grads, params, name="sgd", momentum=0.0)
+    assert float(plain["a"]["kernel"][0]) == 1.0
+    decayed = _one_update(grads, params, name="sgd", momentum=0.0, decay=(("a/.*", 0.5), (".*", 0.0)))
+    assert float(decayed["a"]["kernel"][0]) == 2.0
+    assert float(decayed["b"]["kernel"][0]) == 1.0
+    scaled = _one_update(grads, params, name="sgd", momentum=0.0, lr_scale=(("a/.*", 0.1), (".*", 1.0)))
+    assert float(scaled["a"]["kernel"][0]) == pytest.approx(0.1)
+    frozen = _one_update(grads, params, freeze=(("a/.*", True), (".*", False)))
+    assert float(frozen["a"]["kernel"][0]) == 0.0
+    assert float(frozen["b"]["kernel"][0]) != 0.0
+
+
+def test_clipping_keeps_the_direction():
+    params = {"a": jnp.zeros(2)}
+    clipped = _one_update({"a": jnp.asarray([3.0, 4.0])}, params, name="sgd", momentum=0.0, clip_norm=1.0)
+    np.testing.assert_allclose(np.asarray(clipped["a"]), [0.6, 0.8], rtol=1e-6)
+
+
+def test_unknown_names():
+    config = configs.load("configs/rwsan.py").optim
+    with pytest.raises(ConfigError, match="adam, sgd"):
+        _one_update({"a": jnp.zeros(1)}, {"a": jnp.zeros(1)}, name="adamm")
+    with config.unlocked():
+        config.schedule.name = "stairs"
+    with pytest.raises(ConfigError, match="staircase"):
+        optim.make_schedule(config, data_size=10, batch_size=1, total_steps=10)
