@@ -56,9 +56,10 @@ def read_region_file(
     """
     try:
         # Seeking in an archive's member is slow, and NumPy seeks.
-        with np.load(file if isinstance(file, (str, os.PathLike)) else io.BytesIO(file.read())) as arrays:
-            if not isinstance(arrays, np.lib.npyio.NpzFile):
-                raise DataError("is no .npz file")
+        arrays = np.load(file if isinstance(file, (str, os.PathLike)) else io.BytesIO(file.read()))
+        if not isinstance(arrays, np.lib.npyio.NpzFile):
+            raise DataError("is no .npz file")
+        with arrays:
             if "x" not in arrays:
                 raise DataError(f"has no array 'x', only {sorted(arrays)}")
             x = arrays["x"]

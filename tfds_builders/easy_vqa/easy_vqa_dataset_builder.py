@@ -1,0 +1,152 @@
+"""Builder of easy-VQA from the installed package; README.md beside it describes the data."""
+
+import importlib.util
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from jaxtyping import Float
+from PIL import Image
+
+from jaxvqa.errors import DataError
+from tfds_builders.regions import FEATURE_WIDTH, region_features
+
+_QUESTIONS = {"train": 38_575, "test": 9_673}
+_IMAGES = {"train": 4_000, "test": 1_000}
+
+# The package numbers pictures and questions from 0 in both splits.
+_FIRST_IMAGE = {"train": 0, "test": 100_000}
+_FIRST_QUESTION = {"train": 0, "test": 1_000_000}
+
+_IMAGE_SIZE = 64
+_WINDOW = 16
+_WINDOWS_A_SIDE = 7
+
+_SHAPES = frozenset({"circle", "rectangle", "triangle"})
+_YES_NO = frozenset({"yes", "no"})
+
+
+class Builder(tfds.core.GeneratorBasedBuilder):
+    """easy-VQA: `questions`, and `images` with grid features."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "First release."}  # noqa: RUF012  # TFDS's own form
+    BUILDER_CONFIGS = [  # noqa: RUF012
+        tfds.core.BuilderConfig(name="questions", description="Questions and their answers."),
+        tfds.core.BuilderConfig(name="images", description="Pictures and features of a grid of regions."),
+    ]
+    EXPECTED_COUNTS = {"questions": _QUESTIONS, "images": _IMAGES}  # noqa: RUF012
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        text, number = tfds.features.Text(), tfds.features.Scalar
+        features: dict[str, dict[str, Any]] = {
+            "questions": {
+                "question_id": number(np.int64),
+                "image_id": number(np.int64),
+                "question": text,
+                "answers": tfds.features.Sequence(text),
+                "multiple_choice_answer": text,
+                "question_type": text,
+                "answer_type": text,
+            },
+            "images": {
+                "image_id": number(np.int64),
+                "image": tfds.features.Image(shape=(_IMAGE_SIZE, _IMAGE_SIZE, 3), encoding_format="png"),
+                "image_w": number(np.int32),
+                "image_h": number(np.int32),
+                "boxes": tfds.features.Tensor(shape=(None, 4), dtype=np.float32, encoding="bytes"),
+                "features": tfds.features.Tensor(shape=(None, FEATURE_WIDTH), dtype=np.float16, encoding="bytes"),
+            },
+        }
+        config = self.builder_config.name
+        ids = {split: list(range(first, first + _IMAGES[split])) for split, first in _FIRST_IMAGE.items()}
+        return self.dataset_info_from_configs(
+            features=tfds.features.FeaturesDict(features[config]),
+            homepage="https://github.com/vzhou842/easy-VQA",
+            disable_shuffling=True,
+            metadata=tfds.core.MetadataDict(image_ids=ids) if config == "images" else None,
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+        folder = package_data()
+        return {split: self._generate_examples(folder / split, split) for split in _QUESTIONS}
+
+    def _generate_examples(self, folder: Path, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
+        make = question_examples if self.builder_config.name == "questions" else image_examples
+        yield from enumerate(make(folder, split))
+
+
+def package_data() -> Path:
+    """Returns the data folder of the installed package `easy-vqa`.
+
+    Raises:
+        DataError: the package is not installed, or holds no data.
+    """
+    # Only located, not imported: its code opens files that it does not close.
+    spec = importlib.util.find_spec("easy_vqa")
+    if spec is None or spec.origin is None:
+        raise DataError(
+            "easy_vqa comes from the PyPI package easy-vqa (22 MB), which is not installed: pip install 'jaxvqa[demo]'."
+        )
+    folder = Path(spec.origin).parent / "data"
+    if not folder.is_dir():
+        raise DataError(f"The package easy-vqa has no folder {folder}. Install it again: pip install easy-vqa.")
+    return folder
+
+
+def question_examples(folder: Path, split: str) -> Iterator[dict[str, Any]]:
+    """Yields the questions of a split in the package's order."""
+    rows = json.loads((folder / "questions.json").read_text(encoding="utf-8"))
+    for i, (question, answer, image) in enumerate(rows):
+        yield {
+            "question_id": _FIRST_QUESTION[split] + i,
+            "image_id": _FIRST_IMAGE[split] + image,
+            "question": question,
+            "answers": [answer],
+            "multiple_choice_answer": answer,
+            "question_type": _question_type(answer),
+            "answer_type": "yes/no" if answer in _YES_NO else "other",
+        }
+
+
+def image_examples(folder: Path, split: str) -> Iterator[dict[str, Any]]:
+    """Yields the pictures of a split, by number, with the features of `grid_regions`."""
+    boxes = grid_regions()
+    for number in range(_IMAGES[split]):
+        path = folder / "images" / f"{number}.png"
+        try:
+            content = path.read_bytes()
+            with Image.open(io.BytesIO(content)) as picture:
+                pixels = np.asarray(picture.convert("RGB"))
+        except OSError as error:
+            raise DataError(f"{path} cannot be read ({error}). Install it again: pip install easy-vqa.") from error
+        yield {
+            "image_id": _FIRST_IMAGE[split] + number,
+            "image": content,
+            "image_w": pixels.shape[1],
+            "image_h": pixels.shape[0],
+            "boxes": boxes,
+            "features": region_features(pixels, boxes),
+        }
+
+
+def grid_regions() -> Float[np.ndarray, "R 4"]:
+    """Returns the regions of every picture, float32 [50, 4]: the whole picture, then 7 x 7 windows of 16 pixels.
+
+    The windows overlap by half. They are small because shapes are told apart by their corners and edges: of windows of
+    16, 20, 24 and 32 pixels the smallest served best.
+    """
+    starts = np.linspace(0, _IMAGE_SIZE - _WINDOW, _WINDOWS_A_SIDE)
+    windows = [[x, y, x + _WINDOW, y + _WINDOW] for y in starts for x in starts]
+    return np.array([[0, 0, _IMAGE_SIZE, _IMAGE_SIZE], *windows], np.float32)
+
+
+def _question_type(answer: str) -> str:
+    """Returns what a question asks for: "yes/no", "shape" or "color"."""
+    if answer in _YES_NO:
+        return "yes/no"
+    return "shape" if answer in _SHAPES else "color"
