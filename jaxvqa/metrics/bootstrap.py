@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Shaped
 
 # Upper bound on the counts held at once: 2^22 int64 values are 32 MiB.
 _MAX_CELLS = 1 << 22
 
 
 def confidence_interval(
-    values: Sequence[float] | Float[np.ndarray, " N"], seed: int = 0, resamples: int = 1000, level: float = 0.95
+    values: Sequence[float | int] | Shaped[np.ndarray, " N"], seed: int = 0, resamples: int = 1000, level: float = 0.95
 ) -> tuple[float, float]:
     """Returns the interval that holds the mean of `values` at the given confidence level.
 
@@ -19,7 +19,7 @@ def confidence_interval(
     accuracies have few distinct values, which makes this fast for hundreds of thousands of questions.
 
     Args:
-        values: N per-example results, at least one, finite.
+        values: N per-example results, at least one, finite; true and false count as 1 and 0.
         seed: the same seed gives the same interval.
         resamples: number of samples drawn.
         level: share of the means inside the interval, between 0 and 1.
