@@ -82,6 +82,19 @@ OPTIONS = {
 }
 """The original's option -> field of the model."""
 
+SIZES = (
+    "vocab_size",
+    "num_answers",
+    "embed_width",
+    "width",
+    "question_rank",
+    "region_rank",
+    "guided_rank",
+    "flatten_width",
+    "fused_width",
+)
+"""Fields of the model that a checkpoint tells; see `infer_sizes`."""
+
 INPUT_OPTIONS = ("IMG_FEAT_SIZE", "IMG_FEAT_PAD_SIZE", "MAX_TOKEN")
 """Options of the original that say what goes into the model; ours takes inputs of any length."""
 
@@ -134,12 +147,14 @@ class Converted:
       params: the parameters, a nested dict of float32 arrays.
       adam: the optimiser's state, or None when the file has none.
       lr_base: the base learning rate after the decays so far, or None.
+      sizes: the fields `SIZES` of the model, and `region_width`, the number of values of a region's features.
       report: what was used.
     """
 
     params: dict[str, Any]
     adam: adam.AdamState | None
     lr_base: float | None
+    sizes: dict[str, int]
     report: Report
 
 
@@ -164,15 +179,17 @@ def load(path: str | Path, config: Mapping[str, Any]) -> Converted:
     file = files.read(path)
     # 1 stands for a size that neither tells: its tensor is missing, and shall be reported with all the other faults.
     sizes = {"vocab_size": 1, "num_answers": 1} | infer_sizes(file.tensors, config.get("heads", 4))
-    regions = file.tensors.get("img_feat_linear.weight", np.empty((1, 1)))
-    shapes = target(sizes | dict(config.items()), regions.shape[-1])
+    sizes |= {name: value for name, value in config.items() if name in SIZES}
+    region_width = file.tensors.get("img_feat_linear.weight", np.empty((1, 1))).shape[-1]
+    shapes = target(dict(config.items()) | sizes, region_width)
     params, report = to_jax(file.tensors, KEYS, shapes)
     extra = file.extra or {}
     state = None
     if "optimizer" in extra:
         state = adam.from_torch(extra["optimizer"], list(file.tensors), KEYS, shapes)
     lr_base = extra.get("lr_base")
-    return Converted(params, state, None if lr_base is None else float(lr_base), report)
+    sizes |= {"region_width": region_width}
+    return Converted(params, state, None if lr_base is None else float(lr_base), sizes, report)
 
 
 def save(

@@ -1,0 +1,112 @@
+"""Work directories from converted parameters, and parameters from work directories."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+
+from jaxvqa import checkpoints, configs, optim, train
+from jaxvqa.convert.adam import AdamState
+from jaxvqa.errors import CheckpointError
+from jaxvqa.state import TrainState
+
+
+@dataclasses.dataclass
+class Contents:
+    """What a work directory's newest checkpoint holds.
+
+    Attributes:
+      config: its config.
+      assets: vocabulary, answer list and the like.
+      meta: the position in the data, the versions that wrote it, and what the converter noted.
+      params: the parameters.
+      adam: the optimiser's state, or None when it is no Adam or has not made a step.
+    """
+
+    config: ml_collections.ConfigDict
+    assets: dict[str, Any]
+    meta: dict[str, Any]
+    params: Any
+    adam: AdamState | None
+
+
+def write(
+    folder: Path,
+    config: ml_collections.ConfigDict,
+    params: Any,
+    adam: AdamState | None,
+    assets: Mapping[str, Any],
+    notes: Mapping[str, Any],
+) -> int:
+    """Writes a work directory that evaluates, predicts, and serves as `config.init_from.workdir`.
+
+    Args:
+      folder: where; must hold no checkpoints yet.
+      config: the config to run it with.
+      params: the parameters.
+      adam: the optimiser's state, kept when the config's optimiser is an Adam.
+      assets: what the checkpoint needs to read questions and write answers.
+      notes: JSON values to keep beside the config.
+
+    Returns:
+      The step under which it was saved: the optimiser's, 0 without one.
+    """
+    if (folder / checkpoints.FOLDER).exists():
+        raise CheckpointError(f"{folder} already holds checkpoints; give --to= another folder, or remove it.")
+    params = jax.tree.map(jnp.asarray, params)
+    opt_state = optim.make_optimizer(config.optim, params).init(params)
+    if adam is not None:
+        mu, nu = jax.tree.map(jnp.asarray, (adam.mu, adam.nu))
+        opt_state = _replace_adam(opt_state, optax.ScaleByAdamState(jnp.asarray(adam.step, jnp.int32), mu, nu))
+    step = 0 if adam is None else adam.step
+    state = TrainState(
+        step=jnp.asarray(step, jnp.int32),
+        params=params,
+        extra={},
+        opt_state=opt_state,
+        ema=jax.tree.map(jnp.copy, params) if config.optim.ema else None,
+    )
+    position = {"questions": config.data.questions, "split": config.data.train_split, "size": None, "step": step}
+    train.start_workdir(folder, config)
+    saved = checkpoints.Checkpoints(folder)
+    saved.save(state, assets, {"config": json.loads(config.to_json()), "data": position, "converted": dict(notes)})
+    saved.close()
+    return step
+
+
+def read(folder: Path) -> Contents:
+    """Reads the newest checkpoint of a work directory."""
+    saved = checkpoints.Checkpoints(folder, read_only=True)
+    assets, meta = saved.read_json()
+    config = configs.from_json(meta["config"])
+    # The optimiser's tree follows from the config and the parameters' shapes.
+    model = saved.model_shapes()
+    opt_state = jax.eval_shape(lambda p: optim.make_optimizer(config.optim, p).init(p), model["params"])
+    shapes = TrainState(step=jax.ShapeDtypeStruct((), jnp.int32), opt_state=opt_state, **model)
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    shapes = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=here), shapes)
+    state = saved.restore(shapes)
+    saved.close()
+    adam = _find_adam(state.opt_state)
+    if adam is not None:
+        settings = {"lr": config.optim.lr, "betas": (config.optim.b1, config.optim.b2), "eps": config.optim.eps}
+        adam = AdamState(int(adam.count), adam.mu, adam.nu, settings) if int(adam.count) else None
+    return Contents(config, assets, meta, state.params, adam)
+
+
+def _is_adam(node: Any) -> bool:
+    return isinstance(node, optax.ScaleByAdamState)
+
+
+def _find_adam(opt_state: Any) -> Any:
+    return next((n for n in jax.tree.leaves(opt_state, is_leaf=_is_adam) if _is_adam(n)), None)
+
+
+def _replace_adam(opt_state: Any, adam: optax.ScaleByAdamState) -> Any:
+    return jax.tree.map(lambda n: adam if _is_adam(n) else n, opt_state, is_leaf=_is_adam)
