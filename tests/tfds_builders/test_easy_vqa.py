@@ -15,6 +15,7 @@ from tfds_builders.regions import region_features
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("easy_vqa") is None, reason="easy-vqa is not installed")
 COUNTS = {"train": 5, "test": 3}
+ORIGINAL_PACKAGE_DATA = module.package_data
 
 
 @pytest.fixture
@@ -95,6 +96,15 @@ def test_not_installed(monkeypatch, tmp_path):
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(DataError, match=r"pip install 'jaxvqa\[demo\]'"):
         build("easy_vqa", "questions", data_dir=tmp_path / "data")
+
+
+def test_a_failed_rebuild_leaves_what_was_built(few, monkeypatch, tmp_path):
+    build("easy_vqa", "questions", data_dir=tmp_path / "data")
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(module, "package_data", ORIGINAL_PACKAGE_DATA)
+    with pytest.raises(DataError, match="not installed"):
+        build("easy_vqa", "questions", data_dir=tmp_path / "data", overwrite=True)
+    assert len(read(tmp_path, "questions", "train")) == len(few["train"])
 
 
 def test_missing_picture(few, tmp_path):

@@ -3,7 +3,7 @@
 import importlib.util
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from jaxtyping import Float
 from PIL import Image
 
 from jaxvqa.errors import DataError
+from tfds_builders.manual import ManualFile
 from tfds_builders.regions import FEATURE_WIDTH, region_features
 
 _QUESTIONS = {"train": 38_575, "test": 9_673}
@@ -40,6 +41,11 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         tfds.core.BuilderConfig(name="images", description="Pictures and features of a grid of regions."),
     ]
     EXPECTED_COUNTS = {"questions": _QUESTIONS, "images": _IMAGES}  # noqa: RUF012
+
+    def manual_files(self) -> Iterable[ManualFile]:
+        """Returns nothing, as the package is the whole download; fails before a build starts if it is not installed."""
+        package_data()
+        return []
 
     def _info(self) -> tfds.core.DatasetInfo:
         text, number = tfds.features.Text(), tfds.features.Scalar
