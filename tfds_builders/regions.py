@@ -64,8 +64,8 @@ def _bumps(values: np.ndarray) -> np.ndarray:
 def region_features(image: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     """Describes each box of a picture by a nonnegative vector.
 
-    Each box is averaged down to 10 x 10 cells, its surroundings (the box at twice the size) to 6 x 6; the cells, the
-    mean and spread of each channel, and the normalised position (x1, y1, x2, y2, width, height, and soft one-hot codes
+    Each box is averaged down to 10 x 10 cells, its surroundings (the box at twice the size) to 6 x 6; the cells, how
+    those of the box differ from the mean of its surroundings, the mean and spread of each channel, and the normalised position (x1, y1, x2, y2, width, height, and soft one-hot codes
     of centre and size) go through a fixed random matrix of signs and a ReLU. The last feature is always 1, so that a
     true region is never all zero: models take zero rows for padding.
 
@@ -110,6 +110,8 @@ def region_features(image: np.ndarray, boxes: np.ndarray) -> np.ndarray:
             # Weights make what is shown and where it lies count about equally in the projection.
             (crop - 0.5).reshape(len(boxes), -1),
             (context - 0.5).reshape(len(boxes), -1) * 0.7,
+            # How the box differs from its surroundings is what makes most findings findings.
+            2.0 * (crop - context.mean(axis=(1, 2), keepdims=True)).reshape(len(boxes), -1),
             4.0 * (mean - 0.5),
             8.0 * spread,
             2.0 * corners,

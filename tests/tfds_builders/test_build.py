@@ -183,7 +183,7 @@ def test_missing_files_in_order(tmp_path):
 def test_overwrite_keeps_what_is_built_when_files_are_missing(tmp_path, monkeypatch):
     build("phantom_vqa", "tiny_questions", data_dir=tmp_path)
     monkeypatch.setattr(Builder, "manual_files", needs_files, raising=False)
-    with pytest.raises(DataError, match="questions.json"):
+    with pytest.raises(DataError, match=r"questions\.json"):
         build("phantom_vqa", "tiny_questions", data_dir=tmp_path, overwrite=True)
     assert folder(tmp_path).exists()
 

@@ -13,6 +13,7 @@ from tfds_builders.phantom_vqa.scenes import (
     PLANES,
     VIEWS,
     Scene,
+    kinds_seen,
     make_scene,
     plural,
     random_stream,
@@ -198,17 +199,20 @@ class Question:
 
 def _shares() -> dict[str, dict[str, float]]:
     """How often each modality, plane, body part and kind of lesion occurs in scenes."""
-    shares: dict[str, collections.Counter] = {name: collections.Counter() for name in ("modality", "plane", "part")}
+    shares: dict[str, dict[str, float]] = {name: {} for name in ("modality", "plane", "part", "kind")}
+
+    def add(what: str, name: str, share: float) -> None:
+        shares[what][name] = shares[what].get(name, 0.0) + share
+
     for view in VIEWS:
-        shares["plane"][view.plane] += view.share
-        shares["part"][view.body_part] += view.share
-        for modality, share in view.modalities:
-            shares["modality"][modality] += view.share * share
-    kinds: collections.Counter = collections.Counter()
-    for view in VIEWS:
-        for kind, share in view.kinds:
-            kinds[kind] += view.share * share
-    return {**shares, "kind": kinds}
+        add("plane", view.plane, view.share)
+        add("part", view.body_part, view.share)
+        for modality, often in view.modalities:
+            add("modality", modality, view.share * often)
+            kinds = kinds_seen(view, modality)
+            for kind, weight in kinds:
+                add("kind", kind, view.share * often * weight / sum(w for _, w in kinds))
+    return shares
 
 
 _SHARES = _shares()
@@ -370,7 +374,7 @@ def _annotators(random: np.random.RandomState, truth: str, answer_type: str) -> 
             answers.append(str(near) if other < 0.9 else "unclear")
         elif synonyms and other < 0.6:
             answers.append(synonyms[random.randint(len(synonyms))])
-        elif truth in _CONFUSED and other < 0.88:
+        elif truth in _CONFUSED and other < 0.6:
             options = _CONFUSED[truth]
             answers.append(options[random.randint(len(options))])
         elif truth in ABNORMALITIES and other < 0.85:

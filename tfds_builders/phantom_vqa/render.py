@@ -384,12 +384,12 @@ _DRAW = {
     ("abdomen", "coronal"): _abdomen_coronal,
 }
 
-# Grey values of lesions by modality: fluid-like, blood-like, and so on.
+# Grey values of lesions by modality. Hemorrhage: core, swelling; mass: rim, core, swelling.
 _LESION: dict[str, dict[str, Any]] = {
-    "hemorrhage": {"ct": 0.90, "t1 mri": 0.95, "t2 mri": 0.04},
-    "cyst": {"ct": 0.12, "t1 mri": 0.05, "t2 mri": 1.0},
-    "infarct": {"ct": 0.20, "t1 mri": 0.24, "t2 mri": 0.86},
-    "calcification": {"ct": 1.1, "t1 mri": 0.0, "t2 mri": 0.0},
+    "hemorrhage": {"ct": (0.84, 0.16), "t1 mri": (1.0, 0.16), "t2 mri": (0.02, 0.96)},
+    "cyst": {"ct": 0.06, "t1 mri": 0.0, "t2 mri": 1.1},
+    "infarct": {"ct": 0.20, "t1 mri": 0.22, "t2 mri": 0.84},
+    "calcification": {"ct": 1.15},
     "mass": {"ct": (0.85, 0.30, 0.34), "t1 mri": (1.0, 0.22, 0.34), "t2 mri": (0.10, 0.92, 0.76)},
 }
 
@@ -411,8 +411,10 @@ def _draw_lesion(c: Canvas, lesion: Lesion) -> Field:
     value = _LESION.get(lesion.kind, {}).get(c.scene.modality)
     r = lesion.radius
     if lesion.kind == "hemorrhage":
-        field = _lobed(c, lesion, 0.3)
-        c.paint(field, value, soft=0.03)
+        core, halo = value
+        field = _lobed(c, lesion, 0.25)
+        c.paint(field + 0.3 * r + 0.01, halo, soft=0.03)  # swelling around it, of the other shade
+        c.paint(field, core, soft=0.03)
     elif lesion.kind == "cyst":
         field = _lobed(c, lesion, 0.03)
         c.paint(field, value, soft=0.02)
@@ -427,15 +429,15 @@ def _draw_lesion(c: Canvas, lesion: Lesion) -> Field:
         out = np.arctan2(lesion.y - c.scene.view.middle, lesion.x)
         dx, dy = c.x - lesion.x, c.y - lesion.y
         along, across = dx * np.cos(out) + dy * np.sin(out), dy * np.cos(out) - dx * np.sin(out)
-        wedge = np.minimum(1.1 * r - along, (0.5 * along + 0.78 * r) - np.abs(across))
+        wedge = np.minimum(1.15 * r - along, (0.5 * along + 0.9 * r) - np.abs(across))
         field = np.minimum(wedge, 1.3 * r - np.hypot(along, across)) + 0.06 * r * c.folds
-        c.paint(field, value + 0.06 * c.folds, soft=0.05)
+        c.paint(field, value + 0.09 * c.folds, soft=0.04)
     elif lesion.kind == "calcification":
         # A clump of specks.
         field = np.full((SIZE, SIZE), -1.0, np.float32)
         for i in range(3 if lesion.size == "small" else 9):
-            turn, far = 2.4 * i + c.random.uniform(0, 1), r * 0.82 * np.sqrt((i + 0.3) / (3 if r < 0.1 else 9))
-            speck = 0.034 - np.hypot(c.x - lesion.x - far * np.cos(turn), c.y - lesion.y - far * np.sin(turn))
+            turn, far = 2.4 * i + c.random.uniform(0, 1), r * 1.05 * np.sqrt((i + 0.3) / (3 if r < 0.1 else 9))
+            speck = 0.038 - np.hypot(c.x - lesion.x - far * np.cos(turn), c.y - lesion.y - far * np.sin(turn))
             field = np.maximum(field, speck)
         c.paint(field, value, soft=0.02)
     elif lesion.kind == "nodule":
@@ -490,6 +492,7 @@ def render(scene: Scene) -> Picture:
         boxes[i] = xs.min(), ys.min(), xs.max() + 1, ys.max() + 1
 
     image = canvas.image
+    random = random_stream(scene.image_id, 6)  # the same noise whatever has been drawn
     if "mri" in scene.modality:
         image = image * (1 + random.uniform(0, 0.07) * _smooth_noise(random, 4))  # uneven coil sensitivity
     noise = random.standard_normal((SIZE, SIZE)).astype(np.float32)

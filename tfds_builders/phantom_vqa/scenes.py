@@ -72,16 +72,16 @@ class View:
     middle: float = 0.0  # y of the line between upper and lower (or anterior and posterior)
 
 
-_HEAD = (("hemorrhage", 0.2), ("mass", 0.2), ("cyst", 0.17), ("infarct", 0.27), ("calcification", 0.16))
+_HEAD = (("hemorrhage", 0.24), ("mass", 0.2), ("cyst", 0.17), ("infarct", 0.27), ("calcification", 0.36))
 _CHEST = (("nodule", 0.37), ("consolidation", 0.36), ("effusion", 0.27))
-_BELLY = (("cyst", 0.28), ("mass", 0.28), ("calcification", 0.27), ("hemorrhage", 0.17))
+_BELLY = (("cyst", 0.28), ("mass", 0.28), ("calcification", 0.46), ("hemorrhage", 0.22))
 
 VIEWS = (
     View(
         "brain",
         "axial",
         0.13,
-        (("ct", 0.30), ("t1 mri", 0.35), ("t2 mri", 0.35)),
+        (("ct", 0.40), ("t1 mri", 0.30), ("t2 mri", 0.30)),
         _HEAD,
         (Host("brain", 0.0, 0.0, 0.46, 0.62),),
     ),
@@ -89,7 +89,7 @@ VIEWS = (
         "brain",
         "coronal",
         0.12,
-        (("ct", 0.2), ("t1 mri", 0.4), ("t2 mri", 0.4)),
+        (("ct", 0.30), ("t1 mri", 0.35), ("t2 mri", 0.35)),
         _HEAD,
         (Host("brain", 0.0, -0.12, 0.52, 0.46),),
         -0.12,
@@ -118,7 +118,7 @@ VIEWS = (
         0.11,
         (("ct", 1.0),),
         _CHEST,
-        (Host("lung", -0.46, 0.0, 0.22, 0.36), Host("lung", 0.48, 0.02, 0.2, 0.34)),
+        (Host("lung", -0.48, 0.0, 0.19, 0.36), Host("lung", 0.54, 0.04, 0.15, 0.34)),
     ),
     View(
         "abdomen",
@@ -196,6 +196,11 @@ class Scene:
         return f"{self.side(lesion)} {'lower' if below else 'upper'}"
 
 
+def kinds_seen(view: View, modality: str) -> tuple[tuple[str, float], ...]:
+    """Returns the lesion kinds, with weights, of a view in a modality: calcium shows in CT only."""
+    return tuple((kind, share) for kind, share in view.kinds if kind != "calcification" or modality == "ct")
+
+
 def _pick(random: np.random.RandomState, weighted: tuple[tuple[str, float], ...]) -> str:
     """Draws a name by its weight."""
     names, weights = zip(*weighted, strict=True)
@@ -248,7 +253,7 @@ def make_scene(image_id: int) -> Scene:
     modality = _pick(random, view.modalities)
     if random.random_sample() < _NORMAL_SHARE:
         return Scene(image_id, view, modality, ())
-    kind = _pick(random, view.kinds)
+    kind = _pick(random, kinds_seen(view, modality))
     counts = _COUNTS.get(kind, _OTHER_COUNTS)
     count = 1 + int(np.searchsorted(np.cumsum(counts), random.random_sample() * sum(counts), side="right"))
     # One large lesion at most: "the largest lesion" is then decided, and half of the images have none.
