@@ -117,6 +117,7 @@ def to_jax(tensors: Mapping[str, np.ndarray], table: Table, target: Mapping[str,
     wanted = traverse_util.flatten_dict(dict(target), sep="/")
     faults: list[str] = []
     excused: list[str] = []
+    unexpected: list[str] = []
     values: dict[str, np.ndarray] = {}
     source: dict[str, str] = {}  # path -> the key it was taken from
     shadowed: list[tuple[str, str]] = []  # (key, path)
@@ -126,6 +127,7 @@ def to_jax(tensors: Mapping[str, np.ndarray], table: Table, target: Mapping[str,
             if any(re.fullmatch(pattern, key) for pattern in table.excused):
                 excused.append(key)
             else:
+                unexpected.append(key)
                 why = "no rule of this system takes it" if rule is None else f"the model has no {path}"
                 faults.append(f"unexpected {key} {list(tensor.shape)}: {why}.")
             continue
@@ -141,14 +143,12 @@ def to_jax(tensors: Mapping[str, np.ndarray], table: Table, target: Mapping[str,
             shadowed.append((source[path], path))
         values[path] = np.ascontiguousarray(value, leaf.dtype)
         source[path] = key
-    keys = list(tensors)
     for path in wanted:
         if path not in values:
             names = _names(table.rules, path)
             name = " or ".join(names) or "no rule of this system makes it"
-            faults.append(
-                f"missing {name} for {path} {list(wanted[path].shape)}.{nearest(names[0], keys) if names else ''}"
-            )
+            hint = nearest(names[0], unexpected) if names else ""
+            faults.append(f"missing {name} for {path} {list(wanted[path].shape)}.{hint}")
     if faults:
         raise CheckpointError(
             f"The checkpoint does not fit the model; {len(faults)} faults:\n"
