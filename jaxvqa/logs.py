@@ -24,14 +24,13 @@ log = logging.getLogger("jaxvqa")
 
 def setup() -> None:
     """Sends the program's words to stderr: process 0 from INFO on, the others from WARNING on."""
-    if not log.handlers:
-        console = rich.console.Console(stderr=True)
-        log.addHandler(
-            rich.logging.RichHandler(console=console, show_path=False, log_time_format="%H:%M:%S", show_level=False)
-            if console.is_terminal
-            else logging.StreamHandler()
-        )
-        log.propagate = False
+    console = rich.console.Console(stderr=True)
+    log.handlers = [
+        rich.logging.RichHandler(console=console, show_path=False, log_time_format="%H:%M:%S", show_level=False)
+        if console.is_terminal
+        else logging.StreamHandler()
+    ]
+    log.propagate = False
     absl.logging.set_verbosity(absl.logging.ERROR)  # orbax and grain warn of things that are meant
     log.setLevel(logging.INFO if jax.process_index() == 0 else logging.WARNING)
 

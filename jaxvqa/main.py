@@ -74,7 +74,7 @@ def _run(argv: Sequence[str]) -> None:
     logs.setup()
     config = _config(args)
     configs.override(config, changes)
-    _use_compilation_cache(config.compilation_cache)
+    use_compilation_cache(config.compilation_cache)
     if args.mode == "compile":
         print(compiling.report(config))
         return
@@ -158,7 +158,7 @@ def _join_processes() -> None:
         jax.distributed.initialize()
 
 
-def _use_compilation_cache(folder: str) -> None:
+def use_compilation_cache(folder: str) -> None:
     """Keeps compiled programs between runs. A folder that others can write to would let them run code here."""
     if not folder:
         return

@@ -79,7 +79,7 @@ def make_train_step(
         if config.optim.ema:
             ema = jax.tree.map(lambda e, p: config.optim.ema * e + (1 - config.optim.ema) * p, ema, params)
         one = jnp.ones(())
-        metrics = metrics | {"learning_rate": (rate, one), "gradient_norm": (optax.global_norm(grads), one)}
+        metrics = metrics | {"learning_rate": (rate, one), "gradient_norm": (optax.tree.norm(grads), one)}
         return TrainState(step=state.step + 1, params=params, extra=extra, opt_state=opt_state, ema=ema), metrics
 
     return train_step

@@ -101,7 +101,7 @@ def test_parameters_start_from_another_run(finished, phantoms, tmp_path):
         (["--mode=predict", "--workdir=x"], ["--split"]),
         (["--mode=eval", "--workdir=/nonexistent"], ["/nonexistent", "no checkpoints"]),
         (["--config=configs/rwsan.py", "--config.mesh.data=3"], ["data=3", "1 devices"]),
-        (["--config=configs/rwsan.py:small", "--config.microbatches=3"], ["batch_size = 32", "multiple of 3"]),
+        (["--config=configs/rwsan.py:small", "--config.microbatches=3"], ["batch_size = 16", "multiple of 3"]),
         (["--config=configs/rwsan.py:small", "--config.total=soon"], ["'soon'", "duration"]),
         (["--config=configs/rwsan.py:small", "--config.task=answer"], ["'answer'", "answer_classification"]),
         (["--config=configs/rwsan.py:small", "--config.model.name=rwsn"], ["'rwsn'", "rwsan"]),

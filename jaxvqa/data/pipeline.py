@@ -122,7 +122,7 @@ class LoadBatch:
         indices = self.order(step)
         mine = np.split(indices, self.process_count)[self.process_index]
         # A row of -1 repeats the first example, so that every number in it is an ordinary one; its mask is 0.
-        examples = [self._example(max(index, 0)) for index in mine]
+        examples = [self._example(max(int(index), 0)) for index in mine]
         batch = {key: np.stack([example[key] for example in examples]) for key in examples[0]}
         return batch | {"mask": (mine >= 0).astype(np.float32)}
 

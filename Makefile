@@ -1,0 +1,59 @@
+# Everything a person needs: `make run`, `make test`. Each makes the virtual environment it needs.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+export JAX_PLATFORMS ?= cpu
+# Two constraints files: Python 3.11 has jax 0.10, later Pythons the newest jax.
+CONSTRAINTS = constraints/$(shell $(PYTHON) -c 'import sys; print("py311" if sys.version_info[:2] == (3, 11) else "py312")').txt
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS)
+
+.PHONY: run test test-quick test-slow lint format bench docs clean
+
+run: $(VENV)/run.done  ## build the embedded data set, train, evaluate, explain
+	$(BIN)/python -m launch.first_run
+
+test: $(VENV)/dev.done  ## the tests, without network
+	$(BIN)/python -m pytest
+
+# What needs neither PyTorch nor a second process, in a few minutes: for a second Python.
+QUICK = tests/test_configs.py tests/test_optim.py tests/test_paths.py tests/test_main.py tests/data tests/metrics
+test-quick: $(VENV)/test.done
+	$(BIN)/python -m pytest $(QUICK)
+
+test-slow: $(VENV)/dev.done  ## the longer checks; real data where JAXVQA_DATA is set
+	$(BIN)/python -m pytest -m slow --timeout=3600
+
+lint: $(VENV)/dev.done  ## format, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(VENV)/dev.done
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/dev.done  ## speed and memory, beside the peer
+	$(BIN)/python -m benchmarks.train_step --peer
+	$(BIN)/python -m benchmarks.input_pipeline
+
+docs: $(VENV)/dev.done  ## runs every command of README and docs
+	$(BIN)/python -m pytest -m slow tests/test_docs.py --timeout=3600
+
+$(VENV)/pyvenv.cfg:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "jaxvqa needs Python 3.11 or newer; set PYTHON=python3.12, say")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/run.done: $(VENV)/pyvenv.cfg pyproject.toml $(CONSTRAINTS)
+	$(INSTALL) -e .
+	@touch $@
+
+$(VENV)/test.done: $(VENV)/pyvenv.cfg pyproject.toml $(CONSTRAINTS)
+	$(INSTALL) -e '.[test]'
+	@touch $@
+
+$(VENV)/dev.done: $(VENV)/pyvenv.cfg pyproject.toml $(CONSTRAINTS)
+	$(INSTALL) -e '.[dev]'
+	@touch $@ $(VENV)/run.done
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

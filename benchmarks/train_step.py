@@ -1,0 +1,157 @@
+"""Times the training step of a config at its own sizes, on random data.
+
+    python -m benchmarks.train_step [--config=configs/rwsan.py:vqa_v2] [--steps=3] [--peer] [--json=FILE]
+
+Each row is a process of its own, so that its peak memory is its own. `share of matmul` is the step's floating-point
+operations (as XLA counts them in the compiled program) over its time, over the rate of a large square matrix
+multiplication measured just before and after it. `--peer` times the same training step in PyTorch.
+"""
+
+import argparse
+import json
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+MATMUL = 2048  # rows and columns
+
+
+def best(run: Callable[[], Any], times: int) -> tuple[float, float]:
+    """The minimum and the median of `times` timings in seconds."""
+    seconds = []
+    for _ in range(times):
+        start = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds), float(np.median(seconds))
+
+
+def peak_mib() -> float:
+    """The peak resident memory of this process in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def random_batch(shapes: dict[str, Any], vocab_size: int) -> dict[str, np.ndarray]:
+    """Full questions, full images, sparse soft scores."""
+    rng = np.random.default_rng(0)
+    scores = rng.random(shapes["answer_scores"].shape) < 0.002
+    return {
+        "regions": rng.random(shapes["regions"].shape).astype(np.float16),
+        "question": rng.integers(1, vocab_size, shapes["question"].shape).astype(np.int32),
+        "answer_scores": scores.astype(np.float32),
+        "mask": np.ones(shapes["mask"].shape, np.float32),
+    }
+
+
+def ours(name: str, steps: int) -> dict[str, float]:
+    """Times our step; the first call's compilation apart."""
+    import jax
+    import jax.numpy as jnp
+
+    from jaxvqa import compiling, configs, sharding, train
+    from jaxvqa.tasks import abstract_batch, task_without_data
+
+    config = configs.load(name)
+    mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
+    task = task_without_data(config)
+    square = jnp.ones((MATMUL, MATMUL))
+    matmul = jax.jit(lambda a: a @ a)
+    matmul(square).block_until_ready()
+
+    def rate() -> float:
+        return 2 * MATMUL**3 / best(lambda: matmul(square).block_until_ready(), 10)[0]
+
+    with jax.set_mesh(mesh):
+        program = train.make_program(config, task, mesh, data_size=10**6, total_steps=10**4)
+        state = program.init()
+        shapes = abstract_batch(task, config.batch_size)
+        host = random_batch(shapes, config.compile.vocab_size)
+        batch = {key: jax.device_put(value, sharding.batch_sharding(mesh)) for key, value in host.items()}
+        start = time.perf_counter()
+        compiled = program.step.lower(*train.abstract_step_arguments(config, task, program)).compile()
+        compile_seconds = time.perf_counter() - start
+        measured = compiling.measures(compiled)
+        box = [state]
+        del state
+
+        def step() -> None:
+            box[0], metrics = compiled(box[0], batch)
+            jax.block_until_ready(metrics)
+
+        step()
+        before = rate()
+        fastest, median = best(step, steps)
+        peak = max(before, rate())
+    return {
+        "seconds": fastest,
+        "median_seconds": median,
+        "examples_per_second": config.batch_size / fastest,
+        "peak_mib": peak_mib(),
+        "compile_seconds": compile_seconds,
+        "gflop": measured["flops"] / 1e9,
+        "matmul_gflop_per_second": peak / 1e9,
+        "share_of_matmul": measured["flops"] / fastest / peak,
+    }
+
+
+def peer(name: str, steps: int) -> dict[str, float]:
+    """Times the same training step in PyTorch: same sizes, loss, dropout and Adam."""
+    import torch
+
+    from benchmarks.peers import rwsan as peer_rwsan
+    from jaxvqa import configs
+    from jaxvqa.tasks import abstract_batch, task_without_data
+
+    config = configs.load(name)
+    task = task_without_data(config)
+    shapes = abstract_batch(task, config.batch_size)
+    batch = {key: torch.from_numpy(value) for key, value in random_batch(shapes, config.compile.vocab_size).items()}
+    step = peer_rwsan.train_step(config, region_width=config.data.region_width)
+    step(batch)
+    square = torch.ones((MATMUL, MATMUL))
+    fastest, median = best(lambda: step(batch), steps)
+    return {
+        "seconds": fastest,
+        "median_seconds": median,
+        "examples_per_second": config.batch_size / fastest,
+        "peak_mib": peak_mib(),
+        "matmul_gflop_per_second": 2 * MATMUL**3 / best(lambda: square @ square, 10)[0] / 1e9,
+    }
+
+
+ROWS = {"jaxvqa": ours, "pytorch": peer}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", default="configs/rwsan.py:vqa_v2")
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--peer", action="store_true")
+    parser.add_argument("--json", default="")
+    parser.add_argument("--row", choices=ROWS, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.row:
+        print(json.dumps(ROWS[args.row](args.config, args.steps)))
+        return
+    rows = {}
+    for row in ROWS if args.peer else ["jaxvqa"]:
+        command = [sys.executable, "-m", "benchmarks.train_step", f"--config={args.config}", f"--steps={args.steps}", f"--row={row}"]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        rows[row] = json.loads(done.stdout.splitlines()[-1])
+    print(f"{args.config} on {platform.processor() or platform.machine()}, {time.strftime('%Y-%m-%d')}")
+    for key in rows["jaxvqa"]:
+        print(f"{key:26s}" + "".join(f"{row.get(key, float('nan')):14.3f}" for row in rows.values()))
+    print(f"{'':26s}" + "".join(f"{name:>14s}" for name in rows))
+    if args.json:
+        with open(args.json, "w") as file:
+            json.dump(rows, file, indent=1)
+
+
+if __name__ == "__main__":
+    main()

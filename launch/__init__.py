@@ -1,0 +1,1 @@
+"""Starting the program: a first run, several local processes, clusters."""

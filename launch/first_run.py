@@ -1,0 +1,55 @@
+"""`make run`: the embedded data set, RWSAN and its question-only baseline trained on it, a report, and what to try next."""
+
+import datetime
+import sys
+import time
+from pathlib import Path
+
+from jaxvqa import configs, logs, report, train
+from jaxvqa.errors import UserError
+from jaxvqa.logs import log
+from jaxvqa.main import use_compilation_cache
+from tfds_builders import build
+
+NEXT = """
+Report: {report}
+
+What to try next
+  {python} -m jaxvqa.explain --workdir={run} --output={run}/explained     attention on single questions
+  {python} -m jaxvqa.main --mode=predict --workdir={run} --split=test     predictions with ids, EvalAI result file
+  {python} -m jaxvqa.main --config=configs/rwsan.py --help                every field of the config
+  {python} -m jaxvqa.main --config=configs/rwsan.py --config.optim.lr=5e-4
+  {python} -m tfds_builders.build easy_vqa                                 shapes and colours (pip install '.[demo]')
+  {python} -m jaxvqa.main --config=configs/rwsan.py:vqa_v2 --help         the paper's recipe on VQA v2
+"""
+
+
+def main() -> int:
+    """Runs the tour and returns its exit code."""
+    logs.setup()
+    began = time.perf_counter()
+    if code := build.main(["phantom_vqa"]):
+        return code
+    folder = Path("runs") / f"{datetime.datetime.now():%Y-%m-%d_%H%M%S}_first_run"
+    try:
+        results = {}
+        for name, variant in (("blind", "blind,brief"), ("rwsan", "")):
+            log.info("")
+            log.info("training %s", "the question-only baseline" if name == "blind" else "RWSAN")
+            config = configs.load(f"configs/rwsan.py:{variant}")
+            use_compilation_cache(config.compilation_cache)
+            results[name] = train.train(config, folder / name)["val/accuracy"]
+        page = report.write(folder / "rwsan", baseline=folder / "blind")
+    except UserError as error:
+        print(f"jaxvqa: {error}", file=sys.stderr)
+        return error.exit_code
+    print(
+        f"\nValidation accuracy: RWSAN {results['rwsan']:.1f} %, the question alone {results['blind']:.1f} % "
+        f"({time.perf_counter() - began:.0f} s in all)"
+    )
+    print(NEXT.format(report=page, run=folder / "rwsan", python=sys.executable))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
