@@ -64,10 +64,11 @@ def _bumps(values: np.ndarray) -> np.ndarray:
 def region_features(image: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     """Describes each box of a picture by a nonnegative vector.
 
-    Each box is averaged down to 10 x 10 cells, its surroundings (the box at twice the size) to 6 x 6; the cells, how
-    those of the box differ from the mean of its surroundings, the mean and spread of each channel, and the normalised position (x1, y1, x2, y2, width, height, and soft one-hot codes
-    of centre and size) go through a fixed random matrix of signs and a ReLU. The last feature is always 1, so that a
-    true region is never all zero: models take zero rows for padding.
+    Each box is averaged down to 10 x 10 cells, its surroundings (the box at twice the size) to 6 x 6. The cells, how
+    those of the box differ from the mean of its surroundings, the mean and spread of each channel, and the normalised
+    position (x1, y1, x2, y2, width, height, and soft one-hot codes of centre and size) go through a fixed random matrix
+    of signs and a ReLU. The last feature is always 1, so that a true region is never all zero: models take zero rows
+    for padding.
 
     Args:
       image: uint8 [H, W] or [H, W, 3].

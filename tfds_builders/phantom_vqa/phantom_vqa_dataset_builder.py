@@ -33,15 +33,15 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     """Builder of phantom_vqa; README.md beside it describes the data."""
 
     VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First release."}
-    BUILDER_CONFIGS = [
+    RELEASE_NOTES = {"1.0.0": "First release."}  # noqa: RUF012
+    BUILDER_CONFIGS = [  # noqa: RUF012
         Config(name="questions", description="Questions and answers.", part="questions", images=_FULL),
         Config(name="images", description="Pictures, regions, masks, captions.", part="images", images=_FULL),
         Config(name="tiny_questions", description="A few, for tests.", part="questions", images=_TINY),
         Config(name="tiny_images", description="A few, for tests.", part="images", images=_TINY),
     ]
     DEFAULT_CONFIGS = ("questions", "images")
-    EXPECTED_COUNTS = {
+    EXPECTED_COUNTS = {  # noqa: RUF012
         "questions": {split: count * QUESTIONS_PER_IMAGE for split, count in _FULL.items()},
         "images": _FULL,
         "tiny_questions": {split: count * QUESTIONS_PER_IMAGE for split, count in _TINY.items()},

@@ -408,7 +408,7 @@ def _lobed(c: Canvas, lesion: Lesion, lobes: float) -> Field:
 
 def _draw_lesion(c: Canvas, lesion: Lesion) -> Field:
     """Paints a lesion and returns its field."""
-    value = _LESION.get(lesion.kind, {}).get(c.scene.modality)
+    value: Any = _LESION.get(lesion.kind, {}).get(c.scene.modality)
     r = lesion.radius
     if lesion.kind == "hemorrhage":
         core, halo = value
@@ -491,7 +491,7 @@ def render(scene: Scene) -> Picture:
         ys, xs = np.nonzero(inside)
         boxes[i] = xs.min(), ys.min(), xs.max() + 1, ys.max() + 1
 
-    image = canvas.image
+    image: np.ndarray = canvas.image
     random = random_stream(scene.image_id, 6)  # the same noise whatever has been drawn
     if "mri" in scene.modality:
         image = image * (1 + random.uniform(0, 0.07) * _smooth_noise(random, 4))  # uneven coil sensitivity
