@@ -243,3 +243,17 @@ def test_worker_processes_give_the_same_records(tmp_path, monkeypatch):
     monkeypatch.setattr("tfds_builders.phantom_vqa.phantom_vqa_dataset_builder._LEAST_FOR_WORKERS", 40)
     build("phantom_vqa", "tiny_images", data_dir=tmp_path / "two", workers=2)
     assert contents(folder(tmp_path / "one", "tiny_images")) == contents(folder(tmp_path / "two", "tiny_images"))
+
+
+def test_the_standard_command_finds_the_builder():
+    """`tfds build` (whose command line needs TensorFlow) imports NAME.NAME_dataset_builder from the folder above."""
+    name = "phantom_vqa"
+    code = (
+        "import tensorflow_datasets as tfds;"
+        f"cls = tfds.core.community.builder_cls_from_module('{name}.{name}_dataset_builder');"
+        "builder = cls(data_dir='unused'); print(cls.name, builder.info.description[:1] != '')"
+    )
+    folder_above = Path(__file__).parents[2] / "tfds_builders"
+    environment = {**os.environ, "PYTHONPATH": str(folder_above)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == [name, "True"], done.stderr
