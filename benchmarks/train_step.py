@@ -141,7 +141,14 @@ def main() -> None:
         return
     rows = {}
     for row in ROWS if args.peer else ["jaxvqa"]:
-        command = [sys.executable, "-m", "benchmarks.train_step", f"--config={args.config}", f"--steps={args.steps}", f"--row={row}"]
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.train_step",
+            f"--config={args.config}",
+            f"--steps={args.steps}",
+            f"--row={row}",
+        ]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         rows[row] = json.loads(done.stdout.splitlines()[-1])
     print(f"{args.config} on {platform.processor() or platform.machine()}, {time.strftime('%Y-%m-%d')}")

@@ -7,14 +7,15 @@
     python -m jaxvqa.main --config=configs/rwsan.py:vqa_v2           the paper's recipe: train, validated on val
     python -m jaxvqa.main --config=configs/rwsan.py:vqa_v2,train+val+vg   the same for the test server
 
-`blind` and `small` can be joined to each data set ("vqa_v2,blind"); `mini` uses the splits of a small part of VQA v2.
+`blind`, `brief` (2 epochs) and `small` can be joined to each data set ("vqa_v2,blind"); `vqa_v2,mini` fits a small part
+of VQA v2 that has questions, but region features of few images.
 """
 
 import ml_collections
 
 from configs import common
 
-VARIANTS = ("vqa_v2", "easy_vqa", "mini", "train+val+vg", "blind", "small")
+VARIANTS = ("vqa_v2", "easy_vqa", "mini", "train+val+vg", "blind", "brief", "small")
 
 # Parameter path -> mesh axis of each dimension. The wide projections are split by column, their followers by row, so
 # that tensor parallelism needs one reduction for each sub-layer.
@@ -70,6 +71,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     if "blind" in variants:
         config.name += "-blind"
         config.data.blind = True
+    if "brief" in variants:
+        config.total = "2 epochs"
     if "small" in variants:
         _small(config)
     return config
@@ -102,8 +105,8 @@ def _phantom_vqa(config: ml_collections.ConfigDict) -> None:
     config.name = "rwsan-phantom_vqa"
     config.data.questions = "phantom_vqa/questions"
     config.data.images = "phantom_vqa/images"
-    config.data.max_regions = 24
-    config.data.region_width = 128
+    config.data.max_regions = 28
+    config.data.region_width = 256
     config.data.answers.min_count = 3
     config.compile.vocab_size = 200
     config.compile.num_answers = 60
@@ -121,7 +124,7 @@ def _easy_vqa(config: ml_collections.ConfigDict) -> None:
     config.name = "rwsan-easy_vqa"
     config.data.questions = "easy_vqa/questions"
     config.data.images = "easy_vqa/images"
-    config.data.max_regions = 48
+    config.data.max_regions = 50
     config.data.answers.min_count = 1
     config.data.answers.rule = "exact"
     config.compile.vocab_size = 28
