@@ -11,6 +11,7 @@ import argparse
 import base64
 import dataclasses
 import datetime
+import functools
 import html
 import io
 import itertools
@@ -21,14 +22,13 @@ import runpy
 import shlex
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jinja2
 import matplotlib
-import ml_collections
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -337,12 +337,13 @@ def calibration(scored: Sequence[Row]) -> dict[str, Any] | None:
         if inside.any():
             bins.append((float(probability[inside].mean()), float(accuracy[inside].mean()), int(inside.sum())))
     error = 100 * sum(n * abs(p - a) for p, a, n in bins) / len(scored)
-    side = "too sure" if probability.mean() > accuracy.mean() else "too unsure"
+    excess = 100 * float(probability.mean() - accuracy.mean())
+    verdict = "about as sure as it is right" if abs(excess) < 1 else "too sure" if excess > 0 else "not sure enough"
     return {
         "error": error,
         "probability": 100 * float(probability.mean()),
         "accuracy": 100 * float(accuracy.mean()),
-        "side": side,
+        "verdict": verdict,
         "chart": calibration_chart(bins),
     }
 
@@ -614,8 +615,7 @@ def calibration_chart(bins: Sequence[tuple[float, float, int]]) -> str:
     def draw(axes: Axes) -> None:
         axes.plot([0, 100], [0, 100], color=_INK, linewidth=1, linestyle=(0, (4, 3)))
         x, y, n = (np.array(column) for column in zip(*bins, strict=True))
-        axes.plot(100 * x, 100 * y, color=_OURS, linewidth=1.2, alpha=0.6)
-        axes.scatter(100 * x, 100 * y, s=14 + 380 * n / n.max(), color=_OURS, alpha=0.75, linewidths=0)
+        axes.scatter(100 * x, 100 * y, s=14 + 380 * n / n.max(), color=_OURS, alpha=0.75, linewidths=0, clip_on=False)
         axes.set_xlim(-3, 103)
         axes.set_ylim(-3, 103)
         axes.set_xlabel("probability of the answer (%)")
@@ -658,9 +658,9 @@ def svg(
     for colour, variable in _VARIABLES.items():
         text = text.replace(colour, f"var({variable})")
     text = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", text)
-    label = html.escape(description)
+    alt = html.escape(description)
     # Without fixed sizes the chart takes the width of its place; the viewBox keeps its shape.
-    head = re.sub(r' (?:width|height)="[^"]*"', "", text[: text.index(">")]) + f' role="img" aria-label="{label}"'
+    head = re.sub(r' (?:width|height)="[^"]*"', "", text[: text.index(">")]) + f' role="img" aria-label="{alt}"'
     return head + text[text.index(">") :]
 
 
@@ -696,8 +696,7 @@ def train_command(config: Mapping[str, Any]) -> str:
     """
     wanted = checkpoints.flatten_config(config)
     best: tuple[int, int, str] | None = None
-    for argument, candidate in _packaged_configs():
-        flat = checkpoints.flatten_config(json.loads(candidate.to_json_best_effort()))
+    for argument, flat in _packaged_configs():
         if flat.keys() != wanted.keys():
             continue
         changed = [f"--config.{key}={_as_text(value)}" for key, value in wanted.items() if flat[key] != value]
@@ -707,8 +706,10 @@ def train_command(config: Mapping[str, Any]) -> str:
     return best[2] if best else ""
 
 
-def _packaged_configs() -> Iterator[tuple[str, ml_collections.ConfigDict]]:
-    """Every config file that comes with the program, alone and with each selection of its `VARIANTS`."""
+@functools.cache
+def _packaged_configs() -> list[tuple[str, dict[str, Any]]]:
+    """Every config file that comes with the program, alone and with each selection of its `VARIANTS`, flattened."""
+    found = []
     for file in sorted((Path(__file__).parent.parent / "configs").glob("[a-z]*.py")):
         module = runpy.run_path(str(file))
         if "get_config" not in module:
@@ -720,7 +721,9 @@ def _packaged_configs() -> Iterator[tuple[str, ml_collections.ConfigDict]]:
                     config = module["get_config"](",".join(chosen) or None)
                 except UserError:  # variants that do not go together
                     continue
-                yield f"configs/{file.name}{':' if chosen else ''}{','.join(chosen)}", config
+                argument = f"configs/{file.name}{':' if chosen else ''}{','.join(chosen)}"
+                found.append((argument, checkpoints.flatten_config(json.loads(config.to_json_best_effort()))))
+    return found
 
 
 def _as_text(value: Any) -> str:

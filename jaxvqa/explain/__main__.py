@@ -1,0 +1,83 @@
+"""Draws where a model looked.
+
+    python -m jaxvqa.explain --workdir=DIR --output=DIR [--split=val] [--ids=1,2,3 | --count=8]
+
+Writes one PNG for each question and an index.html that shows them all. The questions are those with the given ids, or a
+number of them spread evenly over the split (by default the split of the run's first evaluation).
+"""
+
+import argparse
+import io
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import jinja2
+
+from jaxvqa import checkpoints
+from jaxvqa.errors import ConfigError, UserError
+from jaxvqa.evaluators.vqa import write_whole
+from jaxvqa.explain import overlay
+from jaxvqa.explain.attention import Explanation, explain
+
+
+def write(explanations: Sequence[Explanation], output: Path) -> list[Path]:
+    """Writes ID.png for each explanation and index.html beside them; returns the paths, index.html last.
+
+    Raises:
+      StorageError: the folder cannot be written.
+    """
+    paths = []
+    with checkpoints.storage_errors(output):
+        output.mkdir(parents=True, exist_ok=True)
+        for explanation in explanations:
+            file = io.BytesIO()
+            overlay.figure(explanation).savefig(file, format="png", metadata={"Title": explanation.question})
+            paths.append(output / f"{explanation.id}.png")
+            paths[-1].write_bytes(file.getvalue())
+        environment = jinja2.Environment(
+            loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
+        )
+        page = environment.get_template("index.html").render(
+            items=[(e, overlay.most_common(e.annotators)) for e in explanations]
+        )
+        write_whole(output / "index.html", page)
+    return [*paths, output / "index.html"]
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command with the given arguments (without the program's name) and returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m jaxvqa.explain",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--workdir", required=True, type=Path, help="the folder of the run")
+    parser.add_argument("--output", required=True, type=Path, help="the folder to write to")
+    parser.add_argument("--split", default="", help="which questions; default: those of the first evaluation")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--ids", default="", help="question ids, joined by commas")
+    which.add_argument("--count", default=8, type=int, help="how many questions, spread over the split")
+    args = parser.parse_args(argv)
+    try:
+        if args.count < 1:
+            raise ConfigError(f"--count={args.count}: expected at least 1.")
+        found = explain(args.workdir, split=args.split, ids=_ids(args.ids), count=args.count)
+        print(write(found, args.output)[-1])
+    except UserError as error:
+        print(f"jaxvqa: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def _ids(text: str) -> list[int]:
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    wrong = [word for word in words if not word.isdecimal()]
+    if wrong:
+        raise ConfigError(f"--ids: expected whole numbers joined by commas; these are none: {', '.join(wrong)}.")
+    return list(dict.fromkeys(map(int, words)))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,168 @@
+import dataclasses
+import importlib
+import json
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxvqa import checkpoints, sharding, tasks, train
+from jaxvqa.data import sources
+from jaxvqa.errors import CheckpointError, DataError
+from jaxvqa.explain import attention
+from jaxvqa.explain.attention import explain, question_spans
+from tests.runs import tiny_config
+
+command = importlib.import_module("jaxvqa.explain.__main__")
+
+
+def save_untrained(config, workdir):
+    """Writes a checkpoint of fresh parameters; returns the task and the parameters."""
+    task = tasks.make_task(config, lambda split: sources.open_vqa(config.data, split))
+    program = train.make_program(config, task, sharding.make_mesh(config.mesh), data_size=64, total_steps=1)
+    fresh = program.init()
+    saved = checkpoints.Checkpoints(workdir)
+    saved.save(fresh, task.assets, {"config": json.loads(config.to_json()), "data": {"size": 64, "step": 0}})
+    saved.close()
+    return task, fresh.params
+
+
+@pytest.fixture(scope="module")
+def run(phantoms, tmp_path_factory):
+    config = tiny_config(phantoms)
+    workdir = tmp_path_factory.mktemp("run")
+    return (workdir, config, *save_untrained(config, workdir))
+
+
+@pytest.fixture(scope="module")
+def explained(run):
+    return explain(run[0], positions=[5, 0, 63])
+
+
+def test_explanations_are_the_models_own_numbers(run, explained):
+    _, config, task, params = run
+    source = sources.open_vqa(config.data, "val")
+    raw = [source[position] for position in (5, 0, 63)]
+    examples = raw
+    for transform in task.transforms():
+        examples = [transform(example) for example in examples]
+    batch = {key: jnp.stack([example[key] for example in examples]) for key in ("regions", "question")}
+    logits, out = task.model.apply({"params": params}, batch["regions"], batch["question"])
+    for i, (record, e) in enumerate(zip(raw, explained, strict=True)):
+        assert e.id == record["question_id"]
+        assert e.question == record["question"]
+        assert e.annotators == tuple(record["answers"])
+        assert e.size == (128, 128)
+        assert e.image == record["image"]
+        np.testing.assert_array_equal(e.boxes, record["boxes"])
+        np.testing.assert_allclose(e.region_attention, out["region_attention"][i, : len(e.boxes)], atol=1e-5)
+        np.testing.assert_allclose(e.word_attention, out["question_attention"][i, : len(e.words)], atol=1e-5)
+        assert e.region_attention.sum() == pytest.approx(1, abs=1e-4)
+        assert e.word_attention.sum() == pytest.approx(1, abs=1e-4)
+        best = np.argsort(-np.asarray(logits[i]), kind="stable")[:5]
+        assert [name for name, _ in e.answers] == [task.assets["answers"][k] for k in best]
+        np.testing.assert_allclose([p for _, p in e.answers], 1 / (1 + np.exp(-logits[i][best])), atol=1e-5)
+
+
+def test_ids_come_in_the_order_asked_and_batches_change_nothing(run, explained, monkeypatch):
+    monkeypatch.setattr(attention, "BATCH_SIZE", 2)
+    again = explain(run[0], ids=[e.id for e in explained])
+    assert [e.id for e in again] == [e.id for e in explained]
+    for a, b in zip(explained, again, strict=True):
+        np.testing.assert_allclose(a.region_attention, b.region_attention, atol=1e-5)
+
+
+def test_count_is_spread_over_the_split(run):
+    workdir, config, *_ = run
+    source = sources.open_vqa(config.data, "test")
+    found = explain(workdir, split="test", count=3)
+    assert [e.id for e in found] == [source.question(i)["question_id"] for i in (0, 32, 63)]
+
+
+def test_unknown_ids_are_all_named(run, tmp_path, capsys):
+    workdir, *_ = run
+    with pytest.raises(DataError, match=r"no question with the id 5, 999999999\.") as error:
+        explain(workdir, ids=[999999999, 32000, 5])
+    assert "phantom_vqa/tiny_questions (val)" in str(error.value)
+    assert command.main([f"--workdir={workdir}", f"--output={tmp_path / 'out'}", "--ids=5,32000"]) == 2
+    assert "no question with the id 5." in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_places_outside_the_split_are_named(run):
+    with pytest.raises(DataError, match=r"\[-1, 64\]: the split has 64"):
+        explain(run[0], positions=[0, -1, 64])
+
+
+def test_command_writes_a_picture_for_each_question_and_a_page(run, tmp_path, capsys):
+    workdir, config, *_ = run
+    output = tmp_path / "deep" / "out"
+    assert command.main([f"--workdir={workdir}", f"--output={output}", "--ids=32000,32005,32000"]) == 0
+    assert sorted(p.name for p in output.iterdir()) == ["32000.png", "32005.png", "index.html"]
+    page = (output / "index.html").read_text()
+    question = sources.open_vqa(config.data, "val").question(0)["question"]
+    assert question in page
+    assert 'src="32005.png"' in page
+    assert capsys.readouterr().out.strip() == str(output / "index.html")
+
+
+def test_page_escapes_what_it_shows(explained, tmp_path):
+    e = dataclasses.replace(explained[0], question='is <script>x</script> & "y"?')
+    command.write([e], tmp_path)
+    page = (tmp_path / "index.html").read_text()
+    assert "<script" not in page
+    assert "&lt;script&gt;x" in page
+
+
+@pytest.mark.parametrize("arguments", [["--ids=1,two,3x"], ["--count=0"]])
+def test_command_says_what_is_wrong_with_its_arguments(run, tmp_path, capsys, arguments):
+    assert command.main([f"--workdir={run[0]}", f"--output={tmp_path}", *arguments]) == 2
+    message = capsys.readouterr().err
+    assert "two, 3x" in message or "--count=0: expected at least 1" in message
+
+
+def test_a_folder_without_checkpoint_is_named(tmp_path, capsys):
+    with pytest.raises(CheckpointError, match="holds no checkpoints"):
+        explain(tmp_path)
+    assert command.main([f"--workdir={tmp_path}", f"--output={tmp_path / 'out'}"]) == 2
+    assert str(tmp_path) in capsys.readouterr().err
+
+
+def test_a_question_only_model_shows_the_picture_without_boxes(phantoms, tmp_path):
+    save_untrained(tiny_config(phantoms, data__blind=True), tmp_path)
+    e = explain(tmp_path, count=1)[0]
+    assert e.image.startswith(b"\x89PNG")
+    assert e.boxes.shape == (0, 4)
+    assert e.region_attention.shape == (0,)
+    assert e.word_attention.sum() == pytest.approx(1, abs=1e-4)
+
+
+def test_a_run_on_text_alone_needs_no_picture(phantoms, tmp_path):
+    save_untrained(tiny_config(phantoms, data__images=""), tmp_path)
+    e = explain(tmp_path, count=1)[0]
+    assert e.image == b""
+    assert e.size == (0, 0)
+    assert e.boxes.shape == (0, 4)
+
+
+def test_question_spans_keep_the_text_and_give_each_word_its_weight():
+    words = ("is", "there", "a", "t1", "weighted", "mri")
+    weights = np.arange(1, 7, dtype=np.float32)
+    text = "Is there, a T1-weighted  (MRI)?"
+    spans = question_spans(text, words, weights)
+    assert "".join(piece for piece, _ in spans) == text
+    assert [(piece, w) for piece, w in spans if w is not None] == [
+        ("Is", 1), ("there,", 2), ("a", 3), ("T1", 4), ("weighted", 5), ("(MRI)?", 6),
+    ]  # fmt: skip
+    # A word beyond those that the model read has no weight; punctuation alone is no word.
+    assert question_spans("a ? b", ("a",), np.ones(1, np.float32)) == [
+        ("a", 1.0), (" ", None), ("?", None), (" ", None), ("b", None),
+    ]  # fmt: skip
+    assert question_spans("", (), np.zeros(0, np.float32)) == []
+
+
+def test_drawing_uses_no_global_figures(explained, tmp_path):
+    command.write(explained[:1], tmp_path)
+    if "matplotlib.pyplot" in sys.modules:
+        assert not sys.modules["matplotlib.pyplot"].get_fignums()

@@ -1,0 +1,359 @@
+import json
+import re
+import shlex
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from jaxvqa import checkpoints, configs, report
+from jaxvqa.errors import ConfigError, DataError
+from jaxvqa.metrics.bootstrap import confidence_interval
+
+TYPES = ("presence", "count", "size")
+
+
+def train_row(step, loss):
+    return {
+        "step": step,
+        "time": 1.7e9 + step,
+        "train/loss": loss,
+        "train/accuracy": 0.5,
+        "train/learning_rate": 1e-3 / step,
+        "train/gradient_norm": 100.0 / step,
+        "train/examples_per_second": 64.0,
+        "train/data_wait": 0.021,
+    }
+
+
+def eval_row(step, accuracy, name="val"):
+    return {
+        "step": step,
+        "time": 1.7e9 + step,
+        f"{name}/accuracy": accuracy,
+        f"{name}/accuracy/low": accuracy - 1.25,
+        f"{name}/accuracy/high": accuracy + 1.25,
+        f"{name}/question_type/presence": 77.25,
+        f"{name}/answer_type/yes/no": 66.5,
+    }
+
+
+def prediction_rows(rate, n=60):
+    """Every third question of another type; a share `rate` of each type is answered rightly."""
+    rows = []
+    for i in range(n):
+        right = (i // 3) < rate * n / 3
+        rows.append(
+            {
+                "id": 1000 + i,
+                "image_id": 500 + i % 30,
+                "question": f"is question {i} clear?",
+                "answer": "yes" if right else "no",
+                "probability": 0.9 if right else 0.3 + 0.01 * (i % 30),
+                "answer_type": "yes/no",
+                "question_type": TYPES[i % 3],
+                "annotators": ["yes"] * 8 + ["maybe"] * 2,
+                "accuracy": float(right),
+            }
+        )
+    return rows
+
+
+def make_run(folder, *, rows=(), predictions=None, step=40, arg="small", total="40 steps", **data):
+    """A work directory of hand-made files, without checkpoint and data."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = configs.load(f"configs/rwsan.py:{arg}")
+    with config.unlocked():
+        config.total = total
+        config.data.dir = str(folder / "no_data")
+        for key, value in data.items():
+            config.data[key] = value
+    (folder / "config.json").write_text(config.to_json_best_effort())
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if predictions is not None:
+        (folder / "predictions").mkdir()
+        text = "".join(json.dumps(row) + "\n" for row in predictions)
+        (folder / "predictions" / f"val_{step}.jsonl").write_text(text)
+    return folder
+
+
+def full_rows(accuracy=91.37):
+    return [train_row(10, 12.5), train_row(20, 4.0), eval_row(20, 71.0), train_row(40, 1.75), eval_row(40, accuracy)]
+
+
+class Page(HTMLParser):
+    """The text of a page, its tags, and a check that they are closed in order."""
+
+    VOID = ("meta", "img", "br", "link", "use")
+
+    def __init__(self, text):
+        super().__init__()
+        self.text, self.open, self.tags, self.sources = "", [], [], []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.sources += [value for name, value in attributes if name in ("src", "href", "xlink:href")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append(tag)
+        self.sources += [value for name, value in attributes if name in ("src", "href", "xlink:href")]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] != "style":
+            self.text += data
+
+
+def page_of(*arguments):
+    return Page(report.write(*arguments).read_text())
+
+
+def words_of(page):
+    return " ".join(page.text.split())
+
+
+def test_report_of_files_alone_shows_the_numbers_and_needs_no_network(tmp_path):
+    workdir = make_run(tmp_path / "run", rows=full_rows(), predictions=prediction_rows(0.9))
+    path = report.write(workdir)
+    assert path == workdir / "report.html"
+    page = Page(path.read_text())
+    text = words_of(page)
+    assert "91.4 %" in text  # the accuracy, with its interval
+    assert "95 % interval 90.1 % to 92.6 %" in text
+    assert "60 questions, after step 40" in text
+    assert "phantom_vqa/questions" in text
+    assert "40 s" in text  # 40 steps of 32 at 64 examples/s are 20 s, and 20 s
+    assert "2.1 % of the time" in text
+    assert "From 12.5 at step 10 to 1.75 at step 40." in text
+    assert page.tags.count("svg") == 5
+    assert not [s for s in page.sources if s and not s.startswith(("data:", "#"))]
+    assert "http" not in re.sub(r'(?:xmlns(?::xlink)?)="[^"]*"', "", path.read_text()).replace("http-equiv", "")
+    assert "Difference" not in text
+    assert not list(workdir.glob("*.partial"))
+
+
+def test_training_time_leaves_out_evaluations_and_pauses(tmp_path):
+    rows = full_rows()
+    rows[-1]["time"] += 1e6
+    run = report.read_run(make_run(tmp_path, rows=rows))
+    assert run.training_seconds == pytest.approx(40 * 32 / 64)
+
+
+def test_types_have_counts_intervals_and_the_baselines_column(tmp_path):
+    ours, theirs = prediction_rows(0.9), prediction_rows(0.4)
+    scored = {row["id"]: row["accuracy"] for row in theirs}
+    tables = dict(report.groups(ours, scored))
+    assert list(tables) == ["Question type", "Answer type"]  # no row has open_closed
+    row = next(r for r in tables["Question type"] if r["name"] == "count")
+    mine = [r["accuracy"] for r in ours if r["question_type"] == "count"]
+    assert row["questions"] == 20
+    assert row["accuracy"] == pytest.approx(100 * np.mean(mine))
+    assert (row["low"], row["high"]) == pytest.approx(tuple(100 * x for x in confidence_interval(mine)))
+    assert row["baseline"] == pytest.approx(40)
+    assert row["difference"] == pytest.approx(row["accuracy"] - 40)
+    without = dict(report.groups(ours, {}))["Question type"][0]
+    assert without["baseline"] is None
+    assert without["difference"] is None
+
+
+def test_baseline_is_compared_on_the_questions_that_both_answered(tmp_path):
+    ours, theirs = prediction_rows(0.9), prediction_rows(0.4)[:30]
+    workdir = make_run(tmp_path / "run", rows=full_rows(), predictions=ours)
+    baseline = make_run(tmp_path / "blind", rows=full_rows(45.61), predictions=theirs, arg="blind,small")
+    text = words_of(page_of(workdir, baseline))
+    pairs = [a["accuracy"] - b["accuracy"] for a, b in zip(ours, theirs, strict=False)]
+    low, high = (100 * x for x in confidence_interval(pairs))
+    assert "45.6 %" in text
+    assert "Question only baseline" in text
+    assert f"{100 * np.mean(pairs):+.1f} points" in text
+    assert f"95 % interval {low:+.1f} to {high:+.1f}" in text
+    assert "paired, on the same 30 questions" in text
+    assert f"--baseline={baseline}" in text
+
+
+def test_a_baseline_on_other_questions_is_refused(tmp_path):
+    workdir = make_run(tmp_path / "run", rows=full_rows())
+    baseline = make_run(tmp_path / "blind", rows=full_rows(), questions="vqa_v2/questions", limit=7)
+    with pytest.raises(ConfigError) as error:
+        report.write(workdir, baseline)
+    assert "data.questions: 'phantom_vqa/questions'" in str(error.value)
+    assert "data.limit: 512" in str(error.value)
+    assert not (workdir / "report.html").exists()
+
+
+def test_without_predictions_the_metrics_give_the_types(tmp_path):
+    text = words_of(page_of(make_run(tmp_path, rows=full_rows())))
+    assert "presence 77.2 %" in text
+    assert "yes/no 66.5 %" in text  # the slash belongs to the type's name
+    assert "Example answers" not in text
+    assert "Calibration" not in text
+
+
+def test_an_unfinished_run_says_so(tmp_path):
+    text = words_of(page_of(make_run(tmp_path, rows=full_rows()[:2], total="1000 steps")))
+    assert "not finished: step 20 of 1,000" in text
+    assert "There is no evaluation in this run yet" in text
+    assert "Training loss" in text
+
+
+def test_a_run_without_any_row_or_file_says_so(tmp_path):
+    workdir = make_run(tmp_path)
+    assert "No metrics have been written yet" in words_of(page_of(workdir))
+    (workdir / "metrics.jsonl").unlink()
+    assert "No metrics have been written yet" in words_of(page_of(workdir))
+
+
+def test_epochs_need_a_checkpoint_to_be_counted(tmp_path):
+    text = words_of(page_of(make_run(tmp_path, rows=full_rows(), total="2 epochs")))
+    assert "Whether this run is finished cannot be told" in text
+
+
+def test_a_split_without_answers_shows_predictions_without_verdict(tmp_path):
+    rows = [{k: v for k, v in row.items() if k not in ("annotators", "accuracy")} for row in prediction_rows(0.5)]
+    text = words_of(page_of(make_run(tmp_path, rows=full_rows()[:2], predictions=rows)))
+    assert "its split has no annotated answers" in text
+    assert "Example answers" in text
+    assert "Most confident mistakes" not in text
+
+
+def test_every_text_is_escaped(tmp_path):
+    attack = "<script>alert(1)</script>"
+    rows = prediction_rows(0.5)
+    for row in rows:
+        row |= {
+            "question": f'is {attack} & "this" safe?',
+            "answer": f"<img src=x onerror={attack}>",
+            "question_type": f"type {attack}",
+            "annotators": [attack] * 3,
+        }
+    workdir = make_run(tmp_path / "run", rows=full_rows(), predictions=rows, dir=f'"{attack}')
+    config = json.loads((workdir / "config.json").read_text())
+    config["name"] = f'name "{attack}" $x_1 & $'
+    (workdir / "config.json").write_text(json.dumps(config))
+    html = report.write(workdir).read_text()
+    page = Page(html)
+    assert "script" not in page.tags
+    assert "img" not in page.tags
+    assert "&lt;script&gt;alert(1)" in html
+    assert f'is {attack} & "this" safe?' in page.text
+
+
+def test_missing_data_or_checkpoint_is_said_where_pictures_would_be(tmp_path, monkeypatch):
+    workdir = make_run(tmp_path, rows=full_rows(), predictions=prediction_rows(0.9))
+    assert "The pictures cannot be shown." in words_of(page_of(workdir))
+
+    def unbuilt(*_, **__):
+        raise DataError("The data set <x> is not built.")
+
+    monkeypatch.setattr(report, "explain", unbuilt)
+    assert "The pictures cannot be shown. The data set <x> is not built." in words_of(page_of(workdir))
+
+
+def test_pictures_of_other_questions_are_not_shown(tmp_path, monkeypatch):
+    workdir = make_run(tmp_path, rows=full_rows(), predictions=prediction_rows(0.9))
+    monkeypatch.setattr(report, "explain", lambda *_, positions, **__: [])
+    assert "the data set has changed" in words_of(page_of(workdir))
+
+
+def test_examples_are_fixed_varied_and_hold_mistakes():
+    rows = prediction_rows(0.9)
+    chosen = report.choose_examples(rows)
+    assert chosen == report.choose_examples(rows)
+    assert len({row["id"] for row in chosen}) == 12
+    assert len({row["image_id"] for row in chosen}) == 12
+    assert {row["question_type"] for row in chosen} == set(TYPES)
+    assert sum(row["accuracy"] == 0 for row in chosen) == 4
+    assert len(report.choose_examples(rows[:5])) == 5
+    assert len(report.choose_examples(prediction_rows(0.0))) == 12
+    assert sum(row["accuracy"] == 1 for row in report.choose_examples(prediction_rows(1.0))) == 12
+    same_picture = [row | {"image_id": 1} for row in rows]
+    assert len({row["id"] for row in report.choose_examples(same_picture)}) == 12
+    assert report.choose_examples([]) == []
+
+
+def test_confident_mistakes_are_the_most_probable_wrong_answers():
+    rows = prediction_rows(0.5)
+    mistakes = report.confident_mistakes(rows, 3)
+    wrong = sorted((row["probability"] for row in rows if row["accuracy"] == 0), reverse=True)
+    assert [row["probability"] for row in mistakes] == wrong[:3]
+    assert all(row["accuracy"] == 0 for row in mistakes)
+
+
+def test_calibration_error_of_known_answers():
+    rows = [{"probability": 0.95, "accuracy": 1.0}] * 3 + [{"probability": 0.95, "accuracy": 0.0}]
+    rows += [{"probability": 1.0, "accuracy": 1.0}] * 4 + [{"probability": 0.05, "accuracy": 0.3}] * 2
+    found = report.calibration(rows)
+    # The last bin: probability (4 * 0.95 + 4) / 8 = 0.975, accuracy 7/8; the first: 0.05 and 0.3.
+    assert found["error"] == pytest.approx(100 * (8 * 0.1 + 2 * 0.25) / 10)
+    assert found["verdict"] == "too sure"
+    assert report.calibration([]) is None
+
+
+def test_newest_predictions_of_the_right_evaluation_are_read(tmp_path):
+    workdir = make_run(tmp_path, predictions=[{"id": 1}], step=9)
+    (workdir / "predictions" / "val_100.jsonl").write_text('{"id": 2}\n')
+    (workdir / "predictions" / "val_extra_200.jsonl").write_text('{"id": 3}\n')
+    (workdir / "predictions" / "val_300_evalai.json").write_text("[]")
+    assert report.read_run(workdir).predictions("val") == (100, [{"id": 2}])
+    assert report.read_run(workdir).predictions("test") == (0, [])
+
+
+@pytest.mark.parametrize("arg", ["", "blind", "small", "easy_vqa", "vqa_v2,mini"])
+def test_the_training_command_gives_the_same_config(arg):
+    config = configs.load("configs/rwsan.py" + (f":{arg}" if arg else ""))
+    changes = [("optim.lr", "0.0025"), ("data.dir", "/a b/data"), ("checkpoint.keep", "5"), ("report", "false")]
+    configs.override(config, changes)
+    wanted = json.loads(config.to_json_best_effort())
+    words = shlex.split(report.train_command(wanted))
+    assert words[:3] == ["python", "-m", "jaxvqa.main"]
+    again = configs.load(words[3].removeprefix("--config="))
+    configs.override(again, [tuple(w.removeprefix("--config.").split("=", 1)) for w in words[4:]])
+    assert json.loads(again.to_json_best_effort()) == wanted
+    assert len(words) == 4 + len(changes)
+
+
+def test_no_training_command_for_a_config_of_other_fields():
+    assert report.train_command({"name": "mine"}) == ""
+
+
+def test_numbers_as_text():
+    assert [report.significant(v) for v in (0.0, 0.000624, 1.78e-5, 12.345, 1190.4, 123456.0)] == [
+        "0", "0.000624", "1.78 × 10^-5", "12.3", "1,190", "123,000",
+    ]  # fmt: skip
+    assert [report.duration(s) for s in (3.4, 65, 3600, 3 * 86400)] == ["3 s", "1 min 5 s", "1 h 0 min", "3 d 0 h"]
+    assert [report.points(v) for v in (1.25, -3.0, None)] == ["+1.2", "−3.0", "–"]
+    assert report.percent(None) == "–"
+
+
+def test_command_names_a_folder_that_is_no_run(tmp_path, capsys):
+    assert report.main([f"--workdir={tmp_path}"]) == 2
+    assert f"{tmp_path} is no work directory" in capsys.readouterr().err
+    (tmp_path / "config.json").write_text("{")
+    assert report.main([f"--workdir={tmp_path}"]) == 2
+    assert "is no JSON" in capsys.readouterr().err
+
+
+def test_command_prints_the_path(tmp_path, capsys):
+    workdir = make_run(tmp_path, rows=full_rows())
+    assert report.main([f"--workdir={workdir}"]) == 0
+    assert capsys.readouterr().out.strip() == str(workdir / "report.html")
+
+
+def test_a_real_run_has_pictures_parameters_and_versions(phantoms, tmp_path):
+    from jaxvqa import train
+    from tests.runs import tiny_config
+
+    train.train(tiny_config(phantoms, total="2 steps"), tmp_path)
+    page = page_of(tmp_path)
+    text = words_of(page)
+    assert page.tags.count("img") >= 2 * 12
+    assert "not finished" not in text
+    assert f"orbax-checkpoint {checkpoints.versions()['orbax-checkpoint']}" in text
+    assert re.search(r"Parameters ?\d+,\d{3}", text)
+    assert "cannot be shown" not in text
