@@ -622,7 +622,7 @@ def calibration_chart(bins: Sequence[tuple[float, float, int]]) -> str:
         axes.set_ylabel("accuracy (%)")
 
     words = "; ".join(f"{n} answers at {100 * p:.0f} % are {100 * a:.0f} % accurate" for p, a, n in bins)
-    return svg(draw, f"Probability against accuracy: {words}.", "calibration", x_label="", size=(4.6, 3.4))
+    return svg(draw, f"Probability against accuracy: {words}.", "calibration", x_label="", size=(4.6, 3.5))
 
 
 def svg(
@@ -631,7 +631,7 @@ def svg(
     name: str,
     *,
     x_label: str = "step",
-    size: tuple[float, float] = (5.6, 3.0),
+    size: tuple[float, float] = (5.0, 2.9),
 ) -> str:
     """Draws a chart as SVG to be put into HTML: colours are the page's variables, ids begin with `name`."""
     page = Figure(figsize=size, layout="constrained")
@@ -643,9 +643,9 @@ def svg(
     draw(axes)
     axes.grid(axis="y", color=_LINE, linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.tick_params(colors=_INK, labelsize=9, length=0)
+    axes.tick_params(which="both", colors=_INK, labelsize=9.5, length=0)
     for label in (axes.xaxis.label, axes.yaxis.label):
-        label.set(color=_INK, fontsize=9)
+        label.set(color=_INK, fontsize=9.5)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(_LINE)
     file = io.StringIO()
@@ -748,6 +748,9 @@ def integer(value: int | None) -> str:
     return "–" if value is None else f"{value:,}"
 
 
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
 def significant(value: float) -> str:
     """A number with three significant digits, without exponent where that is readable."""
     if value == 0 or not math.isfinite(value):
@@ -755,7 +758,7 @@ def significant(value: float) -> str:
     if 1e-4 <= abs(value) < 1e7:
         return f"{float(f'{value:.3g}'):,.10g}"
     mantissa, _, exponent = f"{value:.2e}".partition("e")
-    return f"{mantissa} × 10^{int(exponent)}"
+    return f"{mantissa} × 10{str(int(exponent)).translate(_SUPERSCRIPTS)}"
 
 
 def duration(seconds: float) -> str:

@@ -169,6 +169,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, float]:
     readers = pipeline.Readers(**config.data.readers)
 
     with jax.set_mesh(mesh), contextlib.ExitStack() as cleanup:
+        cleanup.callback(saved.close)  # however the run ends, a save that was begun is finished
         # ---- 3. state: own checkpoint, then another run's, then scratch ----
         program = make_program(config, task, mesh, data_size=len(source), total_steps=total_steps)
         if last is not None:
@@ -235,7 +236,6 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, float]:
                     results |= values
                     log.info("step %d  %s", step, headline(name, values))
             if stopping and not ends:
-                saved.close()
                 raise PreemptedError(
                     f"Stopped by a signal at step {step} of {total_steps}; the state is saved in {workdir}. "
                     "Start the same command again to go on."
@@ -244,8 +244,6 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, float]:
             log.info("this run is finished at step %d; raise config.total to go on", first_step)
             for evaluator in evals.values():
                 results |= dict(evaluator.run(state))
-        # ---- 5. the end ----
-        saved.close()
     return results
 
 

@@ -37,5 +37,8 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tfds_builders import build
 
     folder = tmp_path_factory.mktemp("tfds")
+    # Most runs of the tests are of the same program: compile it once.
+    (folder / "xla").mkdir(mode=0o700)
+    jax.config.update("jax_compilation_cache_dir", str(folder / "xla"))
     assert build.main(["phantom_vqa", "--config=tiny_questions,tiny_images", f"--data_dir={folder}"]) == 0
     return folder

@@ -170,7 +170,7 @@ def test_baseline_is_compared_on_the_questions_that_both_answered(tmp_path):
     pairs = [a["accuracy"] - b["accuracy"] for a, b in zip(ours, theirs, strict=False)]
     low, high = (100 * x for x in confidence_interval(pairs))
     assert "45.6 %" in text
-    assert "Question only baseline" in text
+    assert "Question-only baseline" in text
     assert f"{100 * np.mean(pairs):+.1f} points" in text
     assert f"95 % interval {low:+.1f} to {high:+.1f}" in text
     assert "paired, on the same 30 questions" in text
@@ -324,7 +324,7 @@ def test_no_training_command_for_a_config_of_other_fields():
 
 def test_numbers_as_text():
     assert [report.significant(v) for v in (0.0, 0.000624, 1.78e-5, 12.345, 1190.4, 123456.0)] == [
-        "0", "0.000624", "1.78 × 10^-5", "12.3", "1,190", "123,000",
+        "0", "0.000624", "1.78 × 10⁻⁵", "12.3", "1,190", "123,000",
     ]  # fmt: skip
     assert [report.duration(s) for s in (3.4, 65, 3600, 3 * 86400)] == ["3 s", "1 min 5 s", "1 h 0 min", "3 d 0 h"]
     assert [report.points(v) for v in (1.25, -3.0, None)] == ["+1.2", "−3.0", "–"]

@@ -28,7 +28,7 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> Example: ...
+    def read(self, indices: Sequence[int]) -> list[Example]: ...
 
 
 @dataclass(frozen=True)
@@ -122,12 +122,11 @@ class LoadBatch:
         indices = self.order(step)
         mine = np.split(indices, self.process_count)[self.process_index]
         # A row of -1 repeats the first example, so that every number in it is an ordinary one; its mask is 0.
-        examples = [self._example(max(int(index), 0)) for index in mine]
+        examples = [self._transform(raw) for raw in self.source.read([max(int(index), 0) for index in mine])]
         batch = {key: np.stack([example[key] for example in examples]) for key in examples[0]}
         return batch | {"mask": (mine >= 0).astype(np.float32)}
 
-    def _example(self, index: int) -> Example:
-        example = self.source[index]
+    def _transform(self, example: Example) -> Example:
         for transform in self.transforms:
             example = transform(example)
         return example

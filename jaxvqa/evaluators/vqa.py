@@ -72,8 +72,11 @@ class VqaEvaluator:
         Writes `predictions/NAME_STEP.jsonl` (one line a question) and `predictions/NAME_STEP_evalai.json` (what the
         EvalAI server takes), from process 0.
         """
-        indices, outputs = self._predict_all(state)
-        rows = [self._row(int(index), {k: v[i] for k, v in outputs.items()}) for i, index in enumerate(indices)]
+        outputs = self._predict_all(state)
+        rows = [
+            self._row(question, {key: values[i] for key, values in outputs.items()})
+            for i, question in enumerate(self._source.all_questions())
+        ]
         if jax.process_index() == 0:
             self._write(int(state.step), rows)
         scored = [row for row in rows if "accuracy" in row]
@@ -92,7 +95,7 @@ class VqaEvaluator:
             for member in sorted(members):
                 yield f"{self.name}/{group}/{member}", 100 * float(np.mean(members[member]))
 
-    def _predict_all(self, state: TrainState) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    def _predict_all(self, state: TrainState) -> dict[str, np.ndarray]:
         load = pipeline.LoadBatch(
             self._source, self._order, self._task.transforms(), jax.process_index(), jax.process_count()
         )
@@ -109,11 +112,9 @@ class VqaEvaluator:
                 else jax.device_get(predicted)
             )
             kept.append({key: np.asarray(value)[real] for key, value in gathered.items()})
-        outputs = {key: np.concatenate([k[key] for k in kept]) for key in kept[0]}
-        return np.arange(len(self._source)), outputs
+        return {key: np.concatenate([k[key] for k in kept]) for key in kept[0]}
 
-    def _row(self, index: int, output: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        question = self._source.question(index)
+    def _row(self, question: Mapping[str, Any], output: Mapping[str, np.ndarray]) -> dict[str, Any]:
         answers = self._task.assets["answers"]
         row = {
             "id": int(question["question_id"]),

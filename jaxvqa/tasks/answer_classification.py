@@ -1,5 +1,6 @@
 """Choosing one of a closed list of answers, from region features and a question: RWSAN's task."""
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,19 +56,23 @@ class AnswerClassification:
         source = open_source(data.train_split)
         assets: Assets = {}
         if data.images:
-            assets["region_width"] = int(source[0]["features"].shape[1])
+            assets["region_width"] = int(source.read([0])[0]["features"].shape[1])
         else:
             assets["region_width"] = int(data.region_width)
-        questions = open_source(data.vocabulary_splits)
-        in_answers = set(data.answers.splits.split("+"))
-        assets["vocabulary"] = list(
-            Vocabulary.build(questions.question(i)["question"] for i in range(len(questions))).tokens
-        )
+        # Each split is read once, for words and answers alike; both need the order in which the splits are named.
+        words: dict[str, list[str]] = {}
+        chosen: dict[str, list[str]] = {}
+        for split in dict.fromkeys(f"{data.vocabulary_splits}+{data.answers.splits}".split("+")):
+            questions = list(open_source(split).all_questions())
+            words[split] = [question["question"] for question in questions]
+            chosen[split] = [question["multiple_choice_answer"] for question in questions]
+        in_order = itertools.chain.from_iterable
+        vocabulary = Vocabulary.build(in_order(words[split] for split in data.vocabulary_splits.split("+")))
+        assets["vocabulary"] = list(vocabulary.tokens)
         if data.answers.file:
             assets["answers"] = list(AnswerList.from_file(data.answers.file).answers)
         else:
-            annotated = open_source("+".join(sorted(in_answers, key=data.answers.splits.split("+").index)))
-            counted = (annotated.question(i)["multiple_choice_answer"] for i in range(len(annotated)))
+            counted = in_order(chosen[split] for split in data.answers.splits.split("+"))
             assets["answers"] = list(AnswerList.build(counted, data.answers.min_count).answers)
         if not assets["answers"]:
             raise DataError(
