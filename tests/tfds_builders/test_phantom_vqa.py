@@ -208,15 +208,15 @@ def test_every_family_is_asked_and_no_image_is_asked_twice(many):
 def test_the_question_alone_does_not_answer(many):
     """The best answer for each question text stays under half; the right answer is nearly always accepted."""
     train, held_out = many[: len(many) * 4 // 5], many[len(many) * 4 // 5 :]
-    counts = collections.defaultdict(collections.Counter)
+    scores = collections.defaultdict(collections.Counter)
     for question in train:
-        counts[question.text][question.multiple_choice_answer] += 1
-    overall = collections.Counter(question.multiple_choice_answer for question in train).most_common(1)[0][0]
-    guess = {text: answers.most_common(1)[0][0] for text, answers in counts.items()}
-    blind = np.mean([accuracy(guess.get(q.text, overall), q.answers) for q in held_out])
-    assert 0.3 < blind < 0.5
+        for answer in set(question.answers):
+            scores[question.text][answer] += accuracy(answer, question.answers)
+    guess = {text: answers.most_common(1)[0][0] for text, answers in scores.items()}
+    blind = np.mean([accuracy(guess.get(q.text, "yes"), q.answers) for q in held_out])
+    assert 0.3 < blind < 0.47
     ceiling = np.mean([accuracy(q.truth, q.answers) for q in held_out])
-    assert 0.96 < ceiling < 1.0  # annotators do disagree
+    assert 0.96 < ceiling <= 1.0
     assert 0.02 < np.mean([len(set(q.answers)) == 1 for q in many]) < 0.8
 
 

@@ -15,7 +15,7 @@ def propose(picture: Picture, image_id: int) -> np.ndarray:
 
     The whole picture, a 3 x 3 grid over it, each visible organ, each lesion (with some air around it), and two to five
     false alarms of a lesion's size elsewhere in the body. Organ and lesion boxes are off by a few per cent, as found
-    boxes are; neither their order nor their number gives the lesions away.
+    boxes are; neither their order nor their size gives the lesions away.
 
     Args:
       picture: A rendered scene.

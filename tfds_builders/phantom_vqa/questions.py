@@ -285,7 +285,7 @@ class _Asker:
 
     def kind_present(self):
         truth = self.scene.abnormality
-        if truth != "normal" and self.chance(0.6):
+        if truth != "normal" and self.chance(0.68):
             return {"a_kind": _article(truth)}, "yes"
         return {"a_kind": _article(self.other("kind", truth))}, "no"
 
@@ -361,7 +361,7 @@ _INSTEAD = ("kind", "kind_count", "count", "place", "kind_present", "modality", 
 
 def _annotators(random: np.random.RandomState, truth: str, answer_type: str) -> tuple[str, ...]:
     """Ten answers: most agree, some use other words, few are wrong or unsure; some questions divide them more."""
-    doubt = (0.06, 0.25, 0.6)[int(np.searchsorted((0.72, 0.92, 1.0), random.random_sample()))]
+    doubt = (0.06, 0.2, 0.45)[int(np.searchsorted((0.75, 0.95, 1.0), random.random_sample()))]
     answers = []
     for _ in range(ANNOTATORS):
         if random.random_sample() >= doubt:
@@ -371,7 +371,7 @@ def _annotators(random: np.random.RandomState, truth: str, answer_type: str) -> 
         synonyms = _SYNONYMS.get(truth, ())
         if answer_type == "number":
             near = int(truth) + (1 if random.random_sample() < 0.5 or truth == "0" else -1)
-            answers.append(str(near) if other < 0.9 else "unclear")
+            answers.append(str(near) if other < 0.65 else "unclear")
         elif synonyms and other < 0.6:
             answers.append(synonyms[random.randint(len(synonyms))])
         elif truth in _CONFUSED and other < 0.6:
