@@ -35,7 +35,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from jaxvqa import checkpoints, logs, optim
-from jaxvqa.errors import ConfigError, UserError
+from jaxvqa.errors import CheckpointError, ConfigError, DataError, UserError
 from jaxvqa.evaluators.vqa import GROUPS, write_whole
 from jaxvqa.explain import overlay
 from jaxvqa.explain.attention import Explanation, explain, question_spans
@@ -144,6 +144,8 @@ def read_run(workdir: Path) -> Run:
             if saved.latest_step() is not None:
                 meta = saved.read_json()[1]
                 parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(saved.model_shapes()["params"]))
+        except CheckpointError:
+            pass  # the other files still say a lot; the examples say why they have no pictures
         finally:
             saved.close()
     return Run(workdir, config, rows, meta, parameters)
@@ -500,6 +502,7 @@ def card(row: Row, explanation: Explanation | None) -> dict[str, Any]:
         "spans": [(row["question"], None)],
         "answers": [(row["answer"], row["probability"])],
         "picture": None,
+        "fault": "",
     }
     if explanation is None:
         return shown
@@ -507,7 +510,10 @@ def card(row: Row, explanation: Explanation | None) -> dict[str, Any]:
     top = max((weight for _, weight in spans if weight), default=0.0)
     shown["spans"] = [(text, None if w is None else (w, w / top if top else 0.0)) for text, w in spans]
     shown["answers"] = explanation.answers
-    drawn = overlay.canvas(explanation)
+    try:
+        drawn = overlay.canvas(explanation)
+    except DataError as error:
+        return shown | {"fault": str(error)}
     if drawn is None:
         return shown
     image, boxes = drawn
@@ -525,7 +531,6 @@ def card(row: Row, explanation: Explanation | None) -> dict[str, Any]:
         if explanation.image
         else f"Empty canvas in the size of picture {explanation.image_id}, which is not in the data set."
     )
-    shown["has_image"] = bool(explanation.image)
     return shown
 
 

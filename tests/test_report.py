@@ -6,8 +6,9 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from jaxvqa import checkpoints, configs, report
+from jaxvqa import configs, report
 from jaxvqa.errors import ConfigError, DataError
+from jaxvqa.explain.attention import Explanation
 from jaxvqa.metrics.bootstrap import confidence_interval
 
 TYPES = ("presence", "count", "size")
@@ -261,6 +262,55 @@ def test_pictures_of_other_questions_are_not_shown(tmp_path, monkeypatch):
     assert "the data set has changed" in words_of(page_of(workdir))
 
 
+def explanation_of(row, **changes):
+    fields = {
+        "id": row["id"],
+        "image_id": row["image_id"],
+        "question": row["question"],
+        "words": ("is", "question"),
+        "word_attention": np.array([0.25, 0.75], np.float32),
+        "answers": (("yes", 0.625), ("no", 0.25)),
+        "annotators": (),
+        "boxes": np.array([[1, 1, 30, 30], [20, 20, 50, 50]], np.float32),
+        "region_attention": np.array([0.875, 0.125], np.float32),
+        "image": b"",
+        "size": (64, 48),
+    }
+    return Explanation(**(fields | changes))
+
+
+def test_examples_show_attention_on_words_and_regions(tmp_path, monkeypatch):
+    rows = prediction_rows(0.9)
+    workdir = make_run(tmp_path, rows=full_rows(), predictions=rows)
+    monkeypatch.setattr(report, "explain", lambda *_, positions, **__: [explanation_of(rows[p]) for p in positions])
+    html = report.write(workdir).read_text()
+    page = Page(html)
+    assert page.tags.count("img") == 2 * (12 + 6)
+    assert 'title="75.0 % of the attention"' in html
+    assert "attention over 2 regions; the strongest: 88 %, 12 %." in html
+    assert "Empty canvas in the size of picture" in html
+    assert "62.5 %" in words_of(page)
+
+
+def test_a_picture_that_cannot_be_read_is_said_and_the_rest_is_shown(tmp_path, monkeypatch):
+    rows = prediction_rows(0.9)
+    workdir = make_run(tmp_path, rows=full_rows(), predictions=rows)
+    broken = lambda *_, positions, **__: [explanation_of(rows[p], image=b"broken") for p in positions]  # noqa: E731
+    monkeypatch.setattr(report, "explain", broken)
+    page = page_of(workdir)
+    assert "A picture of 6 bytes cannot be decoded" in words_of(page)
+    assert "62.5 %" in words_of(page)
+    assert "img" not in page.tags
+
+
+def test_a_broken_checkpoint_does_not_stop_the_report(tmp_path):
+    workdir = make_run(tmp_path, rows=full_rows(), predictions=prediction_rows(0.9))
+    (workdir / "checkpoints" / "40" / "meta").mkdir(parents=True)
+    text = words_of(page_of(workdir))
+    assert "91.4 %" in text
+    assert "The pictures cannot be shown." in text
+
+
 def test_examples_are_fixed_varied_and_hold_mistakes():
     rows = prediction_rows(0.9)
     chosen = report.choose_examples(rows)
@@ -326,7 +376,12 @@ def test_numbers_as_text():
     assert [report.significant(v) for v in (0.0, 0.000624, 1.78e-5, 12.345, 1190.4, 123456.0)] == [
         "0", "0.000624", "1.78 × 10⁻⁵", "12.3", "1,190", "123,000",
     ]  # fmt: skip
-    assert [report.duration(s) for s in (3.4, 65, 3600, 3 * 86400)] == ["3 s", "1 min 5 s", "1 h 0 min", "3 d 0 h"]
+    assert [report.duration(s) for s in (3.4, 65.0, 3600.0, 3 * 86400.0)] == [
+        "3 s",
+        "1 min 5 s",
+        "1 h 0 min",
+        "3 d 0 h",
+    ]
     assert [report.points(v) for v in (1.25, -3.0, None)] == ["+1.2", "−3.0", "–"]
     assert report.percent(None) == "–"
 
@@ -343,17 +398,3 @@ def test_command_prints_the_path(tmp_path, capsys):
     workdir = make_run(tmp_path, rows=full_rows())
     assert report.main([f"--workdir={workdir}"]) == 0
     assert capsys.readouterr().out.strip() == str(workdir / "report.html")
-
-
-def test_a_real_run_has_pictures_parameters_and_versions(phantoms, tmp_path):
-    from jaxvqa import train
-    from tests.runs import tiny_config
-
-    train.train(tiny_config(phantoms, total="2 steps"), tmp_path)
-    page = page_of(tmp_path)
-    text = words_of(page)
-    assert page.tags.count("img") >= 2 * 12
-    assert "not finished" not in text
-    assert f"orbax-checkpoint {checkpoints.versions()['orbax-checkpoint']}" in text
-    assert re.search(r"Parameters ?\d+,\d{3}", text)
-    assert "cannot be shown" not in text

@@ -1,7 +1,7 @@
 """Explanations of single answers: what the model in a work directory attends to, with what a person needs to judge it."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,12 +93,18 @@ def explain(
         mesh = sharding.make_mesh(ml_collections.ConfigDict(dict.fromkeys(sharding.AXES, 1)), jax.local_devices()[:1])
         with jax.set_mesh(mesh):
             state = train.restore_for_prediction(saved, config, task, mesh)
-            outputs = _predict(task, state.eval_params, state.extra, source, positions)
+            predict = jax.jit(task.predict_fns["explain"])
             pictures = _pictures(config, source)
-            return [
-                _explanation(source[position], output, config, assets["answers"], pictures)
-                for position, output in zip(positions, outputs, strict=True)
-            ]
+            size = min(BATCH_SIZE, len(positions))
+            explanations = []
+            for start in range(0, len(positions), size):
+                examples = source.read(positions[start : start + size])
+                batch = _batch(task, examples, size)
+                output = jax.device_get(predict(state.eval_params, state.extra, batch))
+                for i, example in enumerate(examples):
+                    mine = {key: np.asarray(value[i]) for key, value in output.items()}
+                    explanations.append(_explanation(example, mine, config, assets["answers"], pictures))
+            return explanations
     finally:
         saved.close()
 
@@ -134,8 +140,8 @@ def question_spans(
 
 def _positions_of(ids: Sequence[int], source: sources.VqaSource) -> list[int]:
     missing, found = set(ids), {}
-    for position in range(len(source)):
-        question_id = int(source.question(position)["question_id"])
+    for position, question in enumerate(source.all_questions()):
+        question_id = int(question["question_id"])
         if question_id in missing:
             found[question_id] = position
             missing.remove(question_id)
@@ -150,30 +156,22 @@ def _positions_of(ids: Sequence[int], source: sources.VqaSource) -> list[int]:
     return [found[i] for i in ids]
 
 
-def _predict(
-    task: Task, params: Any, extra: Any, source: sources.VqaSource, positions: Sequence[int]
-) -> Iterator[dict[str, np.ndarray]]:
-    predict = jax.jit(task.predict_fns["explain"])
-    size = min(BATCH_SIZE, len(positions))
-    for start in range(0, len(positions), size):
-        part = list(positions[start : start + size])
-        examples = []
-        for position in part:
-            example = source[position]
-            for transform in task.transforms():
-                example = transform(example)
-            examples.append(example | {"mask": np.float32(1)})
-        examples += examples[:1] * (size - len(part))  # one shape for all batches: one compilation
-        batch = {key: np.stack([example[key] for example in examples]) for key in task.batch_keys}
-        output = jax.device_get(predict(params, extra, batch))
-        for i in range(len(part)):
-            yield {key: np.asarray(value[i]) for key, value in output.items()}
+def _batch(task: Task, examples: Sequence[Mapping[str, Any]], size: int) -> dict[str, np.ndarray]:
+    """What the model reads of raw examples; filled up to `size`, so that all batches share one compilation."""
+    ready = []
+    for raw in examples:
+        example = dict(raw)
+        for transform in task.transforms():
+            example = transform(example)
+        ready.append(example | {"mask": np.float32(1)})
+    ready += ready[:1] * (size - len(ready))
+    return {key: np.stack([example[key] for example in ready]) for key in task.batch_keys}
 
 
 def _pictures(config: ml_collections.ConfigDict, source: sources.VqaSource) -> sources.VqaSource | None:
     """Where the pictures are when the run's own image side has none: the data set's part `images`, if it is built."""
     part = f"{config.data.questions.partition('/')[0]}/images"
-    if config.data.images and "image" in source[0]:
+    if config.data.images and "image" in source.read([0])[0]:
         return source
     config = config.copy_and_resolve_references()
     with config.unlocked():

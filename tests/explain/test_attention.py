@@ -3,11 +3,12 @@ import importlib
 import json
 import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxvqa import checkpoints, sharding, tasks, train
+from jaxvqa import checkpoints, report, sharding, tasks, train
 from jaxvqa.data import sources
 from jaxvqa.errors import CheckpointError, DataError
 from jaxvqa.explain import attention
@@ -43,7 +44,7 @@ def explained(run):
 def test_explanations_are_the_models_own_numbers(run, explained):
     _, config, task, params = run
     source = sources.open_vqa(config.data, "val")
-    raw = [source[position] for position in (5, 0, 63)]
+    raw = source.read([5, 0, 63])
     examples = raw
     for transform in task.transforms():
         examples = [transform(example) for example in examples]
@@ -129,21 +130,44 @@ def test_a_folder_without_checkpoint_is_named(tmp_path, capsys):
     assert str(tmp_path) in capsys.readouterr().err
 
 
-def test_a_question_only_model_shows_the_picture_without_boxes(phantoms, tmp_path):
-    save_untrained(tiny_config(phantoms, data__blind=True), tmp_path)
-    e = explain(tmp_path, count=1)[0]
-    assert e.image.startswith(b"\x89PNG")
-    assert e.boxes.shape == (0, 4)
-    assert e.region_attention.shape == (0,)
-    assert e.word_attention.sum() == pytest.approx(1, abs=1e-4)
+def test_without_sight_there_are_no_boxes_and_without_pictures_no_picture(phantoms, tmp_path):
+    config = tiny_config(phantoms, data__blind=True)
+    save_untrained(config, tmp_path)
+    blind = explain(tmp_path, count=1)[0]
+    # What the data hold now stands in config.json, which goes before the config in the checkpoint.
+    with config.unlocked():
+        config.data.images = ""
+    (tmp_path / "config.json").write_text(config.to_json())
+    text_alone = explain(tmp_path, count=1)[0]
+    assert blind.image.startswith(b"\x89PNG")
+    assert (text_alone.image, text_alone.size) == (b"", (0, 0))
+    for e in (blind, text_alone):
+        assert e.boxes.shape == (0, 4)
+        assert e.region_attention.shape == (0,)
+        assert e.word_attention.sum() == pytest.approx(1, abs=1e-4)
 
 
-def test_a_run_on_text_alone_needs_no_picture(phantoms, tmp_path):
-    save_untrained(tiny_config(phantoms, data__images=""), tmp_path)
-    e = explain(tmp_path, count=1)[0]
-    assert e.image == b""
-    assert e.size == (0, 0)
-    assert e.boxes.shape == (0, 4)
+def test_report_of_a_real_checkpoint_has_pictures_parameters_and_versions(run):
+    workdir, config, _, params = run
+    questions = sources.open_vqa(config.data, "val").read_questions(range(64))
+    rows = [
+        {
+            "id": q["question_id"],
+            "image_id": q["image_id"],
+            "question": q["question"],
+            "question_type": q["question_type"],
+        }
+        | {"answer": "yes", "probability": 0.5, "annotators": q["answers"], "accuracy": float("yes" in q["answers"])}
+        for q in questions
+    ]
+    (workdir / "predictions").mkdir()
+    (workdir / "predictions" / "val_0.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (workdir / "config.json").write_text(config.to_json())
+    page = report.write(workdir).read_text()
+    assert page.count('src="data:image/jpeg') == 2 * (report.EXAMPLES + report.MISTAKES)
+    assert "cannot be shown" not in page
+    assert f"orbax-checkpoint {checkpoints.versions()['orbax-checkpoint']}" in page
+    assert f"{sum(leaf.size for leaf in jax.tree.leaves(params)):,}" in page
 
 
 def test_question_spans_keep_the_text_and_give_each_word_its_weight():
