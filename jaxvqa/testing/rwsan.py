@@ -112,21 +112,27 @@ def _train(model: Any, params: Any, case: Case) -> dict[str, Any]:
         config |= {"lr": lr, "schedule": schedule | {"decay_rate": decay_rate}, "clip_norm": 0.0}
         return ml_collections.ConfigDict(config | {"decay": (), "lr_scale": (), "freeze": ()})
 
-    value_and_grad = jax.jit(jax.value_and_grad(loss))
+    optimizer = optim.make_optimizer(optim_config(0.0, (), 1.0), params)
 
-    def trajectory(config: ml_collections.ConfigDict, part: dict[str, Any], steps: int) -> Iterator[tuple[Any, ...]]:
-        """Yields (rate, loss before the step, parameters after it)."""
-        sizes = {"data_size": part["data_size"], "batch_size": part["batch_size"], "total_steps": steps}
-        rate = optim.make_schedule(config, **sizes)
-        optimizer = optim.make_optimizer(config, params)
-        state, now = optimizer.init(params), params
-        update = jax.jit(optimizer.update)
-        for step in range(steps):
-            value, grads = value_and_grad(now)
-            direction, state = update(grads, state, now)
-            lr = rate(step)
-            now = jax.tree.map(lambda p, d: p - lr * d, now, direction)  # noqa: B023 (called at once)
-            yield lr, value, now
+    @jax.jit
+    def train_step(params: Any, state: Any, rate: Any) -> tuple[Any, ...]:
+        value, grads = jax.value_and_grad(loss)(params)
+        direction, state = optimizer.update(grads, state, params)
+        return value, grads, jax.tree.map(lambda p, d: p - rate * d, params, direction), state
+
+    def trajectory(
+        config: ml_collections.ConfigDict, part: dict[str, Any], steps: int
+    ) -> tuple[list[Any], list[Any], Any]:
+        """Returns the rates, the losses before each step and after the last, and the parameters at the end."""
+        rate = optim.make_schedule(
+            config, data_size=part["data_size"], batch_size=part["batch_size"], total_steps=steps
+        )
+        rates = [rate(step) for step in range(steps)]
+        losses, now, state = [], params, optimizer.init(params)
+        for lr in rates:
+            value, _, now, state = train_step(now, state, lr)
+            losses.append(value)
+        return rates, [*losses, train_step(now, state, 0.0)[0]], now
 
     keys = case.arrays["keys"].tolist()
 
@@ -137,16 +143,16 @@ def _train(model: Any, params: Any, case: Case) -> dict[str, Any]:
     def norms(arrays: list[np.ndarray]) -> np.ndarray:
         return np.asarray([np.linalg.norm(array) for array in arrays])
 
-    before, grads = value_and_grad(params)
+    before, grads, _, _ = train_step(params, optimizer.init(params), 0.0)
     gradients, start = by_key(grads), by_key(params)
     first8 = np.zeros((len(keys), 8))
     for row, gradient in zip(first8, gradients, strict=True):
         row[: gradient.size] = gradient.ravel()[:8]
 
-    _, _, stepped = next(trajectory(optim_config(settings["lr_base"], (), 1.0), settings, 1))
+    _, (_, loss_after), stepped = trajectory(optim_config(settings["lr_base"], (), 1.0), settings, 1)
     steps = run_settings["epochs"] * (run_settings["data_size"] // run_settings["batch_size"])
     config = optim_config(run_settings["lr_base"], run_settings["lr_decay_list"], run_settings["lr_decay_r"])
-    rates, losses, states = zip(*trajectory(config, run_settings, steps), strict=True)
+    rates, losses, end = trajectory(config, run_settings, steps)
     return {
         "loss": before,
         "grad_norm": norms(gradients),
@@ -154,11 +160,11 @@ def _train(model: Any, params: Any, case: Case) -> dict[str, Any]:
         "param_norm_before": norms(start),
         "param_norm_after_step1": norms(by_key(stepped)),
         "delta_norm_step1": norms([a - b for a, b in zip(by_key(stepped), start, strict=True)]),
-        "loss_after_step1": value_and_grad(stepped)[0],
+        "loss_after_step1": loss_after,
         "traj_lr": np.asarray(rates),
-        "traj_loss": np.asarray(losses),
-        "traj_loss_end": value_and_grad(states[-1])[0],
-        "traj_param_norm": norms(by_key(states[-1])),
+        "traj_loss": np.asarray(losses[:-1]),
+        "traj_loss_end": losses[-1],
+        "traj_param_norm": norms(by_key(end)),
     }
 
 
