@@ -21,8 +21,8 @@ from typing import Any
 
 import jax
 import ml_collections
-import numpy as np
 import orbax.checkpoint as ocp
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxvqa import paths
 from jaxvqa.errors import CheckpointError, ConfigError, StorageError, UserError, nearest
@@ -121,12 +121,16 @@ class Checkpoints:
         with self._corruption(step):
             return self._manager.restore(step, args=ocp.args.Composite(model=ocp.args.StandardRestore(shapes)))["model"]
 
-    def model_shapes(self, step: int | None = None) -> dict[str, Any]:
-        """The saved {"params", "extra", "ema"} as ShapeDtypeStructs, read without the arrays."""
+    def model_shapes(self, step: int | None = None, sharding: Any = None) -> dict[str, Any]:
+        """The saved {"params", "extra", "ema"} as ShapeDtypeStructs, read without the arrays.
+
+        To restore by them, give the `sharding` that every array shall have: without one, orbax wants the very devices that
+        the checkpoint was written from.
+        """
         step = self._step(step)
         with self._corruption(step):
             metadata = self._manager.item_metadata(step)["model"]
-        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), metadata.tree)
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), metadata.tree)
 
     def read_json(self, step: int | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
         """The (assets, meta) of a checkpoint."""
@@ -234,9 +238,8 @@ def init_from(workdir: str, params: Any, table: paths.Table) -> Any:
       CheckpointError: lists every parameter that the other checkpoint lacks or has in another shape.
     """
     checkpoints = Checkpoints(workdir, read_only=True)
-    saved = checkpoints.model_shapes()
-    spec = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), saved)
-    model = checkpoints.restore_model(spec)
+    whole = NamedSharding(jax.tree.leaves(params)[0].sharding.mesh, PartitionSpec())
+    model = checkpoints.restore_model(checkpoints.model_shapes(sharding=whole))
     checkpoints.close()
     source = paths.flatten(model["params"] if model.get("ema") is None else model["ema"])
     choice = paths.flatten(paths.lookup(table, params, "init_from.table"))
@@ -252,7 +255,7 @@ def init_from(workdir: str, params: Any, table: paths.Table) -> Any:
         elif source[other].shape != leaf.shape:
             faults.append(f"shape: {other} is {source[other].shape} there, {path} is {leaf.shape} here")
         else:
-            taken[path] = jax.device_put(np.asarray(source[other], leaf.dtype), leaf.sharding)
+            taken[path] = jax.device_put(source[other].astype(leaf.dtype), leaf.sharding)
     if faults:
         raise CheckpointError(
             f"config.init_from: the checkpoint in {workdir} does not fit:\n  "
@@ -264,7 +267,8 @@ def init_from(workdir: str, params: Any, table: paths.Table) -> Any:
 
 # --- a work directory's config -----------------------------------------------------------------------------------------
 
-# Fields that may change between the start and the continuation of a run: they change no number of it.
+# Fields that may change between the start and the continuation of a run: they change no number of it, but for `total`,
+# which a user raises to train on (schedules that fall to the end of the run then fall later).
 FREE_TO_CHANGE = (
     "total",
     "log_every",
@@ -276,8 +280,7 @@ FREE_TO_CHANGE = (
     "evals",
     "report",
     "data.dir",
-    "data.threads",
-    "data.prefetch_mib",
+    "data.readers",
     "sharding",
     "init_from",
 )

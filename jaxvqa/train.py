@@ -198,11 +198,8 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, float]:
         results: dict[str, float] = {}
 
         def save() -> None:
-            saved.save(
-                state,
-                task.assets,
-                {"config": json.loads(config.to_json()), "data": position | {"step": int(state.step)}},
-            )
+            meta = {"config": json.loads(config.to_json()), "data": position | {"step": int(state.step)}}
+            saved.save(state, task.assets, meta | {"device": f"{mesh.size} x {mesh.devices.flat[0].device_kind}"})
 
         # ---- 4. the loop ----
         load = pipeline.LoadBatch(source, order, task.transforms(), jax.process_index(), jax.process_count())
@@ -317,7 +314,10 @@ def start_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
 
 def check_same_data(now: Mapping[str, Any], before: Mapping[str, Any], workdir: Path) -> None:
     """Checks that a run goes on with the data it began with: a position in other data means nothing."""
-    changed = [f"{key}: was {before.get(key)!r}, now {now[key]!r}" for key in now if before.get(key) != now[key]]
+    # A converted checkpoint knows no data: it has None there.
+    changed = [
+        f"{key}: was {before[key]!r}, now {now[key]!r}" for key in now if before.get(key) not in (None, now[key])
+    ]
     if changed:
         raise CheckpointError(
             f"The training data has changed since the checkpoint in {workdir}:\n  "

@@ -43,9 +43,14 @@ def main(argv: list[str]) -> int:
         )
         for i in range(args.processes)
     ]
+
     # Ctrl-C and a scheduler's SIGTERM go on to all, which then save and stop at the same step.
+    def stop_all(*_: object) -> None:
+        for process in processes:
+            process.send_signal(signal.SIGTERM)
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: [process.send_signal(signal.SIGTERM) for process in processes])
+        signal.signal(number, stop_all)
     try:
         while any(process.poll() is None for process in processes):
             if any(process.poll() not in (None, 0, 75) for process in processes):

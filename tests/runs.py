@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
+import orbax.checkpoint as ocp
 
 from jaxvqa import checkpoints, configs
 
@@ -69,12 +70,14 @@ def final_arrays(workdir: Path) -> dict[str, np.ndarray]:
     saved = checkpoints.Checkpoints(workdir, read_only=True)
     step = saved.latest_step()
     arrays = {}
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     for item in ("model", "optimizer"):
-        folder = saved.folder / str(step) / item
-        import orbax.checkpoint as ocp
-
         with ocp.StandardCheckpointer() as reader:
-            tree = reader.restore(folder)
+            folder = saved.folder / str(step) / item
+            shapes = reader.metadata(folder).item_metadata.tree
+            tree = reader.restore(
+                folder, jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=here), shapes)
+            )
         arrays |= {
             f"{item}{jax.tree_util.keystr(path)}": np.asarray(leaf)
             for path, leaf in jax.tree_util.tree_leaves_with_path(tree)

@@ -28,7 +28,8 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
 
-    def read(self, indices: Sequence[int]) -> list[Example]: ...
+    def read(self, indices: Sequence[int]) -> list[Example]:
+        """The examples at these positions."""
 
 
 @dataclass(frozen=True)
