@@ -74,6 +74,7 @@ def vqa_data(config: ml_collections.ConfigDict) -> None:
     data.images = ""  # the part with the region features; empty: a run on the text alone
     data.image_splits = ""  # splits of that part, joined by "+"; empty: all
     data.train_split = "train"
+    data.cache_mib = 256.0  # splits up to this size on disk are kept decoded in memory
     data.limit = 0  # keeps the first examples of each split; 0: all
     data.vocabulary_splits = "train"  # whose questions make the vocabulary, in this order
     data.glove = ""  # a local file of word vectors

@@ -281,6 +281,7 @@ FREE_TO_CHANGE = (
     "report",
     "data.dir",
     "data.readers",
+    "data.cache_mib",
     "sharding",
     "init_from",
 )

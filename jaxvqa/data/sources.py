@@ -4,12 +4,12 @@ A data set is a TFDS builder with its parts apart (`questions`, `features`, `ima
 since many questions share an image: copying 400 KB of region features into each would multiply the size on disk.
 """
 
+import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxvqa.errors import DataError, nearest
@@ -23,11 +23,18 @@ def data_dir(folder: str = "") -> Path:
 class Records:
     """The records of one part of a data set ("phantom_vqa/questions"), over one or several splits ("train+val").
 
-    Pictures stay encoded: a transform decodes them where their size is known.
+    Texts come as str. Pictures stay encoded: a transform decodes them where their size is known.
     """
 
-    def __init__(self, part: str, splits: str, folder: str = ""):
+    def __init__(self, part: str, splits: str, folder: str = "", cache_mib: float = 0):
         """Opens the part's newest built version.
+
+        Args:
+          part: data set and config, as "phantom_vqa/questions".
+          splits: one or several, joined by "+".
+          folder: where data sets are built (see `data_dir`).
+          cache_mib: keeps decoded records in memory if the splits take at most that many MiB on disk: decoding costs far
+            more than a small data set's memory.
 
         Raises:
           DataError: when it is not built (says the command that builds it) or has no such split.
@@ -44,8 +51,11 @@ class Records:
             for name, feature in builder.info.features.items()
             if isinstance(feature, tfds.features.Image)
         }
+        self._texts = {name for name, feature in builder.info.features.items() if _is_text(feature)}
         self._source = builder.as_data_source(splits, decoders=decoders)
         self.metadata: Mapping[str, Any] = builder.info.metadata or {}
+        size = sum(builder.info.splits[split.partition("[")[0]].num_bytes for split in splits.split("+"))
+        self._kept: dict[int, dict[str, Any]] | None = {} if size <= cache_mib * 2**20 else None
 
     def __len__(self) -> int:
         return len(self._source)
@@ -53,12 +63,31 @@ class Records:
     def read(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         """The records at these positions; one call for many is several times faster than one for each.
 
+        The records may be shared with later calls: they are to be read, not changed.
+
         Raises:
           DataError: names the file's folder and the record that cannot be read.
         """
         positions = [int(index) for index in indices]
+        kept = self._kept
+        if kept is None:
+            return self._decode(positions)
+        absent = [position for position in dict.fromkeys(positions) if position not in kept]
+        if absent:
+            kept.update(zip(absent, self._decode(absent), strict=True))
+        return [kept[position] for position in positions]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A worker process fills a cache of its own.
+        return self.__dict__ | {"_kept": None if self._kept is None else {}}
+
+    def _decode(self, positions: list[int]) -> list[dict[str, Any]]:
         try:
-            return list(self._source.__getitems__(positions))
+            records = self._source.__getitems__(positions)
+            return [
+                {name: _decode_text(value) if name in self._texts else value for name, value in record.items()}
+                for record in records
+            ]
         except Exception as error:
             raise self._damaged(positions, error) from error
 
@@ -88,19 +117,19 @@ def _newest_version(part: str, folder: Path) -> Path:
     return max(versions, key=lambda path: tuple(int(n) if n.isdigit() else -1 for n in path.name.split(".")))
 
 
-def _text(value: Any) -> Any:
-    if isinstance(value, bytes):
-        return value.decode()
-    if isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.dtype == object):
-        return [_text(item) for item in value]
-    return value
+def _is_text(feature: Any) -> bool:
+    return isinstance(getattr(feature, "feature", feature), tfds.features.Text)
+
+
+def _decode_text(value: Any) -> Any:
+    return value.decode() if isinstance(value, bytes) else [item.decode() for item in value]
 
 
 class VqaSource:
     """Examples of visual question answering: a question record with its image's record, by position.
 
-    An example has the question's features (`question_id`, `image_id`, `question`, `answers`, …; texts as str) and, unless
-    `images` is empty, the image's (`features`, `boxes`, `image`, …).
+    An example has the question's features (`question_id`, `image_id`, `question`, `answers`, …) and, unless `images` is
+    empty, the image's (`features`, `boxes`, `image`, …).
     """
 
     def __init__(self, questions: Records, images: Sequence[Records] = (), *, limit: int = 0):
@@ -130,8 +159,8 @@ class VqaSource:
         return min(len(self.questions), self._limit or len(self.questions))
 
     def read_questions(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        """The questions' own features, texts as str."""
-        return [{name: _text(value) for name, value in record.items()} for record in self.questions.read(indices)]
+        """The questions' own features."""
+        return self.questions.read(indices)
 
     def read_images(self, image_ids: Sequence[int]) -> list[dict[str, Any]]:
         """The images' features. An image that is asked for twice is read once.
@@ -182,7 +211,7 @@ def open_vqa(config: Any, split: str) -> VqaSource:
 
     Args:
       config: `config.data`: `dir`, `questions` and `images` (parts such as "vqa_v2/features"; empty for none),
-        `image_splits` (names joined by "+"; empty for all that the part has), `limit`.
+        `image_splits` (names joined by "+"; empty for all that the part has), `limit`, `cache_mib`.
       split: question splits, joined by "+".
     """
     missing = []
@@ -193,11 +222,22 @@ def open_vqa(config: Any, split: str) -> VqaSource:
             missing.append(str(error))
     if missing:
         raise DataError("\n".join(missing))
+
+    def records(part: str, splits: str) -> Records:
+        stamp = (_newest_version(part, data_dir(config.dir)) / "dataset_info.json").stat().st_mtime_ns
+        return _shared_records(part, splits, config.dir, config.cache_mib, stamp)
+
     images = []
     if config.images:
         splits = config.image_splits
         if not splits:
             info = json.loads((_newest_version(config.images, data_dir(config.dir)) / "dataset_info.json").read_text())
             splits = "+".join(s["name"] for s in info["splits"])
-        images = [Records(config.images, name, config.dir) for name in splits.split("+")]
-    return VqaSource(Records(config.questions, split, config.dir), images, limit=config.limit)
+        images = [records(config.images, name) for name in splits.split("+")]
+    return VqaSource(records(config.questions, split), images, limit=config.limit)
+
+
+@functools.lru_cache(maxsize=16)
+def _shared_records(part: str, splits: str, folder: str, cache_mib: float, stamp: int) -> Records:
+    """Training, evaluation and vocabulary share what one of them has decoded; `stamp` tells builds apart."""
+    return Records(part, splits, folder, cache_mib)
