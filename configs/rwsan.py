@@ -106,7 +106,7 @@ def _phantom_vqa(config: ml_collections.ConfigDict) -> None:
     config.data.questions = "phantom_vqa/questions"
     config.data.images = "phantom_vqa/images"
     config.data.max_regions = 28
-    config.data.region_width = 256
+    config.data.region_width = 320
     config.data.answers.min_count = 3
     config.compile.vocab_size = 200
     config.compile.num_answers = 60

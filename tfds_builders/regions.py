@@ -8,7 +8,8 @@ import functools
 
 import numpy as np
 
-FEATURE_WIDTH = 256
+_LOOK_WIDTH, _PLACE_WIDTH = 255, 64  # features of what a box shows, and of where it lies and how large it is
+FEATURE_WIDTH = _LOOK_WIDTH + _PLACE_WIDTH + 1
 """Width F of a region's feature vector."""
 
 _CROP_CELLS = 10  # the box itself, cells a side
@@ -19,13 +20,13 @@ _SEED = 20_220_101
 
 
 @functools.cache
-def _projection(inputs: int) -> np.ndarray:
-    """Returns random signs over sqrt(inputs), float32 [inputs, FEATURE_WIDTH - 1] (Achlioptas 2003).
+def _projection(inputs: int, outputs: int) -> np.ndarray:
+    """Returns random signs over sqrt(inputs), float32 [inputs, outputs] (Achlioptas 2003).
 
     Signs are read off the bit generator's raw words, whose stream is fixed, unlike NumPy's distributions, which may
     change between versions.
     """
-    count = inputs * (FEATURE_WIDTH - 1)
+    count = inputs * outputs
     words = np.random.PCG64(_SEED).random_raw((count + 63) // 64).astype("<u8")
     bits = np.unpackbits(words.view(np.uint8), count=count)
     return ((bits.reshape(inputs, -1) * 2.0 - 1.0) / np.sqrt(inputs)).astype(np.float32)
@@ -65,9 +66,10 @@ def region_features(image: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     """Describes each box of a picture by a nonnegative vector.
 
     Each box is averaged down to 10 x 10 cells, its surroundings (the box at twice the size) to 6 x 6. The cells, how
-    those of the box differ from the mean of its surroundings, the mean and spread of each channel, and the normalised
-    position (x1, y1, x2, y2, width, height, and soft one-hot codes of centre and size) go through a fixed random matrix
-    of signs and a ReLU. The last feature is always 1, so that a true region is never all zero: models take zero rows
+    those of the box differ from the mean of its surroundings, and the mean and spread of each channel say what it shows;
+    normalised corners, width, height, and soft one-hot codes of centre and size say where it lies. Both together go
+    through a fixed random matrix of signs and a ReLU, and the place once more alone, since it would drown in so many
+    pixels. The last feature is always 1, so that a true region is never all zero: models take zero rows
     for padding.
 
     Args:
@@ -106,7 +108,9 @@ def region_features(image: np.ndarray, boxes: np.ndarray) -> np.ndarray:
         crop, context, mean, spread = (np.repeat(part, 3, axis=-1) for part in (crop, context, mean, spread))
     size = np.array([width, height], np.float64)
     corners, extent = boxes / np.tile(size, 2), (boxes[:, 2:] - boxes[:, :2]) / size
-    inputs = np.concatenate(
+    bumps = [_bumps(v) for v in (centre[:, 0] / width, centre[:, 1] / height, *np.sqrt(extent).T)]
+    place = np.concatenate([corners, extent, *bumps, np.ones((len(boxes), 1))], axis=1)
+    look = np.concatenate(
         [
             # Weights make what is shown and where it lies count about equally in the projection.
             (crop - 0.5).reshape(len(boxes), -1),
@@ -115,16 +119,20 @@ def region_features(image: np.ndarray, boxes: np.ndarray) -> np.ndarray:
             2.0 * (crop - context.mean(axis=(1, 2), keepdims=True)).reshape(len(boxes), -1),
             4.0 * (mean - 0.5),
             8.0 * spread,
-            2.0 * corners,
-            2.0 * extent,
-            *(2.0 * _bumps(v) for v in (centre[:, 0] / width, centre[:, 1] / height, *np.sqrt(extent).T)),
-            np.ones((len(boxes), 1)),
+            2.0 * place,
         ],
         axis=1,
-    ).astype(np.float32)
+    )
+    one = np.ones((len(boxes), 1))
+    return np.concatenate([4 * _project(look, _LOOK_WIDTH), 4 * _project(place, _PLACE_WIDTH), one], axis=1).astype(
+        np.float16
+    )
+
+
+def _project(inputs: np.ndarray, outputs: int) -> np.ndarray:
     # einsum adds in one order on every machine and keeps to one thread; BLAS does neither.
-    projected = np.maximum(np.einsum("ri,if->rf", inputs, _projection(inputs.shape[1])), 0) * 4
-    return np.concatenate([projected, np.ones((len(boxes), 1))], axis=1).astype(np.float16)
+    projected = np.einsum("ri,if->rf", inputs.astype(np.float32), _projection(inputs.shape[1], outputs))
+    return np.maximum(projected, 0)
 
 
 def grid_boxes(height: int, width: int, rows: int, columns: int) -> np.ndarray:
