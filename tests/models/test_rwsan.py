@@ -169,6 +169,7 @@ def test_remat_gives_the_same_gradients_with_dropout(larger_inputs, params):
         np.testing.assert_allclose(b, a, rtol=1e-4, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_remat_needs_less_memory(inputs):
     regions, question = jnp.zeros((8, 64, 20)), jnp.ones((8, 6), jnp.int32)
 
