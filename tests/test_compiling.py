@@ -28,6 +28,7 @@ def test_unknown_target():
         compiling.devices_of("v99:1x1")
 
 
+@pytest.mark.slow  # libtpu compiles for minutes
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
 def test_tpu_slice_reports_memory_flops_and_collectives():
     # A process of its own: libtpu writes to stderr as it likes.
