@@ -112,6 +112,8 @@ def _phantom_vqa(config: ml_collections.ConfigDict) -> None:
     config.compile.num_answers = 60
     config.data.max_tokens = 12
     _narrow(config, width=64)
+    config.model.flatten_width = 128
+    config.model.fused_width = 256
     # Minutes of training see each question a few times: nothing to regularise.
     config.model.dropout = 0.0
     config.batch_size = 128
