@@ -16,7 +16,7 @@ test: $(VENV)/dev.done  ## the tests, without network
 	$(BIN)/python -m pytest
 
 # What needs neither PyTorch nor a second process, in a few minutes: for a second Python.
-QUICK = tests/test_configs.py tests/test_optim.py tests/test_paths.py tests/test_main.py tests/data tests/metrics
+QUICK = tests/test_configs.py tests/test_optim.py tests/test_paths.py tests/data tests/metrics
 test-quick: $(VENV)/test.done
 	$(BIN)/python -m pytest $(QUICK)
 

@@ -117,7 +117,7 @@ def _phantom_vqa(config: ml_collections.ConfigDict) -> None:
     # Minutes of training see each question a few times: nothing to regularise.
     config.model.dropout = 0.0
     config.batch_size = 128
-    config.total = "6 epochs"
+    config.total = "4 epochs"
     config.optim.lr = 1.5e-3
     config.optim.schedule = ml_collections.ConfigDict({"name": "cosine", "warmup": "5 %", "end": 0.01})
     config.evals = ml_collections.ConfigDict({"val": common.evaluation("val", every="1 epoch", batch_size=256)})
