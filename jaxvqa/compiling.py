@@ -58,7 +58,7 @@ def compile_step(config: ml_collections.ConfigDict) -> tuple[Any, sharding.Mesh]
 def measures(compiled: Any) -> dict[str, float]:
     """Numbers of a compiled step for one device: memory in bytes, floating-point operations, counts of collectives."""
     memory = compiled.memory_analysis()
-    values = {
+    values: dict[str, float] = {
         "argument_bytes": memory.argument_size_in_bytes,
         "temporary_bytes": memory.temp_size_in_bytes,
         # Donated arguments are written over: they count once.
@@ -66,11 +66,12 @@ def measures(compiled: Any) -> dict[str, float]:
         "program_bytes": memory.generated_code_size_in_bytes,
     }
     values["total_bytes"] = sum(values.values())
+    values |= {f"collective/{name}": count for name, count in collectives(compiled.as_text()).items()}
     cost = compiled.cost_analysis()
     cost = cost[0] if isinstance(cost, list) else cost
     if cost and "flops" in cost:
         values["flops"] = cost["flops"]
-    return values | {f"collective/{name}": count for name, count in collectives(compiled.as_text()).items()}
+    return {name: float(value) for name, value in values.items()}
 
 
 def collectives(program: str) -> Counter[str]:

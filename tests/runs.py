@@ -54,7 +54,7 @@ def command(phantoms: Path, workdir: Path, **changes: Any) -> list[str]:
 
 def environment(devices: int = 1) -> dict[str, str]:
     """The environment of a process with that many simulated devices."""
-    env = {key: value for key, value in os.environ.items() if not key.startswith(("JAX_", "XLA_"))}
+    env = {key: value for key, value in os.environ.items() if not key.startswith("JAX_")}
     return env | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices), "TPU_SKIP_MDS_QUERY": "1"}
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from absl import logging
 from jaxtyping import Float, Int
 
 from jaxvqa.errors import DataError, UserError
+from jaxvqa.logs import log
 
 PAD = 0
 """Id that fills a question up to its full length."""
@@ -141,7 +141,7 @@ def load_glove(path: str | Path, vocabulary: Vocabulary, *, width: int | None = 
     if table is None:
         raise DataError(f"{path} is empty; expected one word and its values a line.")
     missing = [vocabulary.tokens[i] for i in np.flatnonzero(~found)[:10]]
-    logging.info(
+    log.info(
         "%s: vectors for %d of %d words (%.1f %%)%s",
         path.name,
         found.sum(),

@@ -79,7 +79,7 @@ def test_load_glove(tmp_path, name, width):
 
 
 def test_load_glove_reports_coverage(tmp_path, caplog):
-    with caplog.at_level(logging.INFO, logger="absl"):
+    with caplog.at_level(logging.INFO, logger="jaxvqa"):
         load_glove(write(tmp_path / "glove.txt", LINES), VOCABULARY)
     assert "vectors for 4 of 6 words (66.7 %); zero vectors for the rest, such as UNK, zzz" in caplog.text
 

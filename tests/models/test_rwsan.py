@@ -204,8 +204,9 @@ def test_masks_come_from_float16_features_as_stored(inputs, params):
 def test_dropout_is_off_in_evaluation_and_follows_its_key(inputs, params):
     model = make(dropout=0.5)
 
+    @jax.jit
     def train(seed):
-        return apply(model, params, *inputs, train=True, rngs={"dropout": jax.random.key(seed)})[0]
+        return model.apply(params, *inputs, train=True, rngs={"dropout": jax.random.key(seed)})[0]
 
     np.testing.assert_array_equal(train(1), train(1))
     assert (train(1) != train(2)).any()
