@@ -6,6 +6,8 @@ export JAX_PLATFORMS ?= cpu
 # Two constraints files: Python 3.11 has jax 0.10, later Pythons the newest jax.
 CONSTRAINTS = constraints/$(shell $(PYTHON) -c 'import sys; print("py311" if sys.version_info[:2] == (3, 11) else "py312")').txt
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS)
+# Two test processes, each with whole files, whose tests share runs and compiled programs.
+PARALLEL = -n 2 --dist loadfile
 
 .PHONY: run test test-quick test-slow lint format bench docs clean
 
@@ -13,12 +15,12 @@ run: $(VENV)/run.done  ## build the embedded data set, train, evaluate, explain
 	$(BIN)/python -m launch.first_run
 
 test: $(VENV)/dev.done  ## the tests, without network
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 # What needs neither PyTorch nor a second process, in a few minutes: for a second Python.
 QUICK = tests/test_configs.py tests/test_optim.py tests/test_paths.py tests/data tests/metrics
 test-quick: $(VENV)/test.done
-	$(BIN)/python -m pytest $(QUICK)
+	$(BIN)/python -m pytest $(PARALLEL) $(QUICK)
 
 test-slow: $(VENV)/dev.done  ## the longer checks; real data where JAXVQA_DATA is set
 	$(BIN)/python -m pytest -m slow --timeout=3600

@@ -105,21 +105,22 @@ def _phantom_vqa(config: ml_collections.ConfigDict) -> None:
     config.name = "rwsan-phantom_vqa"
     config.data.questions = "phantom_vqa/questions"
     config.data.images = "phantom_vqa/images"
-    config.data.max_regions = 28
+    config.data.max_regions = 18
     config.data.region_width = 320
     config.data.answers.min_count = 3
     config.compile.vocab_size = 200
     config.compile.num_answers = 60
     config.data.max_tokens = 12
-    _narrow(config, width=64)
+    # As narrow as this: in a given time it sees twice the questions that a network of twice the width does, and learns more.
+    _narrow(config, width=32)
     config.model.flatten_width = 128
     config.model.fused_width = 256
     # Minutes of training see each question a few times: nothing to regularise.
     config.model.dropout = 0.0
-    config.batch_size = 128
-    config.total = "4 epochs"
-    config.optim.lr = 1.5e-3
-    config.optim.schedule = ml_collections.ConfigDict({"name": "cosine", "warmup": "5 %", "end": 0.01})
+    config.total = "9 epochs"
+    config.optim.lr = 2e-3
+    config.optim.b2 = 0.999
+    config.optim.schedule = ml_collections.ConfigDict({"name": "cosine", "warmup": "3 %", "end": 0.01})
     config.evals = ml_collections.ConfigDict({"val": common.evaluation("val", every="1 epoch", batch_size=256)})
 
 

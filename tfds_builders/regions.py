@@ -15,6 +15,7 @@ FEATURE_WIDTH = _LOOK_WIDTH + _PLACE_WIDTH + 1
 _CROP_CELLS = 10  # the box itself, cells a side
 _CONTEXT_CELLS = 6  # the box grown to _CONTEXT_SCALE times its size around its centre, cells a side
 _CONTEXT_SCALE = 2.0
+_RING_EDGES = (1.6, 3.0, 4.3, 5.4)  # radii, in cells from the box's centre, that part its cells into rings
 _POSITION_BUMPS = 8  # soft one-hot cells for the centre's x and y, and for width and height
 _SEED = 20_220_101
 
@@ -56,21 +57,76 @@ def _cell_means(integral: np.ndarray, boxes: np.ndarray, cells: int) -> np.ndarr
     return sums / np.maximum(areas, 1e-9)[..., None]
 
 
-def _bumps(values: np.ndarray) -> np.ndarray:
-    """Returns each value in [0, 1] as a soft one-hot vector, [R, _POSITION_BUMPS]."""
-    centres = np.linspace(0.0, 1.0, _POSITION_BUMPS)
-    return np.exp(-0.5 * ((values[:, None] - centres) * (_POSITION_BUMPS - 1)) ** 2)
+def _cell_distances(cells: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns each cell's offset from the grid's centre, down and to the right, in cells: two arrays [cells, cells]."""
+    y, x = np.mgrid[:cells, :cells] - (cells - 1) / 2
+    return y, x
+
+
+_RINGS = [
+    np.digitize(np.hypot(*_cell_distances(_CROP_CELLS)), _RING_EDGES) == ring for ring in range(len(_RING_EDGES) + 1)
+]
+_RIM = np.maximum(*np.abs(_cell_distances(_CONTEXT_CELLS))) > _CONTEXT_CELLS / 2 - 1
+
+
+def _bumps(values: np.ndarray, low: float = 0.0, high: float = 1.0, count: int = _POSITION_BUMPS) -> np.ndarray:
+    """Returns each value as a soft one-hot vector over `count` places from `low` to `high`, [..., count]."""
+    step = (high - low) / (count - 1)
+    return np.exp(-0.5 * ((values[..., None] - np.linspace(low, high, count)) / step) ** 2)
+
+
+def _place(boxes: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Says where boxes lie and how large they are: corners, extent, soft one-hot codes of centre and size, [R, 39]."""
+    size = np.array([width, height], np.float64)
+    corners, extent = boxes / np.tile(size, 2), (boxes[:, 2:] - boxes[:, :2]) / size
+    codes = [_bumps(values) for values in (*(corners[:, :2] + extent / 2).T, *np.sqrt(extent).T)]
+    return np.concatenate([corners, extent, *codes, np.ones((len(boxes), 1))], axis=1)
+
+
+def _look(crop: np.ndarray, context: np.ndarray) -> np.ndarray:
+    """Says what boxes show, [R, 304].
+
+    Args:
+      crop: means of the box's cells, [R, _CROP_CELLS, _CROP_CELLS, 3], in [0, 1].
+      context: means of the cells of the box and its surroundings, [R, _CONTEXT_CELLS, _CONTEXT_CELLS, 3].
+    """
+    count = len(crop)
+    grey, around = crop.mean(axis=-1), context.mean(axis=-1)[:, _RIM]
+    surroundings = around.mean(axis=1)[:, None]
+    flat = grey.reshape(count, -1)
+    profile = np.stack([grey[:, ring].mean(axis=1) for ring in _RINGS], axis=1)
+    spread = [*(grey[:, ring] for ring in _RINGS), flat, around]
+    coarse = crop.reshape(count, _CROP_CELLS // 2, 2, _CROP_CELLS // 2, 2, 3).mean(axis=(2, 4))
+    # The factors bring all kinds of description to about the same size.
+    return np.concatenate(
+        [
+            # The picture itself, and how it differs from what lies around it.
+            (coarse - 0.5).reshape(count, -1),
+            2 * (coarse - surroundings[..., None, None]).reshape(count, -1),
+            (context - 0.5).reshape(count, -1),
+            4 * (crop.mean(axis=(1, 2)) - 0.5),
+            # Whatever its direction: light from the centre outwards against the surroundings, and its steps.
+            6 * (profile - surroundings),
+            6 * np.abs(profile - surroundings),
+            6 * np.abs(np.diff(profile, axis=1)),
+            # Texture: histograms of light, spread, mean slope across and down.
+            3 * _bumps(flat - surroundings, -0.5, 0.5, 11).mean(axis=1),
+            3 * _bumps(flat, 0.0, 1.0, 9).mean(axis=1),
+            10 * np.stack([part.std(axis=1) for part in spread], axis=1),
+            10 * np.stack([np.abs(np.diff(grey, axis=axis)).mean(axis=(1, 2)) for axis in (2, 1)], axis=1),
+        ],
+        axis=1,
+    )
 
 
 def region_features(image: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     """Describes each box of a picture by a nonnegative vector.
 
-    Each box is averaged down to 10 x 10 cells, its surroundings (the box at twice the size) to 6 x 6. The cells, how
-    those of the box differ from the mean of its surroundings, and the mean and spread of each channel say what it shows;
-    normalised corners, width, height, and soft one-hot codes of centre and size say where it lies. Both together go
-    through a fixed random matrix of signs and a ReLU, and the place once more alone, since it would drown in so many
-    pixels. The last feature is always 1, so that a true region is never all zero: models take zero rows
-    for padding.
+    What it shows: the box averaged down to cells and those against its surroundings (the box at twice its size), light
+    from its centre outwards, its histogram, its spread and slopes. Where it lies: corners, extent, and soft one-hot codes
+    of centre and size. Both together go through a fixed random matrix of signs and a ReLU, and the place once more alone,
+    since it would drown in so much else. The last feature is always 1, so that a true region is never all zero: models
+    take zero rows for padding.
 
     Args:
       image: uint8 [H, W] or [H, W, 3].
@@ -92,37 +148,19 @@ def region_features(image: np.ndarray, boxes: np.ndarray) -> np.ndarray:
         raise ValueError(f"boxes empty or outside the {width} x {height} picture: {boxes[wrong][:3].tolist()}")
 
     pixels = image.reshape(height, width, -1) / 255.0
-    channels = pixels.shape[2]
-    integral = np.zeros((height + 1, width + 1, 2 * channels))
-    np.cumsum(np.concatenate([pixels, pixels**2], axis=2).cumsum(0), axis=1, out=integral[1:, 1:])
-
-    moments = _cell_means(integral, boxes, 1)[:, 0, 0]
-    mean = moments[:, :channels]
-    spread = np.sqrt(np.maximum(moments[:, channels:] - mean**2, 0.0))
-    integral = integral[..., :channels]
-    crop = _cell_means(integral, boxes, _CROP_CELLS)
+    integral = np.zeros((height + 1, width + 1, pixels.shape[2]))
+    np.cumsum(pixels.cumsum(0), axis=1, out=integral[1:, 1:])
     centre, half = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) * (_CONTEXT_SCALE / 2)
-    context = _cell_means(integral, np.concatenate([centre - half, centre + half], axis=1), _CONTEXT_CELLS)
-    if channels == 1:
-        # One channel stands for three: the same features as the same picture stored in colour.
-        crop, context, mean, spread = (np.repeat(part, 3, axis=-1) for part in (crop, context, mean, spread))
-    size = np.array([width, height], np.float64)
-    corners, extent = boxes / np.tile(size, 2), (boxes[:, 2:] - boxes[:, :2]) / size
-    bumps = [_bumps(v) for v in (centre[:, 0] / width, centre[:, 1] / height, *np.sqrt(extent).T)]
-    place = np.concatenate([corners, extent, *bumps, np.ones((len(boxes), 1))], axis=1)
-    look = np.concatenate(
-        [
-            # Weights make what is shown and where it lies count about equally in the projection.
-            (crop - 0.5).reshape(len(boxes), -1),
-            (context - 0.5).reshape(len(boxes), -1) * 0.7,
-            # How the box differs from its surroundings is what makes most findings findings.
-            2.0 * (crop - context.mean(axis=(1, 2), keepdims=True)).reshape(len(boxes), -1),
-            4.0 * (mean - 0.5),
-            8.0 * spread,
-            2.0 * place,
-        ],
-        axis=1,
+    # One channel stands for three: the same features as the same picture stored in colour.
+    crop, context = (
+        np.broadcast_to(cells, (*cells.shape[:3], 3))
+        for cells in (
+            _cell_means(integral, boxes, _CROP_CELLS),
+            _cell_means(integral, np.concatenate([centre - half, centre + half], axis=1), _CONTEXT_CELLS),
+        )
     )
+    place = _place(boxes, width, height)
+    look = np.concatenate([_look(crop, context), place], axis=1)
     one = np.ones((len(boxes), 1))
     return np.concatenate([4 * _project(look, _LOOK_WIDTH), 4 * _project(place, _PLACE_WIDTH), one], axis=1).astype(
         np.float16

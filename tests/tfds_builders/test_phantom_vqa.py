@@ -85,7 +85,7 @@ def test_counts_and_contract_features(images, questions):
         assert record["question_type"].decode() in QUESTION_TYPES
     for record in [r for records in images.values() for r in records]:
         regions = len(record["boxes"])
-        assert 13 <= regions <= 27
+        assert 4 <= regions <= 18
         assert record["features"].shape == (regions, FEATURE_WIDTH)
         assert record["features"].dtype == np.float16
         assert record["boxes"].shape == (regions, 4)
@@ -343,7 +343,7 @@ def test_region_features_average_by_area():
     boxes = np.array([[3, 5, 20, 31], [0, 0, 40, 40]], np.float32)
     large = image.repeat(3, axis=0).repeat(3, axis=1)
     np.testing.assert_allclose(
-        region_features(large, boxes * 3).astype(np.float32), region_features(image, boxes), atol=2e-3
+        region_features(large, boxes * 3).astype(np.float32), region_features(image, boxes), rtol=2e-3, atol=2e-3
     )
 
 

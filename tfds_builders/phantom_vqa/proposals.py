@@ -1,10 +1,9 @@
-"""Region boxes as a detector would give them: organs, lesions, false alarms, and a coarse grid."""
+"""Region boxes as a detector would give them: the whole picture, organs, lesions, and false alarms."""
 
 import numpy as np
 
 from tfds_builders.phantom_vqa.render import ORGANS, SIZE, Picture
 from tfds_builders.phantom_vqa.scenes import random_stream
-from tfds_builders.regions import grid_boxes
 
 _ORGAN_LABELS = range(ORGANS.index("brain"), len(ORGANS))
 _LEAST_PIXELS = 12  # an organ that other organs hide almost wholly is not found
@@ -13,8 +12,8 @@ _LEAST_PIXELS = 12  # an organ that other organs hide almost wholly is not found
 def propose(picture: Picture, image_id: int) -> np.ndarray:
     """Returns the boxes of an image's regions in random order.
 
-    The whole picture, a 3 x 3 grid over it, each visible organ, each lesion (with some air around it), and two to five
-    false alarms of a lesion's size elsewhere in the body. Organ and lesion boxes are off by a few per cent, as found
+    The whole picture, each visible organ, each lesion (with some air around it), and two to five false alarms of a
+    lesion's size elsewhere in the body. Organ and lesion boxes are off by a few per cent, as found
     boxes are; neither their order nor their size gives the lesions away.
 
     Args:
@@ -22,7 +21,7 @@ def propose(picture: Picture, image_id: int) -> np.ndarray:
       image_id: Its id, which seeds the boxes.
 
     Returns:
-      float32 [R, 4], x1, y1, x2, y2 in pixels, inside the picture, R from 13 to 27.
+      float32 [R, 4], x1, y1, x2, y2 in pixels, inside the picture, R from 4 up.
     """
     random = random_stream(image_id, 3)
     found = []
@@ -51,6 +50,5 @@ def propose(picture: Picture, image_id: int) -> np.ndarray:
     boxes = np.array(found + alarms, np.float64).reshape(-1, 4)
     size = boxes[:, 2:] - boxes[:, :2]
     boxes += random.uniform(-0.05, 0.05, boxes.shape) * np.tile(size, 2)
-    fixed = np.concatenate([[[0, 0, SIZE, SIZE]], grid_boxes(SIZE, SIZE, 3, 3)])
-    boxes = np.clip(np.concatenate([fixed, boxes]), 0, SIZE)
+    boxes = np.clip(np.concatenate([[[0, 0, SIZE, SIZE]], boxes]), 0, SIZE)
     return boxes[random.permutation(len(boxes))].astype(np.float32)

@@ -345,16 +345,16 @@ class _Asker:
 
 # Families in the order of the ten questions, each with what is asked instead where it cannot be.
 _SLOTS = (
-    (("modality", 0.75), ("modality_closed", 0.25)),
-    (("plane", 0.75), ("plane_closed", 0.25)),
-    (("part", 0.7), ("part_closed", 0.3)),
-    (("kind_present", 0.6), ("normal", 0.2), ("abnormal", 0.2)),
+    (("modality", 0.85), ("modality_closed", 0.15)),
+    (("plane", 0.85), ("plane_closed", 0.15)),
+    (("part", 0.8), ("part_closed", 0.2)),
+    (("kind_present", 0.5), ("normal", 0.25), ("abnormal", 0.25)),
     (("place", 0.65), ("side", 0.35)),
-    (("size", 0.65), ("size_closed", 0.35)),
+    (("size", 0.75), ("size_closed", 0.25)),
     (("count", 0.6), ("kind_count", 0.4)),
     (("kind", 0.75), ("kind_choice", 0.25)),
     (("host", 0.5), ("side_present", 0.35), ("kind_present", 0.15)),
-    (("place", 0.5), ("count", 0.25), ("kind", 0.25)),
+    (("side", 0.5), ("place", 0.3), ("count", 0.1), ("kind", 0.1)),
 )
 _INSTEAD = ("kind", "kind_count", "count", "place", "kind_present", "modality", "plane")
 
