@@ -181,6 +181,30 @@ def write(workdir: Path, baseline: Path | None = None) -> Path:
     return path
 
 
+def write_curve(path: Path, workdir: Path, baseline: Path | None = None) -> None:
+    """Writes the curve of accuracy alone, an SVG file that needs no page around it.
+
+    Raises:
+      ConfigError: a folder is no work directory, the two runs have other data, or the run has no evaluation yet.
+      StorageError: the file cannot be written.
+    """
+    run = read_run(Path(workdir))
+    other = read_run(Path(baseline)) if baseline else None
+    if other:
+        _check_comparable(run, other)
+    chart = accuracy_chart(run, other, main_evaluation(run))
+    if not chart:
+        raise ConfigError(f"{workdir} holds no evaluation to draw: let the run reach its first one.")
+    picture = chart["svg"].replace("<svg", '<svg style="background: white; font-family: sans-serif"', 1)
+    style = (Path(__file__).parent / "report.html").read_text()
+    for variable in _VARIABLES.values():
+        colour = re.search(rf"{variable}: ([^;]+);", style)  # the first is that of the light page
+        assert colour
+        picture = picture.replace(f"var({variable})", colour[1])
+    with checkpoints.storage_errors(path.parent):
+        write_whole(path, picture)
+
+
 def content(run: Run, baseline: Run | None = None) -> dict[str, Any]:
     """Everything that the template shows."""
     name = main_evaluation(run)
@@ -788,9 +812,12 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--workdir", required=True, type=Path, help="the folder of the run")
     parser.add_argument("--baseline", type=Path, help="the folder of a run on the same data to compare with")
+    parser.add_argument("--curve", type=Path, metavar="FILE.svg", help="write only the curve of accuracy, to this file")
     args = parser.parse_args(argv)
     try:
-        print(write(args.workdir, args.baseline))
+        if args.curve:
+            write_curve(args.curve, args.workdir, args.baseline)
+        print(args.curve or write(args.workdir, args.baseline))
     except UserError as error:
         print(f"jaxvqa: {error}", file=sys.stderr)
         return error.exit_code

@@ -2,6 +2,7 @@ import json
 import re
 import shlex
 from html.parser import HTMLParser
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -398,3 +399,12 @@ def test_command_prints_the_path(tmp_path, capsys):
     workdir = make_run(tmp_path, rows=full_rows())
     assert report.main([f"--workdir={workdir}"]) == 0
     assert capsys.readouterr().out.strip() == str(workdir / "report.html")
+
+
+def test_curve_alone_is_a_whole_svg(tmp_path, capsys):
+    workdir, target = make_run(tmp_path, rows=full_rows()), tmp_path / "curve.svg"
+    assert report.main([f"--workdir={workdir}", f"--curve={target}"]) == 0
+    assert capsys.readouterr().out.strip() == str(target)
+    root = ElementTree.parse(target).getroot()
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    assert "var(" not in target.read_text()
