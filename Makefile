@@ -7,7 +7,7 @@ export JAX_PLATFORMS ?= cpu
 CONSTRAINTS = constraints/$(shell $(PYTHON) -c 'import sys; print("py311" if sys.version_info[:2] == (3, 11) else "py312")').txt
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS)
 # Two test processes, each with whole files, whose tests share runs and compiled programs.
-PARALLEL = -n 2 --dist loadfile
+PARALLEL = -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: run test test-quick test-slow lint format bench docs clean
 

@@ -61,6 +61,7 @@ def test_staircase_drops_at_epochs_also_under_jit():
 
 def test_cosine_climbs_and_falls():
     config = configs.load("configs/rwsan.py").optim
+    config.schedule.warmup = "5 %"
     schedule = optim.make_schedule(config, data_size=1000, batch_size=10, total_steps=100)
     rates = [float(schedule(step)) for step in range(101)]
     assert rates[0] == 0
