@@ -85,7 +85,7 @@ def test_counts_and_contract_features(images, questions):
         assert record["question_type"].decode() in QUESTION_TYPES
     for record in [r for records in images.values() for r in records]:
         regions = len(record["boxes"])
-        assert 4 <= regions <= 18
+        assert 4 <= regions <= 15
         assert record["features"].shape == (regions, FEATURE_WIDTH)
         assert record["features"].dtype == np.float16
         assert record["boxes"].shape == (regions, 4)
