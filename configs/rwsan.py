@@ -117,7 +117,7 @@ def _phantom_vqa(config: ml_collections.ConfigDict) -> None:
     config.model.fused_width = 256
     # Minutes of training see each question a few times: nothing to regularise.
     config.model.dropout = 0.0
-    config.total = "6 epochs"
+    config.total = "8 epochs"
     config.optim.lr = 1.3e-3
     config.optim.b2 = 0.999
     config.optim.schedule = ml_collections.ConfigDict({"name": "cosine", "warmup": "3 %", "end": 0.01})
