@@ -125,7 +125,7 @@ def _phantom_vqa(config: ml_collections.ConfigDict) -> None:
 
 
 def _easy_vqa(config: ml_collections.ConfigDict) -> None:
-    """easy-VQA: above 95 % on test in minutes on 2 CPU cores; the question alone gives 67 %."""
+    """easy-VQA, by the phantoms' recipe; the question alone gives 67 %."""
     _phantom_vqa(config)
     config.name = "rwsan-easy_vqa"
     config.data.questions = "easy_vqa/questions"
