@@ -342,9 +342,9 @@ def test_region_features_average_by_area():
     image = np.random.default_rng(1).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     boxes = np.array([[3, 5, 20, 31], [0, 0, 40, 40]], np.float32)
     large = image.repeat(3, axis=0).repeat(3, axis=1)
-    # One step of float16 at most, wherever a feature lies.
+    # Beside rounding of the sums, one step of float16 at most.
     np.testing.assert_allclose(
-        region_features(large, boxes * 3).astype(np.float32), region_features(image, boxes), rtol=2**-10, atol=1e-4
+        region_features(large, boxes * 3).astype(np.float32), region_features(image, boxes), rtol=2**-10, atol=1e-3
     )
 
 
