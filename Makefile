@@ -35,7 +35,7 @@ format: $(VENV)/dev.done
 	$(BIN)/ruff check --fix .
 
 bench: $(VENV)/dev.done  ## speed and memory, beside the peer
-	$(BIN)/python -m benchmarks.train_step --peer
+	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(BIN)/python -m benchmarks.train_step --peer
 	$(BIN)/python -m benchmarks.input_pipeline
 
 docs: $(VENV)/dev.done  ## checks what README and docs say: commands, options, links, the snippet

@@ -2,13 +2,20 @@
 
     python -m benchmarks.train_step [--config=configs/rwsan.py:vqa_v2] [--steps=3] [--peer] [--json=FILE]
 
-Each row is a process of its own, so that its peak memory is its own. `share of matmul` is the step's floating-point
+Each row is a process of its own, so that its peak memory is its own. `share_of_matmul` is the step's floating-point
 operations (as XLA counts them in the compiled program) over its time, over the rate of a large square matrix
-multiplication measured just before and after it. `--peer` times the same training step in PyTorch.
+multiplication: that rate is taken for a second or more before and after each step, since a machine that is shared holds
+its best rate for moments only; of the steps' shares the median is given. `share_of_best_matmul` compares the fastest
+step with the single fastest multiplication. `--peer` times the same training step in PyTorch.
+
+A step of the published size takes gigabytes from the system and gives them back each time. In large pages that is a
+second faster on Linux: `GLIBC_TUNABLES=glibc.malloc.hugetlb=1`, which `make bench` sets for both rows.
 """
 
 import argparse
+import itertools
 import json
+import math
 import platform
 import resource
 import subprocess
@@ -20,16 +27,38 @@ from typing import Any
 import numpy as np
 
 MATMUL = 2048  # rows and columns
+MATMUL_FLOP = 2 * MATMUL**3
+MATMULS = 12  # a second or more on 2 cores
 
 
-def best(run: Callable[[], Any], times: int) -> tuple[float, float]:
-    """The minimum and the median of `times` timings in seconds."""
-    seconds = []
+def timed(run: Callable[[], Any], times: int = 1) -> np.ndarray:
+    """The seconds that each of `times` calls takes."""
+    marks = [time.perf_counter()]
     for _ in range(times):
-        start = time.perf_counter()
         run()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds), float(np.median(seconds))
+        marks.append(time.perf_counter())
+    return np.diff(marks)
+
+
+def beside_matmul(step: Callable[[], Any], matmul: Callable[[], Any], steps: int, gflop: float) -> dict[str, float]:
+    """Times steps of `gflop`·10⁹ operations between runs of multiplications."""
+    step(), matmul()  # whatever only a first call does
+    multiplications, seconds = [timed(matmul, MATMULS)], []
+    for _ in range(steps):
+        seconds.append(float(timed(step)[0]))
+        multiplications.append(timed(matmul, MATMULS))
+    rates = [MATMUL_FLOP / 1e9 / np.mean(m) for m in multiplications]
+    around = [(before + after) / 2 for before, after in itertools.pairwise(rates)]
+    best = MATMUL_FLOP / 1e9 / np.min(multiplications)
+    return {
+        "seconds": min(seconds),
+        "median_seconds": float(np.median(seconds)),
+        "gflop": gflop,
+        "matmul_gflop_per_second": float(np.median(rates)),
+        "best_matmul_gflop_per_second": best,
+        "share_of_matmul": float(np.median([gflop / s / rate for s, rate in zip(seconds, around, strict=True)])),
+        "share_of_best_matmul": gflop / min(seconds) / best,
+    }
 
 
 def peak_mib() -> float:
@@ -61,12 +90,7 @@ def ours(name: str, steps: int) -> dict[str, float]:
     mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
     task = task_without_data(config)
     square = jnp.ones((MATMUL, MATMUL))
-    matmul = jax.jit(lambda a: a @ a)
-    matmul(square).block_until_ready()
-
-    def rate() -> float:
-        return 2 * MATMUL**3 / best(lambda: matmul(square).block_until_ready(), 10)[0]
-
+    multiply = jax.jit(lambda a: a @ a)
     with jax.set_mesh(mesh):
         program = train.make_program(config, task, mesh, data_size=10**6, total_steps=10**4)
         state = program.init()
@@ -84,19 +108,11 @@ def ours(name: str, steps: int) -> dict[str, float]:
             box[0], metrics = compiled(box[0], batch)
             jax.block_until_ready(metrics)
 
-        step()
-        before = rate()
-        fastest, median = best(step, steps)
-        peak = max(before, rate())
-    return {
-        "seconds": fastest,
-        "median_seconds": median,
-        "examples_per_second": config.batch_size / fastest,
+        times = beside_matmul(step, lambda: multiply(square).block_until_ready(), steps, measured["flops"] / 1e9)
+    return times | {
+        "examples_per_second": config.batch_size / times["seconds"],
         "peak_mib": peak_mib(),
         "compile_seconds": compile_seconds,
-        "gflop": measured["flops"] / 1e9,
-        "matmul_gflop_per_second": peak / 1e9,
-        "share_of_matmul": measured["flops"] / fastest / peak,
     }
 
 
@@ -113,16 +129,10 @@ def peer(name: str, steps: int) -> dict[str, float]:
     shapes = abstract_batch(task, config.batch_size)
     batch = {key: torch.from_numpy(value) for key, value in random_batch(shapes, config.compile.vocab_size).items()}
     step = peer_rwsan.train_step(config, region_width=config.data.region_width)
-    step(batch)
     square = torch.ones((MATMUL, MATMUL))
-    fastest, median = best(lambda: step(batch), steps)
-    return {
-        "seconds": fastest,
-        "median_seconds": median,
-        "examples_per_second": config.batch_size / fastest,
-        "peak_mib": peak_mib(),
-        "matmul_gflop_per_second": 2 * MATMUL**3 / best(lambda: square @ square, 10)[0] / 1e9,
-    }
+    times = beside_matmul(lambda: step(batch), lambda: square @ square, steps, gflop=math.nan)
+    known = {key: value for key, value in times.items() if not math.isnan(value)}  # PyTorch counts no operations
+    return known | {"examples_per_second": config.batch_size / times["seconds"], "peak_mib": peak_mib()}
 
 
 ROWS = {"jaxvqa": ours, "pytorch": peer}
@@ -153,7 +163,7 @@ def main() -> None:
         rows[row] = json.loads(done.stdout.splitlines()[-1])
     print(f"{args.config} on {platform.processor() or platform.machine()}, {time.strftime('%Y-%m-%d')}")
     for key in rows["jaxvqa"]:
-        print(f"{key:26s}" + "".join(f"{row.get(key, float('nan')):14.3f}" for row in rows.values()))
+        print(f"{key:26s}" + "".join(f"{row[key]:14.3f}" if key in row else f"{'':14s}" for row in rows.values()))
     print(f"{'':26s}" + "".join(f"{name:>14s}" for name in rows))
     if args.json:
         with open(args.json, "w") as file:
