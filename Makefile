@@ -5,7 +5,10 @@ BIN := $(VENV)/bin
 export JAX_PLATFORMS ?= cpu
 # Two constraints files: Python 3.11 has jax 0.10, later Pythons the newest jax.
 CONSTRAINTS = constraints/$(shell $(PYTHON) -c 'import sys; print("py311" if sys.version_info[:2] == (3, 11) else "py312")').txt
-INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS)
+# Without compiling every module of every package, which takes as long as the rest of the installation: Python compiles
+# what is used at its first import, and keeps it.
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c $(CONSTRAINTS)
+unexport PYTHONDONTWRITEBYTECODE
 # Two test processes, each with whole files, whose tests share runs and compiled programs.
 PARALLEL = -n 2 --dist loadfile --no-loadscope-reorder
 
