@@ -142,6 +142,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, float]:
       ConfigError, DataError, CheckpointError, StorageError: see their messages.
     """
     # ---- 1. the work directory ----
+    began = time.perf_counter()
     checkpoints.check_same_config(workdir, config)
     start_workdir(workdir, config)
     saved = checkpoints.Checkpoints(workdir, keep=config.checkpoint.keep)
@@ -215,6 +216,9 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, float]:
             with meter.waiting():
                 batch, _ = next(batches)
             state, metrics = program.step(state, batch)
+            if step == first_step + 1:
+                jax.block_until_ready(metrics)
+                log.info("first step done %.1f s after the start", time.perf_counter() - began)
             meter.add(step, metrics)
             bar.advance(step)
             ends = step == total_steps

@@ -132,6 +132,35 @@ def test_a_data_set_that_is_not_built(phantoms, tmp_path, capsys):
     assert "python -m tfds_builders.build phantom_vqa --config=tiny_questions" in capsys.readouterr().err
 
 
+def copied(phantoms, folder):
+    """The same data sets in a folder of their own."""
+    shutil.copytree(phantoms / "phantom_vqa", folder / "phantom_vqa")
+    return [*call(phantoms), "--config=configs/rwsan.py:small", f"--workdir={folder}", f"--config.data.dir={folder}"]
+
+
+def test_a_data_set_without_random_access(phantoms, tmp_path, capsys):
+    arguments = copied(phantoms, tmp_path)
+    info = next((tmp_path / "phantom_vqa/tiny_questions").glob("*/dataset_info.json"))
+    info.write_text(json.dumps(json.loads(info.read_text()) | {"fileFormat": "tfrecord"}))
+    assert main.main(arguments) == 2
+    text = capsys.readouterr().err
+    assert "stored as tfrecord" in text
+    assert "--file_format=array_record" in text
+
+
+def test_a_record_that_is_damaged(phantoms, tmp_path, capsys):
+    arguments = copied(phantoms, tmp_path)
+    for file in (tmp_path / "phantom_vqa/tiny_images").glob("*/*train.array_record*"):
+        content = bytearray(file.read_bytes())
+        content[4096 : len(content) // 2] = bytes(len(content) // 2 - 4096)
+        file.write_bytes(content)
+    assert main.main(arguments) == 2
+    text = capsys.readouterr().err
+    assert "phantom_vqa/tiny_images (" in text
+    assert "cannot be read" in text
+    assert "--overwrite" in text
+
+
 def test_a_workdir_of_another_config(finished, phantoms, capsys):
     arguments = ["--config=configs/rwsan.py:small", f"--workdir={finished}", *call(phantoms), "--config.optim.lr=0.5"]
     assert main.main(arguments) == 2

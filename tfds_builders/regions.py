@@ -17,6 +17,7 @@ _CONTEXT_CELLS = 6  # the box grown to _CONTEXT_SCALE times its size around its 
 _CONTEXT_SCALE = 2.0
 _RING_EDGES = (1.6, 3.0, 4.3, 5.4)  # radii, in cells from the box's centre, that part its cells into rings
 _POSITION_BUMPS = 8  # soft one-hot cells for the centre's x and y, and for width and height
+_DIRECTIONS = 8  # of edges
 _SEED = 20_220_101
 
 
@@ -83,8 +84,24 @@ def _place(boxes: np.ndarray, width: int, height: int) -> np.ndarray:
     return np.concatenate([corners, extent, *codes, np.ones((len(boxes), 1))], axis=1)
 
 
+def _edges(grey: np.ndarray) -> np.ndarray:
+    """Returns the share of each direction in the slopes inside each box, whatever their strength, [R, _DIRECTIONS].
+
+    A histogram of oriented gradients (Dalal and Triggs 2005) with soft bins. Boxes without slopes have shares near 0.
+
+    Args:
+      grey: cells' light, [R, cells, cells].
+    """
+    across, down = (np.diff(grey, axis=2)[:, :-1], np.diff(grey, axis=1)[:, :, :-1])
+    centres = 2 * np.pi / _DIRECTIONS * np.arange(_DIRECTIONS)
+    along = across[..., None] * np.cos(centres) + down[..., None] * np.sin(centres)
+    steep = np.hypot(across, down)[..., None]
+    bins = (np.maximum(along, 0) ** 4 / np.maximum(steep, 1e-6) ** 3).mean(axis=(1, 2))
+    return bins / (bins.sum(axis=1, keepdims=True) + 0.02)
+
+
 def _look(crop: np.ndarray, context: np.ndarray) -> np.ndarray:
-    """Says what boxes show, [R, 304].
+    """Says what boxes show, [R, 312].
 
     Args:
       crop: means of the box's cells, [R, _CROP_CELLS, _CROP_CELLS, 3], in [0, 1].
@@ -109,6 +126,8 @@ def _look(crop: np.ndarray, context: np.ndarray) -> np.ndarray:
             6 * (profile - surroundings),
             6 * np.abs(profile - surroundings),
             6 * np.abs(np.diff(profile, axis=1)),
+            # Its shape: which way its edges face.
+            8 * _edges(grey),
             # Texture: histograms of light, spread, mean slope across and down.
             3 * _bumps(flat - surroundings, -0.5, 0.5, 11).mean(axis=1),
             3 * _bumps(flat, 0.0, 1.0, 9).mean(axis=1),
@@ -123,7 +142,7 @@ def region_features(image: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     """Describes each box of a picture by a nonnegative vector.
 
     What it shows: the box averaged down to cells and those against its surroundings (the box at twice its size), light
-    from its centre outwards, its histogram, its spread and slopes. Where it lies: corners, extent, and soft one-hot codes
+    from its centre outwards, the directions of its edges, its histogram, its spread and slopes. Where it lies: corners, extent, and soft one-hot codes
     of centre and size. Both together go through a fixed random matrix of signs and a ReLU, and the place once more alone,
     since it would drown in so much else. The last feature is always 1, so that a true region is never all zero: models
     take zero rows for padding.

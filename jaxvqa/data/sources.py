@@ -37,11 +37,18 @@ class Records:
             more than a small data set's memory.
 
         Raises:
-          DataError: when it is not built (says the command that builds it) or has no such split.
+          DataError: when it is not built (says the command that builds it), is stored in a format without random access,
+            or has no such split.
         """
         self.part, self.splits = part, splits
         self.path = _newest_version(part, data_dir(folder))
         builder = tfds.builder_from_directory(self.path)
+        if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
+            raise DataError(
+                f"{self.path} is stored as {builder.info.file_format.value}, which cannot be read in any order; expected "
+                f"array_record. Build it anew: python -m tfds_builders.build {part.split('/')[0]} --overwrite, or "
+                "tfds build --file_format=array_record"
+            )
         known = sorted(builder.info.splits)
         for split in splits.split("+"):
             if split.partition("[")[0] not in known:
