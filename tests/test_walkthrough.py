@@ -68,8 +68,8 @@ WALK = {
     "python -m jaxvqa.testing.golden tests/golden/rwsan": "tests/golden/rwsan",
     "python -m pytest tests/test_configs.py": "tests/test_configs.py",
     "python -m benchmarks.train_step --peer": "--peer --config=configs/rwsan.py:small --steps=1 --json=step.json",
-    "python -m benchmarks.input_pipeline": "--images=80 --batches=1 --threads 1",
-    "python -m benchmarks.input_pipeline --step_json=FILE": "--images=80 --batches=1 --threads 1 --step_json=step.json",
+    "python -m benchmarks.input_pipeline": "--images=200 --batches=1 --threads 1",
+    "python -m benchmarks.input_pipeline --step_json=FILE": "--images=200 --batches=1 --threads 1 --step_json=step.json",
     "python -m benchmarks.start": "--config=configs/rwsan.py:small --steps=2",
     "python -m benchmarks.start --published --steps=10": "--config=configs/rwsan.py:small --steps=2",
 }
@@ -91,7 +91,7 @@ def test_every_command_is_run_somewhere():
 
 def write_vqa_v2(folder: Path) -> None:
     """Question, annotation and feature files of all splits, with the same few images and questions in each."""
-    input_pipeline.make_files(folder, images=40)
+    input_pipeline.make_files(folder, images=160)  # each answer often enough for the list of answers
     questions = (folder / "vqa/v2_OpenEnded_mscoco_train2014_questions.json").read_text()
     annotations = (folder / "vqa/v2_mscoco_train2014_annotations.json").read_text()
     for name in (
