@@ -142,10 +142,10 @@ def region_features(image: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     """Describes each box of a picture by a nonnegative vector.
 
     What it shows: the box averaged down to cells and those against its surroundings (the box at twice its size), light
-    from its centre outwards, the directions of its edges, its histogram, its spread and slopes. Where it lies: corners, extent, and soft one-hot codes
-    of centre and size. Both together go through a fixed random matrix of signs and a ReLU, and the place once more alone,
-    since it would drown in so much else. The last feature is always 1, so that a true region is never all zero: models
-    take zero rows for padding.
+    from its centre outwards, the directions of its edges, its histogram, its spread and slopes. Where it lies: corners,
+    extent, and soft one-hot codes of centre and size. Both together go through a fixed random matrix of signs and a ReLU,
+    and the place once more alone, since it would drown in so much else. The last feature is always 1, so that a true
+    region is never all zero: models take zero rows for padding.
 
     Args:
       image: uint8 [H, W] or [H, W, 3].
@@ -190,11 +190,3 @@ def _project(inputs: np.ndarray, outputs: int) -> np.ndarray:
     # einsum adds in one order on every machine and keeps to one thread; BLAS does neither.
     projected = np.einsum("ri,if->rf", inputs.astype(np.float32), _projection(inputs.shape[1], outputs))
     return np.maximum(projected, 0)
-
-
-def grid_boxes(height: int, width: int, rows: int, columns: int) -> np.ndarray:
-    """Returns the cells of a rows x columns grid over a picture, row by row: float32 [rows * columns, 4]."""
-    ys, xs = np.linspace(0, height, rows + 1), np.linspace(0, width, columns + 1)
-    top, left = np.meshgrid(ys[:-1], xs[:-1], indexing="ij")
-    bottom, right = np.meshgrid(ys[1:], xs[1:], indexing="ij")
-    return np.stack([left, top, right, bottom], axis=-1).reshape(-1, 4).astype(np.float32)

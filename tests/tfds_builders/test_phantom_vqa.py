@@ -19,7 +19,7 @@ from tfds_builders.phantom_vqa.phantom_vqa_dataset_builder import Builder
 from tfds_builders.phantom_vqa.questions import ANNOTATORS, QUESTION_TYPES, TEMPLATES, make_questions
 from tfds_builders.phantom_vqa.render import ORGANS, SIZE, render
 from tfds_builders.phantom_vqa.scenes import ABNORMALITIES, LARGE_RADIUS, SIDE_MARGIN, SMALL_RADIUS, make_scene
-from tfds_builders.regions import FEATURE_WIDTH, grid_boxes, region_features
+from tfds_builders.regions import FEATURE_WIDTH, region_features
 
 TINY = {"train": 48, "val": 16, "test": 16}
 
@@ -321,9 +321,7 @@ def test_lesions_stand_out_from_the_same_picture_without_them():
 def test_region_features_see_pixels_and_place():
     random = np.random.default_rng(0)
     image = random.integers(0, 256, (60, 90), dtype=np.uint8)
-    boxes = grid_boxes(60, 90, 3, 4)
-    np.testing.assert_array_equal(boxes[0], [0, 0, 22.5, 20])
-    np.testing.assert_array_equal(boxes[-1], [67.5, 40, 90, 60])
+    boxes = np.array([[x, y, x + 22.5, y + 20] for y in (0, 20, 40) for x in (0, 22.5, 45, 67.5)], np.float32)
     features = region_features(image, boxes)
     assert (features.shape, features.dtype) == ((12, FEATURE_WIDTH), np.float16)
     # A region's features do not depend on what other regions are asked for, and grey in colour is grey.
