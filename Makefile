@@ -40,7 +40,7 @@ format: $(VENV)/dev.done
 bench: $(VENV)/dev.done  ## speed and memory, beside the peer
 	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(BIN)/python -m benchmarks.train_step --peer
 	$(BIN)/python -m benchmarks.input_pipeline
-	$(BIN)/python -m benchmarks.start --published --steps=10
+	$(BIN)/python -m benchmarks.start --published
 
 docs: $(VENV)/dev.done  ## checks what README and docs say: commands, options, links, the snippet
 	$(BIN)/python -m pytest -m "slow or not slow" tests/test_docs.py

@@ -18,7 +18,6 @@ WALK = {
     "python -m tfds_builders.build": "--help",
     "python -m tfds_builders.build phantom_vqa": "phantom_vqa",
     "python -m jaxvqa.main --config=configs/rwsan.py --help": "--config=configs/rwsan.py --help",
-    "python -m jaxvqa.main --config=configs/rwsan.py": "--config=configs/rwsan.py:small",
     "python -m jaxvqa.main --config=configs/rwsan.py --workdir=runs/rwsan": (
         "--config=configs/rwsan.py:small --workdir=runs/rwsan"
     ),
@@ -71,7 +70,7 @@ WALK = {
     "python -m benchmarks.input_pipeline": "--images=200 --batches=1 --threads 1",
     "python -m benchmarks.input_pipeline --step_json=FILE": "--images=200 --batches=1 --threads 1 --step_json=step.json",
     "python -m benchmarks.start": "--config=configs/rwsan.py:small --steps=2",
-    "python -m benchmarks.start --published --steps=10": "--config=configs/rwsan.py:small --steps=2",
+    "python -m benchmarks.start --published": "--config=configs/rwsan.py:small --steps=2",
 }
 
 ELSEWHERE = {
