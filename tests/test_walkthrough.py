@@ -69,8 +69,8 @@ WALK = {
     "python -m benchmarks.train_step --peer": "--peer --config=configs/rwsan.py:small --steps=1 --json=step.json",
     "python -m benchmarks.input_pipeline": "--images=200 --batches=1 --threads 1",
     "python -m benchmarks.input_pipeline --step_json=FILE": "--images=200 --batches=1 --threads 1 --step_json=step.json",
-    "python -m benchmarks.start": "--config=configs/rwsan.py:small --steps=2",
-    "python -m benchmarks.start --published": "--config=configs/rwsan.py:small --steps=2",
+    "python -m benchmarks.start": "--steps=2",
+    "python -m benchmarks.start --published": "--published --steps=1",
 }
 
 ELSEWHERE = {
