@@ -50,6 +50,14 @@ def make_files(folder: Path, images: int) -> None:
         (folder / "vqa" / name).write_text(json.dumps(content))
 
 
+def build_data(folder: Path, images: int) -> int:
+    """Builds `vqa_v2` in `folder` from made files; returns the build command's exit code."""
+    make_files(folder / "files", images)
+    return build.main(
+        ["vqa_v2", "--config=questions,features", f"--data_dir={folder}", f"--manual_dir={folder / 'files'}"]
+    )
+
+
 def measure(data_dir: Path, batches: int, threads: int) -> float:
     """Examples a second, after the first batches."""
     config = configs.load("configs/rwsan.py:vqa_v2")
@@ -80,11 +88,7 @@ def main() -> int:
     args = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="jaxvqa_input_pipeline_"))
     try:
-        make_files(folder / "files", args.images)
-        code = build.main(
-            ["vqa_v2", "--config=questions,features", f"--data_dir={folder}", f"--manual_dir={folder / 'files'}"]
-        )
-        if code:
+        if code := build_data(folder, args.images):
             return code
         rates = {threads: measure(folder, args.batches, threads) for threads in args.threads}
     finally:

@@ -21,7 +21,6 @@ from pathlib import Path
 from benchmarks import input_pipeline
 from jaxvqa.errors import PreemptedError
 from jaxvqa.logs import read_metrics
-from tfds_builders import build
 
 
 def start(arguments: list[str], workdir: Path, *, until: int, log_every: int = 1) -> float:
@@ -53,11 +52,7 @@ def main() -> int:
         changes = [f"--config.compilation_cache={folder / 'cache'}"]
         if args.published:
             args.config = "configs/rwsan.py:vqa_v2"
-            input_pipeline.make_files(folder / "files", images=600)
-            code = build.main(
-                ["vqa_v2", "--config=questions,features", f"--data_dir={folder}", f"--manual_dir={folder / 'files'}"]
-            )
-            if code:
+            if code := input_pipeline.build_data(folder, images=600):
                 return code
             splits = ("data.vocabulary_splits", "data.answers.splits", "evals.val.split")
             changes += [f"--config.data.dir={folder}", *(f"--config.{name}=train" for name in splits)]

@@ -8,8 +8,8 @@ multiplication: that rate is taken for a second or more before and after each st
 its best rate for moments only; of the steps' shares the median is given. `share_of_best_matmul` compares the fastest
 step with the single fastest multiplication. `--peer` times the same training step in PyTorch.
 
-A step of the published size takes gigabytes from the system and gives them back each time. In large pages that is a
-second faster on Linux: `GLIBC_TUNABLES=glibc.malloc.hugetlb=1`, which `make bench` sets for both rows.
+A step of the published size takes gigabytes from the system and gives them back each time. Large pages
+make that cheaper on Linux: `GLIBC_TUNABLES=glibc.malloc.hugetlb=1`, which `make bench` sets for both rows.
 """
 
 import argparse

@@ -40,7 +40,7 @@ class Linear(nn.Module):
         kernel = self.param("kernel", init, (x.shape[-1], self.features))
         bias = self.param("bias", init, (self.features,))
         # As one matrix: with more axes, XLA on CPU copies the result's gradient transposed before it multiplies, which
-        # takes a third longer, forward and backward together.
+        # takes up to a third longer, forward and backward together.
         rows = x.astype(self.dtype).reshape(-1, x.shape[-1])
         y = jnp.dot(rows, kernel.astype(self.dtype)) + bias.astype(self.dtype)[None]
         return y.reshape(*x.shape[:-1], self.features)
