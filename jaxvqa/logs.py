@@ -1,5 +1,6 @@
 """What a run writes down: metrics as JSON lines and TensorBoard events (process 0 only), and its words on the terminal."""
 
+import functools
 import json
 import logging
 import os
@@ -15,7 +16,6 @@ import jax
 import rich.console
 import rich.logging
 import rich.progress
-import tensorboardX
 
 from jaxvqa.checkpoints import storage_errors
 
@@ -42,7 +42,7 @@ class MetricWriter:
     """
 
     def __init__(self, workdir: Path, first_step: int):
-        """Opens the files. Rows after `first_step`, left by a run that was cut off, are dropped."""
+        """Args: the run's folder, and the step it starts from: rows after it, left by a run cut off, are dropped."""
         self._active = jax.process_index() == 0
         self._file = workdir / "metrics.jsonl"
         if not self._active:
@@ -53,9 +53,7 @@ class MetricWriter:
                 partial = self._file.with_suffix(".partial")
                 partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
                 os.replace(partial, self._file)
-            self._events = tensorboardX.SummaryWriter(
-                str(workdir / "tensorboard"), purge_step=first_step + 1 if first_step else None
-            )
+        self._first_step = first_step
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Writes one row, at once readable by others."""
@@ -68,9 +66,18 @@ class MetricWriter:
                 self._events.add_scalar(name, value, step)
             self._events.flush()
 
+    @functools.cached_property
+    def _events(self) -> Any:
+        # At the first row, not sooner: where PyTorch is installed, tensorboardX imports it, which takes seconds, and a run
+        # shall make its first step before.
+        import tensorboardX
+
+        purge = self._first_step + 1 if self._first_step else None
+        return tensorboardX.SummaryWriter(str(self._file.parent / "tensorboard"), purge_step=purge)
+
     def close(self) -> None:
         """Closes the event file."""
-        if self._active:
+        if "_events" in self.__dict__:
             self._events.close()
 
 

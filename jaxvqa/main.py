@@ -36,7 +36,7 @@ from pathlib import Path
 import jax
 import ml_collections
 
-from jaxvqa import checkpoints, compiling, configs, logs, report, train
+from jaxvqa import checkpoints, compiling, configs, logs, train
 from jaxvqa.errors import ConfigError, UserError, nearest
 from jaxvqa.logs import log
 
@@ -83,13 +83,23 @@ def _run(argv: Sequence[str]) -> None:
         log.info("work directory: %s", workdir)
         train.train(config, workdir)
         if config.report and jax.process_index() == 0:
-            log.info("report: %s", report.write(workdir))
+            _write_report(workdir)
         return
     for name, value in train.evaluate(config, workdir, args.split if args.mode == "predict" else "").items():
         if jax.process_index() == 0:
             print(f"{name:44s} {value:8.2f}")
     if jax.process_index() == 0:
         print(f"predictions: {workdir / 'predictions'}")
+
+
+def _write_report(workdir: Path) -> None:
+    from jaxvqa import report  # after training: it brings matplotlib, for which no first step shall wait
+
+    try:
+        log.info("report: %s", report.write(workdir))
+    except UserError as error:
+        # The run itself is done and saved.
+        log.warning("no report: %s", error)
 
 
 def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[tuple[str, str]]]:

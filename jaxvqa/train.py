@@ -109,9 +109,11 @@ def make_program(
     if config.optim.loss not in ("sum", "mean"):
         raise ConfigError(f"config.optim.loss is {config.optim.loss!r}; known are sum, mean.")
     sharding.check_batch_size(config.batch_size, config.microbatches, mesh, "config.batch_size")
-    params = jax.eval_shape(lambda: task.init(states.key_for(config.seed, "params")))["params"]
+    # Inside jit of its own, so that the three uses of the initialisation below trace the model once.
+    init = jax.jit(task.init)
+    params = jax.eval_shape(init, jax.eval_shape(lambda: states.key_for(config.seed, "params")))["params"]
     optimizer = optim.make_optimizer(config.optim, params)
-    fresh = states.create(task.init, optimizer, seed=config.seed, with_ema=config.optim.ema > 0)
+    fresh = states.create(init, optimizer, seed=config.seed, with_ema=config.optim.ema > 0)
     shapes = jax.eval_shape(fresh)
     placed = sharding.state_shardings(config.sharding.params, shapes, mesh)
     schedule = optim.make_schedule(
