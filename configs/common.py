@@ -42,7 +42,7 @@ def base() -> ml_collections.ConfigDict:
 
     config.optim = ml_collections.ConfigDict()
     config.optim.loss = "mean"  # what is descended: the mean over the examples, or their sum
-    config.optim.name = "adam"  # adam | sgd
+    config.optim.name = "adam"  # adam | adamax | sgd
     config.optim.lr = 1e-4
     config.optim.b1 = 0.9
     config.optim.b2 = 0.999
@@ -57,13 +57,21 @@ def base() -> ml_collections.ConfigDict:
     config.optim.schedule = ml_collections.ConfigDict({"name": "constant"})
 
     config.checkpoint = ml_collections.ConfigDict({"every": "1 epoch", "keep": 2})
-    config.init_from = ml_collections.ConfigDict()
-    config.init_from.workdir = ""  # another run, whose parameters this one starts from
-    config.init_from.table = ((".*", True),)  # rows (regex, True | False | the other path)
+    config.init_from = ml_collections.ConfigDict()  # other runs, whose parameters this one starts from, one row each
+    config.init_from.model = start_from(((".*", True),))
 
     config.compile = ml_collections.ConfigDict()
     config.compile.target = "v5e:2x4"  # --mode=compile: a TPU topology, or "local"
     return config
+
+
+def start_from(table: tuple[tuple[str, bool | str], ...]) -> ml_collections.ConfigDict:
+    """A row of `config.init_from`: the folder of another run (empty: none), and which of its parameters to take.
+
+    Args:
+      table: rows (regex over this model's path, True | False | the other path), see `jaxvqa.checkpoints.init_from`.
+    """
+    return ml_collections.ConfigDict({"workdir": "", "table": table})
 
 
 def vqa_data(config: ml_collections.ConfigDict) -> None:

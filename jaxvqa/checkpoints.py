@@ -10,6 +10,7 @@ A step folder appears under its number only once it is complete; an interrupted 
 """
 
 import contextlib
+import dataclasses
 import errno
 import importlib.metadata
 import json
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import orbax.checkpoint as ocp
 from jax.sharding import NamedSharding, PartitionSpec
@@ -241,47 +243,67 @@ def differences(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tup
     return lines
 
 
-def init_from(workdir: str, params: Any, table: paths.Table) -> Any:
-    """Takes parameters from another run's newest checkpoint, by name.
+def init_from(name: str, workdir: str, state: TrainState, table: paths.Table) -> TrainState:
+    """Takes parameters and other collections (batch statistics) from another run's newest checkpoint, by name.
 
     Args:
+      name: the row of `config.init_from`, for messages.
       workdir: the other run's folder.
-      params: this model's freshly initialised parameters.
-      table: `config.init_from.table`, rows of (regex over this model's path, what): True takes the parameter of the
-        same path; False keeps the fresh one; a text is the other path, with regex groups as in `re.sub`.
+      state: this run's freshly initialised state.
+      table: the row's `table`, rows of (regex over this model's path, what): True takes the leaf of the same path; False
+        keeps the fresh one; a text is the other path, with regex groups as in `re.sub`. A path is the same in every
+        collection, as in "backbone/stem/norm/scale" and "backbone/stem/norm/mean".
 
     Returns:
-      The parameters with those taken over; the other run's moving average is taken where it keeps one.
+      The state with what was taken over, its moving average made equal to its parameters. The other run's moving average
+      is taken where it keeps one.
 
     Raises:
-      CheckpointError: lists every parameter that the other checkpoint lacks or has in another shape.
+      CheckpointError: lists every leaf that the other checkpoint lacks or has in another shape.
     """
+    mesh = jax.tree.leaves(state.params)[0].sharding.mesh
     checkpoints = Checkpoints(workdir, read_only=True)
-    whole = NamedSharding(jax.tree.leaves(params)[0].sharding.mesh, PartitionSpec())
-    model = checkpoints.restore_model(checkpoints.model_shapes(sharding=whole))
+    model = checkpoints.restore_model(checkpoints.model_shapes(sharding=NamedSharding(mesh, PartitionSpec())))
     checkpoints.close()
-    source = paths.flatten(model["params"] if model.get("ema") is None else model["ema"])
-    choice = paths.flatten(paths.lookup(table, params, "init_from.table"))
+    other = {"params": model["params"] if model.get("ema") is None else model["ema"], **(model["extra"] or {})}
+    source = {collection: paths.flatten(tree) for collection, tree in other.items()}
+    fresh = {"params": state.params, **state.extra}
+    what = f"init_from.{name}.table"
+    every_path = {path: leaf for tree in fresh.values() for path, leaf in paths.flatten(tree).items()}
+    choice = paths.flatten(paths.lookup(table, every_path, what))
     rows = {path: next(regex for regex, _ in table if re.fullmatch(regex, path)) for path in choice}
-    taken, faults = {}, []
-    for path, leaf in paths.flatten(params).items():
+    faults = []
+
+    def take(collection: str, path: str, leaf: jax.Array) -> jax.Array:
         wanted = choice[path]
-        other = path if wanted is True else re.sub(rows[path], wanted, path) if isinstance(wanted, str) else None
-        if other is None:
-            taken[path] = leaf
-        elif other not in source:
-            faults.append(f"missing there: {other} (for {path}).{nearest(other, source)}")
-        elif source[other].shape != leaf.shape:
-            faults.append(f"shape: {other} is {source[other].shape} there, {path} is {leaf.shape} here")
+        if wanted is False:
+            return leaf
+        theirs = path if wanted is True else re.sub(rows[path], wanted, path)
+        found = source.get(collection, {}).get(theirs)
+        if found is None:
+            hint = nearest(theirs, source.get(collection, {}))
+            faults.append(f"missing there: {theirs} of {collection} (for {path}).{hint}")
+        elif found.shape != leaf.shape:
+            faults.append(f"shape: {theirs} is {found.shape} there, {path} is {leaf.shape} here")
         else:
-            taken[path] = jax.device_put(source[other].astype(leaf.dtype), leaf.sharding)
+            return jax.device_put(found.astype(leaf.dtype), leaf.sharding)
+        return leaf
+
+    taken = {
+        collection: jax.tree_util.tree_map_with_path(
+            lambda path, leaf, c=collection: take(c, paths.path_of(path), leaf), tree
+        )
+        for collection, tree in fresh.items()
+    }
     if faults:
         raise CheckpointError(
-            f"config.init_from: the checkpoint in {workdir} does not fit:\n  "
+            f"config.init_from.{name}: the checkpoint in {workdir} does not fit:\n  "
             + "\n  ".join(faults)
-            + "\nExcuse a parameter with a row (regex, False) in config.init_from.table."
+            + f"\nExcuse a parameter with a row (regex, False) in config.{what}."
         )
-    return jax.tree_util.tree_map_with_path(lambda path, _: taken[paths.path_of(path)], params)
+    params = taken.pop("params")
+    ema = None if state.ema is None else jax.tree.map(jnp.copy, params)
+    return dataclasses.replace(state, params=params, extra=taken, ema=ema)
 
 
 # --- a work directory's config -----------------------------------------------------------------------------------------

@@ -92,8 +92,9 @@ def make_schedule(
 
     Args:
       config: `config.optim`: `lr`, and `schedule` with a `name`:
-        `constant`; `staircase` (`warmup_epochs`, `decay_epochs`, `decay_rate`); `cosine` or `linear` (`warmup`, a
-        duration; then down to `end`, a share of `lr`, at the last step).
+        `constant`; `staircase` (`warmup_epochs`, `decay_epochs`, `decay_rate`); `epochs` (`table`: rows of (epoch, share of
+        `lr` from its start on), the first of epoch 0); `cosine` or `linear` (`warmup`, a duration; then down to `end`, a
+        share of `lr`, at the last step).
       data_size: examples in the training set.
       batch_size: examples a step.
       total_steps: steps of the whole run.
@@ -112,6 +113,13 @@ def make_schedule(
         )
         edges, values = np.asarray(boundaries, np.int32), np.asarray(rates, np.float32)
         return lambda step: jnp.asarray(values)[jnp.sum(jnp.asarray(step) >= edges, dtype=jnp.int32)]
+    if name == "epochs":
+        epochs, shares = zip(*config.schedule.table, strict=True)
+        if epochs[0] != 0 or list(epochs) != sorted(set(epochs)):
+            raise ConfigError(f"config.optim.schedule.table: epochs must grow from 0 on; they are {list(epochs)}.")
+        edges = np.asarray(epochs[1:], np.int32) * (data_size // batch_size)
+        values = config.lr * np.asarray(shares, np.float64)
+        return lambda step: jnp.asarray(values, jnp.float32)[jnp.sum(jnp.asarray(step) >= edges, dtype=jnp.int32)]
     if name in ("cosine", "linear"):
         warmup = in_steps(config.schedule.warmup, data_size=data_size, batch_size=batch_size, total_steps=total_steps)
         rest = max(total_steps - warmup, 1)
@@ -123,7 +131,7 @@ def make_schedule(
         )
         joined = optax.join_schedules([optax.linear_schedule(0.0, config.lr, max(warmup, 1)), decay], [warmup])
         return lambda step: jnp.asarray(joined(step), jnp.float32)
-    raise ConfigError(f"config.optim.schedule.name is {name!r}; known are constant, staircase, cosine, linear.")
+    raise ConfigError(f"config.optim.schedule.name is {name!r}; known are constant, staircase, epochs, cosine, linear.")
 
 
 # --- optimisers ------------------------------------------------------------------------------------------------------
@@ -133,9 +141,10 @@ def make_optimizer(config: ml_collections.ConfigDict, params: Any) -> optax.Grad
     """Gradients to update directions: clipping, the rule, decay, multipliers, freezing. The rate is applied outside.
 
     Args:
-      config: `config.optim`: `name` (`adam`: b1, b2, eps, the eps outside the root as in PyTorch; `sgd`: momentum,
-        nesterov), `clip_norm` (global norm, 0 = none), and three tables over parameter paths (`jaxvqa.paths.lookup`;
-        empty = nothing): `decay` (decoupled weight decay), `lr_scale` (rate multipliers), `freeze` (true = fixed).
+      config: `config.optim`: `name` (`adam`: b1, b2, eps, the eps outside the root as in PyTorch; `adamax`: the largest
+        gradient in place of the root mean square, eps added to each gradient's size; `sgd`: momentum, nesterov),
+        `clip_norm` (global norm, 0 = none), and three tables over parameter paths (`jaxvqa.paths.lookup`; empty =
+        nothing): `decay` (decoupled weight decay), `lr_scale` (rate multipliers), `freeze` (true = fixed).
       params: the parameters or their shapes.
 
     Returns:
@@ -143,6 +152,7 @@ def make_optimizer(config: ml_collections.ConfigDict, params: Any) -> optax.Grad
     """
     rules = {
         "adam": lambda: optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps),
+        "adamax": lambda: optax.scale_by_adamax(b1=config.b1, b2=config.b2, eps=config.eps),
         "sgd": lambda: optax.trace(decay=config.momentum, nesterov=config.nesterov),
     }
     if config.name not in rules:

@@ -1,7 +1,6 @@
 """The one training loop, for every system: build, restore, step, evaluate, save."""
 
 import contextlib
-import dataclasses
 import json
 import math
 import os
@@ -180,11 +179,10 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, float]:
             log.info("going on from step %d in %s", last, workdir)
         else:
             state = program.init()
-            if config.init_from.workdir:
-                taken = checkpoints.init_from(config.init_from.workdir, state.params, config.init_from.table)
-                state = dataclasses.replace(
-                    state, params=taken, ema=jax.tree.map(jnp.copy, taken) if config.optim.ema else None
-                )
+            for name, row in config.init_from.items():
+                if row.workdir:
+                    state = checkpoints.init_from(name, row.workdir, state, row.table)
+                    log.info("init_from.%s: parameters taken from %s", name, row.workdir)
         first_step = int(state.step)
         n_params = sum(leaf.size for leaf in jax.tree.leaves(state.params))
         log.info(

@@ -74,13 +74,13 @@ def test_average_follows_the_parameters(finished):
 def test_parameters_start_from_another_run(finished, phantoms, tmp_path):
     table = "((r'classifier/.*', False), (r'.*', True))"
     config = runs.tiny_config(
-        phantoms, total="0 steps", init_from__workdir=str(finished), init_from__table=table, optim__ema=0.5
+        phantoms, total="0 steps", init_from__model__workdir=str(finished), init_from__model__table=table, optim__ema=0.5
     )
     train.train(config, tmp_path)
     assert checkpoints.Checkpoints(finished, read_only=True).latest_step() == 6
     # A run of one step with a rate of 0 saves what it started from.
     config = runs.tiny_config(
-        phantoms, total="1 steps", init_from__workdir=str(finished), init_from__table=table, optim__lr=0.0
+        phantoms, total="1 steps", init_from__model__workdir=str(finished), init_from__model__table=table, optim__lr=0.0
     )
     train.train(config, tmp_path / "one")
     ours, theirs = (checkpoints.Checkpoints(w, read_only=True) for w in (tmp_path / "one", finished))

@@ -70,6 +70,39 @@ def test_cosine_climbs_and_falls():
     assert rates[5:] == sorted(rates[5:], reverse=True)
 
 
+def test_a_table_of_epochs():
+    config = configs.load("configs/rwsan.py").optim
+    table = ((0, 0.5), (1, 1.0), (3, 0.75))
+    with config.unlocked():
+        config.schedule = {"name": "epochs", "table": table}
+    schedule = optim.make_schedule(config, data_size=10, batch_size=4, total_steps=8)
+    rates = np.asarray(jax.vmap(schedule)(jnp.arange(8)))
+    np.testing.assert_allclose(rates, config.lr * np.asarray([0.5, 0.5, 1, 1, 1, 1, 0.75, 0.75]), rtol=1e-6)
+    with config.unlocked():
+        config.schedule.table = ((1, 1.0),)
+    with pytest.raises(ConfigError, match="grow from 0"):
+        optim.make_schedule(config, data_size=10, batch_size=4, total_steps=8)
+
+
+def test_adamax_is_pytorchs():
+    torch = pytest.importorskip("torch")
+    start = np.asarray([1.0, -2.0, 0.5], np.float32)
+    theirs = torch.nn.Parameter(torch.tensor(start))
+    rule = torch.optim.Adamax([theirs], lr=0.05, betas=(0.9, 0.99), eps=1e-3)
+    config = configs.load("configs/rwsan.py").optim
+    with config.unlocked():
+        config.update({"name": "adamax", "clip_norm": 0.0, "b1": 0.9, "b2": 0.99, "eps": 1e-3})
+    ours = jnp.asarray(start)
+    optimizer = optim.make_optimizer(config, ours)
+    state = optimizer.init(ours)
+    for gradient in ([0.1, -3.0, 0.0], [0.2, 1.0, 1e-4], [-0.4, 0.01, 0.0]):
+        theirs.grad = torch.tensor(gradient)
+        rule.step()
+        direction, state = optimizer.update(jnp.asarray(gradient), state, ours)
+        ours = ours - 0.05 * direction
+    np.testing.assert_allclose(np.asarray(ours), theirs.detach().numpy(), rtol=1e-6)
+
+
 def _one_update(grads, params, **changes):
     config = configs.load("configs/rwsan.py").optim
     with config.unlocked():
@@ -102,7 +135,7 @@ def test_clipping_keeps_the_direction():
 
 def test_unknown_names():
     config = configs.load("configs/rwsan.py").optim
-    with pytest.raises(ConfigError, match="adam, sgd"):
+    with pytest.raises(ConfigError, match="adam, adamax, sgd"):
         _one_update({"a": jnp.zeros(1)}, {"a": jnp.zeros(1)}, name="adamm")
     with config.unlocked():
         config.schedule.name = "stairs"

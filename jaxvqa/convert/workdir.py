@@ -44,7 +44,7 @@ def write(
     assets: Mapping[str, Any],
     notes: Mapping[str, Any],
 ) -> int:
-    """Writes a work directory that evaluates, predicts, and serves as `config.init_from.workdir`.
+    """Writes a work directory that evaluates, predicts, and serves as `config.init_from.NAME.workdir`.
 
     Args:
       folder: where; must hold no checkpoints yet.
