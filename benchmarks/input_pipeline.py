@@ -68,7 +68,7 @@ def measure(data_dir: Path, batches: int, threads: int) -> float:
     task = make_task(config, lambda split: sources.open_vqa(config.data, split))
     source = sources.open_vqa(config.data, "train")
     order = pipeline.TrainOrder(len(source), BATCH, 0)
-    load = pipeline.LoadBatch(source, order, task.transforms(), 0, 1)
+    load = pipeline.LoadBatch(source, order, task.transforms(train=True), 0, 1)
     warm_up = 3
     stream = pipeline.batches(load, 0, warm_up + batches, pipeline.Readers(threads=threads, prefetch_mib=256))
     for _ in range(warm_up):

@@ -1,5 +1,7 @@
 """What all configs share: the fields of the loop with their defaults, and the reading of `:arg`."""
 
+from typing import Any
+
 import ml_collections
 
 from jaxvqa.errors import ConfigError, nearest
@@ -65,13 +67,14 @@ def base() -> ml_collections.ConfigDict:
     return config
 
 
-def start_from(table: tuple[tuple[str, bool | str], ...]) -> ml_collections.ConfigDict:
+def start_from(table: tuple[tuple[str, bool | str], ...], without: str = "") -> ml_collections.ConfigDict:
     """A row of `config.init_from`: the folder of another run (empty: none), and which of its parameters to take.
 
     Args:
       table: rows (regex over this model's path, True | False | the other path), see `jaxvqa.checkpoints.init_from`.
+      without: what the log and the report say when no folder is given; empty: nothing.
     """
-    return ml_collections.ConfigDict({"workdir": "", "table": table})
+    return ml_collections.ConfigDict({"workdir": "", "table": table, "without": without})
 
 
 def vqa_data(config: ml_collections.ConfigDict) -> None:
@@ -100,8 +103,37 @@ def vqa_data(config: ml_collections.ConfigDict) -> None:
     config.compile.num_answers = 3129
 
 
-def evaluation(split: str, *, every: str, batch_size: int) -> ml_collections.ConfigDict:
-    """A row of `config.evals`: accuracy over a split."""
-    return ml_collections.ConfigDict(
-        {"type": "vqa", "split": split, "every": every, "batch_size": batch_size, "predict": "answers"}
-    )
+def radiology_data(config: ml_collections.ConfigDict) -> None:
+    """Adds the fields of data with questions and pictures."""
+    data = config.data = ml_collections.ConfigDict()
+    data.dir = ""  # where data sets are built; empty: TFDS_DATA_DIR, else ~/tensorflow_datasets
+    data.questions = ""  # the part with the questions, as "vqa_rad/questions"
+    data.images = ""  # the part with the pictures; empty: a run on the text alone
+    data.image_splits = ""  # splits of that part, joined by "+"; empty: all
+    data.train_split = "train"
+    data.cache_mib = 512.0  # records of splits up to this size, and decoded pictures up to it, are kept in memory
+    data.limit = 0  # keeps the first examples of each split; 0: all
+    data.vocabulary_splits = "train"  # whose questions make the vocabulary, in this order
+    data.question_list = ""  # pre-training: the part with the questions to draw from
+    data.vectors = ""  # a local file of word vectors: GloVe's text, or fastText's .bin as BioWordVec
+    data.max_tokens = 12
+    data.image_size = 224  # pixels; whatever the aspect ratio
+    data.maml_size = 84  # of MEVF's two grey pictures
+    data.autoencoder_size = 128
+    data.augment = ml_collections.ConfigDict({"crop": 0, "degrees": 0.0, "brightness": 0.0})  # random, in training
+    data.organs = ()  # the values of `organ` that mean abdomen, head, chest
+    data.blind = False  # the question-only baseline: a black picture
+    data.answers = ml_collections.ConfigDict()
+    data.answers.file = ""  # a JSON list of answers, or two maps; empty: made from the data
+    data.answers.splits = "train"
+    data.answers.min_count = 1
+    data.answers.rule = "exact"  # exact: one annotated answer | soft: VQA v2's ten annotators
+    data.readers = ml_collections.ConfigDict({"threads": 4, "prefetch_mib": 512.0, "workers": 0})
+    config.compile.vocab_size = 1177  # sizes for --mode=compile, which reads no data
+    config.compile.num_answers = 458
+
+
+def evaluation(split: str, *, every: str, batch_size: int, **changes: Any) -> ml_collections.ConfigDict:
+    """A row of `config.evals`: accuracy over a split; `changes` are fields that differ, or that another `type` has."""
+    row = {"type": "vqa", "split": split, "every": every, "batch_size": batch_size, "predict": "answers"}
+    return ml_collections.ConfigDict(row | changes)

@@ -85,6 +85,16 @@ def staircase(
     return boundaries, [rate(step) for step in [min(boundaries, default=0) - 1, *boundaries]]
 
 
+def cmsa_table(epochs: int) -> tuple[tuple[int, float], ...]:
+    """CMSA's learning rate as rows of (epoch, share of the base rate) for the schedule `epochs` (CMSA spec, section 8).
+
+    Four stairs from half to twice the base rate; from epoch 10 on it falls to three quarters, five times or so.
+    """
+    drops = range(10, epochs, 2 if epochs == 20 else max((epochs - 10) // 5, 1))
+    stairs = ((epoch, (epoch + 1) / 2) for epoch in range(4))
+    return (*stairs, *((epoch, 2 * 0.75**n) for n, epoch in enumerate(drops, start=1)))
+
+
 def make_schedule(
     config: ml_collections.ConfigDict, *, data_size: int, batch_size: int, total_steps: int
 ) -> Callable[[Int[Array, ""] | int], Float[Array, ""]]:

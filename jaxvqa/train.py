@@ -1,6 +1,7 @@
 """The one training loop, for every system: build, restore, step, evaluate, save."""
 
 import contextlib
+import functools
 import json
 import math
 import os
@@ -183,6 +184,8 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, float]:
                 if row.workdir:
                     state = checkpoints.init_from(name, row.workdir, state, row.table)
                     log.info("init_from.%s: parameters taken from %s", name, row.workdir)
+                elif row.without:
+                    log.warning("init_from.%s is not given: %s", name, row.without)
         first_step = int(state.step)
         n_params = sum(leaf.size for leaf in jax.tree.leaves(state.params))
         log.info(
@@ -203,7 +206,9 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, float]:
             saved.save(state, task.assets, meta | {"device": f"{mesh.size} x {mesh.devices.flat[0].device_kind}"})
 
         # ---- 4. the loop ----
-        load = pipeline.LoadBatch(source, order, task.transforms(), jax.process_index(), jax.process_count())
+        load = pipeline.LoadBatch(
+            source, order, task.transforms(train=True), jax.process_index(), jax.process_count(), config.seed
+        )
         host = cleanup.enter_context(
             contextlib.closing(pipeline.batches(load, first_step, total_steps, readers))  # type: ignore[type-var]
         )
@@ -294,10 +299,9 @@ def make_evaluators(config: ml_collections.ConfigDict, task: Task, mesh: Mesh, w
             name,
             row,
             task=task,
-            source=sources.open_vqa(config.data, row.split),
+            open_source=functools.partial(sources.open_vqa, config.data),
             mesh=mesh,
             workdir=workdir,
-            rule=config.data.answers.rule,
             readers=pipeline.Readers(**config.data.readers),
         )
         for name, row in config.evals.items()
@@ -331,11 +335,12 @@ def check_same_data(now: Mapping[str, Any], before: Mapping[str, Any], workdir: 
 
 
 def headline(name: str, values: Mapping[str, float]) -> str:
-    """One line about an evaluation."""
-    if f"{name}/accuracy" not in values:
+    """One line about an evaluation: the first of its values."""
+    if not values:
         return f"{name}: predictions written"
-    low, high = values.get(f"{name}/accuracy/low", math.nan), values.get(f"{name}/accuracy/high", math.nan)
-    return f"{name}: accuracy {values[f'{name}/accuracy']:.2f} % (95 % interval {low:.2f} to {high:.2f})"
+    first = next(iter(values))
+    low, high = values.get(f"{first}/low", math.nan), values.get(f"{first}/high", math.nan)
+    return f"{name}: {first.rpartition('/')[2]} {values[first]:.2f} % (95 % interval {low:.2f} to {high:.2f})"
 
 
 # --- what the loop leans on ----------------------------------------------------------------------------------------------

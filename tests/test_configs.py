@@ -14,6 +14,17 @@ ALL = [
     f"configs/rwsan.py:{variant}"
     for variant in ("", *rwsan.VARIANTS, "vqa_v2,train+val+vg", "vqa_v2,mini,blind", "easy_vqa,small", "vqa_v2,small")
 ]
+ALL += [
+    f"configs/cmsa.py:{variant}"
+    for variant in (
+        *("", "vqa_rad", "small", "blind", "vqa_rad,ban", "vqa_rad,san,compact", "vqa_rad,ban,distmodal,compact"),
+        *("vqa_rad,image_disjoint,no_test_frames,compact,improved,small",),
+    )
+]
+ALL += [
+    f"configs/cmsa_pretrain.py:{variant}"
+    for variant in ("", "brain", "chest,small", "abdomen,real", "brain,real,compact")
+]
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -27,15 +38,24 @@ def test_traces_at_full_size(name):
     after, metrics = jax.eval_shape(program.step, state, batch)
     assert jax.tree.map(lambda a: (a.shape, a.dtype), after) == jax.tree.map(lambda a: (a.shape, a.dtype), state)
     assert {"loss", "accuracy", "learning_rate", "gradient_norm"} <= metrics.keys()
-    predicted = jax.eval_shape(task.predict_fns["explain"], state.params, state.extra, batch)
-    assert all(array.shape[0] == config.batch_size for array in predicted.values())
+    assert {row.predict for row in config.evals.values()} <= task.predict_fns.keys()
+    for predict in task.predict_fns.values():
+        predicted = jax.eval_shape(predict, state.params, state.extra, batch)
+        assert all(array.shape[0] == config.batch_size for array in predicted.values())
 
 
-def test_published_size_has_the_published_parameters():
-    config = configs.load("configs/rwsan.py:vqa_v2")
-    task = task_without_data(config)
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("configs/rwsan.py:vqa_v2", 19_540_139),
+        ("configs/cmsa.py:vqa_rad", 86_020_215),
+        ("configs/cmsa.py:vqa_rad,ban,distmodal", 164_563_258),
+    ],
+)
+def test_published_size_has_the_published_parameters(name, size):
+    task = task_without_data(configs.load(name))
     params = jax.eval_shape(task.init, jax.random.key(0))["params"]
-    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 19_540_139
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == size
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -74,7 +74,11 @@ def test_average_follows_the_parameters(finished):
 def test_parameters_start_from_another_run(finished, phantoms, tmp_path):
     table = "((r'classifier/.*', False), (r'.*', True))"
     config = runs.tiny_config(
-        phantoms, total="0 steps", init_from__model__workdir=str(finished), init_from__model__table=table, optim__ema=0.5
+        phantoms,
+        total="0 steps",
+        init_from__model__workdir=str(finished),
+        init_from__model__table=table,
+        optim__ema=0.5,
     )
     train.train(config, tmp_path)
     assert checkpoints.Checkpoints(finished, read_only=True).latest_step() == 6

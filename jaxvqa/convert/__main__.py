@@ -1,36 +1,146 @@
 """Converts checkpoints of the original systems to work directories and back.
 
     python -m jaxvqa.convert --system=rwsan --from=epoch16.pkl --to=runs/rwsan --answers=answer_dict.json --questions Q.json …
+    python -m jaxvqa.convert --system=cmsa --from=model_epoch79.pth --to=runs/cmsa
     python -m jaxvqa.convert --system=rwsan --from=runs/rwsan --to=epoch16.pkl
+    python -m jaxvqa.convert --system=backbone --from=resnet34.pth --to=runs/resnet34
 
-What a checkpoint of the original does not hold comes from elsewhere: heads, passes and dropout from --config; the answers
-from the original's `data/answer_dict.json`; the vocabulary from the question files, in the order in which the original read
-them (train, val, test, Visual Genome), or from the built data set of the config. Their sizes have to fit the checkpoint.
+What a checkpoint of the original does not hold comes from elsewhere: options that leave no trace, such as dropout or the
+number of heads, from --config; the answers from --answers (the original's `answer_dict.json`, a JSON list, or one of its
+maps); the vocabulary from --vocabulary or the question files, in the order in which the original read them (train, val,
+test, Visual Genome); or both from the built data set of the config. Their sizes have to fit the checkpoint.
+
+The systems `backbone` (CMSA's pre-trained branches, or torchvision's residual networks), `maml` and `autoencoder` (what
+MEVF published) are parts of a model: the folder serves `config.init_from` of configs/cmsa.py.
 """
 
 import argparse
-import importlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import ml_collections
 
 from jaxvqa import configs
-from jaxvqa.convert import workdir
+from jaxvqa.convert import cmsa, mevf, mtpt, rwsan, workdir
+from jaxvqa.convert.adam import AdamState
 from jaxvqa.data import sources
 from jaxvqa.data.answers import AnswerList
+from jaxvqa.data.rad_text import RadAnswerList, RadVocabulary
 from jaxvqa.data.text import Vocabulary
 from jaxvqa.errors import CheckpointError, DataError, UserError
-from jaxvqa.tasks.answer_classification import AnswerClassification
+from jaxvqa.tasks import task_class
 
-SYSTEMS = {"rwsan": "jaxvqa.convert.rwsan"}
-"""System -> the module with its `load` and `save`."""
 
-CONFIGS = {"rwsan": "configs/rwsan.py:vqa_v2"}
-"""System -> the config of its published checkpoints."""
+@dataclass(frozen=True)
+class Loaded:
+    """A checkpoint as every system's `load` gives it.
+
+    Attributes:
+      variables: `params` and the other collections.
+      model: fields of the config's model that the checkpoint tells.
+      data: fields of `config.data` that it tells.
+      assets: entries of the assets that it tells.
+      adam: the optimiser's state, or None.
+      notes: what to keep beside the config.
+      report: what was used.
+    """
+
+    variables: Mapping[str, Any]
+    report: Any
+    model: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
+    assets: Mapping[str, Any] = field(default_factory=dict)
+    adam: AdamState | None = None
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class System:
+    """How a system's checkpoints are read and written.
+
+    Attributes:
+      config: the config of its published checkpoints.
+      load: (file, the config's model without sizes) -> Loaded.
+      save: (file, contents of a work directory); None for parts of a model.
+      sizes: fields of the model that a checkpoint tells, which yield to it.
+      vocabulary: the class of its vocabulary, None for parts of a model.
+      answers: the class of its answer list.
+    """
+
+    config: str
+    load: Callable[[Path, dict[str, Any]], Loaded]
+    save: Callable[[Path, workdir.Contents], None] | None = None
+    sizes: tuple[str, ...] = ()
+    vocabulary: Any = None
+    answers: Any = None
+
+
+def _load_rwsan(path: Path, model: dict[str, Any]) -> Loaded:
+    found = rwsan.load(path, model)
+    assets = {"region_width": found.sizes["region_width"]}
+    notes = {"lr_base": found.lr_base}
+    return Loaded({"params": found.params}, found.report, found.sizes, {}, assets, found.adam, notes)
+
+
+def _save_rwsan(path: Path, contents: workdir.Contents) -> None:
+    lr_base = (contents.meta.get("converted") or {}).get("lr_base") or contents.config.optim.lr
+    rwsan.save(path, contents.params, contents.adam, lr_base)
+
+
+def _load_cmsa(path: Path, model: dict[str, Any]) -> Loaded:
+    found = cmsa.load(path, model)
+    data = {"image_size": found.sizes["image_size"][0]}
+    notes = {"epoch": found.epoch, "batches": found.batches}
+    return Loaded(found.variables, found.report, found.sizes, data, {}, found.adamax, notes)
+
+
+def _save_cmsa(path: Path, contents: workdir.Contents) -> None:
+    notes = contents.meta.get("converted") or {}
+    variables = {"params": contents.params, **contents.extra}
+    batches = max(notes.get("batches") or 0, contents.adam.step if contents.adam else 0)
+    cmsa.save(path, variables, contents.adam, notes.get("epoch") or 0, batches)
+
+
+def _load_mevf(path: Path, model: dict[str, Any]) -> Loaded:
+    found = mevf.load(path, model)
+    data = {"image_size": found.sizes["image"][0], "autoencoder_size": found.sizes["image_128"][0]}
+    return Loaded(
+        found.variables, found.report, found.sizes, data, notes={"epoch": found.epoch, "batches": found.batches}
+    )
+
+
+def _save_mevf(path: Path, contents: workdir.Contents) -> None:
+    batches = (contents.meta.get("converted") or {}).get("batches") or 0
+    mevf.save(path, {"params": contents.params, **contents.extra}, contents.config.model.name, batches)
+
+
+def _part(load: Callable[[Path], tuple[dict[str, Any], Any]], prefix: str) -> Callable[[Path, dict[str, Any]], Loaded]:
+    """Reads a part of a model, and puts it under the path at which `config.init_from` looks for it."""
+
+    def read(path: Path, model: dict[str, Any]) -> Loaded:
+        variables, report = load(path)
+        for name in reversed(prefix.split("/")):
+            variables = {collection: {name: tree} for collection, tree in variables.items()}
+        return Loaded(variables, report)
+
+    return read
+
+
+_RAD: dict[str, Any] = {"vocabulary": RadVocabulary, "answers": RadAnswerList}
+
+SYSTEMS = {
+    "rwsan": System("configs/rwsan.py:vqa_v2", _load_rwsan, _save_rwsan, rwsan.SIZES, Vocabulary, AnswerList),
+    "cmsa": System("configs/cmsa.py:vqa_rad", _load_cmsa, _save_cmsa, cmsa.SIZES, **_RAD),
+    "ban": System("configs/cmsa.py:vqa_rad,ban", _load_mevf, _save_mevf, mevf.SIZES, **_RAD),
+    "san": System("configs/cmsa.py:vqa_rad,san", _load_mevf, _save_mevf, mevf.SIZES, **_RAD),
+    "backbone": System("configs/cmsa_pretrain.py:abdomen,real", _part(mtpt.load_backbone, "backbone")),
+    "maml": System("configs/cmsa.py:vqa_rad,ban", _part(mevf.load_maml, "image/maml")),
+    "autoencoder": System("configs/cmsa.py:vqa_rad,ban", _part(mevf.load_autoencoder, "image/autoencoder")),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,47 +172,53 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _to_folder(arguments: argparse.Namespace) -> None:
-    system = importlib.import_module(SYSTEMS[arguments.system])
-    config = configs.load(arguments.config or CONFIGS[arguments.system])
+    system = SYSTEMS[arguments.system]
+    config = configs.load(arguments.config or system.config)
     # Sizes of the config yield to the checkpoint's own, so that one config serves checkpoints of any size.
-    unsized = {name: value for name, value in config.model.items() if name not in system.SIZES}
-    converted = system.load(arguments.source, unsized)
+    unsized = {name: value for name, value in config.model.items() if name not in system.sizes}
+    loaded = system.load(arguments.source, unsized)
     with config.unlocked():
-        config.model.update({k: v for k, v in converted.sizes.items() if k in config.model})
-    assets = _assets(arguments, config, converted.sizes)
-    notes = {"file": arguments.source.name, "lr_base": converted.lr_base}
-    step = workdir.write(arguments.target, config, converted.params, converted.adam, assets, notes)
-    print(converted.report)
-    optimiser = "with the state of Adam" if converted.adam else "without an optimiser's state"
-    print(
-        f"{arguments.target}: step {step}, {optimiser}, {len(assets['vocabulary'])} words, {len(assets['answers'])} answers"
-    )
+        config.model.update({k: v for k, v in loaded.model.items() if k in config.model})
+        config.data.update(dict(loaded.data))
+    assets = _assets(arguments, system, config, loaded) if system.vocabulary else {}
+    notes = {"file": arguments.source.name, "system": arguments.system} | dict(loaded.notes)
+    step = workdir.write(arguments.target, config, loaded.variables, loaded.adam, assets, notes)
+    print(loaded.report)
+    if not assets:
+        print(f"{arguments.target}: a part of a model, for config.init_from")
+        return
+    optimiser = "with the state of its optimiser" if loaded.adam else "without an optimiser's state"
+    counts = f"{len(assets['vocabulary'])} words, {len(assets['answers'])} answers"
+    print(f"{arguments.target}: step {step}, {optimiser}, {counts}")
 
 
 def _to_file(arguments: argparse.Namespace) -> None:
-    system = importlib.import_module(SYSTEMS[arguments.system])
+    save = SYSTEMS[arguments.system].save
+    if save is None:
+        raise CheckpointError(f"{arguments.system!r} is a part of a model, which is only read.")
     contents = workdir.read(arguments.source)
     name = contents.config.model.name
     if name != arguments.system:
         raise CheckpointError(f"{arguments.source} holds a model {name!r}, not {arguments.system!r}.")
-    lr_base = (contents.meta.get("converted") or {}).get("lr_base") or contents.config.optim.lr
-    system.save(arguments.target, contents.params, contents.adam, lr_base)
-    optimiser = "with the state of Adam" if contents.adam else "without an optimiser's state"
+    save(arguments.target, contents)
+    optimiser = "with the state of its optimiser" if contents.adam else "without an optimiser's state"
     print(f"{arguments.target}: written, {optimiser}")
 
 
-def _assets(arguments: argparse.Namespace, config: ml_collections.ConfigDict, sizes: dict[str, int]) -> dict[str, Any]:
+def _assets(
+    arguments: argparse.Namespace, system: System, config: ml_collections.ConfigDict, loaded: Loaded
+) -> dict[str, Any]:
     """Vocabulary and answers, from the files given or the built data set, checked against the checkpoint's sizes."""
-    assets: dict[str, Any] = {"region_width": sizes["region_width"]}
+    assets: dict[str, Any] = dict(loaded.assets)
     if arguments.answers:
-        assets["answers"] = list(AnswerList.from_file(arguments.answers).answers)
+        assets["answers"] = list(system.answers.from_file(arguments.answers).answers)
     if arguments.vocabulary:
-        assets["vocabulary"] = list(_read_vocabulary(arguments.vocabulary).tokens)
+        assets["vocabulary"] = list(system.vocabulary(_read_vocabulary(arguments.vocabulary)).tokens)
     elif arguments.questions:
-        assets["vocabulary"] = list(Vocabulary.build(_read_questions(arguments.questions)).tokens)
+        assets["vocabulary"] = list(system.vocabulary.build(_read_questions(arguments.questions)).tokens)
     if not {"answers", "vocabulary"} <= assets.keys():
         try:
-            made = AnswerClassification.make_assets(config, lambda split: sources.open_vqa(config.data, split))
+            made = task_class(config.task).make_assets(config, lambda split: sources.open_vqa(config.data, split))
         except DataError as error:
             raise DataError(
                 f"{error}\nOr give what the checkpoint does not hold as files: --answers (the original's answer_dict.json), "
@@ -110,12 +226,12 @@ def _assets(arguments: argparse.Namespace, config: ml_collections.ConfigDict, si
             ) from error
         assets = made | assets
     faults = [
-        f"the checkpoint has {sizes[size]} {what}, {source} gives {len(assets[what])}"
+        f"the checkpoint has {loaded.model[size]} {what}, {source} gives {len(assets[what])}"
         for what, size, source in (
             ("vocabulary", "vocab_size", arguments.vocabulary or arguments.questions or config.data.questions),
             ("answers", "num_answers", arguments.answers or config.data.questions),
         )
-        if len(assets[what]) != sizes[size]
+        if len(assets[what]) != loaded.model[size]
     ]
     if faults:
         raise CheckpointError(
@@ -126,13 +242,13 @@ def _assets(arguments: argparse.Namespace, config: ml_collections.ConfigDict, si
     return assets
 
 
-def _read_vocabulary(path: Path) -> Vocabulary:
+def _read_vocabulary(path: Path) -> tuple[str, ...]:
     content = _read_json(path)
     if isinstance(content, dict):
         content = sorted(content, key=content.__getitem__)
     if not isinstance(content, list) or not all(isinstance(word, str) for word in content):
         raise DataError(f"{path} is no vocabulary: expected a JSON list of words, or a map from word to number.")
-    return Vocabulary(tuple(content))
+    return tuple(content)
 
 
 def _read_questions(paths: Sequence[Path]) -> list[str]:

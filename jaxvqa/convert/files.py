@@ -88,7 +88,7 @@ def write(path: str | Path, file: TorchFile) -> None:
 
         with _whole(path) as temporary:
             safetensors.numpy.save_file(
-                {prefix + key: np.ascontiguousarray(value) for key, value in file.tensors.items()},
+                {prefix + key: np.asarray(value, order="C") for key, value in file.tensors.items()},
                 temporary,
                 metadata={"format": "pt"},
             )

@@ -141,7 +141,7 @@ def to_jax(tensors: Mapping[str, np.ndarray], table: Table, target: Mapping[str,
             faults.append(f"wrong type: {key} is {value.dtype}, {path} is {leaf.dtype}.")
         if path in source:
             shadowed.append((source[path], path))
-        values[path] = np.ascontiguousarray(value, leaf.dtype)
+        values[path] = np.asarray(value, leaf.dtype, order="C")
         source[path] = key
     for path in wanted:
         if path not in values:
@@ -205,8 +205,8 @@ def to_torch(params: Mapping[str, Any], table: Table, dtypes: Mapping[str, str] 
             "The parameters cannot be written for this system:\n" + "\n".join(f"  {f}" for f in faults)
         )
     if dtypes is not None:
-        return {key: np.ascontiguousarray(tensors[key], np.dtype(dtype)) for key, dtype in dtypes.items()}
-    return {key: np.ascontiguousarray(tensor) for key, tensor in tensors.items()}
+        return {key: np.asarray(tensors[key], np.dtype(dtype), order="C") for key, dtype in dtypes.items()}
+    return {key: np.asarray(tensor, order="C") for key, tensor in tensors.items()}
 
 
 @functools.cache

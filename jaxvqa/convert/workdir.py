@@ -26,20 +26,22 @@ class Contents:
       assets: vocabulary, answer list and the like.
       meta: the position in the data, the versions that wrote it, and what the converter noted.
       params: the parameters.
-      adam: the optimiser's state, or None when it is no Adam or has not made a step.
+      extra: the other collections, such as `batch_stats`.
+      adam: the optimiser's state, or None when it is no Adam or Adamax, or has not made a step.
     """
 
     config: ml_collections.ConfigDict
     assets: dict[str, Any]
     meta: dict[str, Any]
     params: Any
+    extra: dict[str, Any]
     adam: AdamState | None
 
 
 def write(
     folder: Path,
     config: ml_collections.ConfigDict,
-    params: Any,
+    variables: Mapping[str, Any],
     adam: AdamState | None,
     assets: Mapping[str, Any],
     notes: Mapping[str, Any],
@@ -49,8 +51,8 @@ def write(
     Args:
       folder: where; must hold no checkpoints yet.
       config: the config to run it with.
-      params: the parameters.
-      adam: the optimiser's state, kept when the config's optimiser is an Adam.
+      variables: `params` and the other collections.
+      adam: the optimiser's state, kept when the config's optimiser is an Adam or Adamax.
       assets: what the checkpoint needs to read questions and write answers.
       notes: JSON values to keep beside the config.
 
@@ -59,7 +61,8 @@ def write(
     """
     if (folder / checkpoints.FOLDER).exists():
         raise CheckpointError(f"{folder} already holds checkpoints; give --to= another folder, or remove it.")
-    params = jax.tree.map(jnp.asarray, params)
+    extra = jax.tree.map(jnp.asarray, dict(variables))
+    params = extra.pop("params")
     opt_state = optim.make_optimizer(config.optim, params).init(params)
     if adam is not None:
         mu, nu = jax.tree.map(jnp.asarray, (adam.mu, adam.nu))
@@ -68,7 +71,7 @@ def write(
     state = TrainState(
         step=jnp.asarray(step, jnp.int32),
         params=params,
-        extra={},
+        extra=extra,
         opt_state=opt_state,
         ema=jax.tree.map(jnp.copy, params) if config.optim.ema else None,
     )
@@ -97,7 +100,7 @@ def read(folder: Path) -> Contents:
     if adam is not None:
         settings = {"lr": config.optim.lr, "betas": (config.optim.b1, config.optim.b2), "eps": config.optim.eps}
         adam = AdamState(int(adam.count), adam.mu, adam.nu, settings) if int(adam.count) else None
-    return Contents(config, assets, meta, state.params, adam)
+    return Contents(config, assets, meta, state.params, state.extra, adam)
 
 
 def _is_adam(node: Any) -> bool:

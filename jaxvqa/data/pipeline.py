@@ -110,20 +110,27 @@ class EvalOrder:
 
 @dataclass(frozen=True)
 class LoadBatch:
-    """Reads this process's part of a step's batch: examples through the transforms, stacked, with `mask` and `id`."""
+    """Reads this process's part of a step's batch: examples through the transforms, stacked, with `mask` and `id`.
+
+    Transforms find `draw` in an example, (seed, step, place in the whole batch): all that their randomness may depend on, so
+    that a step's batch is the same however the run came there, and on any number of processes.
+    """
 
     source: Source
     order: Callable[[int], np.ndarray]
     transforms: Sequence[Transform]
     process_index: int
     process_count: int
+    seed: int = 0
 
     def __call__(self, step: int) -> Batch:
         """The batch of a step."""
         indices = self.order(step)
         mine = np.split(indices, self.process_count)[self.process_index]
+        first = self.process_index * len(mine)
         # A row of -1 repeats the first example, so that every number in it is an ordinary one; its mask is 0.
-        examples = [self._transform(raw) for raw in self.source.read([max(int(index), 0) for index in mine])]
+        read = self.source.read([max(int(index), 0) for index in mine])
+        examples = [self._transform(raw | {"draw": (self.seed, step, first + i)}) for i, raw in enumerate(read)]
         batch = {key: np.stack([example[key] for example in examples]) for key in examples[0]}
         return batch | {"mask": (mine >= 0).astype(np.float32)}
 

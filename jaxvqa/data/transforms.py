@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 
 from jaxvqa.data.answers import AnswerList
+from jaxvqa.data.rad_text import RadVocabulary
 from jaxvqa.data.text import Vocabulary
+from jaxvqa.errors import DataError
 
 Example = dict[str, Any]
 Transform = Callable[[Example], Example]
@@ -15,9 +17,9 @@ Transform = Callable[[Example], Example]
 
 @dataclass(frozen=True)
 class EncodeQuestion:
-    """`question` str -> int32[T] word ids, cut or zero-filled to `max_tokens`."""
+    """`question` str -> int32[T] word ids, cut or filled up to `max_tokens`."""
 
-    vocabulary: Vocabulary = field(repr=False)
+    vocabulary: Vocabulary | RadVocabulary = field(repr=False)
     max_tokens: int
 
     def __call__(self, example: Example) -> Example:
@@ -60,6 +62,38 @@ class BlindRegions:
 
     def __call__(self, example: Example) -> Example:
         return example | {"regions": np.zeros((1, self.width), np.float16), "boxes": np.zeros((1, 4), np.float32)}
+
+
+@dataclass(frozen=True)
+class Label:
+    """An entry -> its position in `values`, int32.
+
+    Raises:
+        DataError: it is none of them.
+    """
+
+    key: str
+    values: Sequence[Any]
+
+    def __call__(self, example: Example) -> Example:
+        value = example[self.key]
+        value = value if isinstance(value, str) else int(value)
+        if value not in self.values:
+            raise DataError(
+                f"Example {example['question_id']} has {self.key} = {value!r}; expected one of {list(self.values)}."
+            )
+        return example | {self.key: np.int32(self.values.index(value))}
+
+
+@dataclass(frozen=True)
+class Constant:
+    """An entry of the same value in every example."""
+
+    key: str
+    value: Any
+
+    def __call__(self, example: Example) -> Example:
+        return example | {self.key: self.value}
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,11 @@ class Evaluator(Protocol):
         """Evaluates the state's parameters and yields (name, value)."""
 
 
-EVALUATORS = {"vqa": "jaxvqa.evaluators.vqa:VqaEvaluator"}
+EVALUATORS = {
+    "vqa": "jaxvqa.evaluators.vqa:VqaEvaluator",
+    "vqa_rad": "jaxvqa.evaluators.vqa_rad:VqaRadEvaluator",
+    "scores": "jaxvqa.evaluators.scores:ScoresEvaluator",
+}
 
 
 def evaluator_class(name: str) -> Any:

@@ -3,14 +3,13 @@
 import json
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import ml_collections
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from jaxvqa.checkpoints import storage_errors
@@ -18,11 +17,12 @@ from jaxvqa.data import pipeline
 from jaxvqa.data.answers import normalise_answer
 from jaxvqa.data.sources import VqaSource
 from jaxvqa.errors import ConfigError
+from jaxvqa.evaluators.predicting import predict_all
 from jaxvqa.metrics.bootstrap import confidence_interval
 from jaxvqa.metrics.vqa import eval_ai_results, question_accuracy
-from jaxvqa.sharding import batch_sharding, check_batch_size
+from jaxvqa.sharding import check_batch_size
 from jaxvqa.state import TrainState
-from jaxvqa.tasks import Task
+from jaxvqa.tasks import AnswerTask
 
 GROUPS = ("answer_type", "question_type", "open_closed")
 """Question features that accuracies are given by, where a data set has them."""
@@ -43,27 +43,28 @@ class VqaEvaluator:
     written all the same.
     """
 
+    groups: ClassVar[tuple[str, ...]] = GROUPS
+
     def __init__(
         self,
         name: str,
         config: ml_collections.ConfigDict,
         *,
-        task: Task,
-        source: VqaSource,
+        task: AnswerTask,
+        open_source: Callable[[str], VqaSource],
         mesh: Mesh,
         workdir: Path,
-        rule: str,
         readers: pipeline.Readers,
     ):
-        """Args: the evaluator's name and its row of `config.evals` (`batch_size`, `predict`), and what it reads."""
+        """Args: the evaluator's name and its row of `config.evals` (`split`, `batch_size`, `predict`), and what it reads."""
         check_batch_size(config.batch_size, 1, mesh, f"config.evals.{name}.batch_size")
         if config.predict not in task.predict_fns:
             raise ConfigError(
                 f"config.evals.{name}.predict is {config.predict!r}; the task has {', '.join(task.predict_fns)}."
             )
-        self.name, self._task, self._source, self._mesh, self._workdir = name, task, source, mesh, workdir
-        self._order = pipeline.EvalOrder(len(source), config.batch_size)
-        self._readers, self._rule = readers, RULES[rule]
+        self.name, self._task, self._mesh, self._workdir = name, task, mesh, workdir
+        self._source = open_source(config.split)
+        self._batch_size, self._readers, self._rule = config.batch_size, readers, RULES[task.answer_rule]
         self._predict = jax.jit(task.predict_fns[config.predict])
 
     def run(self, state: TrainState) -> Iterator[tuple[str, float]]:
@@ -72,7 +73,15 @@ class VqaEvaluator:
         Writes `predictions/NAME_STEP.jsonl` (one line a question) and `predictions/NAME_STEP_evalai.json` (what the
         EvalAI server takes), from process 0.
         """
-        outputs = self._predict_all(state)
+        outputs = predict_all(
+            self._predict,
+            state,
+            task=self._task,
+            source=self._source,
+            batch_size=self._batch_size,
+            mesh=self._mesh,
+            readers=self._readers,
+        )
         rows = [
             self._row(question, {key: values[i] for key, values in outputs.items()})
             for i, question in enumerate(self._source.all_questions())
@@ -80,39 +89,23 @@ class VqaEvaluator:
         if jax.process_index() == 0:
             self._write(int(state.step), rows)
         scored = [row for row in rows if "accuracy" in row]
-        if not scored:
-            return
+        if scored:
+            yield from self._measures(scored)
+
+    def _measures(self, scored: list[dict[str, Any]]) -> Iterator[tuple[str, float]]:
+        """Values by name, from predictions with their `accuracy`."""
         accuracies = np.asarray([row["accuracy"] for row in scored])
         yield f"{self.name}/accuracy", 100 * float(accuracies.mean())
         low, high = confidence_interval(accuracies)
         yield f"{self.name}/accuracy/low", 100 * low
         yield f"{self.name}/accuracy/high", 100 * high
-        for group in GROUPS:
+        for group in self.groups:
             members = defaultdict(list)
             for row in scored:
                 if row.get(group):
                     members[row[group]].append(row["accuracy"])
             for member in sorted(members):
                 yield f"{self.name}/{group}/{member}", 100 * float(np.mean(members[member]))
-
-    def _predict_all(self, state: TrainState) -> dict[str, np.ndarray]:
-        load = pipeline.LoadBatch(
-            self._source, self._order, self._task.transforms(), jax.process_index(), jax.process_count()
-        )
-        host = pipeline.batches(load, 0, self._order.steps, self._readers)
-        kept = []
-        for step, (batch, _) in enumerate(
-            pipeline.to_device(host, batch_sharding(self._mesh), tuple(self._task.batch_keys))
-        ):
-            predicted = self._predict(state.eval_params, state.extra, batch)
-            real = self._order(step) >= 0
-            gathered = (
-                multihost_utils.process_allgather(predicted, tiled=True)
-                if jax.process_count() > 1
-                else jax.device_get(predicted)
-            )
-            kept.append({key: np.asarray(value)[real] for key, value in gathered.items()})
-        return {key: np.concatenate([k[key] for k in kept]) for key in kept[0]}
 
     def _row(self, question: Mapping[str, Any], output: Mapping[str, np.ndarray]) -> dict[str, Any]:
         answers = self._task.assets["answers"]
@@ -123,7 +116,7 @@ class VqaEvaluator:
             "answer": answers[int(output["answer"][0])],
             "probability": round(float(output["probability"][0]), 6),
         }
-        row |= {group: question[group] for group in GROUPS if question.get(group)}
+        row |= {group: question[group] for group in self.groups if question.get(group)}
         if len(question["answers"]):
             row["annotators"] = list(question["answers"])
             row["accuracy"] = self._rule(row["answer"], row["annotators"])

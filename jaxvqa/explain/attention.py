@@ -13,9 +13,8 @@ from jaxtyping import Float
 
 from jaxvqa import checkpoints, configs, sharding, train
 from jaxvqa.data import sources
-from jaxvqa.data.text import tokenise
 from jaxvqa.errors import ConfigError, DataError
-from jaxvqa.tasks import Task, task_with_assets
+from jaxvqa.tasks import AnswerTask, task_with_assets
 
 BATCH_SIZE = 16
 """Questions that are explained at once: bounds the memory, and compiles the model once."""
@@ -78,7 +77,7 @@ def explain(
     try:
         assets, meta = saved.read_json()
         config = run_config(Path(workdir), meta)
-        task = task_with_assets(config, assets)
+        task: Any = task_with_assets(config, assets)
         if "explain" not in task.predict_fns:
             raise ConfigError(f"The task {config.task!r} has no predict function 'explain', so nothing can be drawn.")
         source = sources.open_vqa(config.data, split or default_split(config))
@@ -103,7 +102,7 @@ def explain(
                 output = jax.device_get(predict(state.eval_params, state.extra, batch))
                 for i, example in enumerate(examples):
                     mine = {key: np.asarray(value[i]) for key, value in output.items()}
-                    explanations.append(_explanation(example, mine, config, assets["answers"], pictures))
+                    explanations.append(_explanation(example, mine, task, pictures))
             return explanations
     finally:
         saved.close()
@@ -129,12 +128,25 @@ def question_spans(
     model did not read, have None.
     """
     spans: list[tuple[str, float | None]] = []
-    read = 0
+    # Tokenisers drop, keep or split at punctuation, each in its own way; letters and digits they leave in their order.
+    waiting = [
+        ("".join(filter(str.isalnum, word.lower())), float(w)) for word, w in zip(words, word_attention, strict=True)
+    ]
     for piece in filter(None, re.split(r"([\s/-]+)", question)):
-        n = len(tokenise(piece))
-        known = n > 0 and read + n <= len(words)
-        spans.append((piece, float(np.sum(word_attention[read : read + n])) if known else None))
-        read += n
+        letters, weight = "".join(filter(str.isalnum, piece.lower())), None
+        while letters and waiting:
+            word, share = waiting[0]
+            if letters.startswith(word):
+                letters = letters[len(word) :]
+                waiting.pop(0)
+            elif word.startswith(letters):  # a word of two pieces, as "x-ray": both carry its weight
+                waiting[0] = word[len(letters) :], share
+                letters = ""
+            else:
+                waiting.clear()  # the model reads something else from here on
+                break
+            weight = (weight or 0.0) + share
+        spans.append((piece, weight))
     return spans
 
 
@@ -156,12 +168,12 @@ def _positions_of(ids: Sequence[int], source: sources.VqaSource) -> list[int]:
     return [found[i] for i in ids]
 
 
-def _batch(task: Task, examples: Sequence[Mapping[str, Any]], size: int) -> dict[str, np.ndarray]:
+def _batch(task: AnswerTask, examples: Sequence[Mapping[str, Any]], size: int) -> dict[str, np.ndarray]:
     """What the model reads of raw examples; filled up to `size`, so that all batches share one compilation."""
     ready = []
     for raw in examples:
         example = dict(raw)
-        for transform in task.transforms():
+        for transform in task.transforms(train=False):
             example = transform(example)
         ready.append(example | {"mask": np.float32(1)})
     ready += ready[:1] * (size - len(ready))
@@ -185,13 +197,11 @@ def _pictures(config: ml_collections.ConfigDict, source: sources.VqaSource) -> s
 def _explanation(
     example: Mapping[str, Any],
     output: Mapping[str, np.ndarray],
-    config: ml_collections.ConfigDict,
-    answers: Sequence[str],
+    task: AnswerTask,
     pictures: sources.VqaSource | None,
 ) -> Explanation:
-    words = tokenise(example["question"])[: config.data.max_tokens]
-    sees = bool(config.data.images) and not config.data.blind
-    boxes = np.asarray(example["boxes"] if sees else np.zeros((0, 4)), np.float32)[: config.data.max_regions]
+    words, boxes = task.words(example["question"]), task.boxes(example)
+    answers = task.assets["answers"]
     image: Mapping[str, Any] = example
     if pictures is not None and "image" not in example:
         try:
@@ -203,13 +213,13 @@ def _explanation(
         image_id=int(example["image_id"]),
         question=example["question"],
         words=tuple(words),
-        word_attention=np.asarray(output["question_attention"][: len(words)], np.float32),
+        word_attention=np.asarray(output.get("question_attention", np.zeros(len(words)))[: len(words)], np.float32),
         answers=tuple(
             (answers[int(a)], float(p)) for a, p in zip(output["answer"], output["probability"], strict=True)
         ),
         annotators=tuple(example["answers"]),
-        boxes=boxes,
-        region_attention=np.asarray(output["region_attention"][: len(boxes)], np.float32),
+        boxes=boxes if "region_attention" in output else boxes[:0],
+        region_attention=np.asarray(output.get("region_attention", ())[: len(boxes)], np.float32),
         image=bytes(image.get("image", b"")),
         size=(int(image.get("image_w", 0)), int(image.get("image_h", 0))),
     )

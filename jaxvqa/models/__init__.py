@@ -11,9 +11,12 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxvqa.errors import ConfigError, nearest
+from jaxvqa.models.cmsa import CMSA
+from jaxvqa.models.mevf import BAN, SAN
+from jaxvqa.models.mtpt import MTPT
 from jaxvqa.models.rwsan import RWSAN
 
-MODELS: dict[str, type[nn.Module]] = {"rwsan": RWSAN}
+MODELS: dict[str, type[nn.Module]] = {"rwsan": RWSAN, "cmsa": CMSA, "ban": BAN, "san": SAN, "mtpt": MTPT}
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 
 

@@ -37,8 +37,8 @@ class Task(Protocol):
     batch_keys: Sequence[str]
     predict_fns: Mapping[str, Callable[[Any, Any, Mapping[str, Array]], dict[str, Array]]]
 
-    def transforms(self) -> Sequence[Transform]:
-        """The transforms from a source's raw example to an example of the batch."""
+    def transforms(self, *, train: bool) -> Sequence[Transform]:
+        """The transforms from a source's raw example to an example of the batch; in training they may draw at random."""
 
     def init_batch(self, batch_size: int) -> dict[str, np.ndarray]:
         """An all-zero batch of the right shapes and dtypes: to trace with, and to initialise from."""
@@ -52,7 +52,27 @@ class Task(Protocol):
         """The loss of a batch, summed over its real examples, with metrics and the updated other collections."""
 
 
-TASKS = {"answer_classification": "jaxvqa.tasks.answer_classification:AnswerClassification"}
+class AnswerTask(Task, Protocol):
+    """A task whose predictions are answers, and whose predict function `explain` tells where the model looks.
+
+    Attributes:
+      answer_rule: how an answer is scored: "soft" (ten annotators) or "exact" (one).
+    """
+
+    answer_rule: str
+
+    def words(self, question: str) -> list[str]:
+        """The words of a question that the model reads."""
+
+    def boxes(self, example: Mapping[str, Any]) -> Float[np.ndarray, "R 4"]:
+        """What `region_attention` lies on: x1, y1, x2, y2 in pixels of the picture; [0, 4] for a model without sight."""
+
+
+TASKS = {
+    "answer_classification": "jaxvqa.tasks.answer_classification:AnswerClassification",
+    "radiology_vqa": "jaxvqa.tasks.radiology_vqa:RadiologyVqa",
+    "multi_task_pretraining": "jaxvqa.tasks.multi_task_pretraining:MultiTaskPretraining",
+}
 
 
 def task_class(name: str) -> Any:

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Key
 from jaxvqa import models
 from jaxvqa.data import transforms
 from jaxvqa.data.answers import AnswerList
-from jaxvqa.data.text import Vocabulary, load_glove
+from jaxvqa.data.text import Vocabulary, load_glove, tokenise
 from jaxvqa.errors import ConfigError, DataError
 from jaxvqa.tasks import Assets, Metrics
 
@@ -33,7 +33,7 @@ class AnswerClassification:
             raise ConfigError(
                 f"config.data.answers.rule is {config.data.answers.rule!r}; known are {', '.join(ANSWER_RULES)}."
             )
-        self.assets = assets
+        self.assets, self.answer_rule = assets, config.data.answers.rule
         self.vocabulary = Vocabulary(tuple(assets["vocabulary"]))
         self.answers = AnswerList(tuple(assets["answers"]))
         self._data = config.data
@@ -92,7 +92,7 @@ class AnswerClassification:
 
     # --- data --------------------------------------------------------------------------------------------------------------
 
-    def transforms(self) -> Sequence[transforms.Transform]:
+    def transforms(self, *, train: bool) -> Sequence[transforms.Transform]:
         """Raw example to `regions`, `boxes`, `question`, `answer_scores`, `id`."""
         blind = self._data.blind or not self._data.images
         return (
@@ -112,6 +112,15 @@ class AnswerClassification:
             "answer_scores": np.zeros((batch_size, len(self.answers)), np.float32),
             "mask": np.ones((batch_size,), np.float32),
         }
+
+    def words(self, question: str) -> list[str]:
+        """The words of a question that the model reads."""
+        return tokenise(question)[: self._data.max_tokens]
+
+    def boxes(self, example: Mapping[str, Any]) -> Float[np.ndarray, "R 4"]:
+        """The regions' boxes; none for a model without sight."""
+        sees = self._data.images and not self._data.blind
+        return np.asarray(example["boxes"] if sees else np.zeros((0, 4)), np.float32)[: self._data.max_regions]
 
     # --- model ---------------------------------------------------------------------------------------------------------
 

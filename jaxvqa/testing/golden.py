@@ -28,10 +28,20 @@ from jaxvqa.convert import files
 from jaxvqa.errors import UserError
 from jaxvqa.testing import weights
 
-MODELS = {"rwsan": "jaxvqa.testing.rwsan"}
+MODELS = {
+    "rwsan": "jaxvqa.testing.rwsan",
+    "cmsa": "jaxvqa.testing.cmsa",
+    "ban": "jaxvqa.testing.mevf",
+    "mevf_ban": "jaxvqa.testing.mevf",
+    "mevf_san": "jaxvqa.testing.mevf",
+    "mevf_published": "jaxvqa.testing.mevf",
+    "mtpt_segment": "jaxvqa.testing.mtpt",
+    "mtpt_classify": "jaxvqa.testing.mtpt",
+    "preprocess224": "jaxvqa.testing.cmsa_images",
+}
 """A manifest's `model` -> the module that runs it, with `run(case) -> list of Row`."""
 
-SECTIONS = ("jaxvqa.testing.rwsan", "jaxvqa.testing.metrics")
+SECTIONS = ("jaxvqa.testing.rwsan", "jaxvqa.testing.cmsa_text", "jaxvqa.testing.metrics")
 """Modules with `SECTIONS`: name of a case file's section -> its checks; none for one that is not supported yet."""
 
 COMMENTS = ("about", "note")
@@ -85,18 +95,24 @@ class Case:
 
     @classmethod
     def read(cls, manifest: Path) -> "Case":
-        """Reads a manifest and the results beside it; inputs that are not stored are made from their seeds."""
+        """Reads a manifest and the results beside it; inputs that are not stored are made from their seeds.
+
+        A manifest with a `base` beside it has the base's checkpoint and, besides its own, the base's inputs.
+        """
         content = json.loads(manifest.read_text(encoding="utf-8"))
         name = manifest.name.removesuffix(".manifest.json")
         with np.load(manifest.with_name(f"{name}.npz"), allow_pickle=False) as stored:
             arrays = {key: stored[key] for key in stored.files}
-        inputs = {
-            spec["name"]: weights.make_input(spec)
-            for spec in content.get("inputs", ())
-            if f"in_{spec['name']}" not in arrays
-        }
+        specs = content.get("inputs", ())
+        if isinstance(specs, Mapping):  # by name; a text says that the input is stored, or in what form
+            specs = [{"name": key, **spec} for key, spec in specs.items() if isinstance(spec, Mapping)]
+        inputs = {s["name"]: weights.make_input(s) for s in specs if f"in_{s['name']}" not in arrays}
         inputs |= {key.removeprefix("in_"): value for key, value in arrays.items() if key.startswith("in_")}
         expected = {key.removeprefix("out_"): value for key, value in arrays.items() if key.startswith("out_")}
+        if "base" in content:
+            base = cls.read(manifest.with_name(content["base"]))
+            content["tensors"] = base.manifest["tensors"]
+            inputs = base.inputs | inputs
         return cls(name, content, inputs, expected, arrays)
 
     def checkpoint(self) -> dict[str, np.ndarray]:
@@ -149,12 +165,16 @@ def relative_difference(ours: Any, expected: Any) -> float:
 
 
 def through_file(
-    tensors: Mapping[str, np.ndarray], extra: Mapping[str, Any] | None, read: Callable[[Path], Any]
+    tensors: Mapping[str, np.ndarray],
+    extra: Mapping[str, Any] | None,
+    read: Callable[[Path], Any],
+    weights_entry: str = "state_dict",
 ) -> Any:
     """Saves tensors with `torch.save`, in the original's outer layout when `extra` has its other entries, and reads them."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "checkpoint.pkl"
-        files.write(path, files.TorchFile(dict(tensors), extra=None if extra is None else dict(extra)))
+        extra = None if extra is None else dict(extra)
+        files.write(path, files.TorchFile(dict(tensors), extra=extra, weights_entry=weights_entry))
         return read(path)
 
 

@@ -7,10 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from jaxvqa.data.answers import AnswerList
-from jaxvqa.metrics import vqa
+from jaxvqa.data.rad_text import RadAnswerList, normalise_rad_answer
+from jaxvqa.metrics import vqa, vqa_rad
 from jaxvqa.testing.golden import Sections
 
 QUESTIONS = "data/vqa_v2_mini"
+"""Below the folder that the environment variable JAXVQA_DATA names."""
+
+RAD_SPLITS = "data/vqa_rad/splits.json"
 """Below the folder that the environment variable JAXVQA_DATA names."""
 
 
@@ -54,10 +58,61 @@ def _vqa_v2_files(content: dict[str, Any]) -> Iterator[tuple[str, Any, Any]] | s
     return results()
 
 
+def rad_splits() -> dict[str, list[dict[str, Any]]] | str:
+    """Returns VQA-RAD's entries by split as question records, or why they cannot be had."""
+    path = Path(os.environ.get("JAXVQA_DATA", "")) / RAD_SPLITS
+    if "JAXVQA_DATA" not in os.environ or not path.is_file():
+        return f"whole splits need {RAD_SPLITS} under the folder that JAXVQA_DATA names"
+    splits = json.loads(path.read_text(encoding="utf-8"))
+    return {
+        split: [
+            row | {"question_id": row["qid"], "multiple_choice_answer": row["answer"], "organ": row["image_organ"]}
+            for row in rows
+        ]
+        for split, rows in splits.items()
+    }
+
+
+def _rad_normalisation(content: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    for raw, expected in content["answer_normalisation"]:
+        yield repr(raw), normalise_rad_answer(raw), expected
+
+
+_RAD_PROTOCOLS = {
+    "mevf_451": "strict_451",
+    "mevf_freeform_308": "strict_308",
+    "cmsa_freeform_308": "original_308",
+    "cmsa_451": "original_451",
+}
+
+
+def _rad_files(content: dict[str, Any]) -> Iterator[tuple[str, Any, Any]] | str:
+    splits = rad_splits()
+    if isinstance(splits, str):
+        return splits
+    train, test = splits["train"], splits["test"]
+
+    def results() -> Iterator[tuple[str, Any, Any]]:
+        answers = RadAnswerList.build(row["multiple_choice_answer"] for row in train)
+        yield "labels", list(answers.answers), content["labels"]
+        targets = [{"qid": row["question_id"], "label": answers.label(row["multiple_choice_answer"])} for row in test]
+        yield "test_targets", targets, content["test_targets"]
+        for name, case in content["predictions"].items():
+            rows = vqa_rad.with_answers(test, case["predictions"])
+            for theirs, ours in _RAD_PROTOCOLS.items():
+                summary = vqa_rad.summarise(rows, answers.answers, ours)
+                scores = {**summary.by_answer_type, "ALL": summary.overall}
+                counts = {k: (score.right, score.count) for k, score in scores.items()}
+                expected = case["expected"][theirs]
+                yield f"{name}, {theirs}", counts, {k: (v["right"], v["count"]) for k, v in expected.items()}
+
+    return results()
+
+
 SECTIONS: Sections = {
     "vqa_med_2021": (),
     "retrieval": (),
-    "vqa_rad": (),
+    "vqa_rad": (_rad_normalisation, _rad_files),
     "captions": (),
     "vqa_v2": (_vqa_v2, _vqa_v2_files),
 }

@@ -50,18 +50,24 @@ def tensor(key: str, shape: tuple[int, ...], dtype: str, constant: Sequence[Any]
 
 
 def make_input(spec: Mapping[str, Any]) -> np.ndarray:
-    """Makes one input of a case from a manifest's {"seed", "shape", "kind", "low"?, "high"?, "edits"?}.
+    """Makes one input of a case from a manifest's {"seed", "shape", "kind", "low"?, "high"?, "scale"?, "edits"?}.
 
-    Kind `normal` gives float32, `int` int64 in [low, high). Edits change it in their order.
+    Kind `normal` gives float32, `uniform` float32 in [0, 1), `int` int64 in [low, high). The scale multiplies it, in float32;
+    edits change it in their order.
     """
     rng = np.random.Generator(np.random.PCG64(spec["seed"]))
     kind = spec.get("kind", "normal")
+    values: np.ndarray
     if kind == "int":
         values = rng.integers(spec.get("low", 0), spec.get("high", 2), size=tuple(spec["shape"]), dtype=np.int64)
     elif kind == "normal":
         values = rng.standard_normal(tuple(spec["shape"])).astype(np.float32)
+    elif kind == "uniform":
+        values = rng.random(tuple(spec["shape"])).astype(np.float32)
     else:
         raise ValueError(f"unknown kind of input {kind!r} ({spec.get('name')})")
+    if "scale" in spec:
+        values = values * np.float32(spec["scale"])
     for step in spec.get("edits", ()):
         values = edit(values, step)
     return values

@@ -46,7 +46,7 @@ def test_explanations_are_the_models_own_numbers(run, explained):
     source = sources.open_vqa(config.data, "val")
     raw = source.read([5, 0, 63])
     examples = raw
-    for transform in task.transforms():
+    for transform in task.transforms(train=False):
         examples = [transform(example) for example in examples]
     batch = {key: jnp.stack([example[key] for example in examples]) for key in ("regions", "question")}
     logits, out = task.model.apply({"params": params}, batch["regions"], batch["question"])
@@ -184,6 +184,13 @@ def test_question_spans_keep_the_text_and_give_each_word_its_weight():
         ("a", 1.0), (" ", None), ("?", None), (" ", None), ("b", None),
     ]  # fmt: skip
     assert question_spans("", (), np.zeros(0, np.float32)) == []
+
+
+def test_question_spans_follow_other_tokenisers():
+    # VQA-RAD's: "x ray" is one word, "'s" one of its own, and remarks at the end are not read.
+    words, weights = ("patient", "'s", "x-ray"), np.asarray([0.5, 0.25, 0.125], np.float32)
+    spans = [(piece, w) for piece, w in question_spans("Patient's X ray? -yes/no", words, weights) if w is not None]
+    assert spans == [("Patient's", 0.75), ("X", 0.125), ("ray?", 0.125)]
 
 
 def test_drawing_uses_no_global_figures(explained, tmp_path):

@@ -7,32 +7,24 @@ set (for the example answers with attention). `--baseline` is the folder of anot
 the question-only one of `configs/rwsan.py:blind`; the two are compared question by question.
 """
 
-import argparse
 import base64
 import dataclasses
 import datetime
 import functools
-import html
-import io
 import itertools
 import json
 import math
 import re
 import runpy
 import shlex
-import sys
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jinja2
-import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
 
 from jaxvqa import checkpoints, logs, optim
 from jaxvqa.errors import CheckpointError, ConfigError, DataError, UserError
@@ -40,12 +32,17 @@ from jaxvqa.evaluators.vqa import GROUPS, write_whole
 from jaxvqa.explain import overlay
 from jaxvqa.explain.attention import Explanation, explain, question_spans
 from jaxvqa.metrics.bootstrap import confidence_interval
+from jaxvqa.report import protocols
+from jaxvqa.report.charts import VARIABLES, accuracy_chart, calibration_chart, charts
+from jaxvqa.report.numbers import duration, integer, percent, points, significant
 
 EXAMPLES = 12
 WRONG_EXAMPLES = 4
 """Of the examples, how many are wrong answers where there are enough: mistakes teach more than their share."""
 MISTAKES = 6
 BINS = 10
+MOST_VARIANTS = 3
+"""How many variants of a config are tried together to find the command of a run."""
 
 Row = dict[str, Any]
 
@@ -197,7 +194,7 @@ def write_curve(path: Path, workdir: Path, baseline: Path | None = None) -> None
         raise ConfigError(f"{workdir} holds no evaluation to draw: let the run reach its first one.")
     picture = chart["svg"].replace("<svg", '<svg style="background: white; font-family: sans-serif"', 1)
     style = (Path(__file__).parent / "report.html").read_text()
-    for variable in _VARIABLES.values():
+    for variable in VARIABLES.values():
         colour = re.search(rf"{variable}: ([^;]+);", style)  # the first is that of the light page
         assert colour
         picture = picture.replace(f"var({variable})", colour[1])
@@ -231,6 +228,7 @@ def content(run: Run, baseline: Run | None = None) -> dict[str, Any]:
             for other in evaluations(run)
             if other != name and run.series(f"{other}/accuracy")[0]
         ],
+        "tables": protocols.tables(run, name),
         "facts": facts(run),
         "versions": run.meta.get("versions", {}),
         "charts": charts(run, baseline, name),
@@ -429,6 +427,7 @@ def _notes(run: Run, baseline: Run | None, name: str) -> list[str]:
             )
         else:
             notes.append("There is no evaluation in this run yet, so there are no accuracies to show.")
+    notes += protocols.missing_starts(run)
     if baseline and baseline.total_steps and baseline.step < baseline.total_steps:
         notes.append(f"The baseline is not finished: step {integer(baseline.step)} of {integer(baseline.total_steps)}.")
     if baseline and not baseline.series(f"{name}/accuracy")[0] and not baseline.predictions(name)[1]:
@@ -562,137 +561,6 @@ def _data_url(image: np.ndarray) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(overlay.encode(image, "JPEG")).decode()
 
 
-# --- charts --------------------------------------------------------------------------------------------------------------
-
-# Stand-ins that become CSS variables in the SVG, so that the charts follow the page's light and dark colours.
-_INK, _LINE, _OURS, _BASE, _SOFT = "#010203", "#040506", "#070809", "#0a0b0c", "#0d0e0f"
-_VARIABLES = {_INK: "--quiet", _LINE: "--line", _OURS: "--accent", _BASE: "--baseline", _SOFT: "--accent-soft"}
-
-
-def charts(run: Run, baseline: Run | None, name: str) -> list[dict[str, str]]:
-    """The curves: title, a sentence that says what is seen, and the SVG."""
-    drawn = []
-    for draw in (
-        lambda: accuracy_chart(run, baseline, name),
-        lambda: line_chart(run, "train/loss", "Training loss", "for each question"),
-        lambda: line_chart(run, "train/learning_rate", "Learning rate", ""),
-        lambda: line_chart(run, "train/gradient_norm", "Gradient norm", "before clipping", log=True),
-    ):
-        chart = draw()
-        if chart:
-            drawn.append(chart)
-    return drawn
-
-
-def accuracy_chart(run: Run, baseline: Run | None, name: str) -> dict[str, str] | None:
-    """Validation accuracy over the steps with its interval as a band, the baseline's, and the training batches'."""
-    steps, values = run.series(f"{name}/accuracy")
-    if not steps:
-        return None
-
-    def draw(axes: Axes) -> None:
-        train_steps, train = run.series("train/accuracy")
-        if len(train) > 1:
-            axes.plot(
-                train_steps, [100 * v for v in train], color=_INK, linewidth=1, alpha=0.6, label="training batches"
-            )
-        for r, colour in ((baseline, _BASE), (run, _OURS)):
-            if r is None or not r.series(f"{name}/accuracy")[0]:
-                continue
-            x, y = r.series(f"{name}/accuracy")
-            axes.plot(
-                x, y, color=colour, linewidth=2.2, marker="o", markersize=4, label=overlay.plain(f"{name}: {r.label}")
-            )
-            low, high = r.series(f"{name}/accuracy/low"), r.series(f"{name}/accuracy/high")
-            if low[0] == high[0] == x:
-                axes.fill_between(x, low[1], high[1], color=colour, alpha=0.18, linewidth=0)
-        axes.set_ylabel("accuracy (%)")
-        axes.legend(frameon=False, labelcolor=_INK, fontsize=9)
-
-    words = f"From {values[0]:.1f} % at step {integer(steps[0])} to {values[-1]:.1f} % at step {integer(steps[-1])}."
-    if baseline and baseline.series(f"{name}/accuracy")[0]:
-        words += f" {baseline.label.capitalize()}: {baseline.series(f'{name}/accuracy')[1][-1]:.1f} % at its end."
-    return {
-        "title": f"Accuracy on {name}",
-        "words": words,
-        "svg": svg(draw, f"Accuracy on {name}. {words}", "accuracy"),
-    }
-
-
-def line_chart(run: Run, key: str, title: str, unit: str, *, log: bool = False) -> dict[str, str] | None:
-    """One metric over the steps."""
-    steps, values = run.series(key)
-    if not steps:
-        return None
-
-    def draw(axes: Axes) -> None:
-        axes.plot(steps, values, color=_OURS, linewidth=1.8, marker="o" if len(steps) == 1 else None)
-        if log and min(values) > 0 and max(values) > 10 * min(values):
-            axes.set_yscale("log")
-        else:
-            axes.set_ylim(bottom=0)
-        axes.set_ylabel(unit)
-
-    first, last = (f"{significant(values[i])} at step {integer(steps[i])}" for i in (0, -1))
-    words = f"From {first} to {last}."
-    return {"title": title, "words": words, "svg": svg(draw, f"{title}. {words}", key.replace("/", "-"))}
-
-
-def calibration_chart(bins: Sequence[tuple[float, float, int]]) -> str:
-    """Accuracy against probability, a dot for each bin with an area by its number of questions."""
-
-    def draw(axes: Axes) -> None:
-        axes.plot([0, 100], [0, 100], color=_INK, linewidth=1, linestyle=(0, (4, 3)))
-        x, y, n = (np.array(column) for column in zip(*bins, strict=True))
-        axes.scatter(100 * x, 100 * y, s=14 + 380 * n / n.max(), color=_OURS, alpha=0.75, linewidths=0, clip_on=False)
-        axes.set_xlim(-3, 103)
-        axes.set_ylim(-3, 103)
-        axes.set_xlabel("probability of the answer (%)")
-        axes.set_ylabel("accuracy (%)")
-
-    words = "; ".join(f"{n} answers at {100 * p:.0f} % are {100 * a:.0f} % accurate" for p, a, n in bins)
-    return svg(draw, f"Probability against accuracy: {words}.", "calibration", x_label="", size=(4.6, 3.5))
-
-
-def svg(
-    draw: Callable[[Axes], None],
-    description: str,
-    name: str,
-    *,
-    x_label: str = "step",
-    size: tuple[float, float] = (5.0, 2.9),
-) -> str:
-    """Draws a chart as SVG to be put into HTML: colours are the page's variables, ids begin with `name`."""
-    page = Figure(figsize=size, layout="constrained")
-    page.patch.set_alpha(0)
-    FigureCanvasSVG(page)
-    axes = page.add_subplot(facecolor="none")
-    if x_label:
-        axes.set_xlabel(x_label)
-    draw(axes)
-    axes.grid(axis="y", color=_LINE, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(which="both", colors=_INK, labelsize=9.5, length=0)
-    for label in (axes.xaxis.label, axes.yaxis.label):
-        label.set(color=_INK, fontsize=9.5)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(_LINE)
-    file = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
-        page.savefig(file, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    text = file.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r'\b(id="|url\(#|href="#)', rf"\g<1>{name}-", text)
-    for colour, variable in _VARIABLES.items():
-        text = text.replace(colour, f"var({variable})")
-    text = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", text)
-    alt = html.escape(description)
-    # Without fixed sizes the chart takes the width of its place; the viewBox keeps its shape.
-    head = re.sub(r' (?:width|height)="[^"]*"', "", text[: text.index(">")]) + f' role="img" aria-label="{alt}"'
-    return head + text[text.index(">") :]
-
-
 # --- how to reproduce ------------------------------------------------------------------------------------------------------
 
 
@@ -739,12 +607,12 @@ def train_command(config: Mapping[str, Any]) -> str:
 def _packaged_configs() -> list[tuple[str, dict[str, Any]]]:
     """Every config file that comes with the program, alone and with each selection of its `VARIANTS`, flattened."""
     found = []
-    for file in sorted((Path(__file__).parent.parent / "configs").glob("[a-z]*.py")):
+    for file in sorted((Path(__file__).parent.parent.parent / "configs").glob("[a-z]*.py")):
         module = runpy.run_path(str(file))
         if "get_config" not in module:
             continue
         variants = module.get("VARIANTS", ())
-        for n in range(len(variants) + 1):
+        for n in range(min(len(variants), MOST_VARIANTS) + 1):
             for chosen in itertools.combinations(variants, n):
                 try:
                     config = module["get_config"](",".join(chosen) or None)
@@ -757,72 +625,3 @@ def _packaged_configs() -> list[tuple[str, dict[str, Any]]]:
 
 def _as_text(value: Any) -> str:
     return value if isinstance(value, str) else repr(value)
-
-
-# --- numbers as text -------------------------------------------------------------------------------------------------------
-
-
-def percent(value: float | None, digits: int = 1) -> str:
-    """A number of per cent with its sign, "–" for None."""
-    return "–" if value is None else f"{value:.{digits}f} %"
-
-
-def points(value: float | None) -> str:
-    """A difference with its sign."""
-    return "–" if value is None else f"{value:+.1f}".replace("-", "−")
-
-
-def integer(value: int | None) -> str:
-    """A whole number with commas between the thousands."""
-    return "–" if value is None else f"{value:,}"
-
-
-_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-
-
-def significant(value: float) -> str:
-    """A number with three significant digits, without exponent where that is readable."""
-    if value == 0 or not math.isfinite(value):
-        return f"{value:g}"
-    if 1e-4 <= abs(value) < 1e7:
-        return f"{float(f'{value:.3g}'):,.10g}"
-    mantissa, _, exponent = f"{value:.2e}".partition("e")
-    return f"{mantissa} × 10{str(int(exponent)).translate(_SUPERSCRIPTS)}"
-
-
-def duration(seconds: float) -> str:
-    """A time in the two largest units that it has."""
-    seconds = round(seconds)
-    if seconds < 60:
-        return f"{seconds} s"
-    minutes, seconds = divmod(seconds, 60)
-    if minutes < 60:
-        return f"{minutes} min {seconds} s"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
-
-
-# --- the command -----------------------------------------------------------------------------------------------------------
-
-
-def main(argv: Sequence[str]) -> int:
-    """Runs the command with the given arguments (without the program's name) and returns its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m jaxvqa.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--workdir", required=True, type=Path, help="the folder of the run")
-    parser.add_argument("--baseline", type=Path, help="the folder of a run on the same data to compare with")
-    parser.add_argument("--curve", type=Path, metavar="FILE.svg", help="write only the curve of accuracy, to this file")
-    args = parser.parse_args(argv)
-    try:
-        if args.curve:
-            write_curve(args.curve, args.workdir, args.baseline)
-        print(args.curve or write(args.workdir, args.baseline))
-    except UserError as error:
-        print(f"jaxvqa: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

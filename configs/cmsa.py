@@ -1,0 +1,211 @@
+"""CMSA: cross-modal self-attention for medical visual question answering (Gong et al., ICMR 2021).
+
+    python -m jaxvqa.main --config=configs/cmsa.py                      the embedded phantoms, minutes on 2 CPU cores
+    python -m jaxvqa.main --config=configs/cmsa.py:blind                its question-only baseline
+    python -m jaxvqa.main --config=configs/cmsa.py:small                about a minute; to see that everything runs
+    python -m jaxvqa.main --config=configs/cmsa.py:vqa_rad              the published recipe on VQA-RAD: one GPU, about an hour
+    python -m jaxvqa.main --config=configs/cmsa.py:vqa_rad,compact      VQA-RAD with a small network, for a CPU
+    python -m jaxvqa.main --config=configs/cmsa.py:vqa_rad,image_disjoint   VQA-RAD split by image
+
+The published recipe pre-trains the three image branches first (configs/cmsa_pretrain.py), and takes them by
+`--config.init_from.abdomen.workdir=DIR`, and the same for `head` and `chest`. It reached 68.8 % on the 308 free-form questions;
+re-runs without that, from ImageNet branches, reached 56.5 to 58.4 %.
+
+More variants: `improved` (scaled down learning rate, augmentation, see below), `no_test_frames` (without the train questions
+that are test questions in other words), `ban` and `san` (the other fusions, over MEVF's image branches), `distmodal` (BAN over
+CMSA's three branches), `blind`.
+"""
+
+from typing import Any
+
+import ml_collections
+
+from configs import common
+from jaxvqa import optim
+
+VARIANTS = (
+    "vqa_rad",
+    "image_disjoint",
+    "no_test_frames",
+    "compact",
+    "improved",
+    "ban",
+    "san",
+    "distmodal",
+    "blind",
+    "small",
+)
+
+BRANCHES = {"abdomen": "abdomen", "head": "brain", "chest": "chest"}
+"""Branch of the model -> variant of configs/cmsa_pretrain.py that trains it."""
+
+SHARDING = (
+    (r"embed/table_.*", ("fsdp", None)),
+    (r"question/.*kernel", ("fsdp", None)),
+    (r".*/(theta|phi|value)/kernel", ("fsdp", "tensor")),
+    (r".*/project/kernel", ("tensor", "fsdp")),
+    (r".*", ()),
+)
+
+
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
+    """Returns the config of a variant; several are joined by commas."""
+    variants = common.parse_variants(arg, VARIANTS)
+    config = common.base()
+    common.radiology_data(config)
+    config.name = "cmsa"
+    config.task = "radiology_vqa"
+    config.sharding.params = SHARDING
+
+    # The published model and recipe (spec, sections 2 to 8).
+    config.model = ml_collections.ConfigDict({"name": "cmsa"})
+    config.model.embed_width = 200
+    config.model.tables = 2
+    config.model.width = 1024
+    config.model.rnn = "lstm"
+    config.model.self_attention = False
+    config.model.depth = 34
+    config.model.branch_width = 64
+    config.model.organ_width = 64
+    config.model.organ_hidden = 512
+    config.model.spatial = True
+    config.model.cross_attention = False
+    config.model.dropout = 0.5
+    config.model.attention_dropout = 0.1
+    config.model.remat = False
+    config.loss = ml_collections.ConfigDict({"organ": 0.5, "reconstruction": 0.001, "dynamic": False})
+    config.batch_size = 32
+    config.optim.name = "adamax"
+    config.optim.lr = 0.005
+    config.optim.clip_norm = 0.25
+    config.total = "80 epochs"
+    config.optim.schedule = ml_collections.ConfigDict({"name": "epochs", "table": optim.cmsa_table(80)})
+    for branch, variant in BRANCHES.items():
+        table = ((rf"{branch}/(.*)", r"backbone/\1"), (".*", False))
+        config.init_from[branch] = common.start_from(table, _not_trained(variant))
+
+    if "vqa_rad" in variants:
+        _vqa_rad(config, variants)
+    else:
+        _phantom_vqa(config)
+    if "compact" in variants:
+        _compact(config)
+    if "improved" in variants:
+        _improved(config)
+    for fusion in ("ban", "san"):
+        if fusion in variants:
+            _mevf(config, fusion, distmodal="distmodal" in variants)
+    if "blind" in variants:
+        config.name += "-blind"
+        config.data.blind = True
+    if "small" in variants:
+        _small(config)
+    return config
+
+
+def _not_trained(variant: str) -> str:
+    return f"the paper trains this branch first (configs/cmsa_pretrain.py:{variant}); without it, expect less."
+
+
+def _vqa_rad(config: ml_collections.ConfigDict, variants: set[str]) -> None:
+    config.name = "cmsa-vqa_rad"
+    config.data.questions = "vqa_rad/questions"
+    config.data.images = "vqa_rad/images"
+    config.data.organs = ("ABD", "HEAD", "CHEST")
+    config.data.answers.min_count = 1
+    config.data.answers.rule = "exact"
+    config.log_every = "1 epoch"
+    config.checkpoint.every = "5 epochs"
+    if "no_test_frames" in variants:
+        config.name += "-no_test_frames"
+        config.data.train_split = "train_without_test_frames"
+    if "image_disjoint" in variants:
+        config.name += "-image_disjoint"
+        config.data.questions = "vqa_rad/image_disjoint"
+    row = {"type": "vqa_rad", "train_split": config.data.train_split, "batch_size": 64}
+    config.evals = ml_collections.ConfigDict()
+    config.evals.test = common.evaluation("test", every="20 epochs", **row)
+    config.evals.test_blank_image = common.evaluation("test", every=config.total, predict="answers_blank", **row)
+
+
+def _phantom_vqa(config: ml_collections.ConfigDict) -> None:
+    """The embedded phantoms."""
+    config.name = "cmsa-phantom_vqa"
+    config.data.questions = "phantom_vqa/questions"
+    config.data.images = "phantom_vqa/images"
+    config.data.organs = (2, 0, 1)  # the data set's labels of abdomen, head and chest
+    config.data.answers.min_count = 3
+    config.data.answers.rule = "soft"
+    config.compile.vocab_size = 200
+    config.compile.num_answers = 60
+    _compact(config)
+    config.name = "cmsa-phantom_vqa"
+    config.total = "6 epochs"
+    config.optim.schedule = ml_collections.ConfigDict({"name": "cosine", "warmup": "5 %", "end": 0.01})
+    config.evals = ml_collections.ConfigDict({"val": common.evaluation("val", every="1 epoch", batch_size=128)})
+    config.evals.val_blank_image = common.evaluation("val", every=config.total, batch_size=128, predict="answers_blank")
+
+
+def _compact(config: ml_collections.ConfigDict) -> None:
+    """A network that 2 CPU cores train in minutes: fewer pixels, channels and layers."""
+    config.name += "-compact"
+    config.data.image_size = 96
+    config.model.embed_width = 64
+    config.model.width = 128
+    config.model.depth = 18
+    config.model.branch_width = 16
+    config.model.organ_width = 16
+    config.model.organ_hidden = 64
+
+
+def _improved(config: ml_collections.ConfigDict) -> None:
+    """What learns better than the published recipe, and changes no parameter's shape."""
+    config.name += "-improved"
+    config.data.augment.crop = 8
+    config.data.augment.degrees = 10.0
+    config.data.augment.brightness = 0.2
+
+
+def _mevf(config: ml_collections.ConfigDict, fusion: str, *, distmodal: bool) -> None:
+    """BAN or SAN over MEVF's auto-encoder and meta-learned network, or BAN over CMSA's three branches."""
+    config.name = config.name.replace("cmsa", f"{fusion}-distmodal" if distmodal else f"{fusion}-mevf")
+    shared = (
+        *("embed_width", "tables", "width", "rnn", "self_attention", "depth", "branch_width"),
+        *("organ_width", "organ_hidden", "dropout", "attention_dropout", "remat"),
+    )
+    fields: dict[str, Any] = {"name": fusion, "image_branches": "distmodal" if distmodal else "mevf"}
+    fields |= {field: config.model[field] for field in shared}
+    fields |= {"maml_width": 64, "autoencoder_width": 64, "code_width": 64, "fusion_dropout": 0.5}
+    config.model = ml_collections.ConfigDict(fields)
+    config.sharding.params = tuple(row for row in SHARDING if not row[0].startswith(".*/"))
+    # The branches' paths begin with "image/" here.
+    config.init_from = ml_collections.ConfigDict({"model": config.init_from.model})
+    if distmodal:
+        for branch, variant in BRANCHES.items():
+            table = ((rf"image/{branch}/(.*)", r"backbone/\1"), (".*", False))
+            config.init_from[branch] = common.start_from(table, _not_trained(variant))
+        return
+    config.total = "20 epochs"
+    config.optim.schedule.table = optim.cmsa_table(20)
+    for branch in ("maml", "autoencoder"):
+        table = ((rf"(image/{branch}/.*)", r"\1"), (".*", False))
+        config.init_from[branch] = common.start_from(
+            table, "MEVF trains this branch first; its published weights can be converted (docs/checkpoints.md)."
+        )
+
+
+def _small(config: ml_collections.ConfigDict) -> None:
+    """Runs end to end in about a minute on 2 CPU cores; its numbers mean nothing."""
+    config.name += "-small"
+    config.data.image_size = 64
+    config.model.embed_width = 16
+    config.model.width = 32
+    config.model.branch_width = 8
+    config.model.organ_width = 8
+    config.model.organ_hidden = 16
+    config.data.limit = 256
+    config.batch_size = 32
+    config.total = "2 epochs"
+    config.log_every = "4 steps"
+    for row in config.evals.values():
+        row.batch_size = 32

@@ -1,0 +1,344 @@
+"""CMSA's checkpoints (github.com/haifangong/CMSA-MTPT-4-MedicalVQA): keys, sizes, options and the layout of the file.
+
+A file is `model_epoch<k>.pth`, an outer dict of `epoch`, `model_state` and `optimizer_state` (torch.optim.Adamax), or the
+tensors alone. CMSA spec, section 11.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxvqa.convert import adam, files
+from jaxvqa.convert.layers import (
+    BATCH_NORM,
+    CONV,
+    COUNTER,
+    LAYER_NORM,
+    LINEAR,
+    LINEAR_NO_BIAS,
+    POINTWISE_3D,
+    RESNET,
+    RNN,
+    WEIGHT_NORM_LINEAR,
+    counted_batches,
+    in_collections,
+    with_counters,
+)
+from jaxvqa.convert.table import Report, Rule, Table, nested, to_jax, to_torch
+from jaxvqa.errors import CheckpointError, nearest
+from jaxvqa.models import build
+from jaxvqa.models.layers.transformer import sinusoids
+
+EMBEDDING = [Rule("emb.weight", "table_0"), Rule("emb_.weight", "table_1")]
+ATTENTION = [
+    *nested("w_qs", "query", LINEAR_NO_BIAS),
+    *nested("w_ks", "key", LINEAR_NO_BIAS),
+    *nested("w_vs", "value", LINEAR_NO_BIAS),
+    *nested("fc", "output", LINEAR_NO_BIAS),
+    *nested("layer_norm", "norm", LAYER_NORM),
+]
+QUESTION = [
+    *nested("rnn", "rnn", RNN),
+    *nested("layer_stack.{i}.slf_attn", "encoder/layer_{i}_attention", ATTENTION),
+    *nested("layer_stack.{i}.pos_ffn.w_1", "encoder/layer_{i}_feed_forward/up", LINEAR),
+    *nested("layer_stack.{i}.pos_ffn.w_2", "encoder/layer_{i}_feed_forward/down", LINEAR),
+    *nested("layer_stack.{i}.pos_ffn.layer_norm", "encoder/layer_{i}_norm", LAYER_NORM),
+    *nested("layer_norm", "encoder/norm", LAYER_NORM),
+]
+"""The question encoder: an LSTM, a GRU, or self-attention."""
+
+NON_LOCAL = [
+    *nested("g", "value", POINTWISE_3D),
+    *nested("W.0", "project", POINTWISE_3D),
+    *nested("W.1", "norm", BATCH_NORM),
+    *nested("theta", "theta", POINTWISE_3D),
+    *nested("phi", "phi", POINTWISE_3D),
+]
+CLASSIFIER = [*nested("main.0", "up", WEIGHT_NORM_LINEAR), *nested("main.3", "down", WEIGHT_NORM_LINEAR)]
+ORGAN = [
+    *nested("conv.0", "conv_0", CONV),
+    *nested("conv.1", "norm_0", BATCH_NORM),
+    *nested("conv.4", "conv_1", CONV),
+    *nested("conv.5", "norm_1", BATCH_NORM),
+    *nested("conv.8", "conv_2", CONV),
+    *nested("conv.9", "norm_2", BATCH_NORM),
+    *nested("fc.0", "hidden", LINEAR),
+    *nested("fc.1", "hidden_norm", BATCH_NORM),
+    *nested("fc.4", "output", LINEAR),
+]
+"""The organ classifier, also in a file of its own."""
+
+POSITIONS = "q_emb.position_enc.pos_table"
+"""The self-attention's table of positions: a constant, which the original writes into its checkpoints."""
+
+KEYS = Table(
+    rules=in_collections(
+        [
+            *nested("w_emb", "embed", EMBEDDING),
+            *nested("q_emb", "question", QUESTION),
+            *nested("cmsa0", "block_0", NON_LOCAL),
+            *nested("cmsa1", "block_1", NON_LOCAL),
+            *nested("fc", "read", LINEAR),
+            *nested("classifier", "classifier", CLASSIFIER),
+            *nested("cma", "attend", ATTENTION),
+            *nested("modal_classifier", "organ", ORGAN),
+            *nested("abd_v_emb", "abdomen", RESNET),
+            *nested("brain_v_emb", "head", RESNET),
+            *nested("chest_v_emb", "chest", RESNET),
+        ]
+    ),
+    excused=(COUNTER, POSITIONS.replace(".", r"\.")),
+)
+
+EMBED_WIDTHS = {"biowordvec": 200, "glove": 300, "biosentvec": 700}
+"""The original's `emb_init` -> size of a word vector."""
+
+OPTIONS = {
+    "n_words": "vocab_size",
+    "n_answers": "num_answers",
+    "emb_dim": "embed_width",
+    "num_hid": "width",
+    "self_att": "self_attention",
+    "use_cma": "cross_attention",
+    "use_spatial": "spatial",
+}
+"""The original's option -> field of the model that takes its value."""
+
+OTHER_OPTIONS = ("model", "op", "rnn", "v_dim", "emb_init")
+"""Options of the original that take some translation."""
+
+INPUT_OPTIONS = ("distmodal", "question_len", "image_size", "feature_map")
+"""Options of the original that say what goes into the model, or that CMSA always has."""
+
+SIZES = (
+    "vocab_size",
+    "num_answers",
+    "embed_width",
+    "tables",
+    "width",
+    "rnn",
+    "self_attention",
+    "depth",
+    "branch_width",
+    "organ_width",
+    "organ_hidden",
+    "spatial",
+    "cross_attention",
+)
+"""Fields of the model that a checkpoint tells; see `infer_sizes`."""
+
+
+def model_config(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Translates the original's options into the `model` part of a config.
+
+    Raises:
+      CheckpointError: lists each option that is not known.
+    """
+    known = (*OPTIONS, *OTHER_OPTIONS, *INPUT_OPTIONS)
+    faults = [f"unknown option {name}.{nearest(name, known)}" for name in options if name not in known]
+    if str(options.get("model", "CMSA")).upper() != "CMSA":
+        faults.append(f"model is {options['model']}, not CMSA.")
+    if faults:
+        raise CheckpointError("The options are none of CMSA: " + " ".join(faults))
+    config: dict[str, Any] = {"name": "cmsa"}
+    if "emb_init" in options and options["emb_init"] in EMBED_WIDTHS:
+        config["embed_width"] = EMBED_WIDTHS[options["emb_init"]]
+    config |= {OPTIONS[name]: value for name, value in options.items() if name in OPTIONS}
+    if "op" in options:
+        config["tables"] = 2 if "c" in options["op"] else 1
+    if "rnn" in options:
+        config["rnn"] = options["rnn"].lower()
+    if "v_dim" in options:
+        config["branch_width"] = options["v_dim"] // 8  # the last of four stages, each twice as wide as the one before
+    return config
+
+
+def infer_sizes(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Reads the model's sizes and options from the tensors' names and shapes.
+
+    Nothing tells `dropout`. A size whose tensor is missing is left out.
+    """
+    shapes = {key: tensor.shape for key, tensor in tensors.items()}
+    where = {  # field -> (key, axis)
+        "num_answers": ("classifier.main.3.bias", 0),
+        "embed_width": ("w_emb.emb.weight", -1),
+        "width": ("q_emb.rnn.weight_hh_l0", -1),
+        "branch_width": ("abd_v_emb.conv1.weight", 0),
+        "organ_width": ("modal_classifier.conv.0.weight", 0),
+        "organ_hidden": ("modal_classifier.fc.0.weight", 0),
+    }
+    sizes: dict[str, Any] = {
+        field: shapes[key][axis] for field, (key, axis) in where.items() if len(shapes.get(key, ())) > 0
+    }
+    if len(shapes.get("w_emb.emb.weight", ())) == 2:
+        sizes["vocab_size"] = shapes["w_emb.emb.weight"][0] - 1  # the last row is padding
+        sizes["tables"] = 1 + ("w_emb.emb_.weight" in shapes)
+    sizes["self_attention"] = any(key.startswith("q_emb.layer_stack.") for key in shapes)
+    sizes["cross_attention"] = any(key.startswith("cma.") for key in shapes)
+    if sizes.get("width") and "q_emb.rnn.weight_ih_l0" in shapes:
+        sizes["rnn"] = {3: "gru"}.get(shapes["q_emb.rnn.weight_ih_l0"][0] // sizes["width"], "lstm")
+    last = [key for key in shapes if key.startswith("abd_v_emb.layer4.") and ".conv" in key]
+    if last:
+        third = sum(key.startswith("abd_v_emb.layer3.") and key.endswith(".conv1.weight") for key in shapes)
+        bottleneck = any(key.endswith(".conv3.weight") for key in last)
+        sizes["depth"] = (101 if third > 6 else 50) if bottleneck else (34 if third > 2 else 18)
+        image = shapes[max(last)][0]  # of the last convolution of the last block
+        if len(shapes.get("fc.weight", ())) == 2:
+            states, channels = shapes["fc.weight"]
+            sizes["spatial"] = channels > states + image
+    return sizes
+
+
+@dataclasses.dataclass
+class Converted:
+    """A checkpoint of the original in our terms.
+
+    Attributes:
+      variables: `params` and `batch_stats`, nested dicts of float32 arrays.
+      adamax: the optimiser's state, with the largest gradients in `nu`; None when the file has none, or one of several
+        groups, as the original has with self-attention.
+      epoch: number of the epoch after which the file was written, or None.
+      batches: how many batches the statistics have seen.
+      sizes: the fields `SIZES` of the model, and `image_size`.
+      report: what was used.
+    """
+
+    variables: dict[str, Any]
+    adamax: adam.AdamState | None
+    epoch: int | None
+    batches: int
+    sizes: dict[str, Any]
+    report: Report
+
+
+def target(config: Mapping[str, Any], image_size: tuple[int, int]) -> dict[str, Any]:
+    """The shapes and dtypes of the variables of a model of this config, for images of this height and width."""
+    image = jnp.zeros((1, *image_size, 3))
+    question = jnp.zeros((1, 1), jnp.int32)
+    return jax.eval_shape(lambda key: build(config).init(key, image=image, question=question), jax.random.key(0))
+
+
+def image_size_of(tensors: Mapping[str, np.ndarray], organ_width: int) -> tuple[int, int]:
+    """The smallest square images that fit the organ classifier, whose five halvings round up; 224 for the published one."""
+    inputs = tensors["modal_classifier.fc.0.weight"].shape[-1] if "modal_classifier.fc.0.weight" in tensors else 0
+    side = 32 * max(math.isqrt(inputs // max(organ_width, 1)), 1)
+    return side, side
+
+
+def load(path: str | Path, config: Mapping[str, Any], image_size: tuple[int, int] | None = None) -> Converted:
+    """Reads a checkpoint of the original.
+
+    Args:
+      path: a `.pth` file in the original's layout or with the tensors alone, or `.safetensors`.
+      config: the `model` part of a config. Sizes that it leaves out are read from the file; those that it has must
+        agree with it.
+      image_size: height and width of the images, where they are not square.
+
+    Raises:
+      CheckpointError: the file cannot be read, or does not fit; lists all faults.
+    """
+    file = files.read(path, "model_state")
+    # 1 stands for a size that neither tells: its tensor is missing, and shall be reported with all the other faults.
+    sizes = {"vocab_size": 1, "num_answers": 1} | infer_sizes(file.tensors)
+    sizes |= {name: value for name, value in config.items() if name in SIZES}
+    image_size = image_size or image_size_of(file.tensors, sizes.get("organ_width", 64))
+    shapes = target(dict(config.items()) | sizes, image_size)
+    variables, report = from_original(file.tensors, shapes)
+    extra = file.extra or {}
+    state = _read_adamax(extra["optimizer_state"], file.tensors, shapes) if extra.get("optimizer_state") else None
+    epoch = extra.get("epoch")
+    sizes |= {"image_size": image_size}
+    return Converted(
+        variables, state, None if epoch is None else int(epoch), counted_batches(file.tensors), sizes, report
+    )
+
+
+def save(
+    path: str | Path,
+    variables: Mapping[str, Any],
+    state: adam.AdamState | None = None,
+    epoch: int = 0,
+    batches: int = 0,
+) -> None:
+    """Writes a checkpoint that the original reads: same keys, order, shapes, dtypes and outer layout.
+
+    Without `state` the file holds an Adamax that has not made a step. A `.safetensors` file holds the tensors alone.
+
+    Args:
+      path: the file to write; `.pth`, `.pt` or `.safetensors`.
+      variables: our `params` and `batch_stats`.
+      state: the optimiser's state.
+      epoch: number of the epoch after which this is written.
+      batches: how many batches the statistics have seen.
+    """
+    extra: dict[str, Any] | None = None
+    if Path(path).suffix != ".safetensors":
+        extra = {"optimizer_state": _write_adamax(state, to_torch({"params": variables["params"]}, KEYS))}
+    tensors = to_original(variables, batches)
+    files.write(path, files.TorchFile(tensors, extra=extra and {"epoch": epoch} | extra, weights_entry="model_state"))
+
+
+def from_original(
+    tensors: Mapping[str, np.ndarray], shapes: Mapping[str, Any], table: Table = KEYS
+) -> tuple[dict[str, Any], Report]:
+    """Turns the original's tensors into our variables; `shapes` are those of `params` and `batch_stats`.
+
+    Raises:
+      CheckpointError: lists all faults; or the table of positions is not the original's.
+    """
+    variables, report = to_jax(tensors, table, shapes)
+    if POSITIONS in tensors:
+        given = tensors[POSITIONS]
+        if given.ndim != 3 or not np.allclose(given[0], sinusoids(*given.shape[1:]), atol=1e-5):
+            raise CheckpointError(f"{POSITIONS} {list(given.shape)} is not the usual table of sines and cosines.")
+    return variables, report
+
+
+def to_original(variables: Mapping[str, Any], batches: int, table: Table = KEYS) -> dict[str, np.ndarray]:
+    """Turns our variables into the original's tensors, with what it writes besides: counters and the table of positions."""
+    result: dict[str, np.ndarray] = {}
+    for key, value in with_counters(to_torch(variables, table), batches).items():
+        if key == "q_emb.layer_stack.0.slf_attn.w_qs.weight":
+            result[POSITIONS] = sinusoids(200, value.shape[1])[None]
+        result[key] = value
+    return result
+
+
+def _read_adamax(
+    optimizer: Mapping[str, Any], tensors: Mapping[str, np.ndarray], shapes: Mapping[str, Any]
+) -> adam.AdamState | None:
+    """Reads what `torch.optim.Adamax.state_dict()` wrote; it names the second moment otherwise than Adam."""
+    if len(optimizer.get("param_groups", ())) > 1:
+        return None
+    state = optimizer.get("state")
+    if isinstance(state, Mapping):
+        renamed = {i: {_ADAM_NAMES.get(k, k): v for k, v in entry.items()} for i, entry in state.items()}
+        optimizer = {**optimizer, "state": renamed}
+    buffers = ("running_mean", "running_var", "num_batches_tracked", "pos_table")
+    keys = [key for key in tensors if key.rpartition(".")[2] not in buffers]
+    found = adam.from_torch(optimizer, keys, KEYS, {"params": shapes["params"]})
+    return found and dataclasses.replace(found, mu=found.mu["params"], nu=found.nu["params"])
+
+
+def _write_adamax(state: adam.AdamState | None, parameters: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Writes what `torch.optim.Adamax.load_state_dict` takes; settings that `state` lacks are the published ones."""
+    import torch
+
+    group = torch.optim.Adamax([torch.zeros(1)], lr=0.005).state_dict()["param_groups"][0]
+    entries: dict[int, Any] = {}
+    if state is not None:
+        group |= state.settings
+        nested_state = dataclasses.replace(state, mu={"params": state.mu}, nu={"params": state.nu})
+        written = adam.to_torch_state(nested_state, KEYS)["state"]
+        entries = {i: {_ADAMAX_NAMES.get(k, k): v for k, v in entry.items()} for i, entry in written.items()}
+    return {"state": entries, "param_groups": [group | {"params": list(range(len(parameters)))}]}
+
+
+_ADAM_NAMES = {"exp_inf": "exp_avg_sq"}
+_ADAMAX_NAMES = {ours: theirs for theirs, ours in _ADAM_NAMES.items()}

@@ -1,0 +1,88 @@
+"""Rules for PyTorch's own layers, which the systems' tables put together.
+
+Paths are written without their collection: `in_collections` adds it, `params` or `batch_stats`, to a finished table.
+"""
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from jaxvqa.convert.table import Rule, nested
+
+LINEAR = [Rule("weight", "kernel", "o i -> i o"), Rule("bias", "bias")]
+LINEAR_NO_BIAS = [Rule("weight", "kernel", "o i -> i o")]
+CONV = [Rule("weight", "kernel", "o i h w -> h w i o"), Rule("bias", "bias")]
+CONV_NO_BIAS = [Rule("weight", "kernel", "o i h w -> h w i o")]
+CONV_TRANSPOSE = [Rule("weight", "kernel", "i o h w -> h w i o"), Rule("bias", "bias")]
+POINTWISE_3D = [Rule("weight", "kernel", "o i 1 1 1 -> i o"), Rule("bias", "bias")]
+"""A 1×1×1 convolution, which here is a linear map."""
+
+LAYER_NORM = [Rule("weight", "scale"), Rule("bias", "bias")]
+BATCH_NORM = [
+    Rule("weight", "scale"),
+    Rule("bias", "bias"),
+    Rule("running_mean", "mean"),
+    Rule("running_var", "var"),
+]
+WEIGHT_NORM_LINEAR = [Rule("bias", "bias"), Rule("weight_g", "g"), Rule("weight_v", "v", "o i -> i o")]
+"""A linear map under `weight_norm` with `dim=None`; PyTorch writes the two parts after the bias."""
+
+RNN = [
+    Rule("weight_ih_l0", "input_kernel", "o i -> i o"),
+    Rule("weight_hh_l0", "hidden_kernel", "o i -> i o"),
+    Rule("bias_ih_l0", "input_bias"),
+    Rule("bias_hh_l0", "hidden_bias"),
+]
+"""A one-layer LSTM or GRU."""
+
+_BLOCK = [
+    *nested("conv1", "first/conv", CONV_NO_BIAS),
+    *nested("bn1", "first/norm", BATCH_NORM),
+    *nested("conv2", "second/conv", CONV_NO_BIAS),
+    *nested("bn2", "second/norm", BATCH_NORM),
+    *nested("conv3", "third/conv", CONV_NO_BIAS),
+    *nested("bn3", "third/norm", BATCH_NORM),
+    *nested("downsample.0", "shortcut/conv", CONV_NO_BIAS),
+    *nested("downsample.1", "shortcut/norm", BATCH_NORM),
+]
+RESNET = [
+    *nested("conv1", "stem/conv", CONV_NO_BIAS),
+    *nested("bn1", "stem/norm", BATCH_NORM),
+    *nested("layer{s}.{i}", "stage_{s}/block_{i}", _BLOCK),
+]
+"""torchvision's residual networks without their classifier; blocks without a third convolution have no such keys."""
+
+COUNTER = r"(.*\.)?num_batches_tracked"
+"""Pattern of batch normalisation's counters, which a table excuses: nothing is computed from them."""
+
+
+def in_collections(rules: Iterable[Rule]) -> tuple[Rule, ...]:
+    """Puts each path into its collection: running statistics into `batch_stats`, everything else into `params`."""
+    return tuple(
+        Rule(
+            r.key,
+            f"{'batch_stats' if r.key.rpartition('.')[2].startswith('running_') else 'params'}/{r.path}",
+            r.change,
+        )
+        for r in rules
+    )
+
+
+def with_counters(tensors: Mapping[str, np.ndarray], batches: int) -> dict[str, np.ndarray]:
+    """Adds the counters of batch normalisation where PyTorch writes them, after each running variance.
+
+    Args:
+      tensors: original key -> array.
+      batches: number of batches that the statistics have seen.
+    """
+    result: dict[str, np.ndarray] = {}
+    for key, value in tensors.items():
+        result[key] = value
+        if key.endswith("running_var"):
+            result[key.removesuffix("running_var") + "num_batches_tracked"] = np.asarray(batches, np.int64)
+    return result
+
+
+def counted_batches(tensors: Mapping[str, np.ndarray]) -> int:
+    """Reads off the counters how many batches the statistics have seen; the most where they differ, 0 without any."""
+    return max((int(value) for key, value in tensors.items() if key.endswith("num_batches_tracked")), default=0)

@@ -1,0 +1,155 @@
+"""Pictures to arrays: decoding, resizing, and small random changes in training."""
+
+import io
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+from PIL import Image
+
+from jaxvqa.data.transforms import Example
+from jaxvqa.errors import DataError
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of red, green and blue in [0, 1]: what the published towers expect to be subtracted and divided by."""
+
+MODES = {1: "L", 3: "RGB"}
+
+
+def resized(picture: Image.Image, size: int, channels: int) -> UInt8[np.ndarray, "S S C"]:
+    """Resizes to a square, whatever the aspect ratio, bilinearly with antialiasing, in 8 bits (CMSA spec, section 7.4)."""
+    picture = picture.convert(MODES[channels]).resize((size, size), Image.Resampling.BILINEAR)
+    return np.asarray(picture).reshape(size, size, channels)
+
+
+def normalised(picture: UInt8[Array, "B S Q C"]) -> Float[Array, "B S Q C"]:
+    """What networks read: colour by ImageNet's statistics, grey in [0, 1]; float32, also under jit."""
+    values = picture.astype(jnp.float32) / 255
+    if picture.shape[-1] == 1:
+        return values
+    mean, std = (jnp.asarray(numbers)[None, None, None] for numbers in (IMAGENET_MEAN, IMAGENET_STD))
+    return (values - mean) / std
+
+
+class DecodeImage:
+    """Encoded pictures -> uint8[S, S, C]. Decoded ones are kept in memory up to a bound, since many questions share one.
+
+    Only for data sets whose examples carry `image_id`, which says that two pictures are the same.
+    """
+
+    def __init__(
+        self,
+        sizes: Mapping[str, tuple[int, int]],
+        *,
+        source: str = "image",
+        cache_mib: float = 256,
+        nearest: bool = False,
+    ):
+        """Says what to make.
+
+        Args:
+          sizes: name of the entry to make -> (S, C), C being 1 for grey and 3 for colour.
+          source: the entry with the encoded picture (PNG, JPEG).
+          cache_mib: MiB of decoded pictures to keep.
+          nearest: take the nearest pixel, as label maps need it, in place of interpolating.
+        """
+        self._sizes, self._source, self._nearest = dict(sizes), source, nearest
+        each = sum(size * size * channels for size, channels in self._sizes.values())
+        self._room = int(cache_mib * 2**20 // max(each, 1))
+        self._kept: dict[int, dict[str, np.ndarray]] = {}
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A worker process fills a cache of its own; a lock cannot travel.
+        return {key: value for key, value in self.__dict__.items() if key != "_lock"} | {"_kept": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._lock = threading.Lock()
+
+    def __call__(self, example: Example) -> Example:
+        """Adds the decoded pictures.
+
+        Raises:
+          DataError: names the picture that cannot be decoded.
+        """
+        image_id = int(example["image_id"])
+        arrays = self._kept.get(image_id)
+        if arrays is None:
+            arrays = self._decode(example[self._source], image_id)
+            with self._lock:
+                if len(self._kept) < self._room:
+                    self._kept[image_id] = arrays
+        return example | arrays
+
+    def _decode(self, encoded: bytes, image_id: int) -> dict[str, np.ndarray]:
+        try:
+            with Image.open(io.BytesIO(encoded)) as picture:
+                picture.load()
+                if not self._nearest:
+                    return {name: resized(picture, *shape) for name, shape in self._sizes.items()}
+                same = {name: picture.resize((s, s), Image.Resampling.NEAREST) for name, (s, _) in self._sizes.items()}
+                return {name: np.asarray(p).reshape(*p.size, 1) for name, p in same.items()}
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise DataError(
+                f"The picture {self._source!r} of image {image_id} ({len(encoded)} bytes) cannot be decoded: {error}. Expected "
+                "a PNG or JPEG file; build the data set anew from a whole one."
+            ) from error
+
+
+class CropAndRotate:
+    """A random crop of S×S, turned by a random angle; what comes in from outside is black (0), the label 0 in a map.
+
+    CMSA's pre-training crops 224 from 232 pixels and turns by up to 15 degrees (spec, section 10).
+    """
+
+    def __init__(self, size: int, degrees: float, *, image: str = "image", label_map: str = ""):
+        """Args: the size to crop, the largest angle either way, and the entries of picture and label map ("" for none)."""
+        self._size, self._degrees, self._image, self._label_map = size, degrees, image, label_map
+
+    def __call__(self, example: Example) -> Example:
+        """Changes picture and label map alike."""
+        random = np.random.default_rng([*example["draw"], 1])
+        room = example[self._image].shape[0] - self._size
+        top, left = random.integers(0, room + 1, 2)
+        angle = random.uniform(-self._degrees, self._degrees)
+        ways = {self._image: Image.Resampling.BILINEAR}
+        if self._label_map:
+            ways[self._label_map] = Image.Resampling.NEAREST
+        changed = {}
+        for name, how in ways.items():
+            array = example[name][top : top + self._size, left : left + self._size]
+            turned = Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array).rotate(angle, how)
+            changed[name] = np.asarray(turned).reshape(array.shape)
+        return example | changed
+
+
+class Brightness:
+    """Random contrast and brightness: x -> 255 · clip(c · (x / 255 − ½) + ½ + b), c in 1 ± amount, b in ± amount / 2."""
+
+    def __init__(self, amount: float, *, image: str = "image"):
+        """Args: how much, in [0, 1), and the picture's entry."""
+        self._amount, self._image = amount, image
+
+    def __call__(self, example: Example) -> Example:
+        """Changes the picture."""
+        random = np.random.default_rng([*example["draw"], 2])
+        contrast = 1 + random.uniform(-self._amount, self._amount)
+        shift = random.uniform(-self._amount, self._amount) / 2
+        levels = np.clip(contrast * (np.arange(256) / 255 - 0.5) + 0.5 + shift, 0, 1)
+        return example | {self._image: np.round(255 * levels).astype(np.uint8)[example[self._image]]}
+
+
+class BlankImage:
+    """A picture of zeros: what a question-only baseline sees."""
+
+    def __init__(self, sizes: Mapping[str, tuple[int, int]]):
+        """Args: name of the entry to make -> (S, C)."""
+        self._arrays = {name: np.zeros((size, size, channels), np.uint8) for name, (size, channels) in sizes.items()}
+
+    def __call__(self, example: Example) -> Example:
+        """Adds the pictures."""
+        return example | self._arrays

@@ -1,0 +1,50 @@
+"""Running a predict function over a whole split, each example exactly once."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from jaxvqa.data import pipeline
+from jaxvqa.sharding import batch_sharding
+from jaxvqa.state import TrainState
+from jaxvqa.tasks import Task
+
+
+def predict_all(
+    predict: Any,
+    state: TrainState,
+    *,
+    task: Task,
+    source: pipeline.Source,
+    batch_size: int,
+    mesh: Mesh,
+    readers: pipeline.Readers,
+) -> dict[str, np.ndarray]:
+    """Returns what `predict` gives for every example of the source, in its order; the same in every process.
+
+    Args:
+      predict: one of the task's predict functions, jitted.
+      state: whose parameters to predict with.
+      task: whose transforms make the batches.
+      source: the examples.
+      batch_size: examples a step over all devices.
+      mesh: the devices.
+      readers: how batches are read ahead.
+    """
+    order = pipeline.EvalOrder(len(source), batch_size)
+    load = pipeline.LoadBatch(source, order, task.transforms(train=False), jax.process_index(), jax.process_count())
+    host = pipeline.batches(load, 0, order.steps, readers)
+    kept = []
+    for step, (batch, _) in enumerate(pipeline.to_device(host, batch_sharding(mesh), tuple(task.batch_keys))):
+        predicted = predict(state.eval_params, state.extra, batch)
+        real = order(step) >= 0
+        gathered = (
+            multihost_utils.process_allgather(predicted, tiled=True)
+            if jax.process_count() > 1
+            else jax.device_get(predicted)
+        )
+        kept.append({key: np.asarray(value)[real] for key, value in gathered.items()})
+    return {key: np.concatenate([k[key] for k in kept]) for key in kept[0]}

@@ -1,0 +1,70 @@
+"""Means of the scores that a task gives each example, with confidence intervals; the scores are kept by id."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+import ml_collections
+from jax.sharding import Mesh
+
+from jaxvqa.checkpoints import storage_errors
+from jaxvqa.data import pipeline
+from jaxvqa.data.sources import VqaSource
+from jaxvqa.errors import ConfigError
+from jaxvqa.evaluators.predicting import predict_all
+from jaxvqa.evaluators.vqa import write_whole
+from jaxvqa.metrics.bootstrap import confidence_interval
+from jaxvqa.sharding import check_batch_size
+from jaxvqa.state import TrainState
+from jaxvqa.tasks import Task
+
+
+class ScoresEvaluator:
+    """Runs a predict function that gives scores in [0, 1] by name, float[B], over a split."""
+
+    def __init__(
+        self,
+        name: str,
+        config: ml_collections.ConfigDict,
+        *,
+        task: Task,
+        open_source: Callable[[str], VqaSource],
+        mesh: Mesh,
+        workdir: Path,
+        readers: pipeline.Readers,
+    ):
+        """Args: the evaluator's name and its row of `config.evals` (`split`, `batch_size`, `predict`), and what it reads."""
+        check_batch_size(config.batch_size, 1, mesh, f"config.evals.{name}.batch_size")
+        if config.predict not in task.predict_fns:
+            raise ConfigError(
+                f"config.evals.{name}.predict is {config.predict!r}; the task has {', '.join(task.predict_fns)}."
+            )
+        self.name, self._task, self._mesh, self._workdir = name, task, mesh, workdir
+        self._source, self._batch_size, self._readers = open_source(config.split), config.batch_size, readers
+        self._predict = jax.jit(task.predict_fns[config.predict])
+
+    def run(self, state: TrainState) -> Iterator[tuple[str, float]]:
+        """Yields each score's mean in percent and its interval (`/low`, `/high`); writes `predictions/NAME_STEP.jsonl`."""
+        scores = predict_all(
+            self._predict,
+            state,
+            task=self._task,
+            source=self._source,
+            batch_size=self._batch_size,
+            mesh=self._mesh,
+            readers=self._readers,
+        )
+        if jax.process_index() == 0:
+            ids = [int(example["question_id"]) for example in self._source.all_questions()]
+            rows = [{"id": i} | {name: round(float(v[n]), 6) for name, v in scores.items()} for n, i in enumerate(ids)]
+            folder = self._workdir / "predictions"
+            with storage_errors(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                lines = "".join(json.dumps(row) + "\n" for row in rows)
+                write_whole(folder / f"{self.name}_{int(state.step)}.jsonl", lines)
+        for name, values in scores.items():
+            low, high = confidence_interval(values)
+            yield f"{self.name}/{name}", 100 * float(values.mean())
+            yield f"{self.name}/{name}/low", 100 * low
+            yield f"{self.name}/{name}/high", 100 * high

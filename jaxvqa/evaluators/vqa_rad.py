@@ -1,0 +1,78 @@
+"""VQA-RAD by the protocols of its literature, side by side, with what no model has to earn beside them."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+
+from jaxvqa.data.rad_text import normalise_rad_answer
+from jaxvqa.data.sources import VqaSource
+from jaxvqa.evaluators.vqa import VqaEvaluator
+from jaxvqa.metrics import vqa_rad
+from jaxvqa.metrics.bootstrap import confidence_interval
+
+CONTROLS = {
+    "majority": ((),),
+    "majority_of_type": vqa_rad.TYPE,
+    "same_question": (("question",), *vqa_rad.TYPE),
+    "same_image_and_type": vqa_rad.IMAGE_AND_TYPE,
+}
+"""Name -> fields of `jaxvqa.metrics.vqa_rad.majority_answers`: answers by counting train answers, with no model at all."""
+
+
+class VqaRadEvaluator(VqaEvaluator):
+    """Accuracy on all questions under the strict rule, then every protocol of `jaxvqa.metrics.vqa_rad.PROTOCOLS`.
+
+    A protocol's values are `NAME/PROTOCOL`, with an interval, its `closed` and `open`, `question_type/…` and `organ/…`.
+    `NAME/controls/…` are what counting reaches under the strict rule on all questions, and `ceiling` what the answer list
+    allows.
+    """
+
+    groups: ClassVar[tuple[str, ...]] = ("answer_type", "question_type", "phrase_type", "organ", "open_closed")
+
+    def __init__(self, name: str, config: Any, *, open_source: Callable[[str], VqaSource], **options: Any):
+        """Args: as for `VqaEvaluator`; the row of `config.evals` has a `train_split` too, for the controls."""
+        super().__init__(name, config, open_source=open_source, **options)
+        self._answers = tuple(self._task.assets["answers"])
+        self._truth = {int(q["question_id"]): q for q in self._source.all_questions()}
+        self._controls = dict(self._count(list(open_source(config.train_split).all_questions())))
+
+    def _row(self, question: Mapping[str, Any], output: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        row = super()._row(question, output)
+        truth = normalise_rad_answer(question["multiple_choice_answer"])
+        row["accuracy"] = float(row["answer"] == truth)
+        row["answerable"] = truth in self._answers
+        if "organ_right" in output:
+            row["organ_right"] = float(output["organ_right"])
+        return row
+
+    def _measures(self, scored: list[dict[str, Any]]) -> Iterator[tuple[str, float]]:
+        strict = [row["accuracy"] for row in scored]
+        yield f"{self.name}/accuracy", 100 * float(np.mean(strict))
+        yield from self._interval("accuracy", strict)
+        rows = [{**self._truth[row["id"]], "answer": row["answer"]} for row in scored]
+        for protocol, summary in vqa_rad.report(rows, self._answers).items():
+            table = summary.table()
+            yield f"{self.name}/{protocol}", table.pop("accuracy")
+            yield from self._interval(protocol, list(summary.per_question.values()))
+            for kind in vqa_rad.ANSWER_TYPES:
+                right = [r for i, r in summary.per_question.items() if self._truth[i]["answer_type"].strip() == kind]
+                if right:
+                    yield from self._interval(f"{protocol}/{kind.lower()}", right)
+            yield from ((f"{self.name}/{protocol}/{group}", value) for group, value in table.items() if value == value)
+        if "organ_right" in scored[0]:
+            yield f"{self.name}/organ_accuracy", 100 * float(np.mean([row["organ_right"] for row in scored]))
+        yield from ((f"{self.name}/controls/{name}", value) for name, value in self._controls.items())
+
+    def _interval(self, measure: str, right: list[Any]) -> Iterator[tuple[str, float]]:
+        low, high = confidence_interval(right)
+        yield f"{self.name}/{measure}/low", 100 * low
+        yield f"{self.name}/{measure}/high", 100 * high
+
+    def _count(self, train: list[dict[str, Any]]) -> Iterator[tuple[str, float]]:
+        rows = list(self._truth.values())
+        for name, keys in CONTROLS.items():
+            answered = vqa_rad.with_answers(rows, vqa_rad.majority_answers(train, rows, keys))
+            summary = vqa_rad.summarise(answered, self._answers, "strict_451")
+            yield name, summary.overall.accuracy
+        yield "ceiling", summary.overall.ceiling

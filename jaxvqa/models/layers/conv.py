@@ -1,0 +1,110 @@
+"""Convolutions over images in NHWC, with PyTorch's geometry and initial values."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxvqa.models.layers.linear import fan_in_uniform
+
+
+def kaiming_fan_out(kernel_size: int, features: int) -> nn.initializers.Initializer:
+    """Draws from a normal distribution of variance 2 / (kernel_size² · features), as torchvision's residual networks do."""
+    deviation = (2 / (kernel_size**2 * features)) ** 0.5
+
+    def init(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+        return deviation * jax.random.normal(key, shape, dtype)
+
+    return init
+
+
+class Conv(nn.Module):
+    """A convolution with a square kernel: y[p] = Σ_q x[stride·p + q − padding] · kernel[q] + bias, zeros outside.
+
+    From PyTorch, whose weight is (output, input, height, width): "o i h w -> h w i o".
+
+    Attributes:
+      features: number of output channels.
+      kernel: height and width of the kernel.
+      stride: step between output positions, in both directions.
+      padding: zeros added on each of the four sides.
+      use_bias: whether a bias is added.
+      kernel_init: initialiser of the kernel; uniform in ±1/√(inputs of an output) by default, as in PyTorch. The bias
+        always starts so.
+      dtype: type of the multiplications and of the result; the parameters are float32.
+    """
+
+    features: int
+    kernel: int = 3
+    stride: int = 1
+    padding: int = 0
+    use_bias: bool = True
+    kernel_init: nn.initializers.Initializer | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W I"]) -> Float[Array, "B P Q O"]:
+        """Maps an image to ⌊(H + 2·padding − kernel) / stride⌋ + 1 rows of `features` channels, columns likewise."""
+        inputs = x.shape[-1]
+        default = fan_in_uniform(self.kernel**2 * inputs)
+        kernel = self.param("kernel", self.kernel_init or default, (self.kernel, self.kernel, inputs, self.features))
+        x, weights = x.astype(self.dtype), kernel.astype(self.dtype)
+        if self.kernel == 1 and self.padding == 0:
+            # A multiplication of matrices, which XLA on CPU does faster than the same as a convolution.
+            x = x[:, :: self.stride, :: self.stride]
+            y = jnp.dot(x.reshape(-1, inputs), weights[0, 0]).reshape(*x.shape[:-1], self.features)
+        else:
+            y = jax.lax.conv_general_dilated(
+                x,
+                weights,
+                window_strides=(self.stride, self.stride),
+                padding=[(self.padding, self.padding)] * 2,
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            )
+        if self.use_bias:
+            bias = self.param("bias", default, (self.features,))
+            y += bias.astype(self.dtype)[None, None, None]
+        return y
+
+
+class ConvTranspose(nn.Module):
+    """PyTorch's transposed convolution: x[p] · kernel[q] is added to y[stride·p + q − padding], then the bias.
+
+    The kernel is kept as it stands in this formula, not flipped, so that from PyTorch, whose weight is (input, output,
+    height, width), it takes nothing but "i o h w -> h w i o".
+
+    Attributes:
+      features: number of output channels.
+      kernel: height and width of the kernel.
+      stride: step between the places where neighbouring inputs are added.
+      padding: rows and columns cut off on each of the four sides of the result.
+      output_padding: rows and columns that are added again at the bottom and at the right.
+      dtype: type of the multiplications and of the result; the parameters are float32.
+    """
+
+    features: int
+    kernel: int = 3
+    stride: int = 2
+    padding: int = 1
+    output_padding: int = 1
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W I"]) -> Float[Array, "B P Q O"]:
+        """Maps an image to stride·(H − 1) + kernel − 2·padding + output_padding rows, columns likewise."""
+        # PyTorch reads the number of inputs off the weight's second axis, which here is that of the outputs.
+        init = fan_in_uniform(self.kernel**2 * self.features)
+        kernel = self.param("kernel", init, (self.kernel, self.kernel, x.shape[-1], self.features))
+        bias = self.param("bias", init, (self.features,))
+        before = self.kernel - 1 - self.padding
+        y = jax.lax.conv_general_dilated(
+            x.astype(self.dtype),
+            kernel[::-1, ::-1].astype(self.dtype),  # as a convolution over the input with zeros put between
+            window_strides=(1, 1),
+            padding=[(before, before + self.output_padding)] * 2,
+            lhs_dilation=(self.stride, self.stride),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        return y + bias.astype(self.dtype)[None, None, None]

@@ -1,0 +1,510 @@
+"""BAN and SAN over one image vector: the two models of MEVF that CMSA-MTPT offers as options.
+
+B. D. Nguyen, T.-T. Do, B. X. Nguyen, T. Do, E. Tjiputra, Q. D. Tran, "Overcoming Data Limitation in Medical Visual
+Question Answering", MICCAI 2019, arXiv 1909.11867; here as in the public code of CMSA-MTPT (H. Gong et al., ICMR 2021,
+arXiv 2105.00136). An image becomes one vector, a question a sequence of states; they meet in an attention:
+
+    image ─────── branches ── vector ──┐
+                                       ├ bilinear or stacked attention ── classifier
+    question ── embedding ── LSTM ─────┘
+
+The branches are those of MEVF, a small network from meta-learning (MAML) beside an auto-encoder; or the three residual
+networks of CMSA, mixed by an organ classifier; or one ResNet-50. BAN and SAN were made for many regions of an image: with
+the one vector that there is here, SAN's attention over the image is always 1, and BAN's is one over the words.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from jaxvqa.errors import ConfigError, nearest
+from jaxvqa.models.cmsa import ORGANS, OrganClassifier
+from jaxvqa.models.layers.attention import MASKED_SCORE
+from jaxvqa.models.layers.batch_norm import BatchNorm
+from jaxvqa.models.layers.conv import Conv, ConvTranspose
+from jaxvqa.models.layers.dropout import Dropout
+from jaxvqa.models.layers.linear import Linear, fan_in_uniform
+from jaxvqa.models.layers.pooling import max_pool
+from jaxvqa.models.layers.weight_norm import Classifier, WeightNormLinear, normalised, whole_norm
+from jaxvqa.models.question import QuestionEncoder, WordEmbedding
+from jaxvqa.models.towers.resnet import ResNet
+
+INPUTS = {
+    "mevf": ("image_84", "image_128", "question"),
+    "maml": ("image_84", "question"),
+    "autoencoder": ("image_128", "question"),
+    "distmodal": ("image", "question"),
+    "resnet50": ("image", "question"),
+}
+"""Kind of image branches -> keys of the batch that the model reads."""
+
+
+def channels_first(x: Float[Array, "B H W D"]) -> Float[Array, "B L"]:
+    """Flattens maps in the order channel, row, column, which the originals' linear maps expect."""
+    return jnp.moveaxis(x, -1, 1).reshape(x.shape[0], -1)
+
+
+class MAMLBranch(nn.Module):
+    """Four convolutions of stride 2, each with a ReLU and then a batch norm, and a mean over all positions.
+
+    The norm comes after the ReLU, and moves its running statistics by only 0.05 (spec sections 5.1 and 13.8).
+
+    Attributes:
+      width: number of channels.
+      dtype: type of the multiplications and of the result.
+    """
+
+    width: int = 64
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, image: Float[Array, "B H W 1"], *, train: bool) -> Float[Array, "B D"]:
+        """Returns a vector of `width` values for a grey image; the original's has 84×84 values in [0, 1]."""
+        x = image
+        for i in range(1, 5):
+            x = nn.relu(Conv(self.width, 3, 2, 1, dtype=self.dtype, name=f"conv_{i}")(x))
+            x = BatchNorm(momentum=0.05, dtype=self.dtype, name=f"norm_{i}")(x, train=train)
+        return jnp.mean(x.astype(jnp.float32), axis=(1, 2)).astype(self.dtype)
+
+
+class AutoEncoder(nn.Module):
+    """A convolutional auto-encoder that halves the image twice (spec section 5.1).
+
+    Attributes:
+      width: channels at the image's own size; half as many and a quarter as many at the two smaller ones.
+      dtype: type of the multiplications and of the code.
+    """
+
+    width: int = 64
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, image: Float[Array, "B H W 1"]) -> tuple[Float[Array, "B P Q D"], Float[Array, "B H W 1"]]:
+        """Returns the code, a quarter of the image's height and width, and the image made from it, float32 in [0, 1].
+
+        Args:
+          image: float[B, H, W, 1], grey values in [0, 1]; 128×128 in the original. Four divides height and width.
+        """
+
+        def conv(x: Array, features: int, name: str) -> Array:
+            return Conv(features, 3, 1, 1, dtype=self.dtype, name=name)(x)
+
+        def double(x: Array, features: int, name: str) -> Array:
+            return ConvTranspose(features, 3, 2, 1, 1, dtype=self.dtype, name=name)(x)
+
+        x = max_pool(nn.relu(conv(image, self.width, "conv_1")), 2, 2, 0)
+        x = max_pool(nn.relu(conv(x, self.width // 2, "conv_2")), 2, 2, 0)
+        code = nn.relu(conv(x, self.width // 4, "conv_3"))
+        x = nn.relu(double(code, self.width // 2, "up_1"))
+        x = nn.relu(conv(x, self.width // 2, "conv_4"))
+        x = nn.relu(double(x, self.width, "up_2"))
+        return code, nn.sigmoid(conv(x, 1, "conv_5").astype(jnp.float32))
+
+
+def project(
+    x: Array,
+    features: int,
+    name: str,
+    *,
+    dropout: float,
+    dtype: Any,
+    train: bool,
+    activation: Callable | None = nn.relu,
+) -> Array:
+    """Applies activation(linear(dropout(x))) with a weight-normalised map called `name` (spec section 5.2)."""
+    x = WeightNormLinear(features, dtype, name=name)(Dropout(dropout)(x, train=train))
+    return x if activation is None else activation(x)
+
+
+class BilinearAttention(nn.Module):
+    """Attention of several glimpses over all pairs of a visual token and a word.
+
+    logits_g[i, j] = Σ_d relu(A vᵢ)_d · H_gd · relu(B qⱼ)_d + c_g with a weight-normalised H; the weights of a glimpse are a
+    softmax over all its pairs jointly. A visual token of nothing but zeros takes no part (spec section 5.3).
+
+    Attributes:
+      width: number of the sum's terms.
+      glimpses: number of glimpses G.
+      dropout: rate of dropout before both projections.
+      image_dropout: rate of a further dropout after that of the visual tokens.
+      dtype: type of the multiplications; logits and weights are float32.
+    """
+
+    width: int
+    glimpses: int
+    dropout: float = 0.2
+    image_dropout: float = 0.5
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, v: Float[Array, "B N F"], q: Float[Array, "B T D"], *, train: bool
+    ) -> tuple[Float[Array, "B G N T"], Float[Array, "B G N T"]]:
+        """Returns logits and weights. In place of −∞, masked logits are finite: tokens that are all zero weigh alike."""
+        settings = {"dropout": self.dropout, "dtype": self.dtype, "train": train}
+        image = Dropout(self.image_dropout)(project(v, self.width, "image", **settings), train=train)
+        words = project(q, self.width, "question", **settings)
+        direction = self.param("v", nn.initializers.normal(1.0), (self.glimpses, self.width))
+        length = self.param("g", lambda key: whole_norm(direction))
+        bias = self.param("bias", nn.initializers.normal(1.0), (self.glimpses,))
+        kernel = normalised(direction, length).astype(self.dtype)
+        logits = jnp.einsum(
+            "bgnd,btd->bgnt", image[:, None] * kernel[None, :, None], words, preferred_element_type=jnp.float32
+        )
+        logits += bias[None, :, None, None]
+        logits = jnp.where(jnp.all(v == 0, axis=-1)[:, None, :, None], MASKED_SCORE, logits)
+        return logits, jax.nn.softmax(logits, axis=(-2, -1))
+
+
+class BilinearFusion(nn.Module):
+    """Lets glimpse after glimpse add what it sees to every word, and sums the words.
+
+    With the weights P_g of `BilinearAttention`, taken once from the first q: b = Σ_ij relu(A_g vᵢ) · P_g[i, j] ·
+    relu(B_g qⱼ), then q ← q + C_g b, the same vector for each word (spec section 5.3).
+
+    Attributes:
+      width: size of b.
+      glimpses: number of glimpses G.
+      attention_rank: the attention's projections are so many times as wide as b.
+      dropout: rate of dropout before all projections.
+      image_dropout: rate of a further dropout on the attention's visual tokens.
+      dtype: type of the multiplications; logits and weights are float32.
+    """
+
+    width: int
+    glimpses: int
+    attention_rank: int = 3
+    dropout: float = 0.2
+    image_dropout: float = 0.5
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, v: Float[Array, "B N F"], q: Float[Array, "B T D"], *, train: bool
+    ) -> tuple[Float[Array, "B D"], dict[str, Array]]:
+        """Returns the joint vector, and the attention's `logits` and `weights`, float32[B, G, N, T]."""
+        settings = {"dropout": self.dropout, "dtype": self.dtype, "train": train}
+        attention = BilinearAttention(
+            self.attention_rank * self.width,
+            self.glimpses,
+            self.dropout,
+            self.image_dropout,
+            self.dtype,
+            name="attention",
+        )
+        logits, weights = attention(v, q, train=train)
+        for g in range(self.glimpses):
+            image = project(v, self.width, f"image_{g}", **settings)
+            words = project(q, self.width, f"question_{g}", **settings)
+            seen = jnp.einsum("bnt,btd->bnd", weights[:, g].astype(self.dtype), words)
+            joint = jnp.sum((image * seen).astype(jnp.float32), axis=1).astype(self.dtype)
+            q = q + project(joint, q.shape[-1], f"merge_{g}", activation=None, **settings)[:, None]
+        return jnp.sum(q.astype(jnp.float32), axis=1).astype(self.dtype), {"logits": logits, "weights": weights}
+
+
+class StackedAttention(nn.Module):
+    """Attention to the visual tokens, repeated with the question's vector refined by what was seen.
+
+    a = A q, mᵢ = M vᵢ, p = softmax over i of s·dropout(tanh(a + mᵢ)); u = a + Σ pᵢ mᵢ. Each further stack has its own maps,
+    takes a = A u, and adds to the u before, not to a. A token with m = 0 takes no part (spec section 5.4).
+
+    Attributes:
+      width: size of u.
+      stacks: number of stacks S.
+      dropout: rate of dropout after the tanh.
+      dtype: type of the multiplications; scores and weights are float32.
+    """
+
+    width: int
+    stacks: int
+    dropout: float = 0.5
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, v: Float[Array, "B N F"], q: Float[Array, "B D"], *, train: bool
+    ) -> tuple[Float[Array, "B O"], Float[Array, "B S N"]]:
+        """Returns the joint vector, and the weights of the visual tokens in each stack, float32."""
+        u, all_weights = q, []
+        for k in range(self.stacks):
+            question = Linear(self.width, self.dtype, name=f"question_{k}")(u)
+            init = fan_in_uniform(v.shape[-1])
+            image = nn.Dense(self.width, use_bias=False, kernel_init=init, dtype=self.dtype, name=f"image_{k}")(v)
+            hidden = Dropout(self.dropout)(nn.tanh(question[:, None] + image), train=train)
+            scores = Linear(1, self.dtype, name=f"score_{k}")(hidden)[..., 0].astype(jnp.float32)
+            scores = jnp.where(jnp.all(image == 0, axis=-1), MASKED_SCORE, scores)
+            weights = jax.nn.softmax(scores, axis=-1)
+            seen = jnp.einsum("bn,bnd->bd", weights.astype(self.dtype), image)
+            u = (question if k == 0 else u) + seen
+            all_weights.append(weights)
+        return u, jnp.stack(all_weights, axis=1)
+
+
+class ImageVector(nn.Module):
+    """Makes one vector of an image, by one of the kinds of branches in `INPUTS` (spec section 5.1).
+
+    Attributes:
+      branches: `mevf` (the vectors of `maml` and of `autoencoder` side by side), one of these two alone, `distmodal` (CMSA's
+        three residual networks, their vectors mixed by the organ classifier) or `resnet50`.
+      maml_width: channels of the MAML branch, and size of its vector.
+      autoencoder_width: channels of the auto-encoder's widest layers.
+      code_width: size of the auto-encoder's vector.
+      depth: layers of each residual network of `distmodal`.
+      branch_width: channels of the residual networks' stems.
+      image_width: size of the vector of `distmodal` and of `resnet50`.
+      pool: in `distmodal`, take the mean over each map's positions in place of a linear map; `image_width` is not used then.
+      organ_width: channels of the organ classifier.
+      organ_hidden: width between its two linear maps.
+      dropout: rate of dropout in the organ classifier.
+      dtype: type of the multiplications and of the result.
+      remat: keep only the input of each block of the residual networks, and compute the rest again in the backward pass.
+    """
+
+    branches: str
+    maml_width: int
+    autoencoder_width: int
+    code_width: int
+    depth: int
+    branch_width: int
+    image_width: int
+    pool: bool
+    organ_width: int
+    organ_hidden: int
+    dropout: float
+    dtype: Any
+    remat: bool
+
+    @nn.compact
+    def __call__(self, images: dict[str, Float[Array, "B _ _ _"]], *, train: bool) -> tuple[Array, dict[str, Array]]:
+        """Returns float[B, F], and the named intermediates of the branches that are in use; see `BAN`."""
+        out: dict[str, Array] = {}
+        if self.branches == "distmodal":
+            return self._mixed(images["image"], train)
+        if self.branches == "resnet50":
+            tower = ResNet(50, self.branch_width, self.dtype, self.remat, name="resnet")
+            flat = channels_first(tower(images["image"], train=train)[-1])
+            return Linear(self.image_width, self.dtype, name="resnet_vector")(flat), out
+        if self.branches in ("mevf", "maml"):
+            out["maml"] = MAMLBranch(self.maml_width, self.dtype, name="maml")(images["image_84"], train=train)
+        if self.branches in ("mevf", "autoencoder"):
+            autoencoder = AutoEncoder(self.autoencoder_width, self.dtype, name="autoencoder")
+            out["code"], out["reconstruction"] = autoencoder(images["image_128"])
+            code = channels_first(out["code"])
+            out["autoencoder"] = Linear(self.code_width, self.dtype, name="autoencoder_vector")(code)
+        return jnp.concatenate([out[name] for name in ("maml", "autoencoder") if name in out], axis=-1), out
+
+    def _mixed(self, image: Array, train: bool) -> tuple[Array, dict[str, Array]]:
+        """The vectors of the three residual networks, weighted by how probable each part of the body is."""
+        out: dict[str, Array] = {}
+        for name in ORGANS:
+            tower = ResNet(self.depth, self.branch_width, self.dtype, self.remat, name=name)
+            branch_map = tower(image, train=train)[-1]
+            if self.pool:
+                out[name] = jnp.mean(branch_map, axis=(1, 2), dtype=jnp.float32).astype(self.dtype)
+            else:
+                xavier = nn.initializers.variance_scaling(1.0, "fan_avg", "normal")
+                linear = nn.Dense(self.image_width, kernel_init=xavier, dtype=self.dtype, name=f"{name}_vector")
+                out[name] = linear(channels_first(branch_map))
+        organ = OrganClassifier(self.organ_width, self.organ_hidden, self.dropout, self.dtype, name="organ")
+        organ_logits = organ(image, train=train)
+        share = jax.nn.softmax(organ_logits, axis=-1).astype(self.dtype)
+        vectors = jnp.stack([out[name] for name in ORGANS])
+        return jnp.einsum("bk,kbf->bf", share, vectors), out | {"organ_logits": organ_logits}
+
+
+class ImageVectorVQA(nn.Module):
+    """What BAN and SAN have in common: both sides up to the fusion. The defaults are the published sizes.
+
+    Attributes:
+      vocab_size: number of words V, without the padding word.
+      num_answers: number of candidate answers A.
+      image_branches: what makes the image's vector, one of `INPUTS`; see `ImageVector`.
+      embed_width: size of a word vector in each table.
+      tables: number of word tables, whose vectors are put side by side.
+      width: size of the state of the LSTM or GRU, and width of the fusion.
+      rnn: `lstm` or `gru`.
+      self_attention: encode the question by self-attention in place of `rnn`; the states are as wide as the words then.
+      maml_width: channels of the MAML branch, and size of its vector.
+      autoencoder_width: channels of the auto-encoder's widest layers.
+      code_width: size of the auto-encoder's vector.
+      depth: layers of each residual network of `distmodal`: 18, 34, 50 or 101.
+      branch_width: channels of the residual networks' stems.
+      image_width: size of the vector of `distmodal` and `resnet50`; 0 for the published 1024 and 128.
+      pool: in `distmodal`, take the mean over each map's positions in place of a linear map.
+      organ_width: channels of the organ classifier.
+      organ_hidden: width between its two linear maps.
+      dropout: rate of dropout in the classifiers.
+      attention_dropout: rate of dropout in `self_attention`.
+      fusion_dropout: rate of dropout in the fusion; see the two models.
+      dtype: type of the multiplications and of the activations between them; parameters, statistics, softmaxes and logits
+        are float32.
+      remat: keep only the input of each block of the residual networks, and compute the rest again in the backward pass.
+    """
+
+    vocab_size: int
+    num_answers: int
+    image_branches: str = "mevf"
+    embed_width: int = 300
+    tables: int = 2
+    width: int = 1024
+    rnn: str = "lstm"
+    self_attention: bool = False
+    maml_width: int = 64
+    autoencoder_width: int = 64
+    code_width: int = 64
+    depth: int = 34
+    branch_width: int = 64
+    image_width: int = 0
+    pool: bool = False
+    organ_width: int = 64
+    organ_hidden: int = 512
+    dropout: float = 0.5
+    attention_dropout: float = 0.1
+    fusion_dropout: float = 0.5
+    dtype: Any = jnp.float32
+    remat: bool = False
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Keys of the batch that the model reads, which are the names of the call's arguments."""
+        if self.image_branches not in INPUTS:
+            hint = nearest(self.image_branches, INPUTS)
+            raise ConfigError(f"model.image_branches is {self.image_branches!r}; there is {', '.join(INPUTS)}.{hint}")
+        return INPUTS[self.image_branches]
+
+    def _sides(
+        self, question: Array, images: dict[str, Array | None], train: bool
+    ) -> tuple[Array, Array, dict[str, Array]]:
+        """Returns the image's vector as one visual token [B, 1, F], the words' states [B, T, D] and all intermediates."""
+        missing = [name for name in self.inputs if name in images and images[name] is None]
+        if missing:
+            raise ValueError(f"model.image_branches = {self.image_branches!r} needs {' and '.join(missing)}.")
+        words = WordEmbedding(self.vocab_size, self.embed_width, self.tables, self.dtype, name="embed")(question)
+        encoder = QuestionEncoder(
+            self.width, self.rnn, self.self_attention, self.attention_dropout, self.dtype, name="question"
+        )
+        states = encoder(words, train=train)
+        image_vector = ImageVector(
+            branches=self.image_branches,
+            maml_width=self.maml_width,
+            autoencoder_width=self.autoencoder_width,
+            code_width=self.code_width,
+            depth=self.depth,
+            branch_width=self.branch_width,
+            image_width=self.image_width or {"resnet50": 128}.get(self.image_branches, 1024),
+            pool=self.pool,
+            organ_width=self.organ_width,
+            organ_hidden=self.organ_hidden,
+            dropout=self.dropout,
+            dtype=self.dtype,
+            remat=self.remat,
+            name="image",
+        )
+        vector, out = image_vector({name: image for name, image in images.items() if image is not None}, train=train)
+        return vector[:, None], states, out | {"image_vector": vector, "question": states}
+
+
+class BAN(ImageVectorVQA):
+    """Bilinear attention: each glimpse adds to all words what it sees in the pairs of image and word.
+
+    J.-H. Kim, J. Jun, B.-T. Zhang, "Bilinear Attention Networks", NeurIPS 2018.
+
+    Attributes:
+      glimpses: number of glimpses G.
+      attention_rank: the attention's projections are so many times `width` wide.
+      projection_dropout: rate of dropout before every projection; `fusion_dropout` is a further one on the image in the
+        attention.
+    """
+
+    glimpses: int = 2
+    attention_rank: int = 3
+    projection_dropout: float = 0.2
+
+    @nn.compact
+    def __call__(
+        self,
+        *,
+        question: Int[Array, "B T"],
+        image_84: Float[Array, "B _ _ 1"] | None = None,
+        image_128: Float[Array, "B _ _ 1"] | None = None,
+        image: Float[Array, "B _ _ 3"] | None = None,
+        train: bool = False,
+    ) -> tuple[Float[Array, "B A"], dict[str, Array]]:
+        """Scores every candidate answer.
+
+        Args:
+          question: int[B, T], numbers of the words; V is padding, which is not masked.
+          image_84: float[B, 84, 84, 1], grey, in [0, 1]; what `inputs` does not name may be left out.
+          image_128: float[B, 128, 128, 1], grey, in [0, 1].
+          image: float[B, H, W, 3], normalised.
+          train: applies dropout, which needs the random stream "dropout", and normalises by the batch's statistics, which
+            needs the collection `batch_stats` to be mutable.
+
+        Returns:
+          float32[B, A] logits, and the named intermediates: `question` [B, T, D]; `image_vector` [B, F]; `attention` and
+          `attention_logits` float32[B, G, 1, T]; `question_attention` float32[B, T], the attention's mean over the glimpses;
+          `fused` [B, D]; of MEVF's branches `maml` and `autoencoder` [B, 64], `code` [B, 32, 32, 16] and `reconstruction`
+          float32[B, 128, 128, 1]; of `distmodal` `abdomen`, `head`, `chest` [B, F] and `organ_logits` float32[B, 3].
+        """
+        images = {"image_84": image_84, "image_128": image_128, "image": image}
+        v, states, out = self._sides(question, images, train)
+        fusion = BilinearFusion(
+            self.width,
+            self.glimpses,
+            self.attention_rank,
+            self.projection_dropout,
+            self.fusion_dropout,
+            self.dtype,
+            name="fusion",
+        )
+        fused, attention = fusion(v, states, train=train)
+        classifier = Classifier(2 * fused.shape[-1], self.num_answers, self.dropout, self.dtype, name="classifier")
+        out |= {"attention": attention["weights"], "attention_logits": attention["logits"], "fused": fused}
+        out["question_attention"] = jnp.mean(jnp.sum(attention["weights"], axis=2), axis=1)
+        return classifier(fused, train=train), out
+
+
+class SAN(ImageVectorVQA):
+    """Stacked attention to the image by the question's last state.
+
+    Z. Yang, X. He, J. Gao, L. Deng, A. Smola, "Stacked Attention Networks for Image Question Answering", CVPR 2016.
+
+    Attributes:
+      stacks: number of stacks S; `fusion_dropout` is the rate of dropout after the tanh in each.
+    """
+
+    stacks: int = 2
+
+    @nn.compact
+    def __call__(
+        self,
+        *,
+        question: Int[Array, "B T"],
+        image_84: Float[Array, "B _ _ 1"] | None = None,
+        image_128: Float[Array, "B _ _ 1"] | None = None,
+        image: Float[Array, "B _ _ 3"] | None = None,
+        train: bool = False,
+    ) -> tuple[Float[Array, "B A"], dict[str, Array]]:
+        """Scores every candidate answer.
+
+        Args:
+          question: as for `BAN`, and so are the others.
+          image_84: float[B, 84, 84, 1].
+          image_128: float[B, 128, 128, 1].
+          image: float[B, H, W, 3].
+          train: applies dropout and normalises by the batch's statistics.
+
+        Returns:
+          float32[B, A] logits, and the named intermediates of `BAN`, except for its attentions: `attention`
+          float32[B, S, 1] is always 1.
+        """
+        images = {"image_84": image_84, "image_128": image_128, "image": image}
+        v, states, out = self._sides(question, images, train)
+        fusion = StackedAttention(self.width, self.stacks, self.fusion_dropout, self.dtype, name="fusion")
+        fused, attention = fusion(v, states[:, -1], train=train)
+        classifier = Classifier(2 * fused.shape[-1], self.num_answers, self.dropout, self.dtype, name="classifier")
+        return classifier(fused, train=train), out | {"attention": attention, "fused": fused}

@@ -1,0 +1,243 @@
+"""MTPT: the multi-task pre-training of CMSA's image branches.
+
+H. Gong, G. Chen, S. Liu, Y. Yu, G. Li, "Cross-Modal Self-Attention with Multi-Task Pre-Training for Medical Visual
+Question Answering", ICMR 2021, arXiv 2105.00136. For each organ, one residual network learns two things at once: a task of
+its images, which is to segment or to classify them, and whether a question fits the organ:
+
+    image ── backbone ──┬── decoder ─────────────────────────── classes of pixels or of the image
+                        └──┐
+    question ── LSTM ──────┴── non-local block ── classifier ── fits or not
+
+Afterwards only the backbone is kept: it becomes one of CMSA's three branches (`jaxvqa/models/cmsa.py`), whose parameters
+have the same paths below the branch's name. Where the paper and its public code differ, this follows the code.
+"""
+
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from jaxvqa.errors import ConfigError, nearest
+from jaxvqa.models.layers.batch_norm import BatchNorm
+from jaxvqa.models.layers.conv import Conv, ConvTranspose
+from jaxvqa.models.layers.dropout import Dropout
+from jaxvqa.models.layers.linear import Linear
+from jaxvqa.models.layers.non_local import Mixture, NonLocal, cross_modal_map
+from jaxvqa.models.layers.weight_norm import Classifier
+from jaxvqa.models.question import QuestionEncoder, WordEmbedding
+from jaxvqa.models.towers.resnet import ResNet
+
+
+class UpBlock(nn.Module):
+    """Doubles height and width between two 1×1 convolutions, in a quarter of the channels (spec section 10).
+
+    Attributes:
+      features: number of output channels.
+      dtype: type of the multiplications and of the result.
+    """
+
+    features: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W I"], *, train: bool) -> Float[Array, "B P Q O"]:
+        """Maps float[B, H, W, I] to float[B, 2·H, 2·W, features]."""
+        inside = x.shape[-1] // 4
+
+        def norm(x: Array, name: str) -> Array:
+            return nn.relu(BatchNorm(dtype=self.dtype, name=name)(x, train=train))
+
+        x = norm(Conv(inside, 1, dtype=self.dtype, name="reduce")(x), "reduce_norm")
+        x = norm(ConvTranspose(inside, 3, 2, 1, 1, dtype=self.dtype, name="double")(x), "double_norm")
+        return norm(Conv(self.features, 1, dtype=self.dtype, name="expand")(x), "expand_norm")
+
+
+class SegmentationDecoder(nn.Module):
+    """Scores the class of each pixel from the backbone's last four maps; the first one is not used (spec section 10).
+
+    Attributes:
+      classes: number of classes.
+      dtype: type of the multiplications; the logits are float32.
+    """
+
+    classes: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, maps: tuple[Float[Array, "B _ _ _"], ...], *, train: bool) -> Float[Array, "B H W C"]:
+        """Returns the logits at the image's size, 32 times the last map's height and width."""
+        first, second, third, last = maps[1:]
+        x = UpBlock(third.shape[-1], self.dtype, name="up_4")(last, train=train) + third
+        x = UpBlock(second.shape[-1], self.dtype, name="up_3")(x, train=train) + second
+        x = UpBlock(first.shape[-1], self.dtype, name="up_2")(x, train=train) + first
+        x = UpBlock(first.shape[-1], self.dtype, name="up_1")(x, train=train)
+        width = first.shape[-1] // 2
+        x = nn.relu(ConvTranspose(width, 4, 2, 1, 0, dtype=self.dtype, name="final_up")(x))
+        x = nn.relu(Conv(width, 3, 1, 1, dtype=self.dtype, name="final_conv")(x))
+        return Conv(self.classes, 3, 1, 1, dtype=self.dtype, name="pixel_logits")(x).astype(jnp.float32)
+
+
+class ClassificationDecoder(nn.Module):
+    """Scores the class of the image from the mean of the backbone's last map (spec section 10).
+
+    Attributes:
+      classes: number of classes.
+      dropout: rate of dropout after both hidden layers.
+      dtype: type of the multiplications; the logits are float32.
+    """
+
+    classes: int
+    dropout: float = 0.5
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, maps: tuple[Float[Array, "B _ _ _"], ...], *, train: bool) -> Float[Array, "B C"]:
+        """Returns the logits."""
+        x = jnp.mean(maps[-1].astype(jnp.float32), axis=(1, 2)).astype(self.dtype)
+        width = x.shape[-1]
+        for i, features in enumerate((2 * width, width)):
+            x = Linear(features, self.dtype, name=f"hidden_{i}")(x)
+            x = nn.relu(BatchNorm(dtype=self.dtype, name=f"norm_{i}")(x, train=train))
+            x = Dropout(self.dropout)(x, train=train)
+        return Linear(self.classes, self.dtype, name="logits")(x).astype(jnp.float32)
+
+
+class Compatibility(nn.Module):
+    """Scores whether a question fits an image's organ (spec section 10).
+
+    CMSA's fusion with one non-local block in place of two: the words and the places of the image read from each other; each
+    word's mean over the places is added to its state; the sum over the words, padding included, is classified.
+
+    Attributes:
+      vocab_size: number of words V, without the padding word.
+      embed_width: size of a word vector in each table.
+      tables: number of word tables, whose vectors are put side by side.
+      width: size of the state of the LSTM or GRU.
+      rnn: `lstm` or `gru`.
+      self_attention: encode the question by self-attention in place of `rnn`; the states are as wide as the words then.
+      spatial: whether 8 more channels tell the block where a place lies.
+      dropout: rate of dropout in the classifier.
+      attention_dropout: rate of dropout in `self_attention`.
+      dtype: type of the multiplications; the logits are float32.
+    """
+
+    vocab_size: int
+    embed_width: int
+    tables: int
+    width: int
+    rnn: str
+    self_attention: bool
+    spatial: bool
+    dropout: float
+    attention_dropout: float
+    dtype: Any
+
+    @nn.compact
+    def __call__(
+        self, image: Float[Array, "B H W V"], question: Int[Array, "B T"], *, train: bool
+    ) -> tuple[Float[Array, "B 2"], dict[str, Array]]:
+        """Returns the logits of (does not fit, fits), and the named intermediates; see `MTPT`."""
+        words = WordEmbedding(self.vocab_size, self.embed_width, self.tables, self.dtype, name="embed")(question)
+        encoder = QuestionEncoder(
+            self.width, self.rnn, self.self_attention, self.attention_dropout, self.dtype, name="question"
+        )
+        states = encoder(words, train=train)
+
+        x = cross_modal_map(states, image, spatial=self.spatial)
+        update, _ = NonLocal(self.dtype, name="block")(x, train=train)
+        last = update + x  # unlike after CMSA's first block, no further residual
+
+        (batch, height, width, _), count = image.shape, question.shape[1]
+        weights = last.weights.reshape(batch, count, height * width, -1)
+        pooled = Mixture(jnp.mean(weights, axis=2, dtype=jnp.float32).astype(self.dtype), last.vectors).dense()
+        joint = states + Linear(states.shape[-1], self.dtype, name="read")(pooled)
+        fused = jnp.sum(joint, axis=1, dtype=jnp.float32).astype(self.dtype)
+        logits = Classifier(2 * fused.shape[-1], 2, self.dropout, self.dtype, name="classifier")(fused, train=train)
+
+        block = last.dense().reshape(batch, count, height, width, -1)
+        return logits, {"question": states, "block": block, "pooled": pooled, "fused": fused}
+
+
+class MTPT(nn.Module):
+    """The three networks of a pre-training; the defaults are the published sizes.
+
+    Attributes:
+      vocab_size: number of words V, without the padding word.
+      classes: number of classes of the image task.
+      task: `segment` or `classify`.
+      embed_width: size of a word vector in each table.
+      tables: number of word tables, whose vectors are put side by side.
+      width: size of the state of the LSTM or GRU.
+      rnn: `lstm` or `gru`.
+      self_attention: encode the question by self-attention in place of `rnn`; the states are as wide as the words then.
+      depth: layers of the residual network: 18, 34, 50 or 101.
+      branch_width: channels of its stem.
+      spatial: whether 8 more channels tell the block where a place lies; the original's scripts leave them out.
+      dropout: rate of dropout in the classifiers.
+      attention_dropout: rate of dropout in `self_attention`.
+      dtype: type of the multiplications and of the activations between them; parameters, statistics, softmaxes and logits
+        are float32.
+      remat: keep only the input of each block of the residual network, and compute the rest again in the backward pass.
+    """
+
+    inputs: ClassVar[tuple[str, ...]] = ("image", "question")
+
+    vocab_size: int
+    classes: int
+    task: str
+    embed_width: int = 200
+    tables: int = 2
+    width: int = 1024
+    rnn: str = "lstm"
+    self_attention: bool = False
+    depth: int = 34
+    branch_width: int = 64
+    spatial: bool = True
+    dropout: float = 0.5
+    attention_dropout: float = 0.1
+    dtype: Any = jnp.float32
+    remat: bool = False
+
+    @nn.compact
+    def __call__(
+        self, image: Float[Array, "B _ _ 3"], question: Int[Array, "B T"], *, train: bool = False
+    ) -> tuple[tuple[Float[Array, "B *map C"], Float[Array, "B 2"]], dict[str, Array]]:
+        """Does both tasks.
+
+        Args:
+          image: float[B, H, W, 3], normalised; for `segment`, 32 divides H and W.
+          question: int[B, T], numbers of the words; V is padding, which is not masked.
+          train: applies dropout, which needs the random stream "dropout", and normalises by the batch's statistics, which
+            needs the collection `batch_stats` to be mutable.
+
+        Returns:
+          The image task's logits, float32[B, H, W, C] of each pixel or float32[B, C] of the image; float32[B, 2] logits of
+          (question does not fit, fits); and the named intermediates: `map_0` to `map_4`, the backbone's maps; `question`
+          [B, T, D], the words' states; `block` [B, T, H', W', C'], what comes out of the block; `pooled` [B, T, C'], its mean
+          over the places; `fused` [B, D].
+        """
+        if self.task not in ("segment", "classify"):
+            hint = nearest(self.task, ("segment", "classify"))
+            raise ConfigError(f"model.task is {self.task!r}; there is segment, classify.{hint}")
+        maps = ResNet(self.depth, self.branch_width, self.dtype, self.remat, name="backbone")(image, train=train)
+        if self.task == "segment":
+            image_logits = SegmentationDecoder(self.classes, self.dtype, name="decoder")(maps, train=train)
+        else:
+            decoder = ClassificationDecoder(self.classes, self.dropout, self.dtype, name="decoder")
+            image_logits = decoder(maps, train=train)
+        compatibility = Compatibility(
+            vocab_size=self.vocab_size,
+            embed_width=self.embed_width,
+            tables=self.tables,
+            width=self.width,
+            rnn=self.rnn,
+            self_attention=self.self_attention,
+            spatial=self.spatial,
+            dropout=self.dropout,
+            attention_dropout=self.attention_dropout,
+            dtype=self.dtype,
+            name="compatibility",
+        )
+        fit_logits, out = compatibility(maps[-1], question, train=train)
+        return (image_logits, fit_logits), out | {f"map_{i}": x for i, x in enumerate(maps)}

@@ -1,0 +1,158 @@
+"""Residual networks for images.
+
+K. He, X. Zhang, S. Ren, J. Sun, "Deep Residual Learning for Image Recognition", CVPR 2016, as torchvision builds them
+(in a bottleneck, the 3×3 convolution has the stride), without the classifier:
+
+    image ── 7×7/2 ── pool ── stage_1 ── stage_2 /2 ── stage_3 /2 ── stage_4 /2
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxvqa.errors import ConfigError
+from jaxvqa.models.layers.batch_norm import BatchNorm
+from jaxvqa.models.layers.conv import Conv, kaiming_fan_out
+from jaxvqa.models.layers.pooling import max_pool
+
+STAGES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+"""Depth -> blocks in each stage."""
+
+
+class ConvNorm(nn.Module):
+    """A convolution without bias, then batch normalisation.
+
+    Attributes:
+      features: number of output channels.
+      kernel: height and width of the kernel.
+      stride: step between output positions.
+      padding: zeros added on each side.
+      dtype: type of the multiplications and of the result.
+    """
+
+    features: int
+    kernel: int
+    stride: int
+    padding: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W I"], train: bool) -> Float[Array, "B P Q O"]:
+        """Convolves and normalises."""
+        init = kaiming_fan_out(self.kernel, self.features)
+        y = Conv(self.features, self.kernel, self.stride, self.padding, False, init, self.dtype, name="conv")(x)
+        return BatchNorm(dtype=self.dtype, name="norm")(y, train=train)
+
+
+class BasicBlock(nn.Module):
+    """Two 3×3 convolutions beside a shortcut.
+
+    Attributes:
+      width: number of output channels.
+      stride: stride of the first convolution and of the shortcut.
+      dtype: type of the multiplications and of the result.
+    """
+
+    width: int
+    stride: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W I"], train: bool) -> Float[Array, "B P Q O"]:
+        """Returns relu(shortcut(x) + F(x))."""
+        y = nn.relu(ConvNorm(self.width, 3, self.stride, 1, self.dtype, name="first")(x, train))
+        y = ConvNorm(self.width, 3, 1, 1, self.dtype, name="second")(y, train)
+        if x.shape[-1] != self.width or self.stride != 1:
+            x = ConvNorm(self.width, 1, self.stride, 0, self.dtype, name="shortcut")(x, train)
+        return nn.relu(x + y)
+
+
+class Bottleneck(nn.Module):
+    """A 1×1, a 3×3 and a 1×1 convolution beside a shortcut; the last one has four times the channels.
+
+    Attributes:
+      width: number of channels inside, a quarter of the output's.
+      stride: stride of the 3×3 convolution and of the shortcut.
+      dtype: type of the multiplications and of the result.
+    """
+
+    width: int
+    stride: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W I"], train: bool) -> Float[Array, "B P Q O"]:
+        """Returns relu(shortcut(x) + F(x))."""
+        y = nn.relu(ConvNorm(self.width, 1, 1, 0, self.dtype, name="first")(x, train))
+        y = nn.relu(ConvNorm(self.width, 3, self.stride, 1, self.dtype, name="second")(y, train))
+        y = ConvNorm(4 * self.width, 1, 1, 0, self.dtype, name="third")(y, train)
+        if x.shape[-1] != 4 * self.width or self.stride != 1:
+            x = ConvNorm(4 * self.width, 1, self.stride, 0, self.dtype, name="shortcut")(x, train)
+        return nn.relu(x + y)
+
+
+class Stage(nn.Module):
+    """Several blocks of the same width, the first of which may shrink the image.
+
+    Attributes:
+      block: class of the blocks.
+      count: number of blocks.
+      width: their width.
+      stride: stride of the first block.
+      dtype: type of the multiplications and of the result.
+    """
+
+    block: Any
+    count: int
+    width: int
+    stride: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W I"], train: bool) -> Float[Array, "B P Q O"]:
+        """Applies the blocks in turn."""
+        for i in range(self.count):
+            x = self.block(self.width, self.stride if i == 0 else 1, self.dtype, name=f"block_{i}")(x, train)
+        return x
+
+
+class ResNet(nn.Module):
+    """The network up to the last stage.
+
+    Attributes:
+      depth: 18 or 34 (basic blocks), 50 or 101 (bottlenecks).
+      width: channels of the stem and of the first stage's blocks; each further stage doubles them.
+      dtype: type of the multiplications and of the maps; parameters and statistics are float32.
+      remat: keep only each block's input, and compute the rest again in the backward pass.
+    """
+
+    depth: int = 34
+    width: int = 64
+    dtype: Any = jnp.float32
+    remat: bool = False
+
+    @nn.compact
+    def __call__(self, image: Float[Array, "B H W C"], *, train: bool) -> tuple[Float[Array, "B P Q D"], ...]:
+        """Returns five maps: the stem's after its ReLU (half the image's size), then each stage's (a 4th, 8th, 16th, 32nd).
+
+        Args:
+          image: float[B, H, W, C], normalised.
+          train: normalises by the batch's statistics and updates the running ones (collection `batch_stats`).
+        """
+        if self.depth not in STAGES:
+            raise ConfigError(
+                f"A residual network of depth {self.depth} is asked for; there is {', '.join(map(str, STAGES))}."
+            )
+        x = nn.relu(ConvNorm(self.width, 7, 2, 3, self.dtype, name="stem")(image, train))
+        maps = [x]
+        x = max_pool(x)
+        block: Any = BasicBlock if self.depth < 50 else Bottleneck
+        if self.remat:
+            block = nn.remat(block, static_argnums=(2,))
+        for i, count in enumerate(STAGES[self.depth]):
+            stage = Stage(block, count, self.width * 2**i, 1 if i == 0 else 2, self.dtype, name=f"stage_{i + 1}")
+            x = stage(x, train)
+            maps.append(x)
+        return tuple(maps)

@@ -1,0 +1,178 @@
+"""Pre-training of one of CMSA's image branches: a task of its images, and whether a question fits them (spec, section 10)."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Integer, Key
+
+from jaxvqa import models
+from jaxvqa.data import images, transforms
+from jaxvqa.data.rad_text import RadVocabulary
+from jaxvqa.data.sources import Records
+from jaxvqa.errors import DataError
+from jaxvqa.tasks import Assets, Metrics
+
+SPLITS = {True: "train", False: "test"}
+"""Whether in training -> split of the question list that is drawn from."""
+
+
+class DrawQuestion:
+    """Adds a random `question` of a list, int32[T], and its label `fits`, whatever the image."""
+
+    def __init__(self, questions: Sequence[Sequence[Any]], vocabulary: RadVocabulary, max_tokens: int):
+        """Args: pairs of a question and its label, 0 or 1; the vocabulary and length to encode them with."""
+        self._encoded = np.stack([vocabulary.encode(question, max_tokens) for question, _ in questions])
+        self._labels = np.asarray([label for _, label in questions], np.int32)
+
+    def __call__(self, example: transforms.Example) -> transforms.Example:
+        """Draws by the example's `draw`: another question each time that an image is read."""
+        i = np.random.default_rng(example["draw"]).integers(len(self._labels))
+        return example | {"question": self._encoded[i], "fits": self._labels[i]}
+
+
+class MultiTaskPretraining:
+    """Cross-entropy of the image task (the mean over pixels, or of the image's class) and of the compatibility of a question.
+
+    Both are summed over the examples, times `config.loss.image` and `config.loss.compatibility`.
+    """
+
+    def __init__(self, config: ml_collections.ConfigDict, assets: Assets):
+        """Args: the whole config, and assets with `vocabulary`, `class_names`, and `questions`, {split: [[text, label]]}."""
+        self.assets = assets
+        self._data, self._weights = config.data, config.loss
+        self.vocabulary = RadVocabulary(tuple(assets["vocabulary"]))
+        self._segments = config.model.task == "segment"
+        self._target = "segmentation" if self._segments else "label"
+        self.batch_keys: Sequence[str] = ("image", self._target, "question", "fits", "mask")
+        self.model = models.build(
+            config.model.to_dict(),
+            dtype=config.dtype,
+            vocab_size=len(self.vocabulary),
+            classes=len(assets["class_names"]),
+        )
+        self.predict_fns = {"scores": self._predict_scores}
+
+    # --- assets ------------------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def make_assets(config: ml_collections.ConfigDict, open_source: Callable[[str], Any]) -> Assets:
+        """Reads the class names of the images, and the question lists of `config.data.question_list`."""
+        data = config.data
+        class_names = open_source(data.train_split).questions.metadata.get("class_names")
+        if not class_names:
+            raise DataError(f"{data.questions} names no classes in its metadata; build it anew with --overwrite.")
+        questions = {}
+        for split in SPLITS.values():
+            records = Records(data.question_list, split, data.dir)
+            questions[split] = [[r["question"], int(r["label"])] for r in records.read(range(len(records)))]
+        words = RadVocabulary.build(question for question, _ in questions["train"])
+        return {"vocabulary": list(words.tokens), "class_names": list(class_names), "questions": questions}
+
+    @staticmethod
+    def stand_in_assets(config: ml_collections.ConfigDict) -> Assets:
+        """Assets of the published sizes, `config.compile.vocab_size` and `.num_classes`, without any data."""
+        return {
+            "vocabulary": [f"word{i}" for i in range(config.compile.vocab_size)],
+            "class_names": [f"class{i}" for i in range(config.compile.num_classes)],
+            "questions": {split: [["word0", 0]] for split in SPLITS.values()},
+        }
+
+    # --- data --------------------------------------------------------------------------------------------------------------
+
+    def transforms(self, *, train: bool) -> Sequence[transforms.Transform]:
+        """Raw example to `image`, `segmentation` or `label`, `question`, `fits`, `id`; cropped and turned in training."""
+        data = self._data
+        augment = train and any(data.augment.values())
+        size = data.image_size + (data.augment.crop if augment else 0)
+        steps: list[transforms.Transform] = [images.DecodeImage({"image": (size, 3)}, cache_mib=data.cache_mib)]
+        if self._segments:
+            steps.append(
+                images.DecodeImage({"segmentation": (size, 1)}, source="mask", cache_mib=data.cache_mib, nearest=True)
+            )
+        else:
+            steps.append(transforms.Label("label", tuple(range(len(self.assets["class_names"])))))
+        if augment:
+            label_map = "segmentation" if self._segments else ""
+            steps.append(images.CropAndRotate(data.image_size, data.augment.degrees, label_map=label_map))
+            steps.append(images.Brightness(data.augment.brightness))
+        questions = self.assets["questions"][SPLITS[train]]
+        return (
+            *steps,
+            DrawQuestion(questions, self.vocabulary, data.max_tokens),
+            transforms.Keep(("image", self._target, "question", "fits")),
+        )
+
+    def init_batch(self, batch_size: int) -> dict[str, np.ndarray]:
+        """`image` uint8[B, S, S, 3], `segmentation` uint8[B, S, S, 1] or `label` int32[B], `question` int32[B, T], `fits`."""
+        size = self._data.image_size
+        return {
+            "image": np.zeros((batch_size, size, size, 3), np.uint8),
+            **(
+                {"segmentation": np.zeros((batch_size, size, size, 1), np.uint8)}
+                if self._segments
+                else {"label": np.zeros((batch_size,), np.int32)}
+            ),
+            "question": np.zeros((batch_size, self._data.max_tokens), np.int32),
+            "fits": np.zeros((batch_size,), np.int32),
+            "mask": np.ones((batch_size,), np.float32),
+        }
+
+    # --- model -------------------------------------------------------------------------------------------------------------
+
+    def init(self, key: Key[Array, ""]) -> Mapping[str, Any]:
+        """Fresh variables."""
+        image, question = (jnp.asarray(self.init_batch(1)[key]) for key in ("image", "question"))
+        return self.model.init({"params": key}, images.normalised(image), question)
+
+    def loss(
+        self, params: Any, extra: Any, batch: Mapping[str, Array], rngs: Mapping[str, Key[Array, ""]], *, train: bool
+    ) -> tuple[Float[Array, ""], tuple[Metrics, Any]]:
+        """The weighted sum of both losses; metrics `loss` and its parts (an example), `accuracy` of the compatibility."""
+        (image_logits, fits_logits), updates = self._apply(params, extra, batch, train=train, rngs=dict(rngs))
+        mask = batch["mask"]
+        count = jnp.sum(mask)
+        cross_entropy = optax.softmax_cross_entropy_with_integer_labels
+        target = batch[self._target]
+        each = cross_entropy(image_logits, (target[..., 0] if self._segments else target).astype(jnp.int32))
+        image = jnp.sum(each.reshape(each.shape[0], -1).mean(axis=1) * mask)
+        fits = jnp.sum(cross_entropy(fits_logits, batch["fits"]) * mask)
+        right = jnp.sum((jnp.argmax(fits_logits, axis=-1) == batch["fits"]) * mask)
+        loss = self._weights.image * image + self._weights.compatibility * fits
+        metrics: Metrics = {"loss": (loss, count), "image_loss": (image, count), "compatibility_loss": (fits, count)}
+        return loss, (metrics | {"accuracy": (right, count)}, {**extra, **updates})
+
+    def _apply(self, params: Any, extra: Any, batch: Mapping[str, Array], *, train: bool, **options: Any) -> Any:
+        (logits, _), updates = self.model.apply(
+            {"params": params, **extra},
+            images.normalised(batch["image"]),
+            batch["question"],
+            train=train,
+            mutable=["batch_stats"] if train else [],
+            **options,
+        )
+        return logits, updates
+
+    def _predict_scores(self, params: Any, extra: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
+        """Each example's score in [0, 1]: `iou` of a segmentation or `accuracy` of a class, and `compatibility`."""
+        (image_logits, fits_logits), _ = self._apply(params, extra, batch, train=False)
+        chosen = jnp.argmax(image_logits, axis=-1)
+        if self._segments:
+            scores = {"iou": mean_iou(chosen, batch["segmentation"][..., 0], len(self.assets["class_names"]))}
+        else:
+            scores = {"accuracy": (chosen == batch["label"]).astype(jnp.float32)}
+        fits = jnp.argmax(fits_logits, axis=-1) == batch["fits"]
+        return scores | {"compatibility": fits.astype(jnp.float32)}
+
+
+def mean_iou(chosen: Integer[Array, "B H W"], wanted: Integer[Array, "B H W"], classes: int) -> Float[Array, " B"]:
+    """The mean over the classes present in either map of intersection / union, for each image (spec, section 10)."""
+    axes = (1, 2)
+    values = jnp.arange(classes)[None, None, None]
+    ours, theirs = chosen[..., None] == values, wanted[..., None] == values
+    both, either = jnp.sum(ours & theirs, axis=axes), jnp.sum(ours | theirs, axis=axes)
+    present = either > 0
+    return jnp.sum(jnp.where(present, both / jnp.maximum(either, 1), 0), axis=-1) / jnp.sum(present, axis=-1)

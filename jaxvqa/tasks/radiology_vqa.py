@@ -1,0 +1,259 @@
+"""Choosing one of a closed list of answers, from a picture and a question, by VQA-RAD's rules: CMSA, BAN and SAN."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Key
+
+from jaxvqa import models
+from jaxvqa.data import images, transforms
+from jaxvqa.data.rad_text import RadAnswerList, RadVocabulary, load_vectors, second_embedding, tfidf, tokenise
+from jaxvqa.data.sources import open_vqa
+from jaxvqa.errors import ConfigError, DataError
+from jaxvqa.models.cmsa import ORGANS
+from jaxvqa.tasks import Assets, Metrics
+from jaxvqa.tasks.answer_classification import ANSWER_RULES
+
+PICTURES = {"image": ("image_size", 3), "image_84": ("maml_size", 1), "image_128": ("autoencoder_size", 1)}
+"""A model's input -> the field of `config.data` with its size, and its channels."""
+
+
+class RadiologyVqa:
+    """Binary cross-entropy over the answers, with what a model's image branches are trained for beside it (spec, section 8).
+
+    A model says in `inputs` which entries of a batch it reads, and in its intermediates what else there is to learn:
+
+    - `organ_logits`: `config.loss.organ` times the cross-entropy of the part of the body that is shown;
+    - `reconstruction`: `config.loss.reconstruction` times the mean squared error of the auto-encoder's picture, once a batch.
+
+    With `config.loss.dynamic` the weights of answers and organ follow how fast either loss falls (`--dwa` of the original).
+    """
+
+    def __init__(self, config: ml_collections.ConfigDict, assets: Assets):
+        """Args: the whole config, and assets with `vocabulary` and `answers` (lists of str)."""
+        if config.data.answers.rule not in ANSWER_RULES:
+            raise ConfigError(
+                f"config.data.answers.rule is {config.data.answers.rule!r}; known are {', '.join(ANSWER_RULES)}."
+            )
+        if len(config.data.organs) != len(ORGANS):
+            raise ConfigError(f"config.data.organs is {config.data.organs!r}; expected one value for each of {ORGANS}.")
+        self.assets, self.answer_rule = assets, config.data.answers.rule
+        self.vocabulary = RadVocabulary(tuple(assets["vocabulary"]))
+        self.answers = RadAnswerList(tuple(assets["answers"]))
+        self._data, self._loss = config.data, config.loss
+        self.model = models.build(
+            config.model.to_dict(), dtype=config.dtype, vocab_size=len(self.vocabulary), num_answers=len(self.answers)
+        )
+        self._sizes = {
+            name: (int(config.data[size]), channels)
+            for name, (size, channels) in PICTURES.items()
+            if name in self.model.inputs
+        }
+        self.batch_keys: Sequence[str] = (*self.model.inputs, "answer_scores", "organ", "mask")
+        self.predict_fns = {
+            "answers": self._predict_answers,
+            "answers_blank": self._predict_blank,
+            "explain": self._predict_with_attention,
+        }
+
+    # --- assets ------------------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def make_assets(config: ml_collections.ConfigDict, open_source: Callable[[str], Any]) -> Assets:
+        """Makes vocabulary and answer list: words and answers in the order in which the questions bring them.
+
+        Words come from `config.data.vocabulary_splits`; answers from `config.data.answers.splits`, those that occur
+        `min_count` times, or from the file that the config names.
+        """
+        data = config.data
+        splits = {
+            split: [(q["question"], q["multiple_choice_answer"]) for q in open_source(split).all_questions()]
+            for split in dict.fromkeys(f"{data.vocabulary_splits}+{data.answers.splits}".split("+"))
+        }
+        words = (question for split in data.vocabulary_splits.split("+") for question, _ in splits[split])
+        chosen = (answer for split in data.answers.splits.split("+") for _, answer in splits[split])
+        if data.answers.file:
+            answers = RadAnswerList.from_file(data.answers.file)
+        else:
+            answers = RadAnswerList.build(chosen, data.answers.min_count)
+        if not answers.answers:
+            raise DataError(
+                f"No answer of {data.questions} ({data.answers.splits}) occurs {data.answers.min_count} times: "
+                "lower config.data.answers.min_count."
+            )
+        return {"vocabulary": list(RadVocabulary.build(words).tokens), "answers": list(answers.answers)}
+
+    @staticmethod
+    def stand_in_assets(config: ml_collections.ConfigDict) -> Assets:
+        """Assets of the published sizes, `config.compile.vocab_size` and `.num_answers`, without any data."""
+        return {
+            "vocabulary": [f"word{i}" for i in range(config.compile.vocab_size)],
+            "answers": [f"answer{i}" for i in range(config.compile.num_answers)],
+        }
+
+    # --- data --------------------------------------------------------------------------------------------------------------
+
+    def transforms(self, *, train: bool) -> Sequence[transforms.Transform]:
+        """Raw example to the pictures that the model reads, `question`, `answer_scores`, `organ`, `id`."""
+        data = self._data
+        blind = data.blind or not data.images
+        steps: list[transforms.Transform] = []
+        if blind:
+            steps.append(images.BlankImage(self._sizes))
+        elif train and any(data.augment.values()):
+            crops = {name: (size + data.augment.crop, channels) for name, (size, channels) in self._sizes.items()}
+            steps.append(images.DecodeImage(crops, cache_mib=data.cache_mib))
+            for name, (size, _) in self._sizes.items():
+                steps.append(images.CropAndRotate(size, data.augment.degrees, image=name))
+                steps.append(images.Brightness(data.augment.brightness, image=name))
+        else:
+            steps.append(images.DecodeImage(self._sizes, cache_mib=data.cache_mib))
+        return (
+            *steps,
+            transforms.EncodeQuestion(self.vocabulary, data.max_tokens),
+            transforms.ScoreAnswers(self.answers, data.answers.rule),
+            transforms.Label("organ", tuple(data.organs)) if data.images else transforms.Constant("organ", np.int32(0)),
+            transforms.Keep((*self.model.inputs, "answer_scores", "organ")),
+        )
+
+    def init_batch(self, batch_size: int) -> dict[str, np.ndarray]:
+        """Pictures uint8[B, S, S, C]; `question` int32[B, T], `answer_scores` float32[B, A], `organ` int32[B], `mask`."""
+        pictures = {
+            name: np.zeros((batch_size, size, size, channels), np.uint8)
+            for name, (size, channels) in self._sizes.items()
+        }
+        return pictures | {
+            "question": np.zeros((batch_size, self._data.max_tokens), np.int32),
+            "answer_scores": np.zeros((batch_size, len(self.answers)), np.float32),
+            "organ": np.zeros((batch_size,), np.int32),
+            "mask": np.ones((batch_size,), np.float32),
+        }
+
+    def words(self, question: str) -> list[str]:
+        """The words of a question that the model reads."""
+        return tokenise(question)[: self._data.max_tokens]
+
+    def boxes(self, example: Mapping[str, Any]) -> Float[np.ndarray, "R 4"]:
+        """The cells of the map that the model attends to, row by row: x1, y1, x2, y2 in the picture's own pixels."""
+        if self._data.blind or not self._data.images or "image" not in self._sizes:
+            return np.zeros((0, 4), np.float32)
+        cells = -(-self._sizes["image"][0] // 32)
+        rows, columns = np.meshgrid(np.arange(cells), np.arange(cells), indexing="ij")
+        corners = np.stack([columns, rows, columns + 1, rows + 1], axis=-1).reshape(-1, 4) / cells
+        width, height = int(example["image_w"]), int(example["image_h"])
+        return (corners * [width, height, width, height]).astype(np.float32)
+
+    # --- model -------------------------------------------------------------------------------------------------------------
+
+    def init(self, key: Key[Array, ""]) -> Mapping[str, Any]:
+        """Fresh variables.
+
+        Where `config.data.vectors` names a local file, the first word table starts from its vectors and the second one from
+        their mixture by the "tf-idf" matrix of the training questions (spec, sections 2.1 and 2.2).
+        """
+        batch = {name: jnp.asarray(array) for name, array in self.init_batch(1).items()}
+        variables = dict(self.model.init({"params": key}, **self._inputs(batch)))
+        if self._data.vectors:
+            tables = variables["params"]["embed"]
+            width = tables["table_0"].shape[1]
+            vectors = load_vectors(self._data.vectors, self.vocabulary, width=width)
+            tables["table_0"] = jnp.asarray(np.concatenate([vectors, np.zeros((1, width), np.float32)]))
+            if "table_1" in tables:
+                train = open_vqa(self._data, self._data.vocabulary_splits).all_questions()
+                matrix = tfidf((question["question"] for question in train), self.vocabulary)
+                tables["table_1"] = jnp.asarray(second_embedding(matrix, vectors))
+        if self._loss.dynamic:
+            # Sums of (answer loss, organ loss) of the last step and of the one before.
+            variables["losses"] = {"last": jnp.zeros(2), "before": jnp.zeros(2), "steps": jnp.zeros((), jnp.int32)}
+        return variables
+
+    def loss(
+        self, params: Any, extra: Any, batch: Mapping[str, Array], rngs: Mapping[str, Key[Array, ""]], *, train: bool
+    ) -> tuple[Float[Array, ""], tuple[Metrics, Any]]:
+        """The loss summed over the batch; metrics `loss` and its parts (an example), `accuracy`, `organ_accuracy`."""
+        variables = {"params": params, **{name: tree for name, tree in extra.items() if name != "losses"}}
+        (logits, out), updates = self.model.apply(
+            variables, **self._inputs(batch), train=train, rngs=dict(rngs), mutable=["batch_stats"] if train else []
+        )
+        scores, mask = batch["answer_scores"], batch["mask"]
+        count = jnp.sum(mask)
+        answers = jnp.sum(optax.sigmoid_binary_cross_entropy(logits, scores).sum(axis=-1) * mask)
+        chosen = jnp.take_along_axis(scores, jnp.argmax(logits, axis=-1)[:, None], axis=-1)[:, 0]
+        metrics = {"answer_loss": (answers, count), "accuracy": (jnp.sum(chosen * mask), count)}
+        organ = jnp.zeros(())
+        if "organ_logits" in out:
+            each = optax.softmax_cross_entropy_with_integer_labels(out["organ_logits"], batch["organ"])
+            organ = jnp.sum(each * mask)
+            right = jnp.argmax(out["organ_logits"], axis=-1) == batch["organ"]
+            metrics |= {"organ_loss": (organ, count), "organ_accuracy": (jnp.sum(right * mask), count)}
+        if self._loss.dynamic and train:
+            weights, history = dynamic_weights(extra["losses"], jnp.stack([answers, organ]))
+            updates = {**updates, "losses": history}
+        else:
+            weights = jnp.asarray([1.0, self._loss.organ])
+        loss = weights[0] * answers + weights[1] * organ
+        if "reconstruction" in out:
+            wanted = self._inputs(batch)["image_128"]
+            error = jnp.mean(jnp.square(out["reconstruction"] - wanted), axis=(1, 2, 3))
+            # The original adds the mean over the batch to the sum of the answers' losses (spec, quirk 21).
+            error = jnp.sum(error * mask) / jnp.maximum(count, 1)
+            metrics["reconstruction_error"] = (error, jnp.ones(()))
+            loss += self._loss.reconstruction * error
+        return loss, (metrics | {"loss": (loss, count)}, extra | dict(updates))
+
+    def _inputs(self, batch: Mapping[str, Array]) -> dict[str, Any]:
+        """What the model reads, by keyword."""
+        return {"question": batch["question"]} | {name: images.normalised(batch[name]) for name in self._sizes}
+
+    def _apply(self, params: Any, extra: Any, batch: Mapping[str, Array]) -> tuple[dict[str, Array], Any]:
+        variables = {"params": params, **{name: tree for name, tree in extra.items() if name != "losses"}}
+        logits, out = self.model.apply(variables, **self._inputs(batch))
+        # Ties go to the first answer, as in the original; top_k keeps that order.
+        probabilities, indices = jax.lax.top_k(jax.nn.sigmoid(logits), min(5, logits.shape[-1]))
+        predicted = {"answer": indices, "probability": probabilities}
+        if "organ_logits" in out:
+            predicted["organ_right"] = (jnp.argmax(out["organ_logits"], axis=-1) == batch["organ"]).astype(jnp.float32)
+        return predicted, out
+
+    def _predict_answers(self, params: Any, extra: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
+        predicted, _ = self._apply(params, extra, batch)
+        return predicted | {name: predicted[name][:, :1] for name in ("answer", "probability")}
+
+    def _predict_blank(self, params: Any, extra: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
+        """The answers to the same questions when the picture is black: how far the model needs to look."""
+        return self._predict_answers(
+            params, extra, {**batch, **{name: jnp.zeros_like(batch[name]) for name in self._sizes}}
+        )
+
+    def _predict_with_attention(self, params: Any, extra: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
+        predicted, out = self._apply(params, extra, batch)
+        count = batch["question"].shape[0]
+        for name, flat in (("region_attention", (count, -1)), ("question_attention", (count, -1))):
+            if name in out:
+                predicted[name] = out[name].reshape(flat)
+        return predicted
+
+
+def dynamic_weights(
+    history: Mapping[str, Array], losses: Float[Array, "2"]
+) -> tuple[Float[Array, "2"], dict[str, Any]]:
+    """Weights of the answer and the organ loss by how fast each has fallen, and the new history (spec, section 8, `--dwa`).
+
+    The first two steps weigh both by 1; from then on weights = 2 · softmax((last / (before + 1e-8)) / 2). The history
+    keeps the weighted answer loss with the plain organ loss: the original's slip.
+
+    Args:
+      history: `last` and `before` float32[2], `steps` int32.
+      losses: the sums of this step.
+    """
+    ratio = history["last"] / (history["before"] + 1e-8)
+    weights = jnp.where(history["steps"] < 2, jnp.ones(2), 2 * jax.nn.softmax(ratio / 2))
+    weights = jax.lax.stop_gradient(weights)
+    total = jnp.sum(weights * losses)
+    last = jax.lax.stop_gradient(jnp.stack([total, losses[1]]))
+    return weights, {"last": last, "before": history["last"], "steps": history["steps"] + 1}

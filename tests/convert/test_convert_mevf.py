@@ -1,0 +1,207 @@
+"""BAN's and SAN's checkpoints there and back, and the files that MEVF published."""
+
+import json
+import pickle
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from jaxvqa import models
+from jaxvqa.convert import files, mevf
+from jaxvqa.errors import CheckpointError
+from jaxvqa.models.mevf import INPUTS
+from jaxvqa.testing import golden, weights
+
+GOLDEN = Path(__file__).parents[1] / "golden/cmsa"
+SMALL = {
+    "vocab_size": 7,
+    "num_answers": 4,
+    "embed_width": 3,
+    "width": 8,
+    "maml_width": 4,
+    "autoencoder_width": 8,
+    "code_width": 5,
+    "depth": 18,
+    "branch_width": 2,
+    "organ_width": 3,
+    "organ_hidden": 6,
+    "image_width": 5,
+}
+IMAGES = {"image_128": (16, 16), "image": (32, 32)}
+
+
+def made_up(config, **images):
+    """Variables of a model of this config, every leaf with values of its own."""
+    rng = np.random.default_rng(0)
+    shapes = mevf.target(config, **(IMAGES | images))
+    return jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape).astype(leaf.dtype), shapes)
+
+
+def assert_equal(ours, expected):
+    assert jax.tree.structure(ours) == jax.tree.structure(expected)
+    jax.tree.map(np.testing.assert_array_equal, ours, expected)
+
+
+VARIANTS = [
+    {"name": "ban", "image_branches": "mevf", "glimpses": 3, "attention_rank": 2},
+    {"name": "ban", "image_branches": "maml", "rnn": "gru", "tables": 1},
+    {"name": "ban", "image_branches": "autoencoder", "self_attention": True},
+    {"name": "ban", "image_branches": "distmodal"},
+    {"name": "ban", "image_branches": "distmodal", "pool": True, "image_width": 0},
+    {"name": "san", "image_branches": "mevf", "stacks": 1},
+    {"name": "san", "image_branches": "autoencoder", "stacks": 4},
+]
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_every_variant_goes_both_ways_and_tells_its_sizes(variant, tmp_path):
+    config = SMALL | variant
+    if variant.get("self_attention"):
+        config["embed_width"] = 4
+    variables = made_up(config)
+    path = tmp_path / "model_epoch3.pth"
+    mevf.save(path, variables, config["name"], batches=5)
+    content = torch.load(path, weights_only=True)
+    assert {int(value) for key, value in content.items() if "num_batches" in key} <= {5}
+    torch.save({"epoch": 3, "model_state": content, "optimizer_state": {"state": {}}}, path)
+    loaded = mevf.load(path, {})  # the file tells everything
+    assert_equal(loaded.variables, variables)
+    assert loaded.epoch == 3
+    defaults = {
+        field: models.build({"name": config["name"], "vocab_size": 1, "num_answers": 1}).__dict__.get(field)
+        for field in loaded.sizes
+    }
+    for field, value in loaded.sizes.items():
+        if field not in IMAGES:
+            assert value == config.get(field, defaults[field]), field
+    again = tmp_path / "again.pth"
+    mevf.save(again, loaded.variables, config["name"], batches=loaded.batches)
+    written = torch.load(again, weights_only=True)
+    assert list(written) == list(content)
+    assert all(torch.equal(written[key], content[key]) for key in content)
+
+
+def test_images_that_are_not_square(tmp_path):
+    config = SMALL | {"name": "ban", "image_branches": "mevf"}
+    variables = made_up(config, image_128=(16, 24))
+    mevf.save(tmp_path / "x.pth", variables, "ban")
+    assert_equal(mevf.load(tmp_path / "x.pth", config, {"image_128": (16, 24)}).variables, variables)
+    with pytest.raises(CheckpointError, match=r"wrong shape: convert.weight"):
+        mevf.load(tmp_path / "x.pth", config)
+
+
+def test_all_faults_come_at_once(tmp_path):
+    config = SMALL | {"name": "ban", "image_branches": "mevf"}
+    mevf.save(tmp_path / "x.pth", made_up(config), "ban")
+    tensors = files.read(tmp_path / "x.pth").tensors
+    del tensors["q_prj.1.main.1.weight_g"]
+    tensors["q_prj.1.main.1.weight"] = np.zeros((8, 8), np.float32)
+    tensors["v_att.logits.h_bias"] = np.zeros((1, 3, 1, 1), np.float32)
+    files.write(tmp_path / "y.pth", files.TorchFile(tensors))
+    with pytest.raises(CheckpointError) as error:
+        mevf.load(tmp_path / "y.pth", config | {"glimpses": 2})
+    for part in (
+        "3 faults",
+        "missing q_prj.1.main.1.weight_g for params/fusion/merge_1/g",
+        "unexpected q_prj.1.main.1.weight [8, 8]",
+        "wrong shape: v_att.logits.h_bias [1, 3, 1, 1]",
+    ):
+        assert part in str(error.value)
+    with pytest.raises(CheckpointError, match=r"missing v_att\.fc11\.weight"):
+        mevf.load(tmp_path / "x.pth", {"name": "san"})
+    with pytest.raises(CheckpointError, match="neither 'ban' nor 'san'"):
+        mevf.load(tmp_path / "x.pth", {"name": "cmsa"})
+    with pytest.raises(CheckpointError, match="ResNet-50"):
+        mevf.load(tmp_path / "x.pth", {"name": "ban", "image_branches": "resnet50"})
+
+
+def test_options_become_a_config():
+    options = json.loads((GOLDEN / "san_mevf_full.manifest.json").read_text())["options"]
+    assert mevf.model_config(options) == {
+        "name": "san",
+        "image_branches": "mevf",
+        "vocab_size": 1177,
+        "num_answers": 458,
+        "embed_width": 300,
+        "tables": 2,
+        "width": 1024,
+        "rnn": "lstm",
+        "maml_width": 64,
+        "code_width": 64,
+        "stacks": 2,
+    }
+    options = {"model": "BAN", "multitask": True, "v_dim": 128, "op": "", "gamma": 4, "emb_init": "biowordvec"}
+    assert mevf.model_config(options) == {
+        "name": "ban",
+        "image_branches": "resnet50",
+        "image_width": 128,
+        "tables": 1,
+        "glimpses": 4,
+        "embed_width": 200,
+    }
+    with pytest.raises(CheckpointError) as error:
+        mevf.model_config({"model": "CMSA", "gama": 2, "maml": True, "distmodal": True})
+    for part in ("model is CMSA", "Did you mean 'gamma'", "maml and distmodal"):
+        assert part in str(error.value)
+
+
+def test_every_image_branch_has_options():
+    chosen = (
+        {"maml": True, "autoencoder": True},
+        {"maml": True},
+        {"autoencoder": True},
+        {"distmodal": True},
+        {"multitask": True},
+    )
+    assert [mevf.model_config({"model": "BAN"} | flags)["image_branches"] for flags in chosen] == list(INPUTS)
+
+
+# --- the files that MEVF published -----------------------------------------------------------------------------------------
+
+
+def test_pickled_arrays_become_the_maml_branch(tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = {f"conv{i}": rng.standard_normal((3, 3, 1 if i == 1 else 4, 4)).astype(np.float32) for i in range(1, 5)}
+    arrays |= {f"b{i}": rng.standard_normal(4).astype(np.float32) for i in range(1, 5)}
+    path = tmp_path / "pretrained_maml.weights"
+    path.write_bytes(pickle.dumps(arrays))
+    variables, report = mevf.load_maml(path)
+    assert len(report.used) == 8
+    params = variables["params"]
+    for i in range(1, 5):
+        np.testing.assert_array_equal(params[f"conv_{i}"]["kernel"], arrays[f"conv{i}"])
+        np.testing.assert_array_equal(params[f"conv_{i}"]["bias"], arrays[f"b{i}"])
+        assert (params[f"norm_{i}"]["scale"] == 1).all()
+        assert (variables["batch_stats"][f"norm_{i}"]["var"] == 1).all()
+    target = mevf.target(SMALL | {"name": "ban"}, **IMAGES)
+    assert jax.tree.map(np.shape, variables["params"]) == jax.tree.map(jnp.shape, target["params"]["image"]["maml"])
+    del arrays["b3"]
+    path.write_bytes(pickle.dumps(arrays))
+    with pytest.raises(CheckpointError, match="missing b3 for params/conv_3/bias"):
+        mevf.load_maml(path)
+
+
+def test_the_autoencoders_file(tmp_path):
+    manifest = json.loads((GOLDEN / "ban_mevf_full.manifest.json").read_text())
+    tensors = weights.checkpoint([t for t in manifest["tensors"] if t["key"].startswith("ae_v_emb.")])
+    tensors = {key.removeprefix("ae_v_emb."): value for key, value in tensors.items()}
+    files.write(tmp_path / "pretrained_ae.pth", files.TorchFile(tensors))
+    variables, report = mevf.load_autoencoder(tmp_path / "pretrained_ae.pth")
+    assert len(report.used) == len(tensors) == 14
+    np.testing.assert_array_equal(
+        variables["params"]["up_1"]["kernel"], tensors["tran_conv1.weight"].transpose(2, 3, 0, 1)
+    )
+
+
+def test_the_published_files_give_the_published_numbers(jaxvqa_data, monkeypatch):
+    rows = golden.run(GOLDEN / "mevf_published.manifest.json")
+    assert [row.passed for row in rows] == [True] * 4
+    # They hold nothing but what the branches take.
+    folder = jaxvqa_data / "reference/cmsa"
+    assert sum(np.prod(shape) for _, _, shape in mevf.load_maml(folder / "pretrained_maml.weights")[1].used) == 111_424
+    monkeypatch.delenv("JAXVQA_DATA")
+    assert {row.passed for row in golden.run(GOLDEN / "mevf_published.manifest.json")} == {None}

@@ -1,0 +1,109 @@
+"""Pictures: decoding, resizing, random changes."""
+
+import io
+import pickle
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxvqa.data import images
+from jaxvqa.errors import DataError
+
+
+def png(array: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture
+def gradient():
+    rows, columns = np.mgrid[:40, :60]
+    return (2 * rows + 2 * columns).astype(np.uint8)
+
+
+def example(encoded: bytes, image_id: int = 1, draw: tuple[int, int, int] = (0, 0, 0)) -> dict:
+    return {"image": encoded, "image_id": image_id, "draw": draw, "question_id": 7}
+
+
+def test_a_grey_picture_becomes_the_sizes_and_channels_asked_for(gradient):
+    decoded = images.DecodeImage({"image": (16, 3), "grey": (8, 1)})(example(png(gradient)))
+    assert decoded["image"].shape == (16, 16, 3)
+    assert decoded["grey"].shape == (8, 8, 1)
+    assert decoded["image"].dtype == decoded["grey"].dtype == np.uint8
+    assert np.ptp(decoded["image"], axis=-1).max() == 0  # three equal channels
+    # Antialiased: each pixel is near the mean of what it covers, whatever the aspect ratio.
+    means = gradient.reshape(8, 5, 60).mean(axis=(1, 2))
+    assert np.abs(decoded["grey"][..., 0].mean(axis=1) - means).max() < 3
+
+
+def test_label_maps_keep_their_labels(gradient):
+    labels = np.where(gradient > 90, 13, 2).astype(np.uint8)
+    decode = images.DecodeImage({"segmentation": (16, 1)}, source="image", nearest=True)
+    assert set(np.unique(decode(example(png(labels)))["segmentation"])) == {2, 13}
+
+
+def test_pictures_are_decoded_once_and_no_more_are_kept_than_fit(gradient):
+    decode = images.DecodeImage({"image": (16, 1)}, cache_mib=2.5 * 256 / 2**20)
+    first = decode(example(png(gradient), 1))["image"]
+    assert decode(example(b"", 1))["image"] is first  # not decoded again
+    decode(example(png(gradient), 2))
+    decode(example(png(gradient), 3))
+    with pytest.raises(DataError):
+        decode(example(b"", 3))  # was not kept
+    again = pickle.loads(pickle.dumps(decode))
+    with pytest.raises(DataError):
+        again(example(b"", 1))  # another process begins with none
+    np.testing.assert_array_equal(again(example(png(gradient), 1))["image"], first)
+
+
+@pytest.mark.parametrize("damage", [b"", b"no picture", None])
+def test_a_damaged_picture_is_named(gradient, damage):
+    encoded = png(gradient)[:60] if damage is None else damage
+    with pytest.raises(DataError, match=r"image 42 .*PNG or JPEG"):
+        images.DecodeImage({"image": (16, 3)})(example(encoded, 42))
+
+
+def test_crop_and_rotate_depends_on_the_draw_alone_and_moves_the_map_alike():
+    picture = np.zeros((40, 40, 3), np.uint8)
+    picture[10:30, 12:28] = 200
+    labels = (picture[..., :1] > 0).astype(np.uint8)
+    change = images.CropAndRotate(32, 15.0, label_map="segmentation")
+
+    def changed(draw):
+        return change({"image": picture, "segmentation": labels, "draw": draw})
+
+    first, again, other = changed((0, 5, 1)), changed((0, 5, 1)), changed((0, 5, 2))
+    assert first["image"].shape == (32, 32, 3)
+    assert first["segmentation"].shape == (32, 32, 1)
+    np.testing.assert_array_equal(first["image"], again["image"])
+    assert not np.array_equal(first["image"], other["image"])
+    assert set(np.unique(first["segmentation"])) == {0, 1}
+    agree = (first["image"][..., 0] > 100) == (first["segmentation"][..., 0] == 1)
+    assert agree.mean() > 0.97
+    assert picture.max() == 200  # what is kept for other examples is not changed
+
+
+def test_brightness_keeps_the_order_of_grey_values():
+    picture = np.arange(256, dtype=np.uint8).reshape(16, 16, 1)
+    changed = images.Brightness(0.4)({"image": picture, "draw": (1, 2, 3)})["image"].ravel().astype(int)
+    assert (np.diff(changed) >= 0).all()
+    assert not np.array_equal(changed, picture.ravel())
+    same = images.Brightness(0.0)({"image": picture, "draw": (1, 2, 3)})["image"]
+    np.testing.assert_array_equal(same, picture)
+
+
+def test_normalised_is_imagenets_for_colour_and_plain_for_grey():
+    colour = np.asarray(images.normalised(jnp.full((1, 2, 2, 3), 255, jnp.uint8)))
+    np.testing.assert_allclose(
+        colour[0, 0, 0], [(1 - 0.485) / 0.229, (1 - 0.456) / 0.224, (1 - 0.406) / 0.225], rtol=1e-6
+    )
+    assert float(np.asarray(images.normalised(jnp.full((1, 2, 2, 1), 51, jnp.uint8)))[0, 0, 0, 0]) == pytest.approx(0.2)
+
+
+def test_blank_pictures():
+    blank = images.BlankImage({"image": (8, 3)})(example(b""))["image"]
+    assert blank.shape == (8, 8, 3)
+    assert not blank.any()

@@ -1,0 +1,1 @@
+"""VQA-RAD: radiology images with questions by clinicians."""
