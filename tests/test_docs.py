@@ -34,12 +34,12 @@ def test_command_names_what_exists(page, command):
         return
     module = words[2]
     assert importlib.util.find_spec(module) is not None
+    config = configs.load("configs/rwsan.py")
     for word in words[3:]:
         name, _, value = word.partition("=")
         if name == "--config" and value.startswith("configs/"):
             config = configs.load(value)
         elif name.startswith("--config."):
-            config = configs.load("configs/rwsan.py")
             configs.override(config, [(name.removeprefix("--config."), value)])
         elif name.startswith("--"):
             found = importlib.util.find_spec(

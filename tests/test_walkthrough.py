@@ -5,13 +5,23 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from benchmarks import input_pipeline
 from jaxvqa import checkpoints
+from jaxvqa.convert import mtpt
+from jaxvqa.models.towers.resnet import ResNet
 from tests.test_docs import COMMANDS, ROOT
+
+BRANCHES = (
+    "--config.init_from.abdomen.workdir=runs/abdomen --config.init_from.head.workdir=runs/brain "
+    "--config.init_from.chest.workdir=runs/chest"
+)
 
 # What the pages say -> what is run. The order matters: later commands read what earlier ones wrote.
 WALK = {
@@ -64,6 +74,16 @@ WALK = {
     "python -m jaxvqa.main --config=configs/rwsan.py:vqa_v2 --mode=compile --config.compile.target=…": (
         "--config=configs/rwsan.py:vqa_v2,small --mode=compile --config.compile.target=local"
     ),
+    "python -m tfds_builders.build mtpt": "mtpt --config={mtpt}",
+    **{
+        f"python -m jaxvqa.main --config=configs/cmsa_pretrain.py:{organ} --workdir=runs/{organ}": (
+            f"--config=configs/cmsa_pretrain.py:{organ},small --workdir=runs/{organ}"
+            f" --config.data.questions=mtpt/tiny_phantom_{organ}"
+            f" --config.data.question_list=mtpt/tiny_phantom_{organ}_questions"
+        )
+        for organ in ("abdomen", "brain", "chest")
+    },
+    f"python -m jaxvqa.main --config=configs/cmsa.py {BRANCHES}": f"--config=configs/cmsa.py:small {BRANCHES}",
     "python -m jaxvqa.testing.golden tests/golden/rwsan": "tests/golden/rwsan",
     "python -m pytest tests/test_configs.py": "tests/test_configs.py",
     "python -m benchmarks.train_step --peer": "--peer --config=configs/rwsan.py:small --steps=1 --json=step.json",
@@ -71,6 +91,38 @@ WALK = {
     "python -m benchmarks.input_pipeline --step_json=FILE": "--images=200 --batches=1 --threads 1 --step_json=step.json",
     "python -m benchmarks.start": "--steps=2",
     "python -m benchmarks.start --published": "--published --steps=1",
+}
+
+RAD = "--config=configs/cmsa.py:vqa_rad,compact,small"
+
+# The same for commands on real files.
+REAL = {
+    "python -m tfds_builders.build vqa_rad --manual_dir=DIR": "vqa_rad --manual_dir={data}/data/vqa_rad",
+    "python -m jaxvqa.main --config=configs/cmsa.py:vqa_rad,compact --workdir=runs/vqa_rad": (
+        f"{RAD} --workdir=runs/vqa_rad"
+    ),
+    "python -m jaxvqa.convert --system=cmsa --from=WORKDIR --to=model_epoch79.pth": (
+        "--system=cmsa --from=runs/vqa_rad --to=model_epoch79.pth"
+    ),
+    "python -m jaxvqa.convert --system=cmsa --from=model_epoch79.pth --to=WORKDIR": (
+        f"--system=cmsa --from=model_epoch79.pth --to=runs/cmsa {RAD}"
+    ),
+    "python -m jaxvqa.convert --system=backbone --from=resnet34.pth --to=runs/resnet34": (
+        "--system=backbone --from=resnet34.pth --to=runs/resnet34"
+    ),
+    "python -m jaxvqa.convert --system=maml --from=pretrained_maml.weights --to=runs/maml": (
+        "--system=maml --from={data}/reference/cmsa/pretrained_maml.weights --to=runs/maml"
+    ),
+    "python -m jaxvqa.convert --system=autoencoder --from=pretrained_ae.pth --to=runs/autoencoder": (
+        "--system=autoencoder --from={data}/reference/cmsa/pretrained_ae.pth --to=runs/autoencoder"
+    ),
+    (
+        "python -m jaxvqa.main --config=configs/cmsa.py:vqa_rad,ban --config.init_from.maml.workdir=runs/maml "
+        "--config.init_from.autoencoder.workdir=runs/autoencoder"
+    ): (
+        "--config=configs/cmsa.py:vqa_rad,ban,small --config.init_from.maml.workdir=runs/maml "
+        "--config.init_from.autoencoder.workdir=runs/autoencoder"
+    ),
 }
 
 ELSEWHERE = {
@@ -85,7 +137,7 @@ ELSEWHERE = {
 
 
 def test_every_command_is_run_somewhere():
-    assert {command for _, command in COMMANDS} == WALK.keys() | ELSEWHERE.keys()
+    assert {command for _, command in COMMANDS} == WALK.keys() | REAL.keys() | ELSEWHERE.keys()
 
 
 def write_vqa_v2(folder: Path) -> None:
@@ -104,27 +156,48 @@ def write_vqa_v2(folder: Path) -> None:
         (folder / f"vqa/{name}_annotations.json").write_text(annotations)
 
 
-@pytest.mark.slow
-def test_commands_run(tmp_path):
+def run_all(table: dict[str, str], folder: Path, fill: Callable[[str], str]) -> None:
+    """Runs the commands of a table in order; `fill` puts paths into their arguments."""
     for name in ("configs", "tests"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    write_vqa_v2(tmp_path / "files")
+        (folder / name).symlink_to(ROOT / name)
     environment = os.environ | {
-        "TFDS_DATA_DIR": str(tmp_path / "data"),
+        "TFDS_DATA_DIR": str(folder / "data"),
         "PYTHONPATH": str(ROOT),
-        "HOME": str(tmp_path),  # of the compilation cache
+        "HOME": str(folder),  # of the compilation cache
         "XLA_FLAGS": "",
     }
-    for said, arguments in WALK.items():
+    for said, arguments in table.items():
+        command = [sys.executable, "-m", shlex.split(said)[2], *shlex.split(fill(arguments))]
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
+        print(f"{said}\n  {shlex.join(command[1:])}: {done.returncode}", flush=True)
+        assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_commands_run(tmp_path):
+    write_vqa_v2(tmp_path / "files")
+    tiny = [f"tiny_phantom_{organ}{part}" for organ in ("abdomen", "brain", "chest") for part in ("", "_questions")]
+
+    def fill(arguments: str) -> str:
         if "{questions}" in arguments:
             # The answers of the run that stands in for the original's.
             saved = checkpoints.Checkpoints(tmp_path / "runs/vqa_v2", read_only=True)
             (tmp_path / "answer_dict.json").write_text(json.dumps(saved.read_json()[0]["answers"]))
             saved.close()
-            arguments = arguments.format(questions="files/vqa/v2_OpenEnded_mscoco_train2014_questions.json")
-        command = [sys.executable, "-m", shlex.split(said)[2], *shlex.split(arguments)]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
-        print(f"{said}\n  {shlex.join(command[1:])}: {done.returncode}")
-        assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+        questions = "files/vqa/v2_OpenEnded_mscoco_train2014_questions.json"
+        return arguments.format(questions=questions, mtpt=",".join(tiny))
+
+    run_all(WALK, tmp_path, fill)
     for written in ("runs/rwsan/report.html", "runs/rwsan/explained", "curve.svg", "back.pkl"):
         assert (tmp_path / written).exists(), written
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_commands_on_real_files_run(tmp_path, jaxvqa_data):
+    tower = ResNet(34, 64)
+    variables = tower.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
+    mtpt.save({"backbone": tmp_path / "resnet34.pth"}, {name: {"backbone": tree} for name, tree in variables.items()})
+    run_all(REAL, tmp_path, lambda arguments: arguments.format(data=jaxvqa_data))
+    assert "Accuracy by protocol" in (tmp_path / "runs/vqa_rad/report.html").read_text()

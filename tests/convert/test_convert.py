@@ -355,7 +355,7 @@ def test_command_there_and_back(epoch_file, tmp_path, capsys):
     assert command(f"--from={epoch_file}", f"--to={tmp_path}/run", config, *given) == 0
     output = capsys.readouterr().out
     assert "73 arrays" in output
-    assert "step 3, with the state of Adam, 9 words, 4 answers" in output
+    assert "step 3, with the state of its optimiser, 9 words, 4 answers" in output
     assert command(f"--from={tmp_path}/run", f"--to={tmp_path}/back.pkl") == 0
     before, after = (torch.load(p, weights_only=True) for p in (epoch_file, tmp_path / "back.pkl"))
     assert list(before["state_dict"]) == list(after["state_dict"])
