@@ -199,6 +199,10 @@ def _small(config: ml_collections.ConfigDict) -> None:
     """Runs end to end in about a minute on 2 CPU cores; its numbers mean nothing."""
     config.name += "-small"
     config.data.image_size = 64
+    config.data.maml_size = 28
+    config.data.autoencoder_size = 32
+    if "maml_width" in config.model:
+        config.model.maml_width = config.model.autoencoder_width = config.model.code_width = 8
     config.model.embed_width = 16
     config.model.width = 32
     config.model.branch_width = 8
