@@ -28,7 +28,7 @@ class VqaRadEvaluator(VqaEvaluator):
     allows.
     """
 
-    groups: ClassVar[tuple[str, ...]] = ("answer_type", "question_type", "phrase_type", "organ", "open_closed")
+    groups: ClassVar[tuple[str, ...]] = ("answer_type", "question_type", "phrase_type", "organ")
 
     def __init__(self, name: str, config: Any, *, open_source: Callable[[str], VqaSource], **options: Any):
         """Args: as for `VqaEvaluator`; the row of `config.evals` has a `train_split` too, for the controls."""

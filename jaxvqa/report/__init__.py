@@ -28,7 +28,7 @@ import numpy as np
 
 from jaxvqa import checkpoints, logs, optim
 from jaxvqa.errors import CheckpointError, ConfigError, DataError, UserError
-from jaxvqa.evaluators.vqa import GROUPS, write_whole
+from jaxvqa.evaluators.vqa import write_whole
 from jaxvqa.explain import overlay
 from jaxvqa.explain.attention import Explanation, explain, question_spans
 from jaxvqa.metrics.bootstrap import confidence_interval
@@ -287,14 +287,20 @@ def difference(scored: Sequence[Row], before: Mapping[int, float]) -> dict[str, 
     return {"points": 100 * float(np.mean(pairs)), "low": 100 * low, "high": 100 * high, "questions": len(pairs)}
 
 
-GROUP_TITLES = dict(zip(GROUPS, ("Answer type", "Question type", "Open or closed"), strict=True))
-_GROUP_ORDER = ("question_type", "answer_type", "open_closed")
+GROUP_TITLES = {
+    "question_type": "Question type",
+    "answer_type": "Answer type",
+    "open_closed": "Open or closed",
+    "phrase_type": "Phrase type",
+    "organ": "Organ",
+}
+"""Question features that predictions may carry -> title of their table, in the page's order."""
 
 
 def groups(scored: Sequence[Row], before: Mapping[int, float]) -> list[tuple[str, list[dict[str, Any]]]]:
     """Accuracy by type: (title, rows), a row with name, questions, accuracy, low, high, baseline, difference (percent)."""
     tables = []
-    for group in _GROUP_ORDER:
+    for group in GROUP_TITLES:
         members = defaultdict(list)
         for row in scored:
             if row.get(group):
@@ -325,7 +331,7 @@ def groups(scored: Sequence[Row], before: Mapping[int, float]) -> list[tuple[str
 def groups_from_metrics(run: Run, baseline: Run | None, name: str) -> list[tuple[str, list[dict[str, Any]]]]:
     """The same without predictions: the last accuracies by type that the metrics hold, without counts."""
     tables = []
-    for group in _GROUP_ORDER:
+    for group in GROUP_TITLES:
         prefix = f"{name}/{group}/"
         members = sorted({key for row in run.rows for key in row if key.startswith(prefix)})
         lines = []
@@ -520,7 +526,7 @@ def card(row: Row, explanation: Explanation | None) -> dict[str, Any]:
     shown: dict[str, Any] = {
         "row": row,
         "verdict": verdict,
-        "type": " · ".join(str(row[group]) for group in _GROUP_ORDER if row.get(group)),
+        "type": " · ".join(str(row[group]) for group in GROUP_TITLES if row.get(group)),
         "annotators": overlay.most_common(row.get("annotators", [])),
         "spans": [(row["question"], None)],
         "answers": [(row["answer"], row["probability"])],

@@ -58,13 +58,12 @@ def tables(run: "Run", name: str) -> Sequence[dict[str, Any]]:
 
 
 def missing_starts(run: "Run") -> list[str]:
-    """A sentence for each part of the model that the recipe takes from another run, and this run did not."""
-    rows = run.config.get("init_from", {})
-    return [
-        f"config.init_from.{name} was not given: {row['without']}"
-        for name, row in rows.items()
-        if isinstance(row, Mapping) and row.get("without") and not row.get("workdir")
-    ]
+    """A sentence for each reason why parts of the model should have come from other runs, and did not."""
+    reasons: dict[str, list[str]] = {}
+    for name, row in run.config.get("init_from", {}).items():
+        if isinstance(row, Mapping) and row.get("without") and not row.get("workdir"):
+            reasons.setdefault(row["without"], []).append(f"config.init_from.{name}")
+    return [f"Not given: {', '.join(names)}. {reason[0].upper()}{reason[1:]}" for reason, names in reasons.items()]
 
 
 def _last(run: "Run", key: str) -> Mapping[str, Any]:

@@ -144,5 +144,5 @@ def test_pretrained_branches_flow_into_cmsa(mtpt, tmp_path, capsys):
         for path, leaf in mine.items():
             np.testing.assert_array_equal(leaf, theirs[f"backbone/{path}"])
     # What was not given is said in the log and in the report.
-    assert "init_from.chest is not given: the paper trains this branch first" in capsys.readouterr().err
-    assert "config.init_from.chest was not given" in (tmp_path / "cmsa/report.html").read_text()
+    assert "init_from.chest is not given: the paper trains each image branch first" in capsys.readouterr().err
+    assert "Not given: config.init_from.chest." in (tmp_path / "cmsa/report.html").read_text()
