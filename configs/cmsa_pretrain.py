@@ -95,5 +95,6 @@ def _small(config: ml_collections.ConfigDict) -> None:
     config.data.limit = 80
     config.model.embed_width = 16
     config.model.width = 32
+    config.model.depth = 10
     config.model.branch_width = 8
     config.total = "2 epochs"

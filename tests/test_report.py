@@ -11,6 +11,7 @@ from jaxvqa import configs, report
 from jaxvqa.errors import ConfigError, DataError
 from jaxvqa.explain.attention import Explanation
 from jaxvqa.metrics.bootstrap import confidence_interval
+from jaxvqa.report.__main__ import main
 
 TYPES = ("presence", "count", "size")
 
@@ -388,22 +389,22 @@ def test_numbers_as_text():
 
 
 def test_command_names_a_folder_that_is_no_run(tmp_path, capsys):
-    assert report.main([f"--workdir={tmp_path}"]) == 2
+    assert main([f"--workdir={tmp_path}"]) == 2
     assert f"{tmp_path} is no work directory" in capsys.readouterr().err
     (tmp_path / "config.json").write_text("{")
-    assert report.main([f"--workdir={tmp_path}"]) == 2
+    assert main([f"--workdir={tmp_path}"]) == 2
     assert "is no JSON" in capsys.readouterr().err
 
 
 def test_command_prints_the_path(tmp_path, capsys):
     workdir = make_run(tmp_path, rows=full_rows())
-    assert report.main([f"--workdir={workdir}"]) == 0
+    assert main([f"--workdir={workdir}"]) == 0
     assert capsys.readouterr().out.strip() == str(workdir / "report.html")
 
 
 def test_curve_alone_is_a_whole_svg(tmp_path, capsys):
     workdir, target = make_run(tmp_path, rows=full_rows()), tmp_path / "curve.svg"
-    assert report.main([f"--workdir={workdir}", f"--curve={target}"]) == 0
+    assert main([f"--workdir={workdir}", f"--curve={target}"]) == 0
     assert capsys.readouterr().out.strip() == str(target)
     root = ElementTree.parse(target).getroot()
     assert root.tag == "{http://www.w3.org/2000/svg}svg"

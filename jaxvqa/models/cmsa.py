@@ -83,7 +83,7 @@ class CMSA(nn.Module):
       width: size of the state of the LSTM or GRU.
       rnn: `lstm` or `gru`.
       self_attention: encode the question by self-attention in place of `rnn`; the states are as wide as the words then.
-      depth: layers of each of the three residual networks: 18, 34, 50 or 101.
+      depth: layers of each of the three residual networks: 10, 18, 34, 50 or 101.
       branch_width: channels of their stems.
       organ_width: channels of the organ classifier.
       organ_hidden: width between its two linear maps.

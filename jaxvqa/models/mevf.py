@@ -331,7 +331,7 @@ class ImageVectorVQA(nn.Module):
       maml_width: channels of the MAML branch, and size of its vector.
       autoencoder_width: channels of the auto-encoder's widest layers.
       code_width: size of the auto-encoder's vector.
-      depth: layers of each residual network of `distmodal`: 18, 34, 50 or 101.
+      depth: layers of each residual network of `distmodal`: 10, 18, 34, 50 or 101.
       branch_width: channels of the residual networks' stems.
       image_width: size of the vector of `distmodal` and `resnet50`; 0 for the published 1024 and 128.
       pool: in `distmodal`, take the mean over each map's positions in place of a linear map.

@@ -171,7 +171,7 @@ class MTPT(nn.Module):
       width: size of the state of the LSTM or GRU.
       rnn: `lstm` or `gru`.
       self_attention: encode the question by self-attention in place of `rnn`; the states are as wide as the words then.
-      depth: layers of the residual network: 18, 34, 50 or 101.
+      depth: layers of the residual network: 10, 18, 34, 50 or 101.
       branch_width: channels of its stem.
       spatial: whether 8 more channels tell the block where a place lies; the original's scripts leave them out.
       dropout: rate of dropout in the classifiers.

@@ -32,23 +32,37 @@ def settings(phantoms):
     return [f"--config.{name}={value}" for name, value in changes.items()]
 
 
-@pytest.mark.parametrize("system", ["cmsa", "ban"])
-def test_a_run_becomes_the_originals_file_and_a_run_again(settings, tmp_path, capsys, system):
+@pytest.fixture(scope="module")
+def converted(settings, tmp_path_factory):
+    """Trains a model of a system and writes it as the original's file: the run, the file, and options with its lists."""
     pytest.importorskip("torch")
-    variant = "small" if system == "cmsa" else f"small,{system}"
-    config = f"--config=configs/cmsa.py:{variant}"
-    run, file, again = tmp_path / "run", tmp_path / "model.pth", tmp_path / "again"
-    assert main.main([config, f"--workdir={run}", *settings]) == 0
-    assert convert.main([f"--system={system}", f"--from={run}", f"--to={file}"]) == 0
-    saved = checkpoints.Checkpoints(run, read_only=True)
-    assets, _ = saved.read_json()
-    saved.close()
-    lists = []
-    for name in ("vocabulary", "answers"):
-        (tmp_path / f"{name}.json").write_text(json.dumps(assets[name]))
-        lists.append(f"--{name}={tmp_path / name}.json")
-    assert convert.main([f"--system={system}", f"--from={file}", f"--to={again}", config, *lists]) == 0
-    capsys.readouterr()
+    done = {}
+
+    def convert_once(system):
+        if system not in done:
+            folder = tmp_path_factory.mktemp(system)
+            run, file = folder / "run", folder / "model.pth"
+            config = "--config=configs/cmsa.py:" + ("small" if system == "cmsa" else f"small,{system}")
+            assert main.main([config, f"--workdir={run}", *settings]) == 0
+            assert convert.main([f"--system={system}", f"--from={run}", f"--to={file}"]) == 0
+            saved = checkpoints.Checkpoints(run, read_only=True)
+            assets, _ = saved.read_json()
+            saved.close()
+            options = [config]
+            for name in ("vocabulary", "answers"):
+                (folder / f"{name}.json").write_text(json.dumps(assets[name]))
+                options.append(f"--{name}={folder / name}.json")
+            done[system] = run, file, options
+        return done[system]
+
+    return convert_once
+
+
+@pytest.mark.parametrize("system", ["cmsa", pytest.param("ban", marks=pytest.mark.slow)])
+def test_a_run_becomes_the_originals_file_and_a_run_again(converted, settings, tmp_path, system):
+    run, file, options = converted(system)
+    again = tmp_path / "again"
+    assert convert.main([f"--system={system}", f"--from={file}", f"--to={again}", *options]) == 0
     ours, theirs = arrays(run), arrays(again)
     assert ours.keys() == theirs.keys()
     for path, array in ours.items():
@@ -61,15 +75,12 @@ def test_a_run_becomes_the_originals_file_and_a_run_again(settings, tmp_path, ca
     assert next((again / "predictions").glob("val_*.jsonl")).read_text()
 
 
-def test_lists_of_another_length_are_refused(settings, tmp_path, capsys):
-    pytest.importorskip("torch")
-    run, file = tmp_path / "run", tmp_path / "model.pth"
-    assert main.main(["--config=configs/cmsa.py:small", f"--workdir={run}", *settings]) == 0
-    assert convert.main(["--system=cmsa", f"--from={run}", f"--to={file}"]) == 0
+def test_lists_of_another_length_are_refused(converted, tmp_path, capsys):
+    _, file, options = converted("cmsa")
     (tmp_path / "words.json").write_text('["yes", "no"]')
-    words = f"{tmp_path / 'words.json'}"
+    words = tmp_path / "words.json"
     command = ["--system=cmsa", f"--from={file}", f"--to={tmp_path / 'again'}", f"--vocabulary={words}"]
-    assert convert.main([*command, f"--answers={words}", "--config=configs/cmsa.py:small"]) == 2
+    assert convert.main([*command, f"--answers={words}", options[0]]) == 2
     message = capsys.readouterr().err
     assert "vocabulary" in message
     assert "gives 2" in message

@@ -105,15 +105,15 @@ def test_mean_iou_is_that_of_the_metrics():
 
 
 def test_pretrained_branches_flow_into_cmsa(mtpt, tmp_path, capsys):
-    taken = {"abdomen": "abdomen", "head": "brain"}
+    taken = {"head": "brain"}
     for organ in taken.values():
         arguments = [f"--config.{name}={value}" for name, value in changes(mtpt, organ).items()]
         config = f"--config=configs/cmsa_pretrain.py:{organ},small"
         assert main.main([config, f"--workdir={tmp_path / organ}", *arguments]) == 0
-    last = [row for row in logs.read_metrics(tmp_path / "abdomen") if "test/iou" in row][-1]
-    assert {"test/iou/low", "test/iou/high", "test/compatibility"} <= last.keys()
-    scored = [json.loads(line) for line in (tmp_path / "abdomen/predictions/test_3.jsonl").read_text().splitlines()]
-    assert np.mean([row["iou"] for row in scored]) * 100 == pytest.approx(last["test/iou"], abs=1e-3)
+    last = [row for row in logs.read_metrics(tmp_path / "brain") if "test/accuracy" in row][-1]
+    assert {"test/accuracy/low", "test/accuracy/high", "test/compatibility"} <= last.keys()
+    scored = [json.loads(line) for line in (tmp_path / "brain/predictions/test_3.jsonl").read_text().splitlines()]
+    assert np.mean([row["accuracy"] for row in scored]) * 100 == pytest.approx(last["test/accuracy"], abs=1e-3)
 
     common = {
         "data.dir": str(mtpt),
@@ -140,9 +140,9 @@ def test_pretrained_branches_flow_into_cmsa(mtpt, tmp_path, capsys):
     for branch, organ in taken.items():
         theirs = arrays(tmp_path / organ)
         mine = {path.partition("/")[2]: leaf for path, leaf in ours.items() if path.startswith(f"{branch}/")}
-        assert len(mine) > 50
+        assert len(mine) > 30
         for path, leaf in mine.items():
             np.testing.assert_array_equal(leaf, theirs[f"backbone/{path}"])
     # What was not given is said in the log and in the report.
     assert "init_from.chest is not given: the paper trains each image branch first" in capsys.readouterr().err
-    assert "Not given: config.init_from.chest." in (tmp_path / "cmsa/report.html").read_text()
+    assert "Not given: config.init_from.abdomen, config.init_from.chest." in (tmp_path / "cmsa/report.html").read_text()

@@ -17,7 +17,7 @@ from jaxvqa.models.layers.batch_norm import BatchNorm
 from jaxvqa.models.layers.conv import Conv, kaiming_fan_out
 from jaxvqa.models.layers.pooling import max_pool
 
-STAGES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+STAGES = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 """Depth -> blocks in each stage."""
 
 
@@ -122,7 +122,7 @@ class ResNet(nn.Module):
     """The network up to the last stage.
 
     Attributes:
-      depth: 18 or 34 (basic blocks), 50 or 101 (bottlenecks).
+      depth: 10, 18 or 34 (basic blocks), 50 or 101 (bottlenecks).
       width: channels of the stem and of the first stage's blocks; each further stage doubles them.
       dtype: type of the multiplications and of the maps; parameters and statistics are float32.
       remat: keep only each block's input, and compute the rest again in the backward pass.
