@@ -67,15 +67,21 @@ def peak_mib() -> float:
 
 
 def random_batch(shapes: dict[str, Any], vocab_size: int) -> dict[str, np.ndarray]:
-    """Full questions, full images, sparse soft scores."""
+    """Full questions, full images, sparse soft scores, labels of the first class."""
     rng = np.random.default_rng(0)
-    scores = rng.random(shapes["answer_scores"].shape) < 0.002
-    return {
-        "regions": rng.random(shapes["regions"].shape).astype(np.float16),
-        "question": rng.integers(1, vocab_size, shapes["question"].shape).astype(np.int32),
-        "answer_scores": scores.astype(np.float32),
-        "mask": np.ones(shapes["mask"].shape, np.float32),
+    known: dict[str, Callable[[tuple[int, ...]], np.ndarray]] = {
+        "question": lambda shape: rng.integers(1, vocab_size, shape),
+        "answer_scores": lambda shape: rng.random(shape) < 0.002,
+        "regions": lambda shape: rng.random(shape),
+        "mask": np.ones,
     }
+
+    def values(key: str, spec: Any) -> np.ndarray:
+        if key.startswith("image"):
+            return rng.integers(0, 256, spec.shape)
+        return known.get(key, np.zeros)(spec.shape)
+
+    return {key: np.asarray(values(key, spec)).astype(spec.dtype) for key, spec in shapes.items()}
 
 
 def ours(name: str, steps: int) -> dict[str, float]:
@@ -117,10 +123,11 @@ def ours(name: str, steps: int) -> dict[str, float]:
 
 
 def peer(name: str, steps: int) -> dict[str, float]:
-    """Times the same training step in PyTorch: same sizes, loss, dropout and Adam."""
+    """Times the same training step in PyTorch: same sizes, loss, dropout and optimiser."""
+    import importlib
+
     import torch
 
-    from benchmarks.peers import rwsan as peer_rwsan
     from jaxvqa import configs
     from jaxvqa.tasks import abstract_batch, task_without_data
 
@@ -128,7 +135,7 @@ def peer(name: str, steps: int) -> dict[str, float]:
     task = task_without_data(config)
     shapes = abstract_batch(task, config.batch_size)
     batch = {key: torch.from_numpy(value) for key, value in random_batch(shapes, config.compile.vocab_size).items()}
-    step = peer_rwsan.train_step(config, region_width=config.data.region_width)
+    step = importlib.import_module(f"benchmarks.peers.{config.model.name}").train_step(config)
     square = torch.ones((MATMUL, MATMUL))
     times = beside_matmul(lambda: step(batch), lambda: square @ square, steps, gflop=math.nan)
     known = {key: value for key, value in times.items() if not math.isnan(value)}  # PyTorch counts no operations

@@ -109,9 +109,10 @@ class RWSAN(nn.Module):
         return self.classifier(self.fused_norm(fused))
 
 
-def train_step(config: Any, *, region_width: int) -> Callable[[dict[str, torch.Tensor]], float]:
+def train_step(config: Any) -> Callable[[dict[str, torch.Tensor]], float]:
     """Returns a function that does one training step on a batch and returns its loss."""
-    model = RWSAN(config.model, config.compile.vocab_size, config.compile.num_answers, region_width).train()
+    sizes = config.compile.vocab_size, config.compile.num_answers, config.data.region_width
+    model = RWSAN(config.model, *sizes).train()
     optim = config.optim
     adam = torch.optim.Adam(model.parameters(), lr=optim.lr, betas=(optim.b1, optim.b2), eps=optim.eps)
 
