@@ -103,7 +103,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     if "blind" in variants:
         config.name += "-blind"
         config.data.blind = True
-        config.data.image_size = 32  # of a black picture, one cell says as much as many
+        config.data.image_size = 32  # of noise, one cell says as much as many
     if "small" in variants:
         _small(config)
     return config

@@ -122,7 +122,7 @@ def radiology_data(config: ml_collections.ConfigDict) -> None:
     data.autoencoder_size = 128
     data.augment = ml_collections.ConfigDict({"crop": 0, "degrees": 0.0, "brightness": 0.0})  # random, in training
     data.organs = ()  # the values of `organ` that mean abdomen, head, chest
-    data.blind = False  # the question-only baseline: a black picture
+    data.blind = False  # the question-only baseline: pictures of noise
     data.answers = ml_collections.ConfigDict()
     data.answers.file = ""  # a JSON list of answers, or two maps; empty: made from the data
     data.answers.splits = "train"

@@ -126,6 +126,8 @@ REAL = {
 }
 
 ELSEWHERE = {
+    "python -m jaxvqa.testing.golden tests/golden/cmsa": "tests/models: each of its cases",
+    "python -m jaxvqa.main --config=configs/cmsa.py:vqa_rad,compact": "the same command without a folder is above",
     "make lint": ".ci/run",
     "make test": ".ci/run",
     "make format": "make lint checks what it does",

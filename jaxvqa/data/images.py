@@ -143,13 +143,18 @@ class Brightness:
         return example | {self._image: np.round(255 * levels).astype(np.uint8)[example[self._image]]}
 
 
-class BlankImage:
-    """A picture of zeros: what a question-only baseline sees."""
+class NoiseImage:
+    """A picture of noise, drawn anew each time: what a question-only baseline sees.
+
+    A constant picture will not do: its batches have no variance, and batch norm's running statistics are then of no use.
+    """
 
     def __init__(self, sizes: Mapping[str, tuple[int, int]]):
         """Args: name of the entry to make -> (S, C)."""
-        self._arrays = {name: np.zeros((size, size, channels), np.uint8) for name, (size, channels) in sizes.items()}
+        self._sizes = dict(sizes)
 
     def __call__(self, example: Example) -> Example:
         """Adds the pictures."""
-        return example | self._arrays
+        random = np.random.default_rng([*example["draw"], 3])
+        sizes = self._sizes.items()
+        return example | {name: random.integers(0, 256, (s, s, c), np.uint8) for name, (s, c) in sizes}

@@ -104,7 +104,7 @@ class RadiologyVqa:
         blind = data.blind or not data.images
         steps: list[transforms.Transform] = []
         if blind:
-            steps.append(images.BlankImage(self._sizes))
+            steps.append(images.NoiseImage(self._sizes))
         elif train and any(data.augment.values()):
             crops = {name: (size + data.augment.crop, channels) for name, (size, channels) in self._sizes.items()}
             steps.append(images.DecodeImage(crops, cache_mib=data.cache_mib))

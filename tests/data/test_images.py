@@ -103,7 +103,9 @@ def test_normalised_is_imagenets_for_colour_and_plain_for_grey():
     assert float(np.asarray(images.normalised(jnp.full((1, 2, 2, 1), 51, jnp.uint8)))[0, 0, 0, 0]) == pytest.approx(0.2)
 
 
-def test_blank_pictures():
-    blank = images.BlankImage({"image": (8, 3)})(example(b""))["image"]
-    assert blank.shape == (8, 8, 3)
-    assert not blank.any()
+def test_noise_depends_on_the_draw_alone():
+    make = images.NoiseImage({"image": (8, 3)})
+    first, again, other = (make(example(b"", draw=draw))["image"] for draw in ((0, 1, 2), (0, 1, 2), (0, 1, 3)))
+    assert (first.shape, first.dtype) == ((8, 8, 3), np.uint8)
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
