@@ -87,6 +87,9 @@ WALK = {
     "python -m jaxvqa.testing.golden tests/golden/rwsan": "tests/golden/rwsan",
     "python -m pytest tests/test_configs.py": "tests/test_configs.py",
     "python -m benchmarks.train_step --peer": "--peer --config=configs/rwsan.py:small --steps=1 --json=step.json",
+    "python -m benchmarks.train_step --peer --config=configs/cmsa.py:vqa_rad --steps=1": (
+        "--peer --config=configs/cmsa.py:small --steps=1"
+    ),
     "python -m benchmarks.input_pipeline": "--images=200 --batches=1 --threads 1",
     "python -m benchmarks.input_pipeline --step_json=FILE": "--images=200 --batches=1 --threads 1 --step_json=step.json",
     "python -m benchmarks.start": "--steps=2",

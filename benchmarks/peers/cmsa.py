@@ -66,7 +66,7 @@ class CMSA(nn.Module):
 
     def __init__(self, m: Any, vocab_size: int, num_answers: int, image_size: int):
         super().__init__()
-        counts = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}[m.depth]
+        counts = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}[m.depth]
         tables = (nn.Embedding(vocab_size + 1, m.embed_width, padding_idx=vocab_size) for _ in range(m.tables))
         self.tables: Any = nn.ModuleList(tables)
         self.lstm = nn.LSTM(m.tables * m.embed_width, m.width, batch_first=True)
