@@ -18,7 +18,7 @@ ALL += [
     f"configs/cmsa.py:{variant}"
     for variant in (
         *("", "vqa_rad", "small", "blind", "vqa_rad,ban", "vqa_rad,san,compact", "vqa_rad,ban,distmodal,compact"),
-        *("vqa_rad,image_disjoint,no_test_frames,compact,improved,small",),
+        *("vqa_rad,image_disjoint,no_test_frames,compact,augment,small",),
     )
 ]
 ALL += [
