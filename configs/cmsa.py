@@ -1,10 +1,10 @@
 """CMSA: cross-modal self-attention for medical visual question answering (Gong et al., ICMR 2021).
 
-    python -m jaxvqa.main --config=configs/cmsa.py                      the embedded phantoms, minutes on 2 CPU cores
+    python -m jaxvqa.main --config=configs/cmsa.py                      the embedded phantoms, an hour or more on 2 CPU cores
     python -m jaxvqa.main --config=configs/cmsa.py:blind                its question-only baseline
     python -m jaxvqa.main --config=configs/cmsa.py:small                about a minute; to see that everything runs
-    python -m jaxvqa.main --config=configs/cmsa.py:vqa_rad              the published recipe on VQA-RAD: one GPU, about an hour
-    python -m jaxvqa.main --config=configs/cmsa.py:vqa_rad,compact      VQA-RAD with a small network, for a CPU
+    python -m jaxvqa.main --config=configs/cmsa.py:vqa_rad              the published recipe and size on VQA-RAD, for a GPU
+    python -m jaxvqa.main --config=configs/cmsa.py:vqa_rad,compact      VQA-RAD with a small network: half an hour on 2 CPU cores
     python -m jaxvqa.main --config=configs/cmsa.py:vqa_rad,image_disjoint   VQA-RAD split by image
 
 The published recipe pre-trains the three image branches first (configs/cmsa_pretrain.py), and takes them by
