@@ -4,7 +4,7 @@
     python -m jaxvqa.main --config=configs/cmsa.py:blind                its question-only baseline
     python -m jaxvqa.main --config=configs/cmsa.py:small                about a minute; to see that everything runs
     python -m jaxvqa.main --config=configs/cmsa.py:vqa_rad              the published recipe and size on VQA-RAD, for a GPU
-    python -m jaxvqa.main --config=configs/cmsa.py:vqa_rad,compact      VQA-RAD with a small network: half an hour on 2 CPU cores
+    python -m jaxvqa.main --config=configs/cmsa.py:vqa_rad,compact      a small network: half an hour on 2 CPU cores
     python -m jaxvqa.main --config=configs/cmsa.py:vqa_rad,image_disjoint   VQA-RAD split by image
 
 The published recipe pre-trains the three image branches first (configs/cmsa_pretrain.py), and takes them by

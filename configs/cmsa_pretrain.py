@@ -8,7 +8,7 @@
 
 The images are phantoms, of other patients than those of configs/cmsa.py: minutes on 2 CPU cores. With `real` ("abdomen,real")
 they are the published sets, which have to be put into place first (tfds_builders/mtpt/README.md), and the recipe is the
-published one at full size: hours on one GPU. `compact` gives the small network for real images too; `small` runs in a minute.
+published one at full size, for a GPU. `compact` gives the small network for real images too; `small` runs in a minute.
 """
 
 import ml_collections
