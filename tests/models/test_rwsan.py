@@ -220,7 +220,7 @@ def test_build_names_every_fault():
         models.build(config, vocab_size=3)
     for part in ("'width'", "num_answers is missing", "'bfloat16'", "does not divide"):
         assert part in str(error.value)
-    with pytest.raises(ConfigError, match=r"Did you mean 'rwsan'"):
+    with pytest.raises(ConfigError, match=r"Did you mean 'rwsan' or 'san'\?"):
         models.build({"name": "rwsam"})
     with pytest.raises(ConfigError, match="follows from the data"):
         models.build({"name": "rwsan", "vocab_size": 4}, vocab_size=4, num_answers=3)
