@@ -3,14 +3,30 @@
 from typing import Any
 
 import jax
+import ml_collections
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from jaxvqa.data import pipeline
-from jaxvqa.sharding import batch_sharding
+from jaxvqa.errors import ConfigError
+from jaxvqa.sharding import batch_sharding, check_batch_size
 from jaxvqa.state import TrainState
 from jaxvqa.tasks import Task
+
+
+def predict_function(name: str, config: ml_collections.ConfigDict, task: Task, mesh: Mesh) -> Any:
+    """The task's predict function that a row of `config.evals` names, jitted.
+
+    Raises:
+      ConfigError: the task has no such function, or the row's batch size does not fit the mesh.
+    """
+    check_batch_size(config.batch_size, 1, mesh, f"config.evals.{name}.batch_size")
+    if config.predict not in task.predict_fns:
+        raise ConfigError(
+            f"config.evals.{name}.predict is {config.predict!r}; the task has {', '.join(task.predict_fns)}."
+        )
+    return jax.jit(task.predict_fns[config.predict])
 
 
 def predict_all(

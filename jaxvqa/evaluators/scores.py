@@ -11,11 +11,9 @@ from jax.sharding import Mesh
 from jaxvqa.checkpoints import storage_errors
 from jaxvqa.data import pipeline
 from jaxvqa.data.sources import VqaSource
-from jaxvqa.errors import ConfigError
-from jaxvqa.evaluators.predicting import predict_all
+from jaxvqa.evaluators.predicting import predict_all, predict_function
 from jaxvqa.evaluators.vqa import write_whole
 from jaxvqa.metrics.bootstrap import confidence_interval
-from jaxvqa.sharding import check_batch_size
 from jaxvqa.state import TrainState
 from jaxvqa.tasks import Task
 
@@ -35,14 +33,9 @@ class ScoresEvaluator:
         readers: pipeline.Readers,
     ):
         """Args: the evaluator's name and its row of `config.evals` (`split`, `batch_size`, `predict`), and what it reads."""
-        check_batch_size(config.batch_size, 1, mesh, f"config.evals.{name}.batch_size")
-        if config.predict not in task.predict_fns:
-            raise ConfigError(
-                f"config.evals.{name}.predict is {config.predict!r}; the task has {', '.join(task.predict_fns)}."
-            )
         self.name, self._task, self._mesh, self._workdir = name, task, mesh, workdir
         self._source, self._batch_size, self._readers = open_source(config.split), config.batch_size, readers
-        self._predict = jax.jit(task.predict_fns[config.predict])
+        self._predict = predict_function(name, config, task, mesh)
 
     def run(self, state: TrainState) -> Iterator[tuple[str, float]]:
         """Yields each score's mean in percent and its interval (`/low`, `/high`); writes `predictions/NAME_STEP.jsonl`."""

@@ -16,11 +16,9 @@ from jaxvqa.checkpoints import storage_errors
 from jaxvqa.data import pipeline
 from jaxvqa.data.answers import normalise_answer
 from jaxvqa.data.sources import VqaSource
-from jaxvqa.errors import ConfigError
-from jaxvqa.evaluators.predicting import predict_all
+from jaxvqa.evaluators.predicting import predict_all, predict_function
 from jaxvqa.metrics.bootstrap import confidence_interval
 from jaxvqa.metrics.vqa import eval_ai_results, question_accuracy
-from jaxvqa.sharding import check_batch_size
 from jaxvqa.state import TrainState
 from jaxvqa.tasks import AnswerTask
 
@@ -57,15 +55,10 @@ class VqaEvaluator:
         readers: pipeline.Readers,
     ):
         """Args: the evaluator's name and its row of `config.evals` (`split`, `batch_size`, `predict`), and what it reads."""
-        check_batch_size(config.batch_size, 1, mesh, f"config.evals.{name}.batch_size")
-        if config.predict not in task.predict_fns:
-            raise ConfigError(
-                f"config.evals.{name}.predict is {config.predict!r}; the task has {', '.join(task.predict_fns)}."
-            )
         self.name, self._task, self._mesh, self._workdir = name, task, mesh, workdir
         self._source = open_source(config.split)
         self._batch_size, self._readers, self._rule = config.batch_size, readers, RULES[task.answer_rule]
-        self._predict = jax.jit(task.predict_fns[config.predict])
+        self._predict = predict_function(name, config, task, mesh)
 
     def run(self, state: TrainState) -> Iterator[tuple[str, float]]:
         """Yields accuracies in percent: `accuracy`, its interval `accuracy/low` and `accuracy/high`, and by group.
