@@ -2,8 +2,8 @@
 
     python -m benchmarks.train_step [--config=configs/rwsan.py:vqa_v2] [--steps=3] [--peer] [--json=FILE]
 
-Each row is a process of its own, so that its peak memory is its own. `share_of_matmul` is the step's floating-point
-operations (as XLA counts them in the compiled program) over its time, over the rate of a large square matrix
+Each row is a process of its own, so that its peak memory is its own. `share_of_matmul` is the number of the step's
+operations in matrix products and convolutions (`benchmarks.flop`) over its time, over the rate of a large square matrix
 multiplication: that rate is taken for a second or more before and after each step, since a machine that is shared holds
 its best rate for moments only; of the steps' shares the median is given. `share_of_best_matmul` compares the fastest
 step with the single fastest multiplication. `--peer` times the same training step in PyTorch.
@@ -89,7 +89,8 @@ def ours(name: str, steps: int) -> dict[str, float]:
     import jax
     import jax.numpy as jnp
 
-    from jaxvqa import compiling, configs, sharding, train
+    from benchmarks.flop import flop
+    from jaxvqa import configs, sharding, train
     from jaxvqa.tasks import abstract_batch, task_without_data
 
     config = configs.load(name)
@@ -104,9 +105,9 @@ def ours(name: str, steps: int) -> dict[str, float]:
         host = random_batch(shapes, config.compile.vocab_size)
         batch = {key: jax.device_put(value, sharding.batch_sharding(mesh)) for key, value in host.items()}
         start = time.perf_counter()
-        compiled = program.step.lower(*train.abstract_step_arguments(config, task, program)).compile()
+        traced = program.step.trace(*train.abstract_step_arguments(config, task, program))
+        compiled = traced.lower().compile()
         compile_seconds = time.perf_counter() - start
-        measured = compiling.measures(compiled)
         box = [state]
         del state
 
@@ -114,7 +115,7 @@ def ours(name: str, steps: int) -> dict[str, float]:
             box[0], metrics = compiled(box[0], batch)
             jax.block_until_ready(metrics)
 
-        times = beside_matmul(step, lambda: multiply(square).block_until_ready(), steps, measured["flops"] / 1e9)
+        times = beside_matmul(step, lambda: multiply(square).block_until_ready(), steps, flop(traced) / 1e9)
     return times | {
         "examples_per_second": config.batch_size / times["seconds"],
         "peak_mib": peak_mib(),

@@ -14,6 +14,7 @@ from jaxtyping import install_import_hook
 # Must come before anything of the package is imported: each array's annotated shape and dtype is then checked in every call.
 _hook = install_import_hook("jaxvqa", "beartype.beartype")
 
+import fcntl
 import logging
 import sys
 from collections.abc import Iterator
@@ -50,12 +51,15 @@ def jaxvqa_data() -> Path:
 
 @pytest.fixture(scope="session")
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder with phantom_vqa/tiny_questions and /tiny_images built in it."""
+    """A data folder with phantom_vqa/tiny_questions and /tiny_images built in it, which all test processes share."""
     from tfds_builders import build
 
-    folder = tmp_path_factory.mktemp("tfds")
+    above = tmp_path_factory.getbasetemp()
+    folder = (above.parent if "PYTEST_XDIST_WORKER" in os.environ else above) / "tfds"
     # Most runs of the tests are of the same program: compile it once.
-    (folder / "xla").mkdir(mode=0o700)
+    (folder / "xla").mkdir(mode=0o700, parents=True, exist_ok=True)
     jax.config.update("jax_compilation_cache_dir", str(folder / "xla"))
-    assert build.main(["phantom_vqa", "--config=tiny_questions,tiny_images", f"--data_dir={folder}"]) == 0
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the second process finds them built
+        assert build.main(["phantom_vqa", "--config=tiny_questions,tiny_images", f"--data_dir={folder}"]) == 0
     return folder

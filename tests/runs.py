@@ -53,8 +53,9 @@ def command(phantoms: Path, workdir: Path, **changes: Any) -> list[str]:
 
 
 def environment(devices: int = 1) -> dict[str, str]:
-    """The environment of a process with that many simulated devices."""
+    """The environment of a process with that many simulated devices, and without PyTorch."""
     env = {key: value for key, value in os.environ.items() if not key.startswith("JAX_")}
+    env["PYTHONPATH"] = os.pathsep.join([str(ROOT / "tests/core_install"), *filter(None, [env.get("PYTHONPATH")])])
     return env | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices), "TPU_SKIP_MDS_QUERY": "1"}
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxvqa.models.layers.batch_norm import BatchNorm
-from jaxvqa.models.layers.conv import Conv, ConvTranspose, kaiming_fan_out
+from jaxvqa.models.layers.conv import Conv, ConvTranspose, convolve, kaiming_fan_out
 from jaxvqa.models.layers.gru import GRU
 from jaxvqa.models.layers.pooling import max_pool
 
@@ -152,3 +152,31 @@ def test_gru_is_pytorchs():
     params = jax.tree.map(lambda t: jnp.asarray(t.detach().numpy()), params)
     ours = jax.jit(GRU(7).apply)({"params": params}, jnp.asarray(x.numpy()))
     np.testing.assert_allclose(ours, expected.detach().numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize(("stride", "padding", "dtype"), [(1, 1, "float32"), (2, 3, "float32"), (1, 0, "bfloat16")])
+def test_gradients_of_large_kernels(stride, padding, dtype):
+    """Large enough for the gradient that is summed over the images; XLA's own is the reference."""
+    x = jax.random.normal(jax.random.key(0), (2, 41 * stride, 41 * stride, 32), dtype)
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, 32, 64), dtype)
+
+    def plain(x, kernel):
+        layout = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(
+            x, kernel, (stride, stride), [(padding, padding)] * 2, dimension_numbers=layout
+        )
+
+    def gradients(convolution):
+        def loss(x, kernel):
+            return jnp.sum(jnp.sin(convolution(x, kernel).astype(jnp.float32)))
+
+        traced = jax.jit(jax.grad(loss, (0, 1))).trace(x, kernel)
+        return traced.lower().compile()(x, kernel), str(traced.jaxpr)
+
+    ours, how = gradients(lambda x, kernel: convolve(x, kernel, stride, padding))
+    theirs, _ = gradients(plain)
+    assert "platform_index" in how
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.dtype == other.dtype
+        scale = jnp.max(jnp.abs(other)).astype(jnp.float32)
+        np.testing.assert_allclose(one / scale, other / scale, atol=1e-5 if dtype == "float32" else 2e-2)

@@ -54,12 +54,12 @@ def _backward(stride: int, padding: int, saved: tuple[Array, Array], dy: Array) 
     x, kernel = saved
 
     def by_xla(x: Array, dy: Array) -> Array:
-        return jax.vjp(lambda kernel: _convolve(x, kernel, stride, padding), kernel)[1](dy)[0]
+        return jax.linear_transpose(lambda kernel: _convolve(x, kernel, stride, padding), kernel)(dy)[0]
 
     def by_image(x: Array, dy: Array) -> Array:
         return _kernel_gradient_by_image(x, dy, len(kernel), stride, padding)
 
-    (dx,) = jax.vjp(lambda x: _convolve(x, kernel, stride, padding), x)[1](dy)
+    (dx,) = jax.linear_transpose(lambda x: _convolve(x, kernel, stride, padding), x)(dy)
     # Over several devices the sum over the images would fetch all of them to each device.
     if jax.sharding.get_abstract_mesh().size > 1 or 2 * dy[0].size * kernel[..., 0].size < PER_IMAGE_FLOP:
         return dx, by_xla(x, dy)
