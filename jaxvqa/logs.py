@@ -127,9 +127,11 @@ class Progress:
 
     def show(self, step: int, values: Mapping[str, float], seconds_left: float) -> None:
         """Shows the newest averages."""
+        shares = {name: values.get(f"train/{name}") for name in ("accuracy", "compatibility")}
         words = (
-            f"loss {values['train/loss']:.4g}  accuracy {100 * values.get('train/accuracy', 0):.1f} %  "
-            f"{values['train/examples_per_second']:.0f} examples/s  data wait {100 * values['train/data_wait']:.1f} %"
+            f"loss {values['train/loss']:.4g}  "
+            + "".join(f"{name} {100 * share:.1f} %  " for name, share in shares.items() if share is not None)
+            + f"{values['train/examples_per_second']:.0f} examples/s  data wait {100 * values['train/data_wait']:.1f} %"
         )
         if self._bar:
             self._bar.update(self._task, completed=step, words=words)

@@ -225,6 +225,31 @@ def test_a_split_without_answers_shows_predictions_without_verdict(tmp_path):
     assert "Most confident mistakes" not in text
 
 
+@pytest.mark.parametrize(("organ", "measure"), [("abdomen", "iou"), ("brain", "accuracy")])
+def test_a_pre_training_run_shows_its_scores(tmp_path, organ, measure):
+    config = configs.load(f"configs/cmsa_pretrain.py:{organ},small")
+    workdir = make_run(tmp_path)
+    (workdir / "config.json").write_text(config.to_json_best_effort())
+    rows = [{"step": step, "time": 1.7e9 + step, "train/loss": 2.0 / step} for step in (10, 20)]
+    for row in rows:
+        for key, value in ((f"test/{measure}", 61.5), ("test/compatibility", 83.5)):
+            row |= {key: value, f"{key}/low": value - 3, f"{key}/high": value + 3}
+    (workdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (workdir / "predictions").mkdir()
+    (workdir / "predictions/test_20.jsonl").write_text(
+        json.dumps({"id": 7, measure: 0.61, "compatibility": 1.0}) + "\n"
+    )
+    page = page_of(workdir)
+    text = words_of(page)
+    assert "Multi-task pre-training on mtpt/phantom_" in text
+    assert f"test/{measure}61.5 %58.5 % to 64.5 %20" in text  # a row of the table
+    assert "test/compatibility83.5 %80.5 % to 86.5 %20" in text
+    assert f"Picturesmtpt/phantom_{organ}" in text
+    for words in ("no accuracy", "no evaluation", "question only", "Example answers"):
+        assert words not in text
+    assert page.tags.count("svg") == 3  # both scores and the loss
+
+
 def test_every_text_is_escaped(tmp_path):
     attack = "<script>alert(1)</script>"
     rows = prediction_rows(0.5)

@@ -69,7 +69,13 @@ class Run:
     def blind(self) -> bool:
         """Whether the model sees the questions alone."""
         data = self.config.get("data", {})
-        return bool(data.get("blind")) or not data.get("images")
+        return bool(data.get("blind")) or not self.pictures
+
+    @property
+    def pictures(self) -> str:
+        """The part of the data with the pictures; in a pre-training each example has one."""
+        data = self.config.get("data", {})
+        return data.get("images") or (data.get("questions", "") if data.get("question_list") else "")
 
     @property
     def label(self) -> str:
@@ -208,14 +214,17 @@ def content(run: Run, baseline: Run | None = None) -> dict[str, Any]:
     _, predictions = run.predictions(name)
     _, base_predictions = baseline.predictions(name) if baseline else (0, [])
     scored = [row for row in predictions if "accuracy" in row]
+    answers = [row for row in predictions if "answer" in row]  # an evaluation of scores alone has none
     before = {row["id"]: row["accuracy"] for row in base_predictions if "accuracy" in row}
     notes = _notes(run, baseline, name)
-    examples, mistakes = choose_examples(predictions), confident_mistakes(scored)
+    scored_answers = [row for row in answers if "accuracy" in row]
+    examples, mistakes = choose_examples(answers), confident_mistakes(scored_answers)
     explained, why_not = _explanations(run, name, predictions, [*examples, *mistakes])
     return {
         "run": run,
         "baseline": baseline,
         "name": name,
+        "task": TASKS.get(run.config.get("task", ""), "Visual question answering"),
         "split": run.config.get("evals", {}).get(name, {}).get("split", name),
         "notes": notes,
         "result": result(run, name, scored),
@@ -228,12 +237,13 @@ def content(run: Run, baseline: Run | None = None) -> dict[str, Any]:
             for other in evaluations(run)
             if other != name and run.series(f"{other}/accuracy")[0]
         ],
+        "scores": [row for other in evaluations(run) for row in scores(run, other)],
         "tables": protocols.tables(run, name),
         "facts": facts(run),
         "versions": run.meta.get("versions", {}),
-        "charts": charts(run, baseline, name),
+        "charts": charts(run, baseline, name, [s for s, _ in scores(run, name) if s != f"{name}/accuracy"]),
         "groups": groups(scored, before) or groups_from_metrics(run, baseline, name),
-        "calibration": calibration(scored),
+        "calibration": calibration(scored_answers),
         "examples": [card(row, explained.get(row["id"])) for row in examples],
         "mistakes": [card(row, explained.get(row["id"])) for row in mistakes],
         "no_pictures": why_not,
@@ -278,6 +288,19 @@ def result(run: Run, name: str, scored: Sequence[Row]) -> dict[str, Any] | None:
     }
 
 
+def scores(run: Run, name: str) -> list[tuple[str, dict[str, Any]]]:
+    """What an evaluation gives beside an accuracy of answers, such as "test/iou": the last value and its interval."""
+    rows = [row for row in run.rows if any(key.startswith(f"{name}/") for key in row)]
+    if not rows or run.config.get("evals", {}).get(name, {}).get("type") != "scores":
+        return []
+    found = []
+    for key, value in rows[-1].items():
+        if key.count("/") == 1 and key.startswith(f"{name}/"):
+            low, high = rows[-1].get(f"{key}/low"), rows[-1].get(f"{key}/high")
+            found.append((key, {"value": value, "low": low, "high": high, "step": rows[-1]["step"]}))
+    return found
+
+
 def difference(scored: Sequence[Row], before: Mapping[int, float]) -> dict[str, Any] | None:
     """The mean difference in accuracy on the questions that both answered, in points, with its paired interval."""
     pairs = [row["accuracy"] - before[row["id"]] for row in scored if row["id"] in before]
@@ -286,6 +309,9 @@ def difference(scored: Sequence[Row], before: Mapping[int, float]) -> dict[str, 
     low, high = confidence_interval(pairs)
     return {"points": 100 * float(np.mean(pairs)), "low": 100 * low, "high": 100 * high, "questions": len(pairs)}
 
+
+TASKS = {"multi_task_pretraining": "Multi-task pre-training"}
+"""Tasks that are not called visual question answering."""
 
 GROUP_TITLES = {
     "question_type": "Question type",
@@ -392,7 +418,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
         ("Model", config.get("model", {}).get("name", "")),
         ("Parameters", integer(run.parameters) if run.parameters else ""),
         ("Questions", data.get("questions", "")),
-        ("Pictures", "not shown to the model" if run.blind else data.get("images", "")),
+        ("Pictures", "not shown to the model" if run.blind else run.pictures),
         ("Trained on", trained_on),
         ("Steps", f"{steps}, {config.get('batch_size')} questions each"),
         ("Length", str(config.get("total", ""))),
@@ -426,7 +452,7 @@ def _notes(run: Run, baseline: Run | None, name: str) -> list[str]:
             f"Whether this run is finished cannot be told: it has reached step {integer(run.step)}, and there is no "
             "checkpoint that says how long an epoch is."
         )
-    if run.rows and not run.series(f"{name}/accuracy")[0]:
+    if run.rows and not run.series(f"{name}/accuracy")[0] and not scores(run, name):
         if run.predictions(name)[1]:
             notes.append(
                 f"The evaluation {name!r} has predictions, but no accuracy: its split has no annotated answers."

@@ -4,6 +4,7 @@ import html
 import io
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import matplotlib
@@ -23,11 +24,12 @@ _INK, _LINE, _OURS, _BASE, _SOFT = "#010203", "#040506", "#070809", "#0a0b0c", "
 VARIABLES = {_INK: "--quiet", _LINE: "--line", _OURS: "--accent", _BASE: "--baseline", _SOFT: "--accent-soft"}
 
 
-def charts(run: "Run", baseline: "Run | None", name: str) -> list[dict[str, str]]:
-    """The curves: title, a sentence that says what is seen, and the SVG."""
+def charts(run: "Run", baseline: "Run | None", name: str, scores: Sequence[str] = ()) -> list[dict[str, str]]:
+    """The curves of an evaluation's accuracy, of other scores and of training: title, a sentence, and the SVG."""
     drawn = []
     for draw in (
         lambda: accuracy_chart(run, baseline, name),
+        *(partial(line_chart, run, score, score, "%") for score in scores),
         lambda: line_chart(run, "train/loss", "Training loss", "for each question"),
         lambda: line_chart(run, "train/learning_rate", "Learning rate", ""),
         lambda: line_chart(run, "train/gradient_norm", "Gradient norm", "before clipping", log=True),

@@ -131,7 +131,7 @@ class MultiTaskPretraining:
     def loss(
         self, params: Any, extra: Any, batch: Mapping[str, Array], rngs: Mapping[str, Key[Array, ""]], *, train: bool
     ) -> tuple[Float[Array, ""], tuple[Metrics, Any]]:
-        """The weighted sum of both losses; metrics `loss` and its parts (an example), `accuracy` of the compatibility."""
+        """The weighted sum of both losses; metrics `loss` and its parts (an example), `compatibility` told right."""
         (image_logits, fits_logits), updates = self._apply(params, extra, batch, train=train, rngs=dict(rngs))
         mask = batch["mask"]
         count = jnp.sum(mask)
@@ -143,7 +143,7 @@ class MultiTaskPretraining:
         right = jnp.sum((jnp.argmax(fits_logits, axis=-1) == batch["fits"]) * mask)
         loss = self._weights.image * image + self._weights.compatibility * fits
         metrics: Metrics = {"loss": (loss, count), "image_loss": (image, count), "compatibility_loss": (fits, count)}
-        return loss, (metrics | {"accuracy": (right, count)}, {**extra, **updates})
+        return loss, (metrics | {"compatibility": (right, count)}, {**extra, **updates})
 
     def _apply(self, params: Any, extra: Any, batch: Mapping[str, Array], *, train: bool, **options: Any) -> Any:
         (logits, _), updates = self.model.apply(
