@@ -4,7 +4,6 @@ import html
 import io
 import re
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING
 
 import matplotlib
@@ -26,18 +25,14 @@ VARIABLES = {_INK: "--quiet", _LINE: "--line", _OURS: "--accent", _BASE: "--base
 
 def charts(run: "Run", baseline: "Run | None", name: str, scores: Sequence[str] = ()) -> list[dict[str, str]]:
     """The curves of an evaluation's accuracy, of other scores and of training: title, a sentence, and the SVG."""
-    drawn = []
-    for draw in (
-        lambda: accuracy_chart(run, baseline, name),
-        *(partial(line_chart, run, score, score, "%") for score in scores),
-        lambda: line_chart(run, "train/loss", "Training loss", "for each question"),
-        lambda: line_chart(run, "train/learning_rate", "Learning rate", ""),
-        lambda: line_chart(run, "train/gradient_norm", "Gradient norm", "before clipping", log=True),
-    ):
-        chart = draw()
-        if chart:
-            drawn.append(chart)
-    return drawn
+    drawn = [
+        accuracy_chart(run, baseline, name),
+        *(line_chart(run, score, score, "%") for score in scores),
+        line_chart(run, "train/loss", "Training loss", "for each question"),
+        line_chart(run, "train/learning_rate", "Learning rate", ""),
+        line_chart(run, "train/gradient_norm", "Gradient norm", "before clipping", log=True),
+    ]
+    return [chart for chart in drawn if chart]
 
 
 def accuracy_chart(run: "Run", baseline: "Run | None", name: str) -> dict[str, str] | None:
