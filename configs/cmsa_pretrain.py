@@ -18,6 +18,8 @@ from configs import common
 ORGANS = ("abdomen", "brain", "chest")
 VARIANTS = (*ORGANS, "real", "compact", "small")
 CLASSES = {"abdomen": 14, "brain": 3, "chest": 2}
+PHANTOM_RECIPES = {"abdomen": ("20 epochs", 0.002), "brain": ("40 epochs", 0.005), "chest": ("20 epochs", 0.002)}
+"""Organ -> how long the phantoms are trained on, and the learning rate."""
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
@@ -83,8 +85,7 @@ def _phantoms(config: ml_collections.ConfigDict, organ: str) -> None:
     config.name = f"cmsa_pretrain-phantom_{organ}"
     config.data.questions = f"mtpt/phantom_{organ}"
     config.data.question_list = f"mtpt/phantom_{organ}_questions"
-    config.total = "20 epochs"
-    config.optim.lr = 0.002
+    config.total, config.optim.lr = PHANTOM_RECIPES[organ]
     config.optim.schedule = ml_collections.ConfigDict({"name": "cosine", "warmup": "5 %", "end": 0.01})
 
 
