@@ -52,7 +52,7 @@ def base() -> ml_collections.ConfigDict:
     config.optim.momentum = 0.9  # sgd
     config.optim.nesterov = False  # sgd
     config.optim.clip_norm = 0.0  # global gradient norm; 0: no clipping
-    config.optim.ema = 0.0  # decay of the parameters' moving average; 0: none
+    config.optim.ema = 0.0  # decay of the moving averages of parameters and batch statistics to evaluate with; 0: none
     config.optim.decay = ()  # rows (regex, decoupled weight decay)
     config.optim.lr_scale = ()  # rows (regex, rate multiplier)
     config.optim.freeze = ()  # rows (regex, fixed or not)

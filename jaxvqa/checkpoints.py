@@ -1,7 +1,7 @@
 """Checkpoints: orbax step folders that hold all that a later run, an evaluation or a prediction needs.
 
     WORKDIR/checkpoints/STEP/
-      model/      parameters, other collections, moving average
+      model/      parameters, other collections, moving averages of both
       optimizer/  step and optimiser state
       assets/     JSON: vocabulary, answer list: what turns text into the model's numbers and back
       meta/       JSON: config, position in the data, versions of the libraries that wrote it
@@ -22,14 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import orbax.checkpoint as ocp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxvqa import paths
 from jaxvqa.errors import CheckpointError, ConfigError, StorageError, UserError, nearest
-from jaxvqa.state import TrainState
+from jaxvqa.state import TrainState, start_ema
 
 FOLDER = "checkpoints"
 LIBRARIES = ("jaxvqa", "jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
@@ -255,8 +254,8 @@ def init_from(name: str, workdir: str, state: TrainState, table: paths.Table) ->
         collection, as in "backbone/stem/norm/scale" and "backbone/stem/norm/mean".
 
     Returns:
-      The state with what was taken over, its moving average made equal to its parameters. The other run's moving average
-      is taken where it keeps one.
+      The state with what was taken over, its moving averages made equal to it. The other run's moving averages are taken
+      where it keeps them.
 
     Raises:
       CheckpointError: lists every leaf that the other checkpoint lacks or has in another shape.
@@ -265,7 +264,8 @@ def init_from(name: str, workdir: str, state: TrainState, table: paths.Table) ->
     checkpoints = Checkpoints(workdir, read_only=True)
     model = checkpoints.restore_model(checkpoints.model_shapes(sharding=NamedSharding(mesh, PartitionSpec())))
     checkpoints.close()
-    other = {"params": model["params"] if model.get("ema") is None else model["ema"], **(model["extra"] or {})}
+    model = model.get("ema") or model
+    other = {"params": model["params"], **(model["extra"] or {})}
     source = {collection: paths.flatten(tree) for collection, tree in other.items()}
     fresh = {"params": state.params, **state.extra}
     what = f"init_from.{name}.table"
@@ -302,7 +302,7 @@ def init_from(name: str, workdir: str, state: TrainState, table: paths.Table) ->
             + f"\nExcuse a parameter with a row (regex, False) in config.{what}."
         )
     params = taken.pop("params")
-    ema = None if state.ema is None else jax.tree.map(jnp.copy, params)
+    ema = None if state.ema is None else start_ema(params, taken)
     return dataclasses.replace(state, params=params, extra=taken, ema=ema)
 
 

@@ -20,7 +20,7 @@ class TrainState:
       params: the model's parameters, float32.
       extra: the model's other collections by name (batch statistics, momentum encoders, queues); often empty.
       opt_state: the optimiser's state.
-      ema: exponential moving average of `params`, or None when `config.optim.ema` is 0.
+      ema: exponential moving averages {"params", "extra"} of these two, or None when `config.optim.ema` is 0.
     """
 
     step: Any
@@ -30,9 +30,27 @@ class TrainState:
     ema: Any = None
 
     @property
-    def eval_params(self) -> Any:
-        """The parameters to evaluate with: the average where one is kept."""
-        return self.params if self.ema is None else self.ema
+    def eval_variables(self) -> tuple[Any, Any]:
+        """The (params, extra) to predict with: the averages where they are kept."""
+        return (self.params, self.extra) if self.ema is None else (self.ema["params"], self.ema["extra"])
+
+
+def start_ema(params: Any, extra: Any) -> dict[str, Any]:
+    """The averages before the first step: copies of the variables, since a step donates both."""
+    return jax.tree.map(jnp.copy, {"params": params, "extra": extra})
+
+
+def update_ema(ema: Any, decay: float, params: Any, extra: Any) -> dict[str, Any]:
+    """The averages after a step: decay · average + (1 - decay) · new value.
+
+    Batch statistics are averaged as the parameters are: those of the parameters in training would not fit the averaged ones.
+    Leaves that are no floats, such as counters, have no average and are taken over.
+    """
+
+    def average(old: Array, new: Array) -> Array:
+        return decay * old + (1 - decay) * new if jnp.issubdtype(new.dtype, jnp.floating) else new
+
+    return jax.tree.map(average, ema, {"params": params, "extra": extra})
 
 
 def create(
@@ -44,7 +62,7 @@ def create(
       init: a key to the model's variables, a dict with "params" and the other collections.
       optimizer: makes the optimiser's state.
       seed: decides the parameters.
-      with_ema: whether a moving average is kept.
+      with_ema: whether moving averages are kept.
     """
 
     def fresh() -> TrainState:
@@ -56,7 +74,7 @@ def create(
             params=params,
             extra=variables,
             opt_state=optimizer.init(params),
-            ema=jax.tree.map(jnp.copy, params) if with_ema else None,
+            ema=start_ema(params, variables) if with_ema else None,
         )
 
     return fresh

@@ -77,7 +77,7 @@ def make_train_step(
         params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
         ema = state.ema
         if config.optim.ema:
-            ema = jax.tree.map(lambda e, p: config.optim.ema * e + (1 - config.optim.ema) * p, ema, params)
+            ema = states.update_ema(ema, config.optim.ema, params, extra)
         one = jnp.ones(())
         metrics = metrics | {"learning_rate": (rate, one), "gradient_norm": (optax.tree.norm(grads), one)}
         return TrainState(step=state.step + 1, params=params, extra=extra, opt_state=opt_state, ema=ema), metrics
@@ -280,7 +280,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: Path, split: str = "") 
 def restore_for_prediction(
     saved: checkpoints.Checkpoints, config: ml_collections.ConfigDict, task: Task, mesh: Mesh
 ) -> TrainState:
-    """Restores what predictions need of the newest checkpoint: parameters, other collections, average; no optimiser."""
+    """Restores what predictions need of the newest checkpoint: parameters, other collections, averages; no optimiser."""
     step = saved.latest_step()
     if step is None:
         raise CheckpointError(f"{saved.folder} holds no complete checkpoint to predict from.")

@@ -66,7 +66,7 @@ def test_a_checkpoint_is_enough_to_evaluate_and_predict(finished, phantoms, tmp_
 def test_average_follows_the_parameters(finished):
     saved = checkpoints.Checkpoints(finished, read_only=True)
     model = saved.restore_model(saved.model_shapes())
-    difference = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), model["params"], model["ema"])
+    difference = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), model["params"], model["ema"]["params"])
     assert 0 < max(jax.tree.leaves(difference)) < 0.1
     saved.close()
 
@@ -89,8 +89,8 @@ def test_parameters_start_from_another_run(finished, phantoms, tmp_path):
     train.train(config, tmp_path / "one")
     ours, theirs = (checkpoints.Checkpoints(w, read_only=True) for w in (tmp_path / "one", finished))
     a, b = (c.restore_model(c.model_shapes()) for c in (ours, theirs))
-    np.testing.assert_array_equal(a["params"]["embed"]["embedding"], b["ema"]["embed"]["embedding"])
-    assert not np.array_equal(a["params"]["classifier"]["kernel"], b["ema"]["classifier"]["kernel"])
+    np.testing.assert_array_equal(a["params"]["embed"]["embedding"], b["ema"]["params"]["embed"]["embedding"])
+    assert not np.array_equal(a["params"]["classifier"]["kernel"], b["ema"]["params"]["classifier"]["kernel"])
 
 
 @pytest.mark.parametrize(

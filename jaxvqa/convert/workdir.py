@@ -14,7 +14,7 @@ import optax
 from jaxvqa import checkpoints, configs, optim, train
 from jaxvqa.convert.adam import AdamState
 from jaxvqa.errors import CheckpointError
-from jaxvqa.state import TrainState
+from jaxvqa.state import TrainState, start_ema
 
 
 @dataclasses.dataclass
@@ -25,7 +25,7 @@ class Contents:
       config: its config.
       assets: vocabulary, answer list and the like.
       meta: the position in the data, the versions that wrote it, and what the converter noted.
-      params: the parameters.
+      params: the parameters that training goes on from, not their moving average; the optimiser's state is theirs.
       extra: the other collections, such as `batch_stats`.
       adam: the optimiser's state, or None when it is no Adam or Adamax, or has not made a step.
     """
@@ -73,7 +73,7 @@ def write(
         params=params,
         extra=extra,
         opt_state=opt_state,
-        ema=jax.tree.map(jnp.copy, params) if config.optim.ema else None,
+        ema=start_ema(params, extra) if config.optim.ema else None,
     )
     position = {"questions": config.data.questions, "split": config.data.train_split, "size": None, "step": step}
     train.start_workdir(folder, config)

@@ -43,7 +43,7 @@ def predict_all(
 
     Args:
       predict: one of the task's predict functions, jitted.
-      state: whose parameters to predict with.
+      state: whose `eval_variables` to predict with.
       task: whose transforms make the batches.
       source: the examples.
       batch_size: examples a step over all devices.
@@ -55,7 +55,7 @@ def predict_all(
     host = pipeline.batches(load, 0, order.steps, readers)
     kept = []
     for step, (batch, _) in enumerate(pipeline.to_device(host, batch_sharding(mesh), tuple(task.batch_keys))):
-        predicted = predict(state.eval_params, state.extra, batch)
+        predicted = predict(*state.eval_variables, batch)
         real = order(step) >= 0
         gathered = (
             multihost_utils.process_allgather(predicted, tiled=True)

@@ -99,7 +99,7 @@ def explain(
             for start in range(0, len(positions), size):
                 examples = source.read(positions[start : start + size])
                 batch = _batch(task, examples, size)
-                output = jax.device_get(predict(state.eval_params, state.extra, batch))
+                output = jax.device_get(predict(*state.eval_variables, batch))
                 for i, example in enumerate(examples):
                     mine = {key: np.asarray(value[i]) for key, value in output.items()}
                     explanations.append(_explanation(example, mine, task, pictures))

@@ -1,0 +1,176 @@
+"""Moving averages cover what a prediction needs: parameters and batch statistics."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxvqa import checkpoints, configs, sharding, train
+from jaxvqa.data import pipeline
+from jaxvqa.evaluators.predicting import predict_all
+from jaxvqa.models.layers.batch_norm import BatchNorm
+
+DECAY, BATCH, STEPS = 0.75, 8, 4
+
+
+class Normalised(nn.Module):
+    """The smallest model whose predictions need batch statistics."""
+
+    @nn.compact
+    def __call__(self, x, *, train=False):
+        return nn.Dense(2)(BatchNorm()(nn.Dense(3)(x), train=train))
+
+
+class Regression:
+    """A task over it, whose other collections have a counter too."""
+
+    assets, batch_keys, model = {}, ("x", "y", "mask"), Normalised()
+
+    def __init__(self):
+        self.predict_fns = {"values": self._predict}
+
+    def transforms(self, *, train):
+        return ()
+
+    def init_batch(self, batch_size):
+        return {"x": np.zeros((batch_size, 4), np.float32), "y": np.zeros((batch_size, 2), np.float32)}
+
+    def init(self, key):
+        return {**self.model.init(key, jnp.zeros((1, 4))), "losses": {"steps": jnp.zeros((), jnp.int32)}}
+
+    def loss(self, params, extra, batch, rngs, *, train):
+        variables = {"params": params, "batch_stats": extra["batch_stats"]}
+        found, updates = self.model.apply(variables, batch["x"], train=train, mutable=["batch_stats"])
+        loss = jnp.sum(jnp.square(found - batch["y"]))
+        count = jnp.sum(batch["mask"])
+        return loss, ({"loss": (loss, count)}, {**updates, "losses": {"steps": extra["losses"]["steps"] + 1}})
+
+    def _predict(self, params, extra, batch):
+        variables = {"params": params, "batch_stats": extra["batch_stats"]}
+        return {"values": self.model.apply(variables, batch["x"])}
+
+
+class Numbers:
+    """Made-up examples."""
+
+    def __len__(self):
+        return BATCH * STEPS
+
+    def read(self, indices):
+        random = [np.random.default_rng(int(i)) for i in indices]
+        return [{"x": 3 + r.standard_normal(4).astype(np.float32), "y": r.random(2, np.float32)} for r in random]
+
+
+def small_config(ema):
+    config = configs.load("configs/rwsan.py:small")
+    changes = {"optim.ema": ema, "batch_size": BATCH, "optim.lr": 0.1, "optim.schedule.name": "constant"}
+    configs.override(config, [(name, str(value)) for name, value in changes.items()])
+    config.sharding.params = ()
+    return config
+
+
+TASK, MESH = Regression(), sharding.make_mesh(small_config(0.0).mesh)
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """With and without averages: a run's program, its folder with a checkpoint of the second step, and all its states."""
+    return {ema: _run(small_config(ema), tmp_path_factory.mktemp("run")) for ema in (DECAY, 0.0)}
+
+
+@pytest.fixture(params=[DECAY, 0.0], ids=["averages", "none"])
+def run(request, both):
+    return both[request.param]
+
+
+def _run(config, workdir):
+    saved = checkpoints.Checkpoints(workdir)
+    with jax.set_mesh(MESH):
+        program = train.make_program(config, TASK, MESH, data_size=BATCH * STEPS, total_steps=STEPS)
+        state = program.init()
+        states = [jax.tree.map(np.asarray, state)]
+        for step in range(STEPS):
+            state, _ = program.step(state, batch_of(step))
+            states.append(jax.tree.map(np.asarray, state))
+            if step == 1:
+                saved.save(state, {}, {})
+                saved.wait()
+    saved.close()
+    return config, program, workdir, states
+
+
+def batch_of(step):
+    order = pipeline.TrainOrder(BATCH * STEPS, BATCH, 0)
+    batch = pipeline.LoadBatch(Numbers(), order, (), 0, 1)(step)
+    return {key: jax.device_put(batch[key], sharding.batch_sharding(MESH)) for key in TASK.batch_keys}
+
+
+def assert_same(ours, theirs):
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+def predictions(state):
+    options = {"task": TASK, "source": Numbers(), "batch_size": BATCH, "mesh": MESH, "readers": pipeline.Readers()}
+    with jax.set_mesh(MESH):
+        return predict_all(jax.jit(TASK.predict_fns["values"]), state, **options)["values"]
+
+
+def test_averages_follow_parameters_and_statistics_and_start_from_them(run):
+    config, _, _, states = run
+    for before, state in zip([None, *states], states, strict=False):
+        if not config.optim.ema:
+            assert state.ema is None
+            assert state.eval_variables == (state.params, state.extra)
+            continue
+        new = {"params": state.params, "extra": state.extra}
+        old = new if before is None else before.ema
+        expected = jax.tree.map(lambda e, x: DECAY * e + (1 - DECAY) * x, old, new)
+        expected["extra"]["losses"] = state.extra["losses"]  # a counter has no average
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), state.ema, expected)
+        assert state.ema["extra"]["losses"]["steps"].dtype == np.int32
+        assert state.eval_variables == (state.ema["params"], state.ema["extra"])
+
+
+def test_predictions_use_both_averages(run):
+    config, _, workdir, states = run
+    saved = checkpoints.Checkpoints(workdir, read_only=True)
+    with jax.set_mesh(MESH):
+        state = train.restore_for_prediction(saved, config, TASK, MESH)
+    saved.close()
+    assert_same(state.eval_variables, states[2].eval_variables)
+    found = predictions(state)
+    if not config.optim.ema:
+        return
+    params, extra = state.ema["params"], state.ema["extra"]
+    np.testing.assert_array_equal(found, predictions(dataclasses.replace(state, params=params, extra=extra, ema=None)))
+    for mixed in ({"params": params}, {"extra": extra}, {}):
+        assert not np.allclose(found, predictions(dataclasses.replace(state, ema=None, **mixed)))
+
+
+def test_a_run_that_goes_on_ends_like_one_that_was_not_stopped(run):
+    _, program, workdir, states = run
+    saved = checkpoints.Checkpoints(workdir, read_only=True)
+    with jax.set_mesh(MESH):
+        state = saved.restore(program.shapes)
+        assert_same(jax.tree.map(np.asarray, state), states[2])
+        for step in range(2, STEPS):
+            state, _ = program.step(state, batch_of(step))
+    saved.close()
+    assert_same(jax.tree.map(np.asarray, state), states[-1])
+
+
+def test_training_is_the_same_with_and_without_averages(both):
+    with_averages, without = (states for _, _, _, states in both.values())
+    assert_same([dataclasses.replace(state, ema=None) for state in with_averages], without)
+
+
+def test_another_run_gives_its_averages_where_it_keeps_them(run):
+    _, program, workdir, states = run
+    with jax.set_mesh(MESH):
+        state = checkpoints.init_from("model", str(workdir), program.init(), ((".*", True),))
+    assert_same((state.params, state.extra), states[2].eval_variables)
+    assert_same(state.eval_variables, states[2].eval_variables)
