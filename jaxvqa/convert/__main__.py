@@ -43,6 +43,7 @@ class Loaded:
       variables: `params` and the other collections.
       model: fields of the config's model that the checkpoint tells.
       data: fields of `config.data` that it tells.
+      optim: fields of `config.optim` that it tells.
       assets: entries of the assets that it tells.
       adam: the optimiser's state, or None.
       notes: what to keep beside the config.
@@ -53,6 +54,7 @@ class Loaded:
     report: Any
     model: Mapping[str, Any] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=dict)
+    optim: Mapping[str, Any] = field(default_factory=dict)
     assets: Mapping[str, Any] = field(default_factory=dict)
     adam: AdamState | None = None
     notes: Mapping[str, Any] = field(default_factory=dict)
@@ -83,7 +85,7 @@ def _load_rwsan(path: Path, model: dict[str, Any]) -> Loaded:
     found = rwsan.load(path, model)
     assets = {"region_width": found.sizes["region_width"]}
     notes = {"lr_base": found.lr_base}
-    return Loaded({"params": found.params}, found.report, found.sizes, {}, assets, found.adam, notes)
+    return Loaded({"params": found.params}, found.report, found.sizes, assets=assets, adam=found.adam, notes=notes)
 
 
 def _save_rwsan(path: Path, contents: workdir.Contents) -> None:
@@ -93,29 +95,29 @@ def _save_rwsan(path: Path, contents: workdir.Contents) -> None:
 
 def _load_cmsa(path: Path, model: dict[str, Any]) -> Loaded:
     found = cmsa.load(path, model)
-    data = {"image_size": found.sizes["image_size"][0]}
+    return _loaded(found, {"image_size": found.sizes["image_size"][0]})
+
+
+def _loaded(found: cmsa.Converted, data: dict[str, Any]) -> Loaded:
+    """What CMSA's layout of a file tells of any of its models."""
+    optim = {"lr_scale": cmsa.LR_SCALE} if found.sizes.get("self_attention") else {}
     notes = {"epoch": found.epoch, "batches": found.batches}
-    return Loaded(found.variables, found.report, found.sizes, data, {}, found.adamax, notes)
+    return Loaded(found.variables, found.report, found.sizes, data, optim, adam=found.adamax, notes=notes)
 
 
 def _save_cmsa(path: Path, contents: workdir.Contents) -> None:
+    """Writes CMSA, BAN or SAN. The file has no place for the history of `config.loss.dynamic`."""
     notes = contents.meta.get("converted") or {}
-    variables = {"params": contents.params, **contents.extra}
+    variables = {"params": contents.params, "batch_stats": contents.extra.get("batch_stats", {})}
     batches = max(notes.get("batches") or 0, contents.adam.step if contents.adam else 0)
-    cmsa.save(path, variables, contents.adam, notes.get("epoch") or 0, batches)
+    table = {"cmsa": cmsa.KEYS, **mevf.KEYS}[contents.config.model.name]
+    cmsa.save(path, variables, contents.adam, notes.get("epoch") or 0, batches, table)
 
 
 def _load_mevf(path: Path, model: dict[str, Any]) -> Loaded:
     found = mevf.load(path, model)
     data = {"image_size": found.sizes["image"][0], "autoencoder_size": found.sizes["image_128"][0]}
-    return Loaded(
-        found.variables, found.report, found.sizes, data, notes={"epoch": found.epoch, "batches": found.batches}
-    )
-
-
-def _save_mevf(path: Path, contents: workdir.Contents) -> None:
-    batches = (contents.meta.get("converted") or {}).get("batches") or 0
-    mevf.save(path, {"params": contents.params, **contents.extra}, contents.config.model.name, batches)
+    return _loaded(found, data)
 
 
 def _part(load: Callable[[Path], tuple[dict[str, Any], Any]], prefix: str) -> Callable[[Path, dict[str, Any]], Loaded]:
@@ -135,8 +137,8 @@ _RAD: dict[str, Any] = {"vocabulary": RadVocabulary, "answers": RadAnswerList}
 SYSTEMS = {
     "rwsan": System("configs/rwsan.py:vqa_v2", _load_rwsan, _save_rwsan, rwsan.SIZES, Vocabulary, AnswerList),
     "cmsa": System("configs/cmsa.py:vqa_rad", _load_cmsa, _save_cmsa, cmsa.SIZES, **_RAD),
-    "ban": System("configs/cmsa.py:vqa_rad,ban", _load_mevf, _save_mevf, mevf.SIZES, **_RAD),
-    "san": System("configs/cmsa.py:vqa_rad,san", _load_mevf, _save_mevf, mevf.SIZES, **_RAD),
+    "ban": System("configs/cmsa.py:vqa_rad,ban", _load_mevf, _save_cmsa, mevf.SIZES, **_RAD),
+    "san": System("configs/cmsa.py:vqa_rad,san", _load_mevf, _save_cmsa, mevf.SIZES, **_RAD),
     "backbone": System("configs/cmsa_pretrain.py:abdomen,real", _part(mtpt.load_backbone, "backbone")),
     "maml": System("configs/cmsa.py:vqa_rad,ban", _part(mevf.load_maml, "image/maml")),
     "autoencoder": System("configs/cmsa.py:vqa_rad,ban", _part(mevf.load_autoencoder, "image/autoencoder")),
@@ -180,6 +182,7 @@ def _to_folder(arguments: argparse.Namespace) -> None:
     with config.unlocked():
         config.model.update({k: v for k, v in loaded.model.items() if k in config.model})
         config.data.update(dict(loaded.data))
+        config.optim.update(dict(loaded.optim))
     assets = _assets(arguments, system, config, loaded) if system.vocabulary else {}
     notes = {"file": arguments.source.name, "system": arguments.system} | dict(loaded.notes)
     step = workdir.write(arguments.target, config, loaded.variables, loaded.adam, assets, notes)

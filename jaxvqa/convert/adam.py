@@ -11,6 +11,8 @@ from jaxvqa.convert import files
 from jaxvqa.convert.table import Table, to_jax, to_torch
 from jaxvqa.errors import CheckpointError
 
+ALONE = " A file with the tensors alone converts without it."
+
 
 @dataclasses.dataclass
 class AdamState:
@@ -21,16 +23,22 @@ class AdamState:
       mu: mean of the gradients, nested like the parameters.
       nu: mean of their squares, nested like the parameters.
       settings: lr, betas, eps, weight_decay and the other entries of PyTorch's parameter group, without `params`.
+      later_settings: the same of each further group.
     """
 
     step: int
     mu: dict[str, Any]
     nu: dict[str, Any]
     settings: dict[str, Any]
+    later_settings: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
 
 def from_torch(
-    optimizer: Mapping[str, Any], keys: Sequence[str], table: Table, target: Mapping[str, Any]
+    optimizer: Mapping[str, Any],
+    keys: Sequence[str],
+    table: Table,
+    target: Mapping[str, Any],
+    sizes: Sequence[int] | None = None,
 ) -> AdamState | None:
     """Reads what `torch.optim.Adam.state_dict()` wrote.
 
@@ -39,6 +47,7 @@ def from_torch(
       keys: the parameters' keys in the order in which the optimiser got them.
       table: the system's rules.
       target: nested dict with the shape and dtype of each parameter.
+      sizes: number of parameters in each group; one group of all by default.
 
     Returns:
       The state, or None for an optimiser that has not made a step.
@@ -47,14 +56,20 @@ def from_torch(
       CheckpointError: it is not the state of one Adam over exactly these parameters.
     """
     state, groups = optimizer.get("state"), optimizer.get("param_groups")
-    if not isinstance(state, Mapping) or not isinstance(groups, Sequence) or len(groups) != 1:
-        raise CheckpointError("The optimiser's state is none of one torch.optim.Adam: expected `state` and one group.")
-    settings = {name: value for name, value in groups[0].items() if name != "params"}
-    indices = list(groups[0].get("params", ()))
-    if len(indices) != len(keys):
-        raise CheckpointError(f"The optimiser holds {len(indices)} parameters, the checkpoint {len(keys)}.")
-    if not state:
+    if isinstance(state, Mapping) and not state:
         return None
+    sizes = [len(keys)] if sizes is None else list(sizes)
+    if not isinstance(state, Mapping) or not isinstance(groups, Sequence) or len(groups) != len(sizes):
+        count = "one group" if len(sizes) == 1 else f"{len(sizes)} groups"
+        raise CheckpointError(
+            f"The optimiser's state is none of one torch.optim.Adam: expected `state` and {count}." + ALONE
+        )
+    held = [len(group.get("params", ())) for group in groups]
+    if held != sizes:
+        ours, theirs = (" + ".join(map(str, counts)) for counts in (held, sizes))
+        raise CheckpointError(f"The optimiser holds {ours} parameters, the checkpoint {theirs}." + ALONE)
+    indices = [i for group in groups for i in group["params"]]
+    settings = [{name: value for name, value in group.items() if name != "params"} for group in groups]
     broken = [
         f"{key} (number {i})"
         for i, key in zip(indices, keys, strict=True)
@@ -67,13 +82,13 @@ def from_torch(
             if broken
             else f"its parameters are at different steps {sorted(steps)}"
         )
-        raise CheckpointError(f"The optimiser's state is none of torch.optim.Adam after a step: {what}.")
+        raise CheckpointError(f"The optimiser's state is none of torch.optim.Adam after a step: {what}." + ALONE)
 
     def moments(name: str) -> dict[str, Any]:
         tensors = {key: files.to_numpy(state[i][name]) for i, key in zip(indices, keys, strict=True)}
         return to_jax(tensors, table, target)[0]
 
-    return AdamState(steps.pop(), moments("exp_avg"), moments("exp_avg_sq"), settings)
+    return AdamState(steps.pop(), moments("exp_avg"), moments("exp_avg_sq"), settings[0], settings[1:])
 
 
 def to_torch_state(adam: AdamState, table: Table, dtypes: Mapping[str, str] | None = None) -> dict[str, Any]:

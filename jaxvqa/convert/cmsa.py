@@ -5,8 +5,9 @@ tensors alone. CMSA spec, section 11.
 """
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,9 @@ OTHER_OPTIONS = ("model", "op", "rnn", "v_dim", "emb_init")
 INPUT_OPTIONS = ("distmodal", "question_len", "image_size", "feature_map")
 """Options of the original that say what goes into the model, or that CMSA always has."""
 
+LR_SCALE = ((r"(embed|question)/.*", 0.2), (r".*", 1.0))
+"""With self-attention words and question learn more slowly (spec, section 8): `config.optim.lr_scale`."""
+
 SIZES = (
     "vocab_size",
     "num_answers",
@@ -201,8 +205,7 @@ class Converted:
 
     Attributes:
       variables: `params` and `batch_stats`, nested dicts of float32 arrays.
-      adamax: the optimiser's state, with the largest gradients in `nu`; None when the file has none, or one of several
-        groups, as the original has with self-attention.
+      adamax: the optimiser's state, with the largest gradients in `nu`; None when the file has none.
       epoch: number of the epoch after which the file was written, or None.
       batches: how many batches the statistics have seen.
       sizes: the fields `SIZES` of the model, and `image_size`.
@@ -250,13 +253,28 @@ def load(path: str | Path, config: Mapping[str, Any], image_size: tuple[int, int
     image_size = image_size or image_size_of(file.tensors, sizes.get("organ_width", 64))
     shapes = target(dict(config.items()) | sizes, image_size)
     variables, report = from_original(file.tensors, shapes)
+    return converted(file, variables, shapes, sizes | {"image_size": image_size}, report)
+
+
+def converted(
+    file: files.TorchFile,
+    variables: dict[str, Any],
+    shapes: Mapping[str, Any],
+    sizes: dict[str, Any],
+    report: Report,
+    table: Table = KEYS,
+) -> Converted:
+    """Adds to converted variables what the file holds beside them: the optimiser's state, epoch and counters.
+
+    Raises:
+      CheckpointError: the optimiser is none of one Adamax over these parameters, grouped as the original does.
+    """
     extra = file.extra or {}
-    state = _read_adamax(extra["optimizer_state"], file.tensors, shapes) if extra.get("optimizer_state") else None
-    epoch = extra.get("epoch")
-    sizes |= {"image_size": image_size}
-    return Converted(
-        variables, state, None if epoch is None else int(epoch), counted_batches(file.tensors), sizes, report
+    state = (
+        _read_adamax(extra["optimizer_state"], file.tensors, shapes, table) if extra.get("optimizer_state") else None
     )
+    epoch = None if extra.get("epoch") is None else int(extra["epoch"])
+    return Converted(variables, state, epoch, counted_batches(file.tensors), sizes, report)
 
 
 def save(
@@ -265,6 +283,7 @@ def save(
     state: adam.AdamState | None = None,
     epoch: int = 0,
     batches: int = 0,
+    table: Table = KEYS,
 ) -> None:
     """Writes a checkpoint that the original reads: same keys, order, shapes, dtypes and outer layout.
 
@@ -276,11 +295,12 @@ def save(
       state: the optimiser's state.
       epoch: number of the epoch after which this is written.
       batches: how many batches the statistics have seen.
+      table: the rules of the model.
     """
     extra: dict[str, Any] | None = None
     if Path(path).suffix != ".safetensors":
-        extra = {"optimizer_state": _write_adamax(state, to_torch({"params": variables["params"]}, KEYS))}
-    tensors = to_original(variables, batches)
+        extra = {"optimizer_state": _write_adamax(state, to_torch({"params": variables["params"]}, table), table)}
+    tensors = to_original(variables, batches, table)
     files.write(path, files.TorchFile(tensors, extra=extra and {"epoch": epoch} | extra, weights_entry="model_state"))
 
 
@@ -310,34 +330,52 @@ def to_original(variables: Mapping[str, Any], batches: int, table: Table = KEYS)
     return result
 
 
+def _groups(keys: Sequence[str]) -> list[list[str]]:
+    """The parameters' keys as the original's optimiser groups and orders them: with self-attention, what is slower last."""
+    slower = [key for key in keys if key.startswith(("w_emb.", "q_emb."))]
+    if not any(key.startswith("q_emb.layer_stack.") for key in slower):
+        return [list(keys)]
+    return [[key for key in keys if key not in slower], slower]
+
+
 def _read_adamax(
-    optimizer: Mapping[str, Any], tensors: Mapping[str, np.ndarray], shapes: Mapping[str, Any]
+    optimizer: Mapping[str, Any], tensors: Mapping[str, np.ndarray], shapes: Mapping[str, Any], table: Table
 ) -> adam.AdamState | None:
     """Reads what `torch.optim.Adamax.state_dict()` wrote; it names the second moment otherwise than Adam."""
-    if len(optimizer.get("param_groups", ())) > 1:
-        return None
     state = optimizer.get("state")
     if isinstance(state, Mapping):
         renamed = {i: {_ADAM_NAMES.get(k, k): v for k, v in entry.items()} for i, entry in state.items()}
         optimizer = {**optimizer, "state": renamed}
     buffers = ("running_mean", "running_var", "num_batches_tracked", "pos_table")
-    keys = [key for key in tensors if key.rpartition(".")[2] not in buffers]
-    found = adam.from_torch(optimizer, keys, KEYS, {"params": shapes["params"]})
+    groups = _groups([key for key in tensors if key.rpartition(".")[2] not in buffers])
+    target = {"params": shapes["params"]}
+    keys = [key for group in groups for key in group]
+    found = adam.from_torch(optimizer, keys, table, target, [len(group) for group in groups])
     return found and dataclasses.replace(found, mu=found.mu["params"], nu=found.nu["params"])
 
 
-def _write_adamax(state: adam.AdamState | None, parameters: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def _write_adamax(state: adam.AdamState | None, parameters: Mapping[str, np.ndarray], table: Table) -> dict[str, Any]:
     """Writes what `torch.optim.Adamax.load_state_dict` takes; settings that `state` lacks are the published ones."""
     import torch
 
-    group = torch.optim.Adamax([torch.zeros(1)], lr=0.005).state_dict()["param_groups"][0]
+    first = torch.optim.Adamax([torch.zeros(1)], lr=0.005).state_dict()["param_groups"][0]
+    later: list[dict[str, Any]] = []
     entries: dict[int, Any] = {}
+    groups = _groups(list(parameters))
     if state is not None:
-        group |= state.settings
+        first, later = first | state.settings, state.later_settings
         nested_state = dataclasses.replace(state, mu={"params": state.mu}, nu={"params": state.nu})
-        written = adam.to_torch_state(nested_state, KEYS)["state"]
+        order = {key: str(parameters[key].dtype) for keys in groups for key in keys}
+        written = adam.to_torch_state(nested_state, table, order)["state"]
         entries = {i: {_ADAMAX_NAMES.get(k, k): v for k, v in entry.items()} for i, entry in written.items()}
-    return {"state": entries, "param_groups": [group | {"params": list(range(len(parameters)))}]}
+    if len(groups) > 1 and not later:
+        later = [first | {"lr": first["lr"] * LR_SCALE[0][1]}]
+    numbers = iter(range(len(parameters)))
+    param_groups = [
+        settings | {"params": list(itertools.islice(numbers, len(keys)))}
+        for settings, keys in zip((first, *later), groups, strict=True)
+    ]
+    return {"state": entries, "param_groups": param_groups}
 
 
 _ADAM_NAMES = {"exp_inf": "exp_avg_sq"}

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvqa.convert import cmsa, files, numpy_pickle
+from jaxvqa.convert import adam, cmsa, files, numpy_pickle
 from jaxvqa.convert.cmsa import CLASSIFIER, EMBED_WIDTHS, EMBEDDING, ORGAN, POSITIONS, QUESTION, Converted
 from jaxvqa.convert.layers import (
     BATCH_NORM,
@@ -25,7 +25,6 @@ from jaxvqa.convert.layers import (
     LINEAR_NO_BIAS,
     RESNET,
     WEIGHT_NORM_LINEAR,
-    counted_batches,
     in_collections,
 )
 from jaxvqa.convert.table import Report, Rule, Table, nested, to_jax
@@ -251,8 +250,7 @@ def load(path: str | Path, config: Mapping[str, Any], images: Mapping[str, tuple
       images: `image_128` and `image` -> height and width, where they are not square.
 
     Returns:
-      The variables; `sizes` has the fields `SIZES` that the file tells, and the images' sizes. The optimiser's state is
-      not read: `adamax` is None.
+      What the file holds; `sizes` has the fields `SIZES` that it tells, and the images' sizes.
 
     Raises:
       CheckpointError: the file cannot be read, or does not fit; lists all faults.
@@ -268,26 +266,25 @@ def load(path: str | Path, config: Mapping[str, Any], images: Mapping[str, tuple
     if whole["name"] != found["name"]:  # its fusion's fields are none of the config's model
         whole = {field: value for field, value in whole.items() if field in config or field not in _FUSION_SIZES}
     images = image_sizes(file.tensors) | dict(images or {})
-    variables, report = cmsa.from_original(file.tensors, target(whole, **images), KEYS[whole["name"]])
-    epoch = (file.extra or {}).get("epoch")
+    table, shapes = KEYS[whole["name"]], target(whole, **images)
+    variables, report = cmsa.from_original(file.tensors, shapes, table)
     sizes = {field: value for field, value in whole.items() if field in SIZES} | images
-    batches = counted_batches(file.tensors)
-    return Converted(variables, None, None if epoch is None else int(epoch), batches, sizes, report)
+    return cmsa.converted(file, variables, shapes, sizes, report, table)
 
 
 _FUSION_SIZES = ("glimpses", "attention_rank", "stacks")
 
 
-def save(path: str | Path, variables: Mapping[str, Any], name: str, batches: int = 0) -> None:
-    """Writes a checkpoint that the original evaluates: the tensors alone, with the same keys, order, shapes and dtypes.
-
-    Args:
-      path: the file to write; `.pth`, `.pt` or `.safetensors`.
-      variables: our `params` and `batch_stats`.
-      name: the model, `ban` or `san`.
-      batches: how many batches the statistics have seen.
-    """
-    files.write(path, files.TorchFile(cmsa.to_original(variables, batches, KEYS[name])))
+def save(
+    path: str | Path,
+    variables: Mapping[str, Any],
+    name: str,
+    state: adam.AdamState | None = None,
+    epoch: int = 0,
+    batches: int = 0,
+) -> None:
+    """Writes a checkpoint that the original reads, as `cmsa.save` does; `name` is the model, `ban` or `san`."""
+    cmsa.save(path, variables, state, epoch, batches, KEYS[name])
 
 
 # --- what MEVF published for its two image branches ----------------------------------------------------------------------

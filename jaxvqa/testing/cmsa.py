@@ -134,9 +134,7 @@ def _train(case: Case, model: Any, variables: Any, inputs: Mapping[str, Any]) ->
     model = model.copy(dropout=options["dropout"], attention_dropout=options["dropout"])
     target, organ = jnp.asarray(case.inputs["target"]), jnp.asarray(case.inputs["organ"])
     kept = {"name": "adamax", "b1": 0.9, "b2": 0.999, "eps": 1e-8, "clip_norm": options.get("clip_norm", 0.0)}
-    # With self-attention the words and what runs over them learn more slowly (spec section 8).
-    slower = ((r"(embed|question)/.*", 0.2), (r".*", 1.0)) if model.self_attention else ()
-    kept |= {"decay": (), "lr_scale": slower, "freeze": ()}
+    kept |= {"decay": (), "lr_scale": cmsa.LR_SCALE if model.self_attention else (), "freeze": ()}
     optimizer = optim.make_optimizer(ml_collections.ConfigDict(kept), variables["params"])
 
     def loss(params: Any, given: Any, statistics: Any) -> tuple[jax.Array, dict[str, Any]]:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxvqa import models
-from jaxvqa.convert import mevf
+from jaxvqa.convert import files, mevf
 from jaxvqa.models.mevf import AutoEncoder, MAMLBranch
 from jaxvqa.testing.golden import Case, Row, through_file
 
@@ -59,8 +59,9 @@ def run(case: Case) -> list[Row]:
     config |= {name: value for name, value in mevf.infer_sizes(tensors).items() if name not in config}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "written.pth"
-        mevf.save(path, loaded.variables, config["name"], COUNTED)
-        rows = [same_tensors(case.name, "(checkpoint and back)", mevf.files.read(path).tensors, tensors)]
+        mevf.save(path, loaded.variables, config["name"], batches=COUNTED)
+        written = files.read(path, "model_state").tensors
+        rows = [same_tensors(case.name, "(checkpoint and back)", written, tensors)]
     misses = {name: value for name, value in mevf.infer_sizes(tensors).items() if value != config[name]}
     rows.append(Row(case.name, "(sizes read off)", not misses, note=", ".join(map(str, misses))))
 

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from jaxvqa import models
-from jaxvqa.convert import files, mevf
+from jaxvqa import checkpoints, models, optim
+from jaxvqa.convert import __main__ as convert
+from jaxvqa.convert import cmsa, files, mevf, to_torch, workdir
 from jaxvqa.errors import CheckpointError
 from jaxvqa.models.mevf import INPUTS
+from jaxvqa.state import TrainState
 from jaxvqa.testing import golden, weights
 
 GOLDEN = Path(__file__).parents[1] / "golden/cmsa"
@@ -65,7 +67,7 @@ def test_every_variant_goes_both_ways_and_tells_its_sizes(variant, tmp_path):
     variables = made_up(config)
     path = tmp_path / "model_epoch3.pth"
     mevf.save(path, variables, config["name"], batches=5)
-    content = torch.load(path, weights_only=True)
+    content = torch.load(path, weights_only=True)["model_state"]
     assert {int(value) for key, value in content.items() if "num_batches" in key} <= {5}
     torch.save({"epoch": 3, "model_state": content, "optimizer_state": {"state": {}}}, path)
     loaded = mevf.load(path, {})  # the file tells everything
@@ -80,9 +82,107 @@ def test_every_variant_goes_both_ways_and_tells_its_sizes(variant, tmp_path):
             assert value == config.get(field, defaults[field]), field
     again = tmp_path / "again.pth"
     mevf.save(again, loaded.variables, config["name"], batches=loaded.batches)
-    written = torch.load(again, weights_only=True)
+    written = torch.load(again, weights_only=True)["model_state"]
     assert list(written) == list(content)
     assert all(torch.equal(written[key], content[key]) for key in content)
+
+
+def stepped(tensors, lr):
+    """The original's Adamax over a checkpoint's tensors after three steps, and the parameters by key."""
+    buffers = ("running_mean", "running_var", "num_batches_tracked", "pos_table")
+    values = {k: torch.nn.Parameter(v.clone()) for k, v in tensors.items() if k.rpartition(".")[2] not in buffers}
+    groups = [{"params": list(values.values())}]
+    if any(key.startswith("q_emb.layer_stack.") for key in values):
+        slower = [value for key, value in values.items() if key.startswith(("w_emb.", "q_emb."))]
+        others = [value for key, value in values.items() if not key.startswith(("w_emb.", "q_emb."))]
+        groups = [{"params": others}, {"params": slower, "lr": 0.2 * lr}]
+    optimizer = torch.optim.Adamax(groups, lr=lr)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(3):
+        for value in values.values():
+            value.grad = torch.randn(value.shape, generator=generator)
+        optimizer.step()
+    return optimizer, values
+
+
+def assert_same_state(ours, theirs):
+    assert ours["param_groups"] == theirs["param_groups"]
+    assert list(ours["state"]) == sorted(theirs["state"])
+    for i, entry in theirs["state"].items():
+        assert list(ours["state"][i]) == list(entry)
+        assert all(torch.equal(ours["state"][i][name], value) for name, value in entry.items())
+
+
+SELF_ATTENTION = {"name": "san", "image_branches": "maml", "self_attention": True, "embed_width": 4}
+
+
+@pytest.mark.parametrize("variant", [VARIANTS[0], VARIANTS[5], SELF_ATTENTION], ids=["ban", "san", "two groups"])
+def test_the_optimiser_goes_both_ways(variant, tmp_path):
+    config, path = SMALL | variant, tmp_path / "model_epoch3.pth"
+    mevf.save(path, made_up(config), config["name"])
+    content = torch.load(path, weights_only=True)
+    assert sorted(content) == ["epoch", "model_state", "optimizer_state"]
+    assert mevf.load(path, {}).adamax is None
+    optimizer, values = stepped(content["model_state"], 0.0075)
+    state = optimizer.state_dict()
+    torch.save(content | {"optimizer_state": state}, path)
+    loaded = mevf.load(path, {})
+    assert (loaded.adamax.step, loaded.adamax.settings["lr"]) == (3, 0.0075)
+    moment = optimizer.state[values["classifier.main.3.weight_v"]]["exp_inf"]
+    np.testing.assert_array_equal(loaded.adamax.nu["classifier"]["down"]["v"], moment.numpy().T)
+    mevf.save(tmp_path / "again.pth", loaded.variables, config["name"], loaded.adamax, 3)
+    assert_same_state(torch.load(tmp_path / "again.pth", weights_only=True)["optimizer_state"], state)
+    optimizer.load_state_dict(content["optimizer_state"])  # PyTorch takes one that has not made a step, too
+    # An optimiser over other parameters, or grouped otherwise, is refused.
+    state["param_groups"][0]["params"] = state["param_groups"][0]["params"][1:]
+    torch.save(content | {"optimizer_state": state}, path)
+    with pytest.raises(CheckpointError, match=r"The optimiser holds \d+.*A file with the tensors alone"):
+        mevf.load(path, {})
+    torch.save(content | {"optimizer_state": state | {"param_groups": 3 * state["param_groups"]}}, path)
+    with pytest.raises(CheckpointError, match=r"expected `state` and .* group"):
+        mevf.load(path, {})
+
+
+def test_a_step_from_the_commands_folder_is_that_of_pytorch(tmp_path):
+    file, run = tmp_path / "model_epoch3.pth", tmp_path / "run"
+    mevf.save(file, made_up(SMALL | SELF_ATTENTION), "san")
+    content = torch.load(file, weights_only=True)
+    optimizer, values = stepped(content["model_state"], 0.005)
+    tensors = content["model_state"] | {key: value.detach() for key, value in values.items()}
+    torch.save(content | {"model_state": tensors, "optimizer_state": optimizer.state_dict()}, file)
+    for name, count in (("vocabulary", "vocab_size"), ("answers", "num_answers")):
+        (tmp_path / name).write_text(json.dumps([f"{name}{i}" for i in range(SMALL[count])]))
+    lists = [f"--{name}={tmp_path / name}" for name in ("vocabulary", "answers")]
+    assert convert.main(["--system=san", f"--from={file}", f"--to={run}", *lists]) == 0
+    assert convert.main(["--system=san", f"--from={run}", f"--to={tmp_path / 'again.pth'}"]) == 0
+    again = torch.load(tmp_path / "again.pth", weights_only=True)
+    assert_same_state(again["optimizer_state"], optimizer.state_dict())
+    assert again["epoch"] == content["epoch"]
+    assert all(torch.equal(again["model_state"][key], value) for key, value in tensors.items() if "num_b" not in key)
+
+    contents = workdir.read(run)
+    ours = optim.make_optimizer(contents.config.optim, contents.params)
+    shapes = jax.eval_shape(lambda: contents_state(contents, ours.init(contents.params)))
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    shapes = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=here), shapes)
+    saved = checkpoints.Checkpoints(run, read_only=True)
+    state = saved.restore(shapes)
+    saved.close()
+    rng = np.random.default_rng(1)
+    for value in values.values():
+        value.grad = torch.from_numpy(rng.standard_normal(value.shape, np.float32))
+    originals = {key: value.grad.numpy().copy() for key, value in values.items()}
+    grads = cmsa.from_original(originals, {"params": contents.params}, mevf.KEYS["san"])[0]["params"]
+    updates, _ = jax.jit(ours.update)(grads, state.opt_state, state.params)
+    params = jax.tree.map(lambda p, u: p - np.float32(0.005) * u, state.params, updates)
+    torch.nn.utils.clip_grad_norm_(values.values(), contents.config.optim.clip_norm)
+    optimizer.step()
+    for key, value in to_torch({"params": params}, mevf.KEYS["san"]).items():
+        np.testing.assert_allclose(value, values[key].detach().numpy(), rtol=2e-6, atol=1e-7, err_msg=key)
+
+
+def contents_state(contents, opt_state):
+    return TrainState(step=jnp.zeros((), jnp.int32), params=contents.params, extra=contents.extra, opt_state=opt_state)
 
 
 def test_images_that_are_not_square(tmp_path):
@@ -97,7 +197,7 @@ def test_images_that_are_not_square(tmp_path):
 def test_all_faults_come_at_once(tmp_path):
     config = SMALL | {"name": "ban", "image_branches": "mevf"}
     mevf.save(tmp_path / "x.pth", made_up(config), "ban")
-    tensors = files.read(tmp_path / "x.pth").tensors
+    tensors = files.read(tmp_path / "x.pth", "model_state").tensors
     del tensors["q_prj.1.main.1.weight_g"]
     tensors["q_prj.1.main.1.weight"] = np.zeros((8, 8), np.float32)
     tensors["v_att.logits.h_bias"] = np.zeros((1, 3, 1, 1), np.float32)
