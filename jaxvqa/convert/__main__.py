@@ -4,17 +4,23 @@
     python -m jaxvqa.convert --system=cmsa --from=model_epoch79.pth --to=runs/cmsa
     python -m jaxvqa.convert --system=rwsan --from=runs/rwsan --to=epoch16.pkl
     python -m jaxvqa.convert --system=backbone --from=resnet34.pth --to=runs/resnet34
+    python -m jaxvqa.convert --system=mtpt --from=models/backbone_epoch-49.pth --to=runs/abdomen
 
 What a checkpoint of the original does not hold comes from elsewhere: options that leave no trace, such as dropout or the
 number of heads, from --config; the answers from --answers (the original's `answer_dict.json`, a JSON list, or one of its
 maps); the vocabulary from --vocabulary or the question files, in the order in which the original read them (train, val,
 test, Visual Genome); or both from the built data set of the config. Their sizes have to fit the checkpoint.
 
+CMSA's pre-training (`mtpt`) is three files of one epoch, `backbone_…`, `a_decoder_…` (b for brain, c for chest) and `cmsa_…`;
+the first is named, the others lie beside it. Brain and chest need --config=configs/cmsa_pretrain.py:brain,real (or chest,real).
+Questions and names of classes come from the built data set of the config.
+
 The systems `backbone` (CMSA's pre-trained branches, or torchvision's residual networks), `maml` and `autoencoder` (what
 MEVF published) are parts of a model: the folder serves `config.init_from` of configs/cmsa.py.
 """
 
 import argparse
+import dataclasses
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -24,14 +30,14 @@ from typing import Any
 
 import ml_collections
 
-from jaxvqa import configs
+from jaxvqa import configs, models
 from jaxvqa.convert import cmsa, mevf, mtpt, rwsan, workdir
 from jaxvqa.convert.adam import AdamState
 from jaxvqa.data import sources
 from jaxvqa.data.answers import AnswerList
 from jaxvqa.data.rad_text import RadAnswerList, RadVocabulary
 from jaxvqa.data.text import Vocabulary
-from jaxvqa.errors import CheckpointError, DataError, UserError
+from jaxvqa.errors import CheckpointError, ConfigError, DataError, UserError
 from jaxvqa.tasks import task_class
 
 
@@ -70,7 +76,9 @@ class System:
       save: (file, contents of a work directory); None for parts of a model.
       sizes: fields of the model that a checkpoint tells, which yield to it.
       vocabulary: the class of its vocabulary, None for parts of a model.
-      answers: the class of its answer list.
+      answers: the class of its answer list, None for one without.
+      counts: entry of the assets -> field of the model with its length, which is in the data and not in the config.
+      optimiser: whether its files have a place for the optimiser's state.
     """
 
     config: str
@@ -79,6 +87,8 @@ class System:
     sizes: tuple[str, ...] = ()
     vocabulary: Any = None
     answers: Any = None
+    counts: Mapping[str, str] = field(default_factory=lambda: {"vocabulary": "vocab_size", "answers": "num_answers"})
+    optimiser: bool = True
 
 
 def _load_rwsan(path: Path, model: dict[str, Any]) -> Loaded:
@@ -117,7 +127,32 @@ def _save_cmsa(path: Path, contents: workdir.Contents) -> None:
 def _load_mevf(path: Path, model: dict[str, Any]) -> Loaded:
     found = mevf.load(path, model)
     data = {"image_size": found.sizes["image"][0], "autoencoder_size": found.sizes["image_128"][0]}
+    if found.sizes.get("image_width") == 1024:
+        del found.sizes["image_width"]  # the model's own, which configs leave out
     return _loaded(found, data)
+
+
+def _load_mtpt(path: Path, model: dict[str, Any]) -> Loaded:
+    found = mtpt.load(mtpt.files_of(path), {name: value for name, value in model.items() if name != "task"})
+    if found.sizes["task"] != model.get("task", found.sizes["task"]):
+        organ = {14: "abdomen", 3: "brain", 2: "chest"}.get(found.sizes["classes"], "ORGAN")
+        raise CheckpointError(
+            f"{path} belongs to a decoder with model.task = {found.sizes['task']!r} and {found.sizes['classes']} classes, the "
+            f"config has {model['task']!r}: give --config=configs/cmsa_pretrain.py:{organ},real."
+        )
+    report = "\n".join(f"{part}:\n{report}" for part, report in found.reports.items())
+    return Loaded(found.variables, report, found.sizes, notes={"batches": found.batches})
+
+
+def _save_mtpt(path: Path, contents: workdir.Contents) -> None:
+    noted = (contents.meta.get("converted") or {}).get("batches") or {}
+    steps = contents.adam.step if contents.adam else 0
+    by_task = "abdomen" if contents.config.model.task == "segment" else "brain"
+    organ = next((organ for organ in mtpt.DECODERS if organ in contents.config.data.questions), by_task)
+    paths = mtpt.files_of(path, organ)
+    variables = {"params": contents.params, **contents.extra}
+    mtpt.save(paths, variables, {part: max(noted.get(part, 0), steps) for part in paths})
+    print(f"{path.parent}: {', '.join(path.name for path in paths.values())}")
 
 
 def _part(load: Callable[[Path], tuple[dict[str, Any], Any]], prefix: str) -> Callable[[Path, dict[str, Any]], Loaded]:
@@ -139,6 +174,15 @@ SYSTEMS = {
     "cmsa": System("configs/cmsa.py:vqa_rad", _load_cmsa, _save_cmsa, cmsa.SIZES, **_RAD),
     "ban": System("configs/cmsa.py:vqa_rad,ban", _load_mevf, _save_cmsa, mevf.SIZES, **_RAD),
     "san": System("configs/cmsa.py:vqa_rad,san", _load_mevf, _save_cmsa, mevf.SIZES, **_RAD),
+    "mtpt": System(
+        "configs/cmsa_pretrain.py:abdomen,real",
+        _load_mtpt,
+        _save_mtpt,
+        tuple(name for name in mtpt.SIZES if name != "task"),
+        RadVocabulary,
+        counts={"vocabulary": "vocab_size", "class_names": "classes"},
+        optimiser=False,
+    ),
     "backbone": System("configs/cmsa_pretrain.py:abdomen,real", _part(mtpt.load_backbone, "backbone")),
     "maml": System("configs/cmsa.py:vqa_rad,ban", _part(mevf.load_maml, "image/maml")),
     "autoencoder": System("configs/cmsa.py:vqa_rad,ban", _part(mevf.load_autoencoder, "image/autoencoder")),
@@ -179,8 +223,11 @@ def _to_folder(arguments: argparse.Namespace) -> None:
     # Sizes of the config yield to the checkpoint's own, so that one config serves checkpoints of any size.
     unsized = {name: value for name, value in config.model.items() if name not in system.sizes}
     loaded = system.load(arguments.source, unsized)
+    # Fields that the config leaves to the model's defaults are set where the checkpoint differs from them.
+    defaults = {f.name: f.default for f in dataclasses.fields(models.MODELS[config.model.name])}
+    told = {k: v for k, v in loaded.model.items() if k in defaults and k not in system.counts.values()}
     with config.unlocked():
-        config.model.update({k: v for k, v in loaded.model.items() if k in config.model})
+        config.model.update({k: v for k, v in told.items() if k in config.model or v != defaults[k]})
         config.data.update(dict(loaded.data))
         config.optim.update(dict(loaded.optim))
     assets = _assets(arguments, system, config, loaded) if system.vocabulary else {}
@@ -191,20 +238,22 @@ def _to_folder(arguments: argparse.Namespace) -> None:
         print(f"{arguments.target}: a part of a model, for config.init_from")
         return
     optimiser = "with the state of its optimiser" if loaded.adam else "without an optimiser's state"
-    counts = f"{len(assets['vocabulary'])} words, {len(assets['answers'])} answers"
+    words = {"vocabulary": "words", "class_names": "classes"}
+    counts = ", ".join(f"{len(assets[name])} {words.get(name, name)}" for name in system.counts)
     print(f"{arguments.target}: step {step}, {optimiser}, {counts}")
 
 
 def _to_file(arguments: argparse.Namespace) -> None:
-    save = SYSTEMS[arguments.system].save
-    if save is None:
+    system = SYSTEMS[arguments.system]
+    if system.save is None:
         raise CheckpointError(f"{arguments.system!r} is a part of a model, which is only read.")
     contents = workdir.read(arguments.source)
     name = contents.config.model.name
     if name != arguments.system:
         raise CheckpointError(f"{arguments.source} holds a model {name!r}, not {arguments.system!r}.")
-    save(arguments.target, contents)
-    optimiser = "with the state of its optimiser" if contents.adam else "without an optimiser's state"
+    system.save(arguments.target, contents)
+    with_state = contents.adam and system.optimiser
+    optimiser = "with the state of its optimiser" if with_state else "without an optimiser's state"
     print(f"{arguments.target}: written, {optimiser}")
 
 
@@ -213,32 +262,34 @@ def _assets(
 ) -> dict[str, Any]:
     """Vocabulary and answers, from the files given or the built data set, checked against the checkpoint's sizes."""
     assets: dict[str, Any] = dict(loaded.assets)
+    if arguments.answers and not system.answers:
+        raise ConfigError(f"--answers is not for {arguments.system!r}, which answers no questions.")
     if arguments.answers:
         assets["answers"] = list(system.answers.from_file(arguments.answers).answers)
     if arguments.vocabulary:
         assets["vocabulary"] = list(system.vocabulary(_read_vocabulary(arguments.vocabulary)).tokens)
     elif arguments.questions:
         assets["vocabulary"] = list(system.vocabulary.build(_read_questions(arguments.questions)).tokens)
-    if not {"answers", "vocabulary"} <= assets.keys():
+    if not system.answers or not system.counts.keys() <= assets.keys():
         try:
             made = task_class(config.task).make_assets(config, lambda split: sources.open_vqa(config.data, split))
         except DataError as error:
+            if not system.answers:
+                raise
             raise DataError(
                 f"{error}\nOr give what the checkpoint does not hold as files: --answers (the original's answer_dict.json), "
                 "and --questions (the question files) or --vocabulary."
             ) from error
         assets = made | assets
+    given = {"vocabulary": arguments.vocabulary or arguments.questions, "answers": arguments.answers}
     faults = [
-        f"the checkpoint has {loaded.model[size]} {what}, {source} gives {len(assets[what])}"
-        for what, size, source in (
-            ("vocabulary", "vocab_size", arguments.vocabulary or arguments.questions or config.data.questions),
-            ("answers", "num_answers", arguments.answers or config.data.questions),
-        )
+        f"the checkpoint has {loaded.model[size]} {what}, {given.get(what) or config.data.questions} gives {len(assets[what])}"
+        for what, size in system.counts.items()
         if len(assets[what]) != loaded.model[size]
     ]
     if faults:
         raise CheckpointError(
-            "Words and answers are numbered by their place in lists, and these are not the checkpoint's lists: "
+            "Words, answers and classes are numbered by their place in lists, and these are not the checkpoint's lists: "
             + "; ".join(faults)
             + ". The vocabulary depends on which question files were read, and in which order."
         )

@@ -1,6 +1,8 @@
 """Checkpoints of CMSA's pre-training (github.com/haifangong/CMSA-MTPT-4-MedicalVQA): three files, one for each network.
 
-Each file holds one network's tensors alone. CMSA itself starts from the backbone's. CMSA spec, sections 10 and 11.
+Of an epoch the original writes `backbone_epoch-99.pth`, `a_decoder_epoch-99.pth` (b for brain, c for chest) and
+`cmsa_epoch-99.pth`, the compatibility network. Each holds one network's tensors alone; CMSA itself starts from the backbone's.
+CMSA spec, sections 10 and 11.
 """
 
 import dataclasses
@@ -147,6 +149,49 @@ def infer_sizes(tensors: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, An
     return sizes
 
 
+DECODERS = {"abdomen": "a_decoder", "brain": "b_decoder", "chest": "c_decoder"}
+"""Organ -> how the name of its decoder's file begins."""
+
+
+def files_of(backbone: str | Path, organ: str = "") -> dict[str, Path]:
+    """The files of the epoch of a backbone's file, which lie beside it under the original's names.
+
+    Args:
+      backbone: the backbone's file, `backbone_epoch-99.pth` or another name that begins so.
+      organ: whose decoder's name to take; by default that of the file that is there.
+
+    Returns:
+      Network -> its file.
+
+    Raises:
+      CheckpointError: names the files that are missing; with `organ`, none has to be there.
+    """
+    backbone = Path(backbone)
+    epoch = backbone.name.removeprefix("backbone")
+    if epoch == backbone.name:
+        raise CheckpointError(
+            f"{backbone}: a pre-training is three files, and is named by that of its backbone, as in backbone_epoch-99.pth."
+        )
+    decoders = [DECODERS[organ]] if organ else list(DECODERS.values())
+    choices = {"backbone": ["backbone"], "decoder": decoders, "compatibility": ["cmsa"]}
+    paths = {part: [backbone.with_name(name + epoch) for name in names] for part, names in choices.items()}
+    if not organ:
+        there = {part: [path for path in files if path.is_file()] for part, files in paths.items()}
+        faults = [
+            f"{part}: there is {'no' if not there[part] else 'more than one of'} {' or '.join(p.name for p in files)}"
+            for part, files in paths.items()
+            if len(there[part]) != 1
+        ]
+        if faults:
+            raise CheckpointError(
+                f"A pre-training is three files beside each other. In {backbone.parent}:\n  "
+                + "\n  ".join(faults)
+                + "\nA backbone alone, which is what CMSA starts from, converts with --system=backbone."
+            )
+        paths = there
+    return {part: files[0] for part, files in paths.items()}
+
+
 @dataclasses.dataclass
 class Converted:
     """The three networks in our terms.
@@ -208,8 +253,9 @@ def save(
       variables: our `params` and `batch_stats`.
       batches: network -> how many batches its statistics have seen.
     """
+    tensors = {part: to_original(part, variables, (batches or {}).get(part, 0)) for part in paths}
     for part, path in paths.items():
-        files.write(path, files.TorchFile(to_original(part, variables, (batches or {}).get(part, 0))))
+        files.write(path, files.TorchFile(tensors[part]))
 
 
 BACKBONE_FILE = Table(in_collections(RESNET), KEYS["backbone"].excused)

@@ -145,7 +145,7 @@ def test_the_optimiser_goes_both_ways(variant, tmp_path):
 
 def test_a_step_from_the_commands_folder_is_that_of_pytorch(tmp_path):
     file, run = tmp_path / "model_epoch3.pth", tmp_path / "run"
-    mevf.save(file, made_up(SMALL | SELF_ATTENTION), "san")
+    mevf.save(file, made_up(SMALL | SELF_ATTENTION | {"stacks": 3}), "san")
     content = torch.load(file, weights_only=True)
     optimizer, values = stepped(content["model_state"], 0.005)
     tensors = content["model_state"] | {key: value.detach() for key, value in values.items()}
@@ -161,6 +161,7 @@ def test_a_step_from_the_commands_folder_is_that_of_pytorch(tmp_path):
     assert all(torch.equal(again["model_state"][key], value) for key, value in tensors.items() if "num_b" not in key)
 
     contents = workdir.read(run)
+    assert contents.config.model.stacks == 3  # not the model's default, which the config leaves out
     ours = optim.make_optimizer(contents.config.optim, contents.params)
     shapes = jax.eval_shape(lambda: contents_state(contents, ours.init(contents.params)))
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])

@@ -7,10 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 
-from jaxvqa import models
+from jaxvqa import checkpoints, configs, models
+from jaxvqa.convert import __main__ as convert
 from jaxvqa.convert import files, mtpt
+from jaxvqa.data import sources
 from jaxvqa.errors import CheckpointError
+from jaxvqa.tasks import make_task, task_with_assets
+from tfds_builders import build
 
 GOLDEN = Path(__file__).parents[1] / "golden/cmsa"
 SMALL = {
@@ -109,3 +114,83 @@ def test_a_backbone_or_torchvisions_file_becomes_a_branch(tmp_path):
     assert {"fc.weight", "fc.bias"} <= set(report.excused)
     with pytest.raises(CheckpointError, match="does not fit"):
         mtpt.load_backbone(paths(tmp_path)["decoder"])
+
+
+# --- the command -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory):
+    """Options of the command for the tiny phantoms of the brain, which are 6 classes, and their task's assets."""
+    folder = tmp_path_factory.mktemp("data")
+    names = "tiny_phantom_brain,tiny_phantom_brain_questions"
+    assert build.main(["mtpt", f"--config={names}", f"--data_dir={folder}", "--workers=1"]) == 0
+    (folder / "tiny.py").write_text(
+        "from configs import cmsa_pretrain\n\n\ndef get_config(arg=None):\n"
+        "    config = cmsa_pretrain.get_config('brain,real')\n"
+        f"    config.data.dir = {str(folder)!r}\n"
+        "    config.data.questions = 'mtpt/tiny_phantom_brain'\n"
+        "    config.data.question_list = 'mtpt/tiny_phantom_brain_questions'\n"
+        "    return config\n"
+    )
+    config = configs.load(f"{folder}/tiny.py")
+    return f"--config={folder}/tiny.py", make_task(config, lambda split: sources.open_vqa(config.data, split)).assets
+
+
+def command(*arguments):
+    return convert.main(["--system=mtpt", *map(str, arguments)])
+
+
+def test_three_files_become_a_folder_and_three_files_again(settings, tmp_path, capsys):
+    config, assets = settings
+    sizes = {"task": "classify", "classes": 6, "vocab_size": len(assets["vocabulary"]), "rnn": "gru"}
+    variables = made_up(SMALL | sizes)
+    theirs = mtpt.files_of(tmp_path / "theirs/backbone_epoch-99.pth", "brain")
+    assert [path.name for path in theirs.values()] == [
+        *("backbone_epoch-99.pth", "b_decoder_epoch-99.pth", "cmsa_epoch-99.pth")
+    ]
+    mtpt.save(theirs, variables, {"backbone": 5, "decoder": 6, "compatibility": 7})
+    run = tmp_path / "run"
+    assert command(f"--from={theirs['backbone']}", f"--to={run}", config) == 0
+    words = f"{len(assets['vocabulary'])} words, 6 classes"
+    assert f"step 0, without an optimiser's state, {words}" in capsys.readouterr().out
+    assert command(f"--from={run}", f"--to={tmp_path / 'ours/backbone_epoch-99.pth'}") == 0
+    for path in theirs.values():
+        ours, expected = (torch.load(p, weights_only=True) for p in (tmp_path / "ours" / path.name, path))
+        assert list(ours) == list(expected)
+        assert all(torch.equal(ours[key], value) for key, value in expected.items())
+    # The folder is that of a run: its config makes the model, and its assets the task.
+    saved = checkpoints.Checkpoints(run, read_only=True)
+    found, meta = saved.read_json()
+    assert found == json.loads(json.dumps(assets))
+    task = task_with_assets(configs.from_json(meta["config"]), found)
+    shapes = dict(jax.eval_shape(task.init, jax.random.key(0)))
+    held = saved.model_shapes()
+    saved.close()
+    for ours, expected in ((held["params"], shapes["params"]), (held["extra"]["batch_stats"], shapes["batch_stats"])):
+        assert jax.tree.map(jnp.shape, ours) == jax.tree.map(jnp.shape, expected)
+
+
+def test_the_command_says_what_is_missing_or_does_not_fit(settings, tmp_path, capsys):
+    config, _ = settings
+
+    def refused(*arguments):
+        assert command(*arguments, f"--to={tmp_path / 'run'}") == 2
+        assert not (tmp_path / "run").exists()
+        return capsys.readouterr().err
+
+    backbone = tmp_path / "backbone_epoch-99.pth"
+    paths = mtpt.files_of(backbone, "abdomen")
+    mtpt.save(paths, made_up(SMALL))
+    message = refused(f"--from={backbone}", config)
+    assert "model.task = 'segment' and 3 classes" in message
+    assert "the config has 'classify'" in message
+    assert "is named by that of its backbone" in refused(f"--from={paths['decoder']}", config)
+    assert "--answers is not for 'mtpt'" in refused(f"--from={backbone}", f"--answers={backbone}")
+    paths["decoder"].with_name("b_decoder_epoch-99.pth").touch()
+    assert "more than one of a_decoder_epoch-99.pth or b_decoder" in refused(f"--from={backbone}", config)
+    for path in (*tmp_path.glob("*_decoder_*"), paths["compatibility"]):
+        path.unlink()
+    message = refused(f"--from={backbone}", config)
+    for part in ("no a_decoder_epoch-99.pth or b_decoder", "no cmsa_epoch-99.pth", "--system=backbone"):
+        assert part in message
