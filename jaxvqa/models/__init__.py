@@ -15,8 +15,16 @@ from jaxvqa.models.cmsa import CMSA
 from jaxvqa.models.mevf import BAN, SAN
 from jaxvqa.models.mtpt import MTPT
 from jaxvqa.models.rwsan import RWSAN
+from jaxvqa.models.sysu import SYSU
 
-MODELS: dict[str, type[nn.Module]] = {"rwsan": RWSAN, "cmsa": CMSA, "ban": BAN, "san": SAN, "mtpt": MTPT}
+MODELS: dict[str, type[nn.Module]] = {
+    "rwsan": RWSAN,
+    "cmsa": CMSA,
+    "ban": BAN,
+    "san": SAN,
+    "mtpt": MTPT,
+    "sysu": SYSU,
+}
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 
 

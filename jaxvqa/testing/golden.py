@@ -1,7 +1,7 @@
 """Runs golden cases: python -m jaxvqa.testing.golden PATH…
 
-A PATH is a folder (all cases below it), a manifest (`NAME.manifest.json`), its results (`NAME.npz`), or a file of text or
-metric cases (`….json`). For a manifest the weights are rebuilt by the recipe, saved as the original saves them, read and
+A PATH is a folder (all cases below it), a manifest (`NAME.manifest.json`, or `NAME.json` where it takes its checkpoint from
+another manifest), its results (`NAME.npz`), or a file of text or metric cases (`….json`). For a manifest the weights are rebuilt by the recipe, saved as the original saves them, read and
 converted, and the model's outputs are compared with those that the original computed. Prints one line for each output and
 exits with 1 if any misses its limit, is unknown to the system's module, or has no result to compare with.
 
@@ -26,6 +26,7 @@ import rich.table
 
 from jaxvqa.convert import files
 from jaxvqa.errors import UserError
+from jaxvqa.models.sysu import BACKBONES
 from jaxvqa.testing import weights
 
 MODELS = {
@@ -38,6 +39,7 @@ MODELS = {
     "mtpt_segment": "jaxvqa.testing.mtpt",
     "mtpt_classify": "jaxvqa.testing.mtpt",
     "preprocess224": "jaxvqa.testing.cmsa_images",
+    **dict.fromkeys((*BACKBONES, "resnest", "RepVGG", "densenet"), "jaxvqa.testing.sysu"),
 }
 """A manifest's `model` -> the module that runs it, with `run(case) -> list of Row`."""
 
@@ -97,20 +99,24 @@ class Case:
     def read(cls, manifest: Path) -> "Case":
         """Reads a manifest and the results beside it; inputs that are not stored are made from their seeds.
 
-        A manifest with a `base` beside it has the base's checkpoint and, besides its own, the base's inputs.
+        A manifest with a `base` beside it, or another `manifest`, has that one's checkpoint, model and options and, besides its
+        own, its inputs.
         """
         content = json.loads(manifest.read_text(encoding="utf-8"))
-        name = manifest.name.removesuffix(".manifest.json")
+        name = manifest.name.removesuffix(".json").removesuffix(".manifest")
         with np.load(manifest.with_name(f"{name}.npz"), allow_pickle=False) as stored:
             arrays = {key: stored[key] for key in stored.files}
         specs = content.get("inputs", ())
         if isinstance(specs, Mapping):  # by name; a text says that the input is stored, or in what form
-            specs = [{"name": key, **spec} for key, spec in specs.items() if isinstance(spec, Mapping)]
+            specs = [
+                {"name": key.removeprefix("in_"), **spec} for key, spec in specs.items() if isinstance(spec, Mapping)
+            ]
         inputs = {s["name"]: weights.make_input(s) for s in specs if f"in_{s['name']}" not in arrays}
         inputs |= {key.removeprefix("in_"): value for key, value in arrays.items() if key.startswith("in_")}
         expected = {key.removeprefix("out_"): value for key, value in arrays.items() if key.startswith("out_")}
-        if "base" in content:
-            base = cls.read(manifest.with_name(content["base"]))
+        if other := content.get("base", content.get("manifest")):
+            base = cls.read(manifest.with_name(other))
+            content = {key: base.manifest[key] for key in ("model", "options")} | content
             content["tensors"] = base.manifest["tensors"]
             inputs = base.inputs | inputs
         return cls(name, content, inputs, expected, arrays)
@@ -189,8 +195,10 @@ def run(path: Path) -> list[Row]:
         return [Row(str(path), "", False, note="no such file")]
     try:
         if path.suffix == ".npz":
-            return _run_manifest(path.with_name(f"{path.stem}.manifest.json"))
-        return _run_manifest(path) if path.name.endswith(".manifest.json") else _run_sections(path)
+            beside = path.with_suffix(".json")
+            return _run_manifest(beside if _has_manifest(beside) else path.with_name(f"{path.stem}.manifest.json"))
+        is_manifest = path.name.endswith(".manifest.json") or _has_manifest(path)
+        return _run_manifest(path) if is_manifest else _run_sections(path)
     except (UserError, OSError, ValueError, KeyError) as error:
         # One broken case shall not hide the others' results.
         return [Row(path.name, "", False, note=f"{type(error).__name__}: {error}")]
@@ -200,8 +208,17 @@ def find(folder: Path) -> list[Path]:
     """Lists the cases below a folder: manifests, case files, and results that neither belongs to."""
     manifests = sorted(folder.rglob("*.manifest.json"))
     known = {m.with_name(m.name.removesuffix(".manifest.json") + ".npz") for m in manifests}
+    manifests += sorted(path for path in folder.rglob("*.json") if _has_manifest(path))
     alone = [npz for npz in sorted(folder.rglob("*.npz")) if npz not in known and not npz.with_suffix(".json").exists()]
     return [*manifests, *sorted(folder.rglob("*cases.json")), *alone]
+
+
+def _has_manifest(path: Path) -> bool:
+    """Whether a file is of a case with results beside it and a checkpoint that another manifest lists."""
+    if path.suffix != ".json" or not path.exists() or not path.with_suffix(".npz").exists():
+        return False
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return isinstance(content, dict) and "manifest" in content
 
 
 def _run_manifest(path: Path) -> list[Row]:

@@ -50,10 +50,11 @@ def tensor(key: str, shape: tuple[int, ...], dtype: str, constant: Sequence[Any]
 
 
 def make_input(spec: Mapping[str, Any]) -> np.ndarray:
-    """Makes one input of a case from a manifest's {"seed", "shape", "kind", "low"?, "high"?, "scale"?, "edits"?}.
+    """Makes one input of a case from a manifest's {"seed", "shape", "kind", "low"?, "high"?, "block"?, "scale"?, "edits"?}.
 
-    Kind `normal` gives float32, `uniform` float32 in [0, 1), `int` int64 in [low, high). The scale multiplies it, in float32;
-    edits change it in their order.
+    Kind `normal` gives float32, `uniform` float32 in [0, 1), `int` int64 in [low, high). With `block` three times a coarse
+    input of its own is added, drawn from the next seed and as many times smaller along the last two axes. The scale multiplies
+    it, in float32; edits change it in their order.
     """
     rng = np.random.Generator(np.random.PCG64(spec["seed"]))
     kind = spec.get("kind", "normal")
@@ -66,6 +67,10 @@ def make_input(spec: Mapping[str, Any]) -> np.ndarray:
         values = rng.random(tuple(spec["shape"])).astype(np.float32)
     else:
         raise ValueError(f"unknown kind of input {kind!r} ({spec.get('name')})")
+    if "block" in spec:
+        block, (*rest, height, width) = spec["block"], spec["shape"]
+        coarse = {"seed": spec["seed"] + 1, "shape": (*rest, height // block, width // block), "kind": kind}
+        values = values + 3 * make_input(coarse).repeat(block, -2).repeat(block, -1)
     if "scale" in spec:
         values = values * np.float32(spec["scale"])
     for step in spec.get("edits", ()):

@@ -87,6 +87,17 @@ def _kernel_gradient_by_image(x: Array, dy: Array, size: int, stride: int, paddi
     return total.reshape(size, size, inputs, features).astype(dy.dtype)
 
 
+def convolve_in_groups(
+    x: Float[Array, "B H W I"], kernel: Float[Array, "k k J O"], groups: int, stride: int, padding: int
+) -> Float[Array, "B P Q O"]:
+    """Convolves each of `groups` equal parts of the channels by itself: the first of O/groups from the first I/groups, ….
+
+    As separate convolutions, of which XLA on CPU computes several times as many operations in a second as of one in groups.
+    """
+    parts = zip(jnp.split(x, groups, axis=-1), jnp.split(kernel, groups, axis=-1), strict=True)
+    return jnp.concatenate([convolve(of, by, stride, padding) for of, by in parts], axis=-1)
+
+
 class Conv(nn.Module):
     """A convolution with a square kernel: y[p] = Σ_q x[stride·p + q − padding] · kernel[q] + bias, zeros outside.
 
@@ -99,8 +110,10 @@ class Conv(nn.Module):
       padding: zeros added on each of the four sides.
       use_bias: whether a bias is added.
       kernel_init: initialiser of the kernel; uniform in ±1/√(inputs of an output) by default, as in PyTorch. The bias
-        always starts so.
+        starts so too unless `bias_init` is given.
       dtype: type of the multiplications and of the result; the parameters are float32.
+      groups: number of equal parts of the channels that are convolved each by itself.
+      bias_init: initialiser of the bias.
     """
 
     features: int
@@ -110,22 +123,26 @@ class Conv(nn.Module):
     use_bias: bool = True
     kernel_init: nn.initializers.Initializer | None = None
     dtype: Any = jnp.float32
+    groups: int = 1
+    bias_init: nn.initializers.Initializer | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W I"]) -> Float[Array, "B P Q O"]:
         """Maps an image to ⌊(H + 2·padding − kernel) / stride⌋ + 1 rows of `features` channels, columns likewise."""
-        inputs = x.shape[-1]
+        inputs = x.shape[-1] // self.groups
         default = fan_in_uniform(self.kernel**2 * inputs)
         kernel = self.param("kernel", self.kernel_init or default, (self.kernel, self.kernel, inputs, self.features))
         x, weights = x.astype(self.dtype), kernel.astype(self.dtype)
-        if self.kernel == 1 and self.padding == 0:
+        if self.groups > 1:
+            y = convolve_in_groups(x, weights, self.groups, self.stride, self.padding)
+        elif self.kernel == 1 and self.padding == 0:
             # A multiplication of matrices, which XLA on CPU does faster than the same as a convolution.
             x = x[:, :: self.stride, :: self.stride]
             y = jnp.dot(x.reshape(-1, inputs), weights[0, 0]).reshape(*x.shape[:-1], self.features)
         else:
             y = convolve(x, weights, self.stride, self.padding)
         if self.use_bias:
-            bias = self.param("bias", default, (self.features,))
+            bias = self.param("bias", self.bias_init or default, (self.features,))
             y += bias.astype(self.dtype)[None, None, None]
         return y
 

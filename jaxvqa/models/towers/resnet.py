@@ -13,37 +13,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxvqa.errors import ConfigError
-from jaxvqa.models.layers.batch_norm import BatchNorm
-from jaxvqa.models.layers.conv import Conv, kaiming_fan_out
+from jaxvqa.models.layers.conv_norm import ConvNorm
 from jaxvqa.models.layers.pooling import max_pool
 
 STAGES = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 """Depth -> blocks in each stage."""
-
-
-class ConvNorm(nn.Module):
-    """A convolution without bias, then batch normalisation.
-
-    Attributes:
-      features: number of output channels.
-      kernel: height and width of the kernel.
-      stride: step between output positions.
-      padding: zeros added on each side.
-      dtype: type of the multiplications and of the result.
-    """
-
-    features: int
-    kernel: int
-    stride: int
-    padding: int
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "B H W I"], train: bool) -> Float[Array, "B P Q O"]:
-        """Convolves and normalises."""
-        init = kaiming_fan_out(self.kernel, self.features)
-        y = Conv(self.features, self.kernel, self.stride, self.padding, False, init, self.dtype, name="conv")(x)
-        return BatchNorm(dtype=self.dtype, name="norm")(y, train=train)
 
 
 class BasicBlock(nn.Module):
@@ -133,7 +107,6 @@ class ResNet(nn.Module):
     dtype: Any = jnp.float32
     remat: bool = False
 
-    @nn.compact
     def __call__(self, image: Float[Array, "B H W C"], *, train: bool) -> tuple[Float[Array, "B P Q D"], ...]:
         """Returns five maps: the stem's after its ReLU (half the image's size), then each stage's (a 4th, 8th, 16th, 32nd).
 
@@ -141,18 +114,24 @@ class ResNet(nn.Module):
           image: float[B, H, W, C], normalised.
           train: normalises by the batch's statistics and updates the running ones (collection `batch_stats`).
         """
+        out = self.stages(image, train=train)
+        return tuple(out[name] for name in ("stem_relu", "layer1", "layer2", "layer3", "layer4"))
+
+    @nn.compact
+    def stages(self, image: Float[Array, "B H W C"], *, train: bool) -> dict[str, Float[Array, "B P Q D"]]:
+        """Returns the maps by name: `stem` before its normalisation, `stem_relu` after it, `pool`, `layer1` to `layer4`."""
         if self.depth not in STAGES:
             raise ConfigError(
                 f"A residual network of depth {self.depth} is asked for; there is {', '.join(map(str, STAGES))}."
             )
-        x = nn.relu(ConvNorm(self.width, 7, 2, 3, self.dtype, name="stem")(image, train))
-        maps = [x]
-        x = max_pool(x)
+        out: dict[str, Array] = {}
+        x, out["stem"] = ConvNorm(self.width, 7, 2, 3, self.dtype, name="stem").both(image, train)
+        out["stem_relu"] = nn.relu(x)
+        x = out["pool"] = max_pool(out["stem_relu"])
         block: Any = BasicBlock if self.depth < 50 else Bottleneck
         if self.remat:
             block = nn.remat(block, static_argnums=(2,))
         for i, count in enumerate(STAGES[self.depth]):
             stage = Stage(block, count, self.width * 2**i, 1 if i == 0 else 2, self.dtype, name=f"stage_{i + 1}")
-            x = stage(x, train)
-            maps.append(x)
-        return tuple(maps)
+            x = out[f"layer{i + 1}"] = stage(x, train)
+        return out
