@@ -1,7 +1,7 @@
 """SYSU-HCP's checkpoints (github.com/Rodger-Huang/SYSU-HCP-at-ImageCLEF-VQA-Med-2021): keys and the layout of the file.
 
-A file is `backbone_epoch-E_ACC_ACCPP.pth`, an outer dict of `epoch`, `run_id` and `state_dict`, whose keys begin with `module.`, or
-the tensors alone, with or without that prefix. Only its name tells the backbone. SYSU spec, section 11.
+A file is `backbone_epoch-E_ACC_ACCPP.pth`, an outer dict of `epoch`, `run_id` and `state_dict`, whose keys begin with
+`module.`, or the tensors alone, with or without that prefix. Only its name tells the backbone. SYSU spec, section 11.
 
 The networks with HAGAP list every tensor of their tower twice: as part of the ImageNet network that they were made from, and
 under its own name. The latter is the one that counts, as in the original's own loading, and both are written. That ImageNet
@@ -33,6 +33,8 @@ from jaxvqa.convert.table import Report, Rule, Table, nested, to_jax, to_torch
 from jaxvqa.errors import CheckpointError, nearest
 from jaxvqa.models import build
 from jaxvqa.models.sysu import BACKBONES
+from jaxvqa.models.towers import inception_resnet, inception_v4, polynet
+from jaxvqa.models.towers.inception import Row
 from jaxvqa.models.towers.vgg import BLOCKS
 
 IMAGENET_CLASSES = 1000
@@ -102,8 +104,8 @@ def _vgg(depth: int, norm: bool, key: str) -> list[Rule]:
     Args:
       depth: 16 or 19.
       norm: whether with batch normalisation.
-      key: how a layer is called, with `{n}` for its number among all layers, ReLUs and pools included, and `{part}` and `{m}` for
-        the number of the part that it is in and its own number there. A part begins with a pool, but for the first.
+      key: how a layer is called, with `{n}` for its number among all layers, ReLUs and pools included, and `{part}` and `{m}`
+        for the number of the part that it is in and its own number there. A part begins with a pool, but for the first.
     """
     rules, n = [], 0
     for part, count in enumerate(BLOCKS[depth], 1):
@@ -127,6 +129,131 @@ _RESIZER = [
     *nested("conv3", "conv_3", CONV),
     *nested("bn3", "norm_3", BATCH_NORM),
     *nested("conv4", "conv_4", CONV),
+]
+
+# --- towers that the published ensemble does not use ---------------------------------------------------------------------
+
+_SE_BLOCK = [
+    *_conv_norm("conv1", "bn1", "first"),
+    *_conv_norm("conv2", "bn2", "second"),
+    *_conv_norm("conv3", "bn3", "third"),
+    *nested("se_module.fc1", "squeeze", CONV),
+    *nested("se_module.fc2", "excite", CONV),
+    *_conv_norm("downsample.0", "downsample.1", "shortcut"),
+]
+SE_RESNET = [
+    *_conv_norm("layer0.conv1", "layer0.bn1", "stem"),
+    *nested("layer{s}.{i}", "stage_{s}_block_{i}", _SE_BLOCK),
+]
+_SEPARABLE = [Rule("conv1.weight", "depthwise", "c 1 h w -> h w c"), *nested("pointwise", "pointwise", CONV_NO_BIAS)]
+
+
+def _xception() -> list[Rule]:
+    rules = [*_conv_norm("conv1", "bn1", "stem_0"), *_conv_norm("conv2", "bn2", "stem_1")]
+    for b in range(1, 13):
+        key, path, first = f"block{b}", f"block_{b}", int(b > 1)  # the first block begins without a ReLU
+        rules += _conv_norm(f"{key}.skip", f"{key}.skipbn", f"{path}/shortcut")
+        for i in range(3):
+            rules += nested(f"{key}.rep.{first + 3 * i}", f"{path}/separable_{i}", _SEPARABLE)
+            rules += nested(f"{key}.rep.{first + 3 * i + 1}", f"{path}/norm_{i}", BATCH_NORM)
+    for i in (3, 4):
+        rules += nested(f"conv{i}", f"separable_{i}", _SEPARABLE)
+        rules += nested(f"bn{i}", f"norm_{i}", BATCH_NORM)
+    return rules
+
+
+def _unit(key: str, path: str) -> list[Rule]:
+    return _conv_norm(f"{key}.conv", f"{key}.bn", path)
+
+
+def _rows(key: str, path: str, rows: tuple[Row, ...]) -> list[Rule]:
+    """Rows of units, which count the pools before them; one unit alone has no number."""
+    rules: list[Rule] = []
+    for r, row in enumerate(rows):
+        places = [i for i, spec in enumerate(row) if not callable(spec)]
+        for n, place in enumerate(places):
+            rules += _unit(f"{key}{r}.{place}" if len(row) > 1 else f"{key}{r}", f"{path}row_{r}_unit_{n}")
+    return rules
+
+
+_BLOCK_C = {
+    "branch0": "row_0_unit_0",
+    "branch1_0": "row_1_unit_0",
+    "branch1_1a": "row_1_wide",
+    "branch1_1b": "row_1_high",
+    "branch2_0": "row_2_unit_0",
+    "branch2_1": "row_2_unit_1",
+    "branch2_2": "row_2_unit_2",
+    "branch2_3a": "row_2_wide",
+    "branch2_3b": "row_2_high",
+    "branch3.1": "row_3_unit_0",
+}
+
+
+def _inception_v4() -> list[Rule]:
+    alone = {0: "", 1: "", 2: "", 3: ".conv", 5: ".conv"}
+    rules: list[Rule] = []
+    for i, rows in enumerate(inception_v4.LAYERS):
+        key, path = f"features.{i}", f"layer_{i}"
+        if rows is None:
+            rules += [r for name, ours in _BLOCK_C.items() for r in _unit(f"{key}.{name}", f"{path}/{ours}")]
+        elif i in alone:
+            place = next(r for r, row in enumerate(rows) if not callable(row[0]))
+            rules += _unit(key + alone[i], f"{path}/row_{place}_unit_0")
+        else:
+            rules += _rows(f"{key}.branch", f"{path}/", rows)
+    return rules
+
+
+def _residual(key: str, path: str, rows: tuple[Row, ...]) -> list[Rule]:
+    return [*_rows(f"{key}.branch", f"{path}/rows/", rows), *nested(f"{key}.conv2d", f"{path}/project", CONV)]
+
+
+INCEPTION_RESNET_V2 = [
+    *_unit("conv2d_1a", "conv_1a"),
+    *_unit("conv2d_2a", "conv_2a"),
+    *_unit("conv2d_2b", "conv_2b"),
+    *_unit("conv2d_3b", "conv_3b"),
+    *_unit("conv2d_4a", "conv_4a"),
+    *_rows("mixed_5b.branch", "mixed_5b/", inception_resnet.MIXED_5B),
+    *_residual("repeat.{i}", "block_a_{i}", inception_resnet.A),
+    *_rows("mixed_6a.branch", "mixed_6a/", inception_resnet.MIXED_6A),
+    *_residual("repeat_1.{i}", "block_b_{i}", inception_resnet.B),
+    *_rows("mixed_7a.branch", "mixed_7a/", inception_resnet.MIXED_7A),
+    *_residual("repeat_2.{i}", "block_c_{i}", inception_resnet.C),
+    *_residual("block8", "last_block", inception_resnet.C),
+    *_unit("conv2d_7b", "conv_7b"),
+]
+
+
+def _poly_stage(stage: str, rows: tuple[Row, ...]) -> list[Rule]:
+    """Both kinds of modules; where one has been built there are no keys of the other."""
+    key, path = f"stage_{stage}.{{i}}", f"{stage}_{{i}}"
+    rules: list[Rule] = []
+    for r, row in enumerate(rows):
+        for n, spec in enumerate(row):
+            assert not callable(spec)
+            name = f"path{r}_{spec[1]}x{spec[2]}" if len(row) > 1 else f"path{r}"
+            rules += nested(f"{key}.{name}.conv", f"{path}/row_{r}_unit_{n}", CONV_NO_BIAS)
+            rules += nested(f"{key}.{name}.bn_blocks.{{o}}", f"{path}/row_{r}_unit_{n}_norm_{{o}}", BATCH_NORM)
+    rules += _unit(f"{key}.conv2d_blocks.{{p}}", f"{path}/project_{{p}}")
+    rules += _rows(f"{key}.blocks.{{w}}.path", f"{path}/way_{{w}}/", rows)
+    return [*rules, *_unit(f"{key}.blocks.{{w}}.conv2d", f"{path}/way_{{w}}_project")]
+
+
+POLYNET = [
+    *_unit("stem.conv1.0", "stem_0"),
+    *_unit("stem.conv1.1", "stem_1"),
+    *_unit("stem.conv1.2", "stem_2"),
+    *_unit("stem.conv1_branch", "stem_3/row_1_unit_0"),
+    *_unit("stem.conv2_short.{i}", "stem_4/row_0_unit_{i}"),
+    *_unit("stem.conv2_long.{j}", "stem_4/row_1_unit_{j}"),
+    *_unit("stem.conv2_branch", "stem_5/row_1_unit_0"),
+    *_poly_stage("a", polynet.A),
+    *_rows("reduction_a.path", "reduction_a/", polynet.REDUCTION_A),
+    *_poly_stage("b", polynet.B),
+    *_rows("reduction_b.path", "reduction_b/", polynet.REDUCTION_B),
+    *_poly_stage("c", polynet.C),
 ]
 
 # --- whole networks ----------------------------------------------------------------------------------------------------
@@ -186,6 +313,11 @@ KEYS: Mapping[str, Table] = {
         for depth in (121, 169, 201)
     },
     **{f"RepVGG-{size}": _plain(REPVGG, "linear") for size in ("B0", "B1", "B2")},
+    "se_resnet50": _plain(SE_RESNET, "last_linear"),
+    "xception": _plain(_xception(), "last_linear"),
+    "inceptionv4": _plain(_inception_v4(), "last_linear"),
+    "inceptionresnetv2": _plain(INCEPTION_RESNET_V2, "last_linear"),
+    "polynet": _plain(POLYNET, "last_linear"),
 }
 """Backbone -> its table."""
 
@@ -213,8 +345,11 @@ SIZES = ("num_answers",)
 
 def infer_sizes(tensors: Mapping[str, np.ndarray], backbone: str) -> dict[str, Any]:
     """Reads off the number of classes; nothing where its tensor is missing."""
-    names = [r.key for r in KEYS[backbone].rules if r.path.startswith("params/head/classifier") and r.path.endswith("bias")]
-    return {"num_answers": len(tensors[name]) for name in names if name in tensors and tensors[name].ndim}
+    names = [
+        r.key for r in KEYS[backbone].rules if r.path.startswith("params/head/classifier") and r.path.endswith("bias")
+    ]
+    found = [len(tensors[name]) for name in names if name in tensors and tensors[name].ndim]
+    return {"num_answers": found[-1]} if found else {}
 
 
 def model_config(model: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -311,8 +446,8 @@ def save(
       epoch: number of the epoch after which this is written, from 0.
       run_id: the original's number of the run.
       batches: how many batches the statistics have seen.
-      unused: the tensors that nothing uses, as `load` gave them. Zeros where they are not given: the original asks for them, and
-        no output depends on them.
+      unused: the tensors that nothing uses, as `load` gave them. Zeros where they are not given: the original asks for them,
+        and no output depends on them.
     """
     tensors = to_original(variables, backbone, batches, unused)
     files.write(path, files.TorchFile(tensors, prefixed=True, extra={"epoch": epoch, "run_id": run_id}))
@@ -341,7 +476,7 @@ def to_original(
 
 
 def _known(backbone: str | None) -> str:
-    if backbone not in KEYS:
+    if backbone is None or backbone not in KEYS:
         hint = nearest(str(backbone), KEYS)
         raise CheckpointError(f"The model's backbone is {backbone!r}; there are keys of {', '.join(KEYS)}.{hint}")
     return backbone

@@ -1,18 +1,19 @@
 """SYSU-HCP: classifies the abnormality that a medical image shows.
 
-H. Gong, R. Huang, G. Chen, G. Li, "SYSU-HCP at VQA-Med 2021: A Data-centric Model with Efficient Training Methodology for Medical
-Visual Question Answering", CLEF 2021 working notes, CEUR-WS 2936. An image goes in, a score for each class comes out; the question
-is not read:
+H. Gong, R. Huang, G. Chen, G. Li, "SYSU-HCP at VQA-Med 2021: A Data-centric Model with Efficient Training Methodology for
+Medical Visual Question Answering", CLEF 2021 working notes, CEUR-WS 2936. An image goes in, a score for each class comes out;
+the question is not read:
 
     image ── tower ─┬─ stem ── pool ── layer1 ── layer2 ── layer3 ── layer4
                     └───┴───────┴────────┴─────────┴─────────┴─────────┴── means, side by side ── classifier
 
-The means of six depths are the paper's hierarchical adaptive global average pooling ("HAGAP", "HGap" in its code), which it puts
-on three of its networks. The others have the head that they came with. Where the paper and its public code differ, this
-follows the code.
+The means of six depths are the paper's hierarchical adaptive global average pooling ("HAGAP", "HGap" in its code), which some
+of its networks have. The others have the head that they came with. Where the paper and its public code differ, this follows
+the code.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, ClassVar
@@ -27,11 +28,16 @@ from jaxvqa.models.layers.dropout import Dropout
 from jaxvqa.models.layers.linear import Linear
 from jaxvqa.models.layers.pooling import adaptive_average_pool, global_average, window_average
 from jaxvqa.models.towers.densenet import DenseNet
+from jaxvqa.models.towers.inception_resnet import InceptionResNetV2
+from jaxvqa.models.towers.inception_v4 import InceptionV4
+from jaxvqa.models.towers.polynet import PolyNet
 from jaxvqa.models.towers.repvgg import RepVGG
 from jaxvqa.models.towers.resizer import Resizer
 from jaxvqa.models.towers.resnest import ResNeSt
 from jaxvqa.models.towers.resnet import ResNet
+from jaxvqa.models.towers.se_resnet import SEResNet
 from jaxvqa.models.towers.vgg import VGG
+from jaxvqa.models.towers.xception import Xception
 
 Stages = Mapping[str, Float[Array, "B H W D"]]
 """A tower's maps by name."""
@@ -47,6 +53,7 @@ class AverageHead(nn.Module):
       windows: side of each map's window, where only the top left window is averaged; none for the whole map.
       stride: step between such windows; the window's side by default.
       relu: whether the maps go through a ReLU before.
+      dropout: rate of dropout of what the linear map reads.
     """
 
     num_answers: int
@@ -55,6 +62,7 @@ class AverageHead(nn.Module):
     windows: tuple[int, ...] = ()
     stride: int | None = None
     relu: bool = False
+    dropout: float = 0.0
 
     @nn.compact
     def __call__(self, stages: Stages, *, train: bool) -> tuple[Float[Array, "B A"], dict[str, Array]]:
@@ -64,7 +72,7 @@ class AverageHead(nn.Module):
             means = [window_average(x, w, self.stride or w) for x, w in zip(maps, self.windows, strict=True)]
         else:
             means = [global_average(x) for x in maps]
-        features = jnp.concatenate(means, axis=-1)
+        features = Dropout(self.dropout)(jnp.concatenate(means, axis=-1), train=train)
         return Linear(self.num_answers, self.dtype, name="classifier")(features), {"features": features}
 
 
@@ -89,7 +97,9 @@ class HiddenHead(nn.Module):
     def __call__(self, stages: Stages, *, train: bool) -> tuple[Float[Array, "B A"], dict[str, Array]]:
         """Returns logits; and `avgpool` [B, 7, 7, D], `fc1` and `fc2` [B, hidden] before their ReLU, `features` [B, hidden]."""
         out = {"avgpool": adaptive_average_pool(stages[self.level], 7)}
-        x = jnp.moveaxis(out["avgpool"], -1, 1).reshape(len(out["avgpool"]), -1)  # the checkpoints' order: D, rows, columns
+        x = jnp.moveaxis(out["avgpool"], -1, 1).reshape(
+            len(out["avgpool"]), -1
+        )  # the checkpoints' order: D, rows, columns
         for i in (1, 2):
             x = out[f"fc{i}"] = Linear(self.hidden, self.dtype, name=f"hidden_{i}")(x)
             x = Dropout(self.dropout)(nn.relu(x), train=train)
@@ -120,7 +130,7 @@ class ScalesHead(nn.Module):
             out["features"] = global_average(stages[name])
             out[f"logits_{i}"] = Linear(self.num_answers, self.dtype, name=f"classifier_{i}")(out["features"])
         scores = [out[f"logits_{i + 1}"] for i in range(len(self.levels))]
-        return sum(scores) if self.add else scores[-1], out
+        return functools.reduce(jnp.add, scores) if self.add else scores[-1], out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,6 +183,11 @@ BACKBONES: Mapping[str, Backbone] = {
     "RepVGG-B0": Backbone(RepVGG, _average("stage4")),
     "RepVGG-B1": Backbone(partial(RepVGG, widths=(64, 128, 256, 512, 2048)), _average("stage4")),
     "RepVGG-B2": Backbone(partial(RepVGG, widths=(64, 160, 320, 640, 2560)), _average("stage4")),
+    "se_resnet50": Backbone(SEResNet, _average("layer4", windows=(7,), stride=1)),
+    "xception": Backbone(Xception, _average("bn4", relu=True)),
+    "inceptionv4": Backbone(InceptionV4, _average("features21")),
+    "inceptionresnetv2": Backbone(InceptionResNetV2, _average("conv2d_7b", windows=(8,)), image_size=299),
+    "polynet": Backbone(PolyNet, _average("stage_c", windows=(9,), stride=1, dropout=0.2), image_size=331),
 }
 """The original's name -> what it stands for. `sizes` changes a tower's fields."""
 
@@ -227,7 +242,9 @@ class SYSU(nn.Module):
         backbone = BACKBONES[self.backbone]
         tower: Any = backbone.tower.func if isinstance(backbone.tower, partial) else backbone.tower
         known = [f.name for f in dataclasses.fields(tower) if f.name not in ("parent", "name", "dtype")]
-        faults = [f"model.sizes.{f} is none of {self.backbone}'s.{nearest(f, known)}" for f in self.sizes if f not in known]
+        faults = [
+            f"model.sizes.{f} is none of {self.backbone}'s.{nearest(f, known)}" for f in self.sizes if f not in known
+        ]
         if faults:
             raise ConfigError("\n".join(faults))
         return backbone

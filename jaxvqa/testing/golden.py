@@ -1,9 +1,10 @@
 """Runs golden cases: python -m jaxvqa.testing.golden PATH…
 
-A PATH is a folder (all cases below it), a manifest (`NAME.manifest.json`, or `NAME.json` where it takes its checkpoint from
-another manifest), its results (`NAME.npz`), or a file of text or metric cases (`….json`). For a manifest the weights are rebuilt by the recipe, saved as the original saves them, read and
-converted, and the model's outputs are compared with those that the original computed. Prints one line for each output and
-exits with 1 if any misses its limit, is unknown to the system's module, or has no result to compare with.
+A PATH is a folder (all cases below it), a manifest (`NAME.manifest.json`, or `NAME.json` where its checkpoint is another
+manifest's), its results (`NAME.npz`), or a file of text or metric cases (`….json`). For a manifest the weights are rebuilt by
+the recipe, saved as the original saves them, read and converted, and the model's outputs are compared with those that the
+original computed. Prints one line for each output and exits with 1 if any misses its limit, is unknown to the system's module,
+or has no result to compare with.
 
 A system adds one module beside this file and one row for each of its manifests' `model` names below.
 """

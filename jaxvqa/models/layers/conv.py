@@ -24,19 +24,30 @@ def kaiming_fan_out(kernel_size: int, features: int) -> nn.initializers.Initiali
     return init
 
 
-def _convolve(x: Array, kernel: Array, stride: int, padding: int) -> Array:
+FAN_IN_UNIFORM = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+"""Draws uniformly from ±1/√(inputs of an output), as PyTorch does for a convolution's kernel."""
+
+Pair = int | tuple[int, int]
+"""A number for each of the two directions, or one for both."""
+
+
+def _pair(x: Pair) -> tuple[int, int]:
+    return (x, x) if isinstance(x, int) else x
+
+
+def _convolve(x: Array, kernel: Array, stride: int, padding: Pair) -> Array:
     return jax.lax.conv_general_dilated(
         x,
         kernel,
         window_strides=(stride, stride),
-        padding=[(padding, padding)] * 2,
+        padding=[(p, p) for p in _pair(padding)],
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def convolve(
-    x: Float[Array, "B H W I"], kernel: Float[Array, "k k I O"], stride: int, padding: int
+    x: Float[Array, "B H W I"], kernel: Float[Array, "k l I O"], stride: int, padding: Pair
 ) -> Float[Array, "B P Q O"]:
     """Returns y[p] = Σ_q x[stride·p + q − padding] · kernel[q], with zeros outside of x.
 
@@ -46,18 +57,18 @@ def convolve(
     return _convolve(x, kernel, stride, padding)
 
 
-def _forward(x: Array, kernel: Array, stride: int, padding: int) -> tuple[Array, tuple[Array, Array]]:
+def _forward(x: Array, kernel: Array, stride: int, padding: Pair) -> tuple[Array, tuple[Array, Array]]:
     return _convolve(x, kernel, stride, padding), (x, kernel)
 
 
-def _backward(stride: int, padding: int, saved: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
+def _backward(stride: int, padding: Pair, saved: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
     x, kernel = saved
 
     def by_xla(x: Array, dy: Array) -> Array:
         return jax.linear_transpose(lambda kernel: _convolve(x, kernel, stride, padding), kernel)(dy)[0]
 
     def by_image(x: Array, dy: Array) -> Array:
-        return _kernel_gradient_by_image(x, dy, len(kernel), stride, padding)
+        return _kernel_gradient_by_image(x, dy, kernel.shape[:2], stride, _pair(padding))
 
     (dx,) = jax.linear_transpose(lambda x: _convolve(x, kernel, stride, padding), x)(dy)
     # Over several devices the sum over the images would fetch all of them to each device.
@@ -69,26 +80,28 @@ def _backward(stride: int, padding: int, saved: tuple[Array, Array], dy: Array) 
 convolve.defvjp(_forward, _backward)
 
 
-def _kernel_gradient_by_image(x: Array, dy: Array, size: int, stride: int, padding: int) -> Array:
+def _kernel_gradient_by_image(
+    x: Array, dy: Array, size: tuple[int, ...], stride: int, padding: tuple[int, int]
+) -> Array:
     """Sums over the images what each row of the kernel gets: the row's inputs at each place, times the place's gradient."""
     (_, rows, columns, features), inputs = dy.shape, x.shape[-1]
-    x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    x = jnp.pad(x, ((0, 0), *((p, p) for p in padding), (0, 0)))
 
     def from_image(total: Array, image: tuple[Array, Array]) -> tuple[Array, None]:
         x, dy = image
         last = stride * (columns - 1) + 1
-        beside = jnp.concatenate([x[:, q : q + last : stride] for q in range(size)], axis=-1)
+        beside = jnp.concatenate([x[:, q : q + last : stride] for q in range(size[1])], axis=-1)
         last = stride * (rows - 1) + 1
-        below = [beside[q : q + last : stride].reshape(rows * columns, -1) for q in range(size)]
+        below = [beside[q : q + last : stride].reshape(rows * columns, -1) for q in range(size[0])]
         dy = dy.reshape(rows * columns, features)
         return total + jnp.stack([jnp.dot(row.T, dy, preferred_element_type=jnp.float32) for row in below]), None
 
-    total, _ = jax.lax.scan(from_image, jnp.zeros((size, size * inputs, features)), (x, dy))
-    return total.reshape(size, size, inputs, features).astype(dy.dtype)
+    total, _ = jax.lax.scan(from_image, jnp.zeros((size[0], size[1] * inputs, features)), (x, dy))
+    return total.reshape(*size, inputs, features).astype(dy.dtype)
 
 
 def convolve_in_groups(
-    x: Float[Array, "B H W I"], kernel: Float[Array, "k k J O"], groups: int, stride: int, padding: int
+    x: Float[Array, "B H W I"], kernel: Float[Array, "k l J O"], groups: int, stride: int, padding: Pair
 ) -> Float[Array, "B P Q O"]:
     """Convolves each of `groups` equal parts of the channels by itself: the first of O/groups from the first I/groups, ….
 
@@ -99,15 +112,15 @@ def convolve_in_groups(
 
 
 class Conv(nn.Module):
-    """A convolution with a square kernel: y[p] = Σ_q x[stride·p + q − padding] · kernel[q] + bias, zeros outside.
+    """A convolution: y[p] = Σ_q x[stride·p + q − padding] · kernel[q] + bias, zeros outside.
 
     From PyTorch, whose weight is (output, input, height, width): "o i h w -> h w i o".
 
     Attributes:
       features: number of output channels.
-      kernel: height and width of the kernel.
+      kernel: height and width of the kernel; one number for both.
       stride: step between output positions, in both directions.
-      padding: zeros added on each of the four sides.
+      padding: zeros added above and below, and at the left and the right; one number for all four.
       use_bias: whether a bias is added.
       kernel_init: initialiser of the kernel; uniform in ±1/√(inputs of an output) by default, as in PyTorch. The bias
         starts so too unless `bias_init` is given.
@@ -117,9 +130,9 @@ class Conv(nn.Module):
     """
 
     features: int
-    kernel: int = 3
+    kernel: Pair = 3
     stride: int = 1
-    padding: int = 0
+    padding: Pair = 0
     use_bias: bool = True
     kernel_init: nn.initializers.Initializer | None = None
     dtype: Any = jnp.float32
@@ -130,12 +143,13 @@ class Conv(nn.Module):
     def __call__(self, x: Float[Array, "B H W I"]) -> Float[Array, "B P Q O"]:
         """Maps an image to ⌊(H + 2·padding − kernel) / stride⌋ + 1 rows of `features` channels, columns likewise."""
         inputs = x.shape[-1] // self.groups
-        default = fan_in_uniform(self.kernel**2 * inputs)
-        kernel = self.param("kernel", self.kernel_init or default, (self.kernel, self.kernel, inputs, self.features))
+        size = _pair(self.kernel)
+        default = fan_in_uniform(size[0] * size[1] * inputs)
+        kernel = self.param("kernel", self.kernel_init or default, (*size, inputs, self.features))
         x, weights = x.astype(self.dtype), kernel.astype(self.dtype)
         if self.groups > 1:
             y = convolve_in_groups(x, weights, self.groups, self.stride, self.padding)
-        elif self.kernel == 1 and self.padding == 0:
+        elif size == (1, 1) and _pair(self.padding) == (0, 0):
             # A multiplication of matrices, which XLA on CPU does faster than the same as a convolution.
             x = x[:, :: self.stride, :: self.stride]
             y = jnp.dot(x.reshape(-1, inputs), weights[0, 0]).reshape(*x.shape[:-1], self.features)

@@ -3,10 +3,16 @@
 from typing import Any
 
 import flax.linen as nn
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxvqa.models.layers.batch_norm import BatchNorm
-from jaxvqa.models.layers.conv import Conv, kaiming_fan_out
+from jaxvqa.models.layers.conv import Conv, Pair, kaiming_fan_out
+
+
+def _fan_out(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+    """`kaiming_fan_out` for the square kernel that is asked for."""
+    return kaiming_fan_out(shape[0], shape[-1])(key, shape, dtype)
 
 
 class ConvNorm(nn.Module):
@@ -23,11 +29,11 @@ class ConvNorm(nn.Module):
     """
 
     features: int
-    kernel: int
+    kernel: Pair
     stride: int
-    padding: int
+    padding: Pair
     dtype: Any
-    kernel_init: nn.initializers.Initializer | None = None
+    kernel_init: nn.initializers.Initializer = _fan_out
     epsilon: float = 1e-5
 
     def __call__(self, x: Float[Array, "B H W I"], train: bool) -> Float[Array, "B P Q O"]:
@@ -35,10 +41,9 @@ class ConvNorm(nn.Module):
         return self.both(x, train)[0]
 
     @nn.compact
-    def both(
-        self, x: Float[Array, "B H W I"], train: bool
-    ) -> tuple[Float[Array, "B P Q O"], Float[Array, "B P Q O"]]:
+    def both(self, x: Float[Array, "B H W I"], train: bool) -> tuple[Float[Array, "B P Q O"], Float[Array, "B P Q O"]]:
         """Returns the result, and what the convolution gave."""
-        init = self.kernel_init or kaiming_fan_out(self.kernel, self.features)
-        y = Conv(self.features, self.kernel, self.stride, self.padding, False, init, self.dtype, name="conv")(x)
+        y = Conv(
+            self.features, self.kernel, self.stride, self.padding, False, self.kernel_init, self.dtype, name="conv"
+        )(x)
         return BatchNorm(self.epsilon, dtype=self.dtype, name="norm")(y, train=train), y

@@ -1,7 +1,7 @@
 """Plain networks for images that train with branches: RepVGG.
 
-X. Ding and others, "RepVGG: Making VGG-style ConvNets Great Again", CVPR 2021 (arXiv 2101.03697), without the classifier. A block
-in training, and the one convolution that `fold` makes of its branches once training is over:
+X. Ding and others, "RepVGG: Making VGG-style ConvNets Great Again", CVPR 2021 (arXiv 2101.03697), without the classifier. A
+block in training, and the one convolution that `fold` makes of its branches once training is over:
 
         ┌─ 3×3 ── norm ─┐
     x ──┼─ 1×1 ── norm ─┼─ + ── relu         x ── 3×3 + bias ── relu
@@ -16,9 +16,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxvqa.models.layers.batch_norm import BatchNorm
-from jaxvqa.models.layers.conv import Conv
+from jaxvqa.models.layers.conv import FAN_IN_UNIFORM, Conv
 from jaxvqa.models.layers.conv_norm import ConvNorm
-from jaxvqa.models.layers.linear import fan_in_uniform
 
 EPSILON = 1e-5
 """Of the branches' normalisation."""
@@ -46,8 +45,9 @@ class Block(nn.Module):
             return nn.relu(Conv(self.width, 3, self.stride, 1, dtype=self.dtype, name="folded")(x))
 
         def branch(kernel: int, name: str) -> ConvNorm:
-            init = fan_in_uniform(kernel**2 * x.shape[-1])
-            return ConvNorm(self.width, kernel, self.stride, kernel // 2, self.dtype, init, EPSILON, name=name)
+            return ConvNorm(
+                self.width, kernel, self.stride, kernel // 2, self.dtype, FAN_IN_UNIFORM, EPSILON, name=name
+            )
 
         y = branch(3, "dense")(x, train) + branch(1, "point")(x, train)
         if x.shape[-1] == self.width and self.stride == 1:
@@ -82,7 +82,9 @@ class RepVGG(nn.Module):
         x = image
         for s, (count, width) in enumerate(zip((1, *self.blocks), self.widths, strict=True)):
             for i in range(count):
-                x = Block(width, 2 if i == 0 else 1, self.folded, self.dtype, name=f"stage_{s}_block_{i}" if s else "stem")(x, train)
+                x = Block(
+                    width, 2 if i == 0 else 1, self.folded, self.dtype, name=f"stage_{s}_block_{i}" if s else "stem"
+                )(x, train)
             out[f"stage{s}"] = x
         return out
 

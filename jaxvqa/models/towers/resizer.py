@@ -16,9 +16,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxvqa.models.layers.batch_norm import BatchNorm
-from jaxvqa.models.layers.conv import Conv
+from jaxvqa.models.layers.conv import FAN_IN_UNIFORM, Conv
 from jaxvqa.models.layers.conv_norm import ConvNorm
-from jaxvqa.models.layers.linear import fan_in_uniform
 
 
 class Resizer(nn.Module):
@@ -51,8 +50,7 @@ class Resizer(nn.Module):
             return Conv(features, kernel, 1, kernel // 2, dtype=self.dtype, name=name)(x)
 
         def conv_norm(x: Array, name: str) -> Array:
-            init = fan_in_uniform(9 * self.width)
-            return ConvNorm(self.width, 3, 1, 1, self.dtype, init, name=name)(x, train)
+            return ConvNorm(self.width, 3, 1, 1, self.dtype, FAN_IN_UNIFORM, name=name)(x, train)
 
         def act(x: Array) -> Array:
             return nn.leaky_relu(x, 0.2)

@@ -13,6 +13,7 @@ goes on:
                                └─ mean(u₀+u₁) ── MLP ── softmax over the two
 """
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -53,7 +54,7 @@ class SplitAttention(nn.Module):
         y = conv(self.radix * self.width, 3, False, self.radix, "conv")(x)
         y = nn.relu(norm("conv_norm")(y, train=train))
         splits = jnp.split(y, self.radix, axis=-1)
-        context = jnp.mean(sum(splits), axis=(1, 2), keepdims=True, dtype=jnp.float32)
+        context = jnp.mean(functools.reduce(jnp.add, splits), axis=(1, 2), keepdims=True, dtype=jnp.float32)
         hidden = conv(max(self.width * self.radix // 4, 32), 1, True, 1, "reduce")(context)
         hidden = nn.relu(norm("reduce_norm")(hidden, train=train))
         scores = conv(self.radix * self.width, 1, True, 1, "expand")(hidden)
@@ -61,7 +62,7 @@ class SplitAttention(nn.Module):
         attention = jax.nn.softmax(scores, axis=1)
         self.sow("intermediates", "attention", attention.reshape(len(x), -1))
         attention = attention.astype(self.dtype)
-        return sum(attention[:, r] * split for r, split in enumerate(splits))
+        return functools.reduce(jnp.add, [attention[:, r] * split for r, split in enumerate(splits)])
 
 
 class Bottleneck(nn.Module):
