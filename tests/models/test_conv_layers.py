@@ -5,10 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxvqa.errors import ConfigError
+from jaxvqa.models.layers import conv
 from jaxvqa.models.layers.batch_norm import BatchNorm
 from jaxvqa.models.layers.conv import Conv, ConvTranspose, convolve, kaiming_fan_out
 from jaxvqa.models.layers.gru import GRU
-from jaxvqa.models.layers.pooling import max_pool
+from jaxvqa.models.layers.pooling import adaptive_average_pool, average_pool, max_pool, window_average
 
 torch = pytest.importorskip("torch")
 
@@ -180,3 +182,70 @@ def test_gradients_of_large_kernels(stride, padding, dtype):
         assert one.dtype == other.dtype
         scale = jnp.max(jnp.abs(other)).astype(jnp.float32)
         np.testing.assert_allclose(one / scale, other / scale, atol=1e-5 if dtype == "float32" else 2e-2)
+
+
+@pytest.mark.parametrize(("kernel", "padding", "groups"), [((1, 7), (0, 3), 1), ((3, 1), 0, 1), (3, 1, 2), (1, 0, 3)])
+@pytest.mark.parametrize("threshold", [0, 1e12], ids=["by image", "by xla"])
+def test_oblong_and_grouped_convolutions_are_pytorchs(kernel, padding, groups, threshold, monkeypatch):
+    monkeypatch.setattr(conv, "PER_IMAGE_FLOP", threshold)  # both ways to a kernel's gradient
+    theirs = torch.nn.Conv2d(6, 12, kernel, 1, padding, groups=groups)
+    x = image(2, 6, 9, 8).requires_grad_()
+    expected = theirs(x)
+    expected.sin().sum().backward()
+    params = {"kernel": theirs.weight.permute(2, 3, 1, 0), "bias": theirs.bias}
+    params = {name: jnp.asarray(value.detach().numpy()) for name, value in params.items()}
+    layer = Conv(12, kernel, 1, padding, groups=groups)
+
+    @jax.jit
+    def run(params, x):
+        y = layer.apply({"params": params}, x)
+        return jnp.sum(jnp.sin(y)), y
+
+    (_, y), (gradient, of_x) = jax.value_and_grad(run, argnums=(0, 1), has_aux=True)(params, to_ours(x))
+    same(y, expected)
+    same(of_x, x.grad)
+    np.testing.assert_allclose(gradient["kernel"], theirs.weight.grad.permute(2, 3, 1, 0), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(9, 12), (8, 7)])
+@pytest.mark.parametrize(
+    ("window", "stride", "padding", "counted", "ceil"),
+    [
+        (3, 2, 1, True, False),
+        (2, 2, 0, False, True),
+        (3, 1, 1, False, False),
+        (3, 2, 1, True, True),
+        (1, 1, 0, False, True),
+    ],
+)
+def test_average_pooling_and_its_gradient_are_pytorchs(size, window, stride, padding, counted, ceil):
+    x = (image(2, 5, *size) + 1).requires_grad_()
+    expected = torch.nn.functional.avg_pool2d(x, window, stride, padding, ceil, counted)
+    expected.sin().sum().backward()
+
+    def run(x):
+        return average_pool(x, window, stride, padding, count_padding=counted, ceil=ceil)
+
+    same(jax.jit(run)(to_ours(x)), expected)
+    same(jax.jit(jax.grad(lambda x: jnp.sum(jnp.sin(run(x)))))(to_ours(x)), x.grad)
+
+
+@pytest.mark.parametrize("size", [(9, 12), (8, 7), (112, 5)])
+def test_max_pooling_rounds_up_as_pytorchs(size):
+    x = image(2, 5, *size) - 5
+    same(max_pool(to_ours(x), 3, 2, 0, ceil=True), torch.nn.functional.max_pool2d(x, 3, 2, 0, ceil_mode=True))
+
+
+@pytest.mark.parametrize("size", [(12, 3), (7, 14), (20, 7)])
+def test_adaptive_average_pooling_is_pytorchs(size):
+    x = image(2, 5, *size)
+    same(adaptive_average_pool(to_ours(x), 7), torch.nn.functional.adaptive_avg_pool2d(x, 7))
+
+
+def test_a_window_takes_the_top_left_and_refuses_what_gives_not_one_value():
+    x = image(2, 5, 11, 13)
+    expected = torch.nn.functional.avg_pool2d(x, 7)[:, :, 0, 0]
+    np.testing.assert_allclose(window_average(to_ours(x), 7, 7), expected, rtol=1e-4, atol=1e-6)
+    for window, stride in ((12, 12), (7, 4), (5, 5)):
+        with pytest.raises(ConfigError, match=f"{window} to {window + stride - 1} a side"):
+            window_average(to_ours(x), window, stride)

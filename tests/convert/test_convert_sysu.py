@@ -1,0 +1,146 @@
+"""Conversion of SYSU-HCP's checkpoints: both ways bit for bit, doubled and unused tensors, faults."""
+
+import jax
+import numpy as np
+import pytest
+
+from jaxvqa.convert import sysu
+from jaxvqa.errors import CheckpointError
+from jaxvqa.testing import weights
+
+torch = pytest.importorskip("torch")
+
+RESNEST = {"blocks": (1, 2, 1, 1), "stem_width": 2, "bottleneck_width": 4}
+WIDTHS = {"widths": (2, 3, 4, 5, 6)}
+DENSE = {"blocks": (1, 2, 1, 1), "growth": 4, "width": 6}
+REPVGG = {"blocks": (2, 1, 1, 1), "widths": (4, 4, 6, 8, 10)}
+SMALL = [
+    ("resnet18", {"width": 4}),
+    ("resnet50HGap", {"width": 4}),
+    ("resnest50", RESNEST),
+    ("resnest50HGap", RESNEST),
+    ("vgg16", WIDTHS),
+    ("vgg19_bn", WIDTHS),
+    ("vgg16HGap_bn", WIDTHS),
+    ("vgg16HGap_resizer", WIDTHS),
+    ("vgg16_multi_scales", WIDTHS),
+    ("densenet121", DENSE),
+    ("RepVGG-B0", REPVGG),
+    ("RepVGG-B0", REPVGG | {"folded": True}),
+    ("se_resnet50", {"blocks": (1, 1, 1, 1), "width": 16}),
+]
+
+
+def model(backbone, sizes, answers=3):
+    return {"name": "sysu", "backbone": backbone, "sizes": sizes, "num_answers": answers}
+
+
+def made(backbone, sizes, answers=3):
+    """The tensors of an original checkpoint, with values of the recipe: different ones for each name."""
+    target = sysu.target(model(backbone, sizes, answers))
+    empty = sysu.to_original(jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), target), backbone, 7)
+    return {
+        key: value if "num_batches" in key else weights.tensor(key, value.shape, "float32")
+        for key, value in empty.items()
+    }
+
+
+def saved(path, tensors, prefix="module.", outer=True):
+    state = {prefix + key: torch.from_numpy(np.array(value)) for key, value in tensors.items()}
+    torch.save({"epoch": 49, "run_id": 2, "state_dict": state} if outer else state, path)
+    return path
+
+
+def first_names(tensors, attribute):
+    return [key for key in tensors if key.startswith(f"{attribute}.") and f"{attribute}.fc." not in key]
+
+
+@pytest.mark.parametrize(("backbone", "sizes"), SMALL, ids=[f"{b}-{len(s)}" for b, s in SMALL])
+def test_both_ways_bit_for_bit_with_the_classes_from_the_file(backbone, sizes, tmp_path):
+    tensors = made(backbone, sizes)
+    config = {name: value for name, value in model(backbone, sizes).items() if name != "num_answers"}
+    loaded = sysu.load(saved(tmp_path / "best.pth", tensors), config)
+    counters = any("num_batches" in key for key in tensors)
+    assert (loaded.epoch, loaded.run_id, loaded.batches) == (49, 2, 7 * counters)
+    assert loaded.sizes == {"num_answers": 3}
+    again = tmp_path / "again.pth"
+    sysu.save(again, loaded.variables, backbone, epoch=49, run_id=2, batches=7, unused=loaded.unused)
+    content = torch.load(again, weights_only=True)
+    assert (content["epoch"], content["run_id"]) == (49, 2)
+    state = {key.removeprefix("module."): value.numpy() for key, value in content["state_dict"].items()}
+    assert all(key.startswith("module.") for key in content["state_dict"])
+    assert list(state) == list(tensors)
+    doubled = [key for key, _ in loaded.report.shadowed]
+    for key, value in tensors.items():
+        assert state[key].dtype == value.dtype
+        if key not in doubled:
+            np.testing.assert_array_equal(state[key], value, err_msg=key)
+
+
+@pytest.mark.parametrize(("backbone", "sizes"), [SMALL[3], SMALL[6]], ids=["resnest", "vgg"])
+def test_the_own_name_of_a_doubled_tensor_wins(backbone, sizes, tmp_path):
+    """Also where the copy under the first name is another one, as it is in real files."""
+    tensors = made(backbone, sizes)
+    attribute = next(iter(tensors)).partition(".")[0]
+    names = [key for key in first_names(tensors, attribute) if "num_batches" not in key]
+    loaded = sysu.load(saved(tmp_path / "a.pth", tensors), model(backbone, sizes))
+    stale = tensors | {key: tensors[key] + 1 for key in names}
+    changed = sysu.load(saved(tmp_path / "b.pth", stale), model(backbone, sizes))
+    jax.tree.map(np.testing.assert_array_equal, loaded.variables, changed.variables)
+    assert [key for key, _ in loaded.report.shadowed] == names
+    back = sysu.to_original(loaded.variables, backbone, 7)
+    for key, winner in loaded.report.shadowed:
+        np.testing.assert_array_equal(back[key], tensors[winner], err_msg=key)
+        np.testing.assert_array_equal(back[winner], tensors[winner], err_msg=winner)
+
+
+def test_the_unused_classifier_is_kept_or_zeros(tmp_path):
+    backbone, sizes = SMALL[3]
+    tensors = made(backbone, sizes)
+    loaded = sysu.load(saved(tmp_path / "a.pth", tensors), model(backbone, sizes))
+    assert {key: value.shape for key, value in loaded.unused.items()} == {
+        "resnest50.fc.weight": (1000, 2048),
+        "resnest50.fc.bias": (1000,),
+    }
+    np.testing.assert_array_equal(loaded.unused["resnest50.fc.weight"], tensors["resnest50.fc.weight"])
+    back = sysu.to_original(loaded.variables, backbone, 7)
+    assert list(back) == list(tensors)
+    assert not back["resnest50.fc.weight"].any()
+
+
+@pytest.mark.parametrize(("prefix", "outer"), [("", True), ("module.", False), ("", False)])
+def test_files_without_the_prefix_or_the_outer_layer_are_read(prefix, outer, tmp_path):
+    backbone, sizes = SMALL[10]
+    tensors = made(backbone, sizes)
+    loaded = sysu.load(saved(tmp_path / "a.pth", tensors, prefix, outer), model(backbone, sizes))
+    assert (loaded.epoch, loaded.run_id) == ((49, 2) if outer else (None, None))
+    np.testing.assert_array_equal(loaded.variables["params"]["head"]["classifier"]["bias"], tensors["linear.bias"])
+
+
+def test_all_faults_are_listed(tmp_path):
+    backbone, sizes = SMALL[10]
+    tensors = made(backbone, sizes)
+    wrong = {key: value for key, value in tensors.items() if key != "linear.bias"} | {"linear.scale": np.zeros(2)}
+    wrong["stage0.rbr_dense.conv.weight"] = np.zeros((1, 3, 3, 3), np.float32)
+    with pytest.raises(CheckpointError) as caught:
+        sysu.load(saved(tmp_path / "a.pth", wrong), model(backbone, sizes))
+    for part in ("unexpected linear.scale", "missing linear.bias", "wrong shape: stage0.rbr_dense.conv.weight"):
+        assert part in str(caught.value)
+
+
+def test_another_number_of_classes_or_another_backbone_is_refused(tmp_path):
+    backbone, sizes = SMALL[10]
+    path = saved(tmp_path / "a.pth", made(backbone, sizes))
+    with pytest.raises(CheckpointError, match=r"linear.weight \[3, 10\]"):
+        sysu.load(path, model(backbone, sizes, answers=4))
+    with pytest.raises(CheckpointError, match="Did you mean 'RepVGG-B0'"):
+        sysu.load(path, model("RepVGG-B", sizes))
+    with pytest.raises(CheckpointError, match="unexpected stage0"):
+        sysu.load(path, model("resnet18", {"width": 4}))
+
+
+def test_options_that_are_not_offered_are_refused():
+    options = {"layers": [1, 1, 1, 1], "radix": 2, "groups": 1, "num_classes": 10, "avd_first": False}
+    assert sysu.model_config("resnest", options)["sizes"] == {"blocks": [1, 1, 1, 1], "radix": 2}
+    with pytest.raises(CheckpointError, match="not offered with avd_first = True"):
+        sysu.model_config("resnest", options | {"avd_first": True})
