@@ -8,7 +8,8 @@ from typing import Any
 
 from jaxvqa.data.answers import AnswerList
 from jaxvqa.data.rad_text import RadAnswerList, normalise_rad_answer
-from jaxvqa.metrics import vqa, vqa_rad
+from jaxvqa.errors import DataError
+from jaxvqa.metrics import vqa, vqa_med, vqa_rad
 from jaxvqa.testing.golden import Sections
 
 QUESTIONS = "data/vqa_v2_mini"
@@ -109,8 +110,67 @@ def _rad_files(content: dict[str, Any]) -> Iterator[tuple[str, Any, Any]] | str:
     return results()
 
 
+MED_REFERENCES = "reference/metrics"
+"""Below the folder that the environment variable JAXVQA_DATA names: where the file of the 2021 test set's references lies."""
+
+
+def _med_pairs(content: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    for case in content["pairs"]:
+        name, references = repr(case["prediction"]), case["references"]
+        yield f"{name}, accuracy", vqa_med.accuracy(case["prediction"], references), case["accuracy"]
+        bleu = round(vqa_med.bleu(case["prediction"], references), vqa_med.DECIMALS)
+        yield f"{name}, BLEU", bleu, case["bleu"]
+        normalised = [vqa_med.normalise_prediction(case["prediction"]), *map(vqa_med.normalise_reference, references)]
+        yield f"{name}, normalised", normalised, [case["normalized_prediction"], *case["normalized_references"]]
+    numbered = {str(i): case for i, case in enumerate(content["pairs"])}
+    ours = vqa_med.summarise(
+        {i: case["prediction"] for i, case in numbered.items()}, {i: case["references"] for i, case in numbered.items()}
+    ).rounded()
+    expected = content["all_pairs_as_one_file"]
+    yield "all as one file", ours, (expected["accuracy"], expected["bleu"])
+
+
+def _med_submissions(content: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    references = content["file_validation"]["references"]
+    for name, case in content["file_validation"]["files"].items():
+        expected = tuple(case["result"].values()) if "result" in case else "refused"
+        try:
+            ours: Any = vqa_med.summarise(vqa_med.read_submission(case["lines"], references), references).rounded()
+        except DataError:
+            ours = "refused"
+        yield name, ours, expected
+
+
+def _med_files(content: dict[str, Any]) -> Iterator[tuple[str, Any, Any]] | str:
+    if "real_references" not in content:
+        return "this copy has no submissions of the real test set, whose references are not free"
+    path = Path(os.environ.get("JAXVQA_DATA", "")) / MED_REFERENCES / content["real_references"]["file"]
+    if "JAXVQA_DATA" not in os.environ or not path.is_file():
+        return f"whole submissions need {MED_REFERENCES}/{path.name} under the folder that JAXVQA_DATA names"
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    references = {row["image_id"]: row["answers"] for row in rows}
+    others = {row["image_id"]: row["answers_for_accuracy"] for row in rows if "answers_for_accuracy" in row}
+    first = [row["answers"][0] for row in rows]
+    rules: dict[str, Callable[[int], str]] = {
+        "perfect_first": lambda i: first[i],
+        "wrong": lambda i: "qqq zzz",
+        "half": lambda i: "normal study" if i % 2 else first[i],
+        "first_word": lambda i: first[i].split()[0],
+        "constant": lambda i: "pulmonary embolism",
+        "punctuated": lambda i: f"The {first[i]}.",
+    }
+
+    def results() -> Iterator[tuple[str, Any, Any]]:
+        for case in content["real_references"]["scores"]:
+            predictions = {image: rules[case["name"]](i) for i, image in enumerate(references)}
+            ours = vqa_med.summarise(predictions, references, others).rounded()
+            yield case["name"], ours, (case["accuracy"], case["bleu"])
+
+    return results()
+
+
 SECTIONS: Sections = {
-    "vqa_med_2021": (),
+    "vqa_med_2021": (_med_pairs, _med_submissions, _med_files),
     "retrieval": (),
     "vqa_rad": (_rad_normalisation, _rad_files),
     "captions": (),
