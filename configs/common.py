@@ -51,9 +51,11 @@ def base() -> ml_collections.ConfigDict:
     config.optim.eps = 1e-8  # outside the root
     config.optim.momentum = 0.9  # sgd
     config.optim.nesterov = False  # sgd
+    config.optim.restart_epochs = ()  # sgd: at whose start momentum is forgotten; from the first on without Nesterov
     config.optim.clip_norm = 0.0  # global gradient norm; 0: no clipping
     config.optim.ema = 0.0  # decay of the moving averages of parameters and batch statistics to evaluate with; 0: none
     config.optim.decay = ()  # rows (regex, decoupled weight decay)
+    config.optim.coupled_decay = ()  # rows (regex, weight decay that is part of the gradient, as in PyTorch's SGD)
     config.optim.lr_scale = ()  # rows (regex, rate multiplier)
     config.optim.freeze = ()  # rows (regex, fixed or not)
     config.optim.schedule = ml_collections.ConfigDict({"name": "constant"})

@@ -95,6 +95,20 @@ def cmsa_table(epochs: int) -> tuple[tuple[int, float], ...]:
     return (*stairs, *((epoch, 2 * 0.75**n) for n, epoch in enumerate(drops, start=1)))
 
 
+def polynomial(step: int, total: int, power: float = 0.9) -> float:
+    """(1 - step / total)^power: how much of a rate is left after `step` of `total`."""
+    return (1 - step / total) ** power
+
+
+def sysu_table(epochs: int, block: int = 20) -> tuple[tuple[int, float], ...]:
+    """SYSU-HCP's learning rate as rows of (epoch, share of the base rate) for the schedule `epochs` (SYSU spec, section 10).
+
+    Constant over blocks of epochs. At the end of a block the polynomial of its last epoch, counted from 0, gives the share of
+    the next one: 1, 0.827, 0.641, 0.448 and 0.245 for 100 epochs.
+    """
+    return tuple((start, polynomial(max(start - 1, 0), epochs)) for start in range(0, epochs, block))
+
+
 def make_schedule(
     config: ml_collections.ConfigDict, *, data_size: int, batch_size: int, total_steps: int
 ) -> Callable[[Int[Array, ""] | int], Float[Array, ""]]:
@@ -147,37 +161,97 @@ def make_schedule(
 # --- optimisers ------------------------------------------------------------------------------------------------------
 
 
-def make_optimizer(config: ml_collections.ConfigDict, params: Any) -> optax.GradientTransformation:
+def make_optimizer(
+    config: ml_collections.ConfigDict, params: Any, *, steps_per_epoch: int = 0
+) -> optax.GradientTransformationExtraArgs:
     """Gradients to update directions: clipping, the rule, decay, multipliers, freezing. The rate is applied outside.
 
     Args:
       config: `config.optim`: `name` (`adam`: b1, b2, eps, the eps outside the root as in PyTorch; `adamax`: the largest
-        gradient in place of the root mean square, eps added to each gradient's size; `sgd`: momentum, nesterov),
-        `clip_norm` (global norm, 0 = none), and three tables over parameter paths (`jaxvqa.paths.lookup`; empty =
-        nothing): `decay` (decoupled weight decay), `lr_scale` (rate multipliers), `freeze` (true = fixed).
+        gradient in place of the root mean square, eps added to each gradient's size; `sgd`: momentum, nesterov,
+        `restart_epochs`, see `restarted_momentum`), `clip_norm` (global norm, 0 = none), and four tables over parameter paths
+        (`jaxvqa.paths.lookup`; empty = nothing): `coupled_decay` (weight decay that goes through the rule: added to the
+        gradient, after clipping, as PyTorch's SGD has it), `decay` (decoupled weight decay: added behind the rule),
+        `lr_scale` (rate multipliers), `freeze` (true = fixed).
       params: the parameters or their shapes.
+      steps_per_epoch: needed for `restart_epochs` only.
 
     Returns:
-      An optax transformation whose updates still point up the gradient: the step subtracts rate times update.
+      An optax transformation whose updates still point up the gradient: the step subtracts rate times update. `update` takes
+      the train state's `step` by keyword, which rules that depend on the time need, and the others pass over.
     """
+    restarts = tuple(epoch * steps_per_epoch for epoch in config.get("restart_epochs", ()))
     rules = {
         "adam": lambda: optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps),
         "adamax": lambda: optax.scale_by_adamax(b1=config.b1, b2=config.b2, eps=config.eps),
-        "sgd": lambda: optax.trace(decay=config.momentum, nesterov=config.nesterov),
+        "sgd": lambda: (
+            restarted_momentum(config.momentum, nesterov=config.nesterov, restarts=restarts)
+            if restarts
+            else optax.trace(decay=config.momentum, nesterov=config.nesterov)
+        ),
     }
     if config.name not in rules:
         raise ConfigError(f"config.optim.name is {config.name!r}; known are {', '.join(rules)}.")
+    if restarts and config.name != "sgd":
+        raise ConfigError(f"config.optim.restart_epochs is for sgd; config.optim.name is {config.name!r}.")
     parts = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
+    if config.get("coupled_decay", ()):
+        parts.append(_add_parameters(paths.lookup(config.coupled_decay, params, "optim.coupled_decay")))
     parts.append(rules[config.name]())
     if config.decay:
-        decay = paths.lookup(config.decay, params, "optim.decay")
-        parts.append(optax.stateless(lambda u, p: jax.tree.map(lambda u, p, d: u + d * p, u, p, decay)))
+        parts.append(_add_parameters(paths.lookup(config.decay, params, "optim.decay")))
     if config.lr_scale:
         scale = paths.lookup(config.lr_scale, params, "optim.lr_scale")
-        parts.append(optax.stateless(lambda u, _: jax.tree.map(lambda u, s: s * u, u, scale)))
+        parts.append(optax.stateless(lambda u, _: _map_trained(lambda u, s: s * u, u, scale)))
     optimizer = optax.chain(*parts)
     if config.freeze:
         frozen = paths.lookup(config.freeze, params, "optim.freeze")
         labels = jax.tree.map(lambda f: "frozen" if f else "trained", frozen)
         optimizer = optax.multi_transform({"trained": optimizer, "frozen": optax.set_to_zero()}, labels)
-    return optimizer
+    return optax.with_extra_args_support(optimizer)
+
+
+def _add_parameters(shares: Any) -> optax.GradientTransformation:
+    """Adds to each update its parameter times a share."""
+    return optax.stateless(lambda u, p: _map_trained(lambda u, p, share: u + share * p, u, p, shares))
+
+
+def _map_trained(function: Callable[..., Any], updates: Any, *trees: Any) -> Any:
+    """Maps over the leaves of updates and other trees, but for what `freeze` has masked in the updates."""
+
+    def masked(node: Any) -> bool:
+        return isinstance(node, optax.MaskedNode)
+
+    return jax.tree.map(lambda u, *rest: u if masked(u) else function(u, *rest), updates, *trees, is_leaf=masked)
+
+
+def restarted_momentum(
+    momentum: float, *, nesterov: bool, restarts: tuple[int, ...]
+) -> optax.GradientTransformationExtraArgs:
+    """Momentum that is forgotten at given steps, and of Nesterov's kind before the first of them only.
+
+    SYSU-HCP's script makes a new optimiser at each drop of the rate, with empty buffers and, by an oversight, without Nesterov
+    (SYSU spec, section 10). When that script is resumed it has lost the momentum, and unless the checkpoint closes a block of
+    epochs the rate is the base rate again, with Nesterov. Here buffers and step are part of the train state, and which rule
+    holds follows from the step: a resumed run goes on as if it had never stopped.
+
+    Args:
+      momentum: what is kept of the buffer a step; buffer = momentum · buffer + gradient.
+      nesterov: whether, up to the first restart, the update is gradient + momentum · buffer in place of the buffer.
+      restarts: steps, counted from 0, before which the buffers are emptied.
+    """
+
+    def update(
+        updates: Any, state: optax.TraceState, params: Any = None, *, step: Any, **_: Any
+    ) -> tuple[Any, optax.TraceState]:
+        if restarts[-1] == 0:
+            raise ConfigError("config.optim.restart_epochs needs the number of steps an epoch has, and no epoch 0.")
+        kept = jnp.where(jnp.isin(step, jnp.asarray(restarts)), 0.0, momentum)
+        trace = jax.tree.map(lambda u, t: u + kept * t, updates, state.trace)
+        if not nesterov:
+            return trace, optax.TraceState(trace)
+        first = step < restarts[0]
+        result = jax.tree.map(lambda u, t: jnp.where(first, u + momentum * t, t), updates, trace)
+        return result, optax.TraceState(trace)
+
+    return optax.GradientTransformationExtraArgs(lambda params: optax.TraceState(jax.tree.map(jnp.zeros_like, params)), update)

@@ -37,7 +37,7 @@ StepFn = Callable[[TrainState, Mapping[str, Array]], tuple[TrainState, Metrics]]
 
 
 def make_train_step(
-    config: ml_collections.ConfigDict, task: Task, optimizer: optax.GradientTransformation, schedule: Callable[..., Any]
+    config: ml_collections.ConfigDict, task: Task, optimizer: optax.GradientTransformationExtraArgs, schedule: Callable[..., Any]
 ) -> StepFn:
     """Returns the pure function (state, batch) -> (state, metrics) of one optimiser step.
 
@@ -72,7 +72,7 @@ def make_train_step(
         grads, metrics, extra = (gradients if n == 1 else accumulated)(state.params, state.extra, batch, key)
         if config.optim.loss == "mean":
             grads = jax.tree.map(lambda g: g / metrics["loss"][1], grads)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params, step=state.step)
         rate = schedule(state.step)
         params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
         ema = state.ema
@@ -112,7 +112,7 @@ def make_program(
     # Inside jit of its own, so that the three uses of the initialisation below trace the model once.
     init = jax.jit(task.init)
     params = jax.eval_shape(init, jax.eval_shape(lambda: states.key_for(config.seed, "params")))["params"]
-    optimizer = optim.make_optimizer(config.optim, params)
+    optimizer = optim.make_optimizer(config.optim, params, steps_per_epoch=data_size // config.batch_size)
     fresh = states.create(init, optimizer, seed=config.seed, with_ema=config.optim.ema > 0)
     shapes = jax.eval_shape(fresh)
     placed = sharding.state_shardings(config.sharding.params, shapes, mesh)
