@@ -127,6 +127,33 @@ class CropAndRotate:
         return example | changed
 
 
+def cropped_and_flipped(
+    picture: UInt8[np.ndarray, "H W C"], size: int, left: int, top: int, flip: bool
+) -> UInt8[np.ndarray, "S S C"]:
+    """The S×S pixels from (`left`, `top`) on, mirrored left to right if `flip`."""
+    cut = picture[top : top + size, left : left + size]
+    return np.ascontiguousarray(cut[:, ::-1] if flip else cut)
+
+
+class CropAndFlip:
+    """A random crop of S×S, mirrored left to right half of the time: SYSU-HCP's training pictures (spec, section 8).
+
+    The original crops S from S + 8 pixels, all nine places either way equally likely.
+    """
+
+    def __init__(self, size: int, *, image: str = "image"):
+        """Args: the size to crop, and the picture's entry."""
+        self._size, self._image = size, image
+
+    def __call__(self, example: Example) -> Example:
+        """Changes the picture."""
+        random = np.random.default_rng([*example["draw"], 4])
+        picture = example[self._image]
+        room = picture.shape[0] - self._size
+        left, top = map(int, random.integers(0, room + 1, 2))
+        return example | {self._image: cropped_and_flipped(picture, self._size, left, top, random.random() < 0.5)}
+
+
 class Brightness:
     """Random contrast and brightness: x -> 255 · clip(c · (x / 255 − ½) + ½ + b), c in 1 ± amount, b in ± amount / 2."""
 

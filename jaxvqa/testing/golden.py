@@ -47,6 +47,11 @@ MODELS = {
 SECTIONS = ("jaxvqa.testing.rwsan", "jaxvqa.testing.cmsa_text", "jaxvqa.testing.metrics")
 """Modules with `SECTIONS`: name of a case file's section -> its checks; none for one that is not supported yet."""
 
+FILES = dict.fromkeys(
+    ("losses.json", "ensemble_cases.json", "reading.json", "preprocess.json"), "jaxvqa.testing.sysu_rules"
+)
+"""A case file with files beside it -> the module that runs it, with `run_file(path) -> list of Row`."""
+
 COMMENTS = ("about", "note")
 """Sections of case files that hold no cases."""
 
@@ -195,6 +200,9 @@ def run(path: Path) -> list[Row]:
     if not path.exists():
         return [Row(str(path), "", False, note="no such file")]
     try:
+        if path.with_suffix(".json").name in FILES:
+            path = path.with_suffix(".json")
+            return importlib.import_module(FILES[path.name]).run_file(path)
         if path.suffix == ".npz":
             beside = path.with_suffix(".json")
             return _run_manifest(beside if _has_manifest(beside) else path.with_name(f"{path.stem}.manifest.json"))
@@ -211,7 +219,8 @@ def find(folder: Path) -> list[Path]:
     known = {m.with_name(m.name.removesuffix(".manifest.json") + ".npz") for m in manifests}
     manifests += sorted(path for path in folder.rglob("*.json") if _has_manifest(path))
     alone = [npz for npz in sorted(folder.rglob("*.npz")) if npz not in known and not npz.with_suffix(".json").exists()]
-    return [*manifests, *sorted(folder.rglob("*cases.json")), *alone]
+    cases = {*folder.rglob("*cases.json"), *(file for name in FILES for file in folder.rglob(name))}
+    return [*manifests, *sorted(cases), *alone]
 
 
 def _has_manifest(path: Path) -> bool:
@@ -255,14 +264,19 @@ def _run_section(path: Path, name: str, check: Check, content: Any) -> Row:
         results = check(content)
         if isinstance(results, str):
             return Row(path.name, name, None, note=results)
-        results = list(results)
+        return counted(path.name, name, results)
     except (UserError, KeyError, ValueError) as error:
         return Row(path.name, name, False, note=f"{type(error).__name__}: {error}")
+
+
+def counted(case: str, output: str, results: Iterable[tuple[str, Any, Any]]) -> Row:
+    """Returns one line for many (label, ours, expected): passed if all are equal, and there are any."""
+    results = list(results)
     misses = [(label, ours, expected) for label, ours, expected in results if ours != expected]
     note = f"{len(results) - len(misses)}/{len(results)}"
     if misses:
         note += "; first miss: {}: {!r}, expected {!r}".format(*misses[0])
-    return Row(path.name, name, bool(results) and not misses, note=note)
+    return Row(case, output, bool(results) and not misses, note=note)
 
 
 def table(rows: Sequence[Row]) -> rich.table.Table:
