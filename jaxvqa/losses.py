@@ -107,7 +107,7 @@ def lambert_w(y: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """The principal branch of Lambert's function, W · exp(W) = y, in float32; -1 below the branch point -1/e.
 
     Near the branch point W is its series in sqrt(2 (e y + 1)) (Corless et al. 1996, section 4), elsewhere three of Halley's
-    steps from a rough start. Not to be differentiated: at the branch point its slope is infinite.
+    steps from a rough start; right to 3e-7 of max(1, |W|). Not to be differentiated: at the branch point its slope is infinite.
     """
     # With 1/e as a sum of two numbers the difference is exact where it is small; y's own rounding is all that is left. Written
     # so that no compiler adds up the two numbers first.
@@ -150,7 +150,7 @@ class Mixup:
         share = jax.random.beta(for_share, alpha, alpha, dtype=jnp.float32)
         return cls(share, jax.random.permutation(for_partner, batch_size))
 
-    def images(self, images: Float[Array, "B *image"]) -> Float[Array, "B *image"]:
+    def images(self, images: Float[Array, "B ..."]) -> Float[Array, "B ..."]:
         """lambda x + (1 - lambda) x[partner] of prepared pictures."""
         return self.share * images + (1 - self.share) * images[self.partner]
 

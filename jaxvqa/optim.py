@@ -254,4 +254,6 @@ def restarted_momentum(
         result = jax.tree.map(lambda u, t: jnp.where(first, u + momentum * t, t), updates, trace)
         return result, optax.TraceState(trace)
 
-    return optax.GradientTransformationExtraArgs(lambda params: optax.TraceState(jax.tree.map(jnp.zeros_like, params)), update)
+    return optax.GradientTransformationExtraArgs(
+        lambda params: optax.TraceState(jax.tree.map(jnp.zeros_like, params)), update
+    )

@@ -37,7 +37,10 @@ StepFn = Callable[[TrainState, Mapping[str, Array]], tuple[TrainState, Metrics]]
 
 
 def make_train_step(
-    config: ml_collections.ConfigDict, task: Task, optimizer: optax.GradientTransformationExtraArgs, schedule: Callable[..., Any]
+    config: ml_collections.ConfigDict,
+    task: Task,
+    optimizer: optax.GradientTransformationExtraArgs,
+    schedule: Callable[..., Any],
 ) -> StepFn:
     """Returns the pure function (state, batch) -> (state, metrics) of one optimiser step.
 

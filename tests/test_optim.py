@@ -109,7 +109,7 @@ def _one_update(grads, params, **changes):
         config.clip_norm = 0.0
         config.update(changes)
     optimizer = optim.make_optimizer(config, params)
-    return optimizer.update(grads, optimizer.init(params), params)[0]
+    return optimizer.update(grads, optimizer.init(params), params, step=jnp.zeros((), jnp.int32))[0]
 
 
 def test_tables_decay_scale_and_freeze():
@@ -141,3 +141,71 @@ def test_unknown_names():
         config.schedule.name = "stairs"
     with pytest.raises(ConfigError, match="staircase"):
         optim.make_schedule(config, data_size=10, batch_size=1, total_steps=10)
+
+
+def _torch_sgd(start, gradients, restarts, rates, nesterov):
+    """The path of a parameter under PyTorch's SGD with weight decay; at a restart a new optimiser without Nesterov."""
+    torch = pytest.importorskip("torch")
+    theirs = torch.nn.Parameter(torch.tensor(start))
+    options = {"momentum": 0.9, "weight_decay": 0.05}
+    rule = torch.optim.SGD([theirs], lr=rates[0], nesterov=nesterov, **options)
+    path = []
+    for step, gradient in enumerate(gradients):
+        if step in restarts:
+            rule = torch.optim.SGD([theirs], lr=rates[step], nesterov=False, **options)
+        rule.param_groups[0]["lr"] = rates[step]
+        theirs.grad = torch.tensor(gradient)
+        rule.step()
+        path.append(theirs.detach().numpy().copy())
+    return np.stack(path)
+
+
+@pytest.mark.parametrize("nesterov", [True, False])
+@pytest.mark.parametrize("restart_epochs", [(), (1,), (1, 3)])
+def test_sgd_is_pytorchs_with_and_without_restarts(restart_epochs, nesterov):
+    start = np.asarray([1.0, -2.0, 0.5], np.float32)
+    gradients = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
+    config = configs.load("configs/rwsan.py").optim
+    with config.unlocked():
+        config.update({"name": "sgd", "clip_norm": 0.0, "lr": 0.1, "momentum": 0.9, "nesterov": nesterov})
+        config.update({"restart_epochs": restart_epochs, "coupled_decay": ((".*", 0.05),)})
+        config.schedule = {"name": "epochs", "table": optim.sysu_table(4, block=1)}
+    schedule = optim.make_schedule(config, data_size=2, batch_size=1, total_steps=8)
+    rates = [float(schedule(step)) for step in range(8)]
+    ours = {"w": jnp.asarray(start)}
+    optimizer = optim.make_optimizer(config, ours, steps_per_epoch=2)
+    state, path = optimizer.init(ours), []
+    update = jax.jit(optimizer.update)
+    for step, gradient in enumerate(gradients):
+        direction, state = update({"w": jnp.asarray(gradient)}, state, ours, step=jnp.asarray(step))
+        ours = jax.tree.map(lambda p, u, rate=rates[step]: p - rate * u, ours, direction)
+        path.append(np.asarray(ours["w"]))
+    theirs = _torch_sgd(start, gradients, [2 * epoch for epoch in restart_epochs], rates, nesterov)
+    np.testing.assert_allclose(np.stack(path), theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_sysus_blocks():
+    table = optim.sysu_table(100)
+    assert [epoch for epoch, _ in table] == [0, 20, 40, 60, 80]
+    np.testing.assert_allclose(
+        [share for _, share in table], [1, 0.82724951, 0.6409097, 0.4482347, 0.2454694], rtol=1e-6
+    )
+
+
+def test_restarts_that_cannot_be():
+    config = configs.load("configs/rwsan.py").optim
+    with config.unlocked():
+        config.restart_epochs = (1,)
+    with pytest.raises(ConfigError, match="is for sgd"):
+        optim.make_optimizer(config, jnp.ones(1), steps_per_epoch=3)
+    with config.unlocked():
+        config.name = "sgd"
+    with pytest.raises(ConfigError, match="number of steps"):
+        _one_update(jnp.ones(1), jnp.ones(1), name="sgd", restart_epochs=(1,))
+
+
+def test_decay_and_rates_pass_over_what_is_frozen():
+    params = {"a": jnp.ones(1), "b": jnp.ones(1)}
+    tables = {"decay": ((".*", 0.5),), "coupled_decay": ((".*", 0.25),), "lr_scale": ((".*", 2.0),)}
+    update = _one_update(params, params, name="sgd", momentum=0.0, freeze=(("a", True), ("b", False)), **tables)
+    assert {name: float(u[0]) for name, u in update.items()} == {"a": 0.0, "b": 2 * (1 + 0.25 + 0.5)}

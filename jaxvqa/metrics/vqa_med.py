@@ -17,19 +17,13 @@ from jaxvqa.errors import DataError
 from jaxvqa.metrics.snowball import stem
 from jaxvqa.metrics.vqa import normalise_prediction
 
-__all__ = [
-    "accuracy", "bleu", "bleu_words", "normalise_prediction", "normalise_reference", "read_submission", "submission_lines",
-    "summarise", "Summary",
-]  # fmt: skip
-
 MAX_ORDER = 4
 """Longest word sequences that BLEU counts; each order weighs a quarter."""
 
 DECIMALS = 4
 """The evaluator rounds both scores at the end, and only then."""
 
-STOP_WORDS = frozenset(
-    """
+_STOP_WORDS = """
     i me my myself we our ours ourselves you you're you've you'll you'd your yours yourself yourselves he him his himself she
     she's her hers herself it it's its itself they them their theirs themselves what which who whom this that that'll these
     those am is are was were be been being have has had having do does did doing a an the and but if or because as until
@@ -38,8 +32,9 @@ STOP_WORDS = frozenset(
     not only own same so than too very s t can will just don don't should should've now d ll m o re ve y ain aren aren't
     couldn couldn't didn didn't doesn doesn't hadn hadn't hasn hasn't haven haven't isn isn't ma mightn mightn't mustn
     mustn't needn needn't shan shan't shouldn shouldn't wasn wasn't weren weren't won won't wouldn wouldn't
-    """.split()
-)
+"""
+
+STOP_WORDS = frozenset(_STOP_WORDS.split())
 """The 179 English words that BLEU leaves out; "no", "not" and "with" are among them."""
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -72,7 +67,9 @@ def accuracy(prediction: str, references: Sequence[str]) -> float:
 @functools.lru_cache(maxsize=1 << 16)
 def bleu_words(text: str) -> tuple[str, ...]:
     """Returns the stems that BLEU counts: lower case, without ASCII punctuation and stop words."""
-    words = (part for word in text.lower().translate(_NO_PUNCTUATION).split() for part in _FALL_APART.get(word, (word,)))
+    words = (
+        part for word in text.lower().translate(_NO_PUNCTUATION).split() for part in _FALL_APART.get(word, (word,))
+    )
     return tuple(stem(word) for word in words if word not in STOP_WORDS)
 
 
@@ -148,8 +145,8 @@ def summarise(
         image: (accuracy(predictions[image], for_accuracy[image]), bleu(predictions[image], answers))
         for image, answers in references.items()
     }
-    means = (sum(column) / len(per_image) for column in zip(*per_image.values(), strict=True))
-    return Summary(*means, per_image)
+    first, second = (sum(column) / len(per_image) for column in zip(*per_image.values(), strict=True))
+    return Summary(first, second, per_image)
 
 
 def read_submission(lines: Iterable[str], images: Iterable[str]) -> dict[str, str]:
@@ -174,7 +171,9 @@ def read_submission(lines: Iterable[str], images: Iterable[str]) -> dict[str, st
             faults.append(f"line {number}: {fields[0]} stands in an earlier line too")
         else:
             predictions[fields[0]] = fields[1]
-    _raise(faults + _faults(predictions, dict.fromkeys(images, ("",))), "This is no submission that the evaluator takes")
+    _raise(
+        faults + _faults(predictions, dict.fromkeys(images, ("",))), "This is no submission that the evaluator takes"
+    )
     return predictions
 
 

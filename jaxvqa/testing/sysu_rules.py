@@ -78,7 +78,10 @@ def _losses(path: Path) -> list[Row]:
         for i, (logits, targets) in enumerate(batches)
         for names in [(f"logits_{i}_first", f"targets_{i}")]
     ]
-    rows = [counted(case.name, "the inputs", given), case.compare("tau", np.float32([np.log(classes)]), LIMIT)]
+    rows = [
+        counted(case.name, "the inputs", given),
+        case.compare("tau", np.asarray([np.log(classes)], np.float32), LIMIT),
+    ]
     for i, (logits, targets) in enumerate(batches):
         ours = _losses_of_batch(jnp.asarray(logits), jnp.asarray(targets, jnp.int32))
         rows += [case.compare(f"{name}_{i}", value, LIMIT) for name, value in ours.items()]
@@ -112,7 +115,11 @@ def _mixup(case: Case, batches: list[tuple[np.ndarray, np.ndarray]]) -> list[Row
     partners = [targets.tolist(), targets[mixup.partner].tolist()]
     expected = [case.expected["targets_a"].tolist(), case.expected["targets_b"].tolist()]
     rows = [case.compare("mixed", mixed, LIMIT), counted(case.name, "mixed targets", [("both", partners, expected)])]
-    names = {"cross_entropy": (False, False), "label_smoothing": (True, False), "label_smoothing_superloss": (True, True)}
+    names = {
+        "cross_entropy": (False, False),
+        "label_smoothing": (True, False),
+        "label_smoothing_superloss": (True, True),
+    }
     for name, flags in names.items():
         value = mixup.loss(losses.LOSSES[flags], logits, targets).mean()
         rows.append(case.compare(f"mixup_{name}", np.asarray(value)[None], LIMIT))
@@ -172,7 +179,8 @@ def _schedule(name: str, content: dict[str, Any]) -> list[Row]:
         yield "after the last", base * optim.polynomial(epochs - 1, epochs), spec["after_last_epoch"]
 
     # The original forgets where it was unless its checkpoint closes a block; ours goes on as if it had not stopped.
-    same, other = [], []
+    same: list[tuple[str, Any, Any]] = []
+    other: list[tuple[str, Any, Any]] = []
     for case in content["resume"]:
         epoch = case["first_epoch"]
         rate, nesterov = base * optim.polynomial(epochs - 1, epochs), False
@@ -185,7 +193,12 @@ def _schedule(name: str, content: dict[str, Any]) -> list[Row]:
         counted(name, "schedule", by_epoch()),
         counted(name, "poly", plain()),
         counted(name, "resume at the end of a block", same),
-        Row(name, "resume within a block", None, note=f"ours resumes exactly; the original differs in {differ} of {len(other)}"),
+        Row(
+            name,
+            "resume within a block",
+            None,
+            note=f"ours resumes exactly; the original differs in {differ} of {len(other)}",
+        ),
         Row(name, "warmup_unused", None, note="accepted and never used by the original; not here"),
     ]
 
@@ -232,7 +245,11 @@ def _reading(path: Path) -> list[Row]:
         rows = med_text.parse_validation(files["data/val/val.txt"], files["data/val/label.txt"])
         yield "val", [[image, str(label), question] for image, label, question in rows], content["val"]
         questions = files["data/test2021/Task1-VQA-2021-TestSet-Questions.txt"]
-        yield "test", [list(r.values()) for r in med_text.parse_rows(questions, med_text.QUESTIONS, "test")], content["test"]
+        yield (
+            "test",
+            [list(r.values()) for r in med_text.parse_rows(questions, med_text.QUESTIONS, "test")],
+            content["test"],
+        )
 
     def classes() -> Results:
         rows = med_text.parse_rows(files["data/train/label.txt"], med_text.PAIRS, "label.txt")
@@ -248,7 +265,9 @@ def _reading(path: Path) -> list[Row]:
                 ours = "refused"
             yield repr(line), ours, "refused"
 
-    return [counted(name, what, results()) for what, results in (("files", lists), ("classes", classes), ("bad", refused))]
+    return [
+        counted(name, what, results()) for what, results in (("files", lists), ("classes", classes), ("bad", refused))
+    ]
 
 
 # --- pictures ----------------------------------------------------------------------------------------------------------------
@@ -261,7 +280,9 @@ def _preprocess(path: Path) -> list[Row]:
     for k, image in enumerate(spec["images"]):
         picture = _synthetic(**image)
         test = images.resized(picture, spec["test_size"], 3)
-        rows.append(counted(case.name, f"resized_{k}", [("pixels", test.tolist(), case.expected[f"resized_{k}"].tolist())]))
+        rows.append(
+            counted(case.name, f"resized_{k}", [("pixels", test.tolist(), case.expected[f"resized_{k}"].tolist())])
+        )
         rows.append(case.compare(f"test_{k}", _prepared(test), LIMIT))
         size = spec["train_input_size"]
         larger = images.resized(picture, size + room, 3)

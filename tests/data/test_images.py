@@ -109,3 +109,24 @@ def test_noise_depends_on_the_draw_alone():
     assert (first.shape, first.dtype) == ((8, 8, 3), np.uint8)
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
+
+
+def test_crop_and_flip_takes_every_place_and_both_ways_by_the_draw():
+    rows, columns = np.mgrid[:12, :12].astype(np.uint8)
+    picture = np.stack([rows, columns, rows], axis=-1)
+    change = images.CropAndFlip(4)
+    seen = set()
+    for i in range(1500):
+        cut = change({"image": picture, "draw": (0, i, 0)})["image"]
+        assert cut.shape == (4, 4, 3)
+        flipped = bool(cut[0, 0, 1] > cut[0, -1, 1])
+        seen.add((int(cut[0, 0, 0]), int(cut[0, :, 1].min()), flipped))
+    assert len(seen) == 9 * 9 * 2
+    first, again = (change({"image": picture, "draw": (3, 1, 2)})["image"] for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+
+
+def test_what_a_crop_and_a_flip_are():
+    picture = np.arange(5 * 6, dtype=np.uint8).reshape(5, 6, 1)
+    np.testing.assert_array_equal(images.cropped_and_flipped(picture, 2, 3, 1, False)[..., 0], [[9, 10], [15, 16]])
+    np.testing.assert_array_equal(images.cropped_and_flipped(picture, 2, 3, 1, True)[..., 0], [[10, 9], [16, 15]])
