@@ -198,12 +198,9 @@ def _augment(config: ml_collections.ConfigDict) -> None:
 def _mevf(config: ml_collections.ConfigDict, fusion: str, *, distmodal: bool) -> None:
     """BAN or SAN over MEVF's auto-encoder and meta-learned network, or BAN over CMSA's three branches."""
     config.name = config.name.replace("cmsa", f"{fusion}-distmodal" if distmodal else f"{fusion}-mevf")
-    shared = (
-        *("embed_width", "tables", "width", "rnn", "self_attention", "depth", "branch_width"),
-        *("organ_width", "organ_hidden", "dropout", "attention_dropout", "remat"),
-    )
     fields: dict[str, Any] = {"name": fusion, "image_branches": "distmodal" if distmodal else "mevf"}
-    fields |= {field: config.model[field] for field in shared}
+    own = ("name", "spatial", "cross_attention")  # CMSA's; the other fields mean the same here
+    fields |= {field: value for field, value in config.model.items() if field not in own}
     fields |= {"maml_width": 64, "autoencoder_width": 64, "code_width": 64, "fusion_dropout": 0.5}
     config.model = ml_collections.ConfigDict(fields)
     config.sharding.params = tuple(row for row in SHARDING if not row[0].startswith(".*/"))

@@ -317,7 +317,7 @@ class ImageVector(nn.Module):
 
 
 class ImageVectorVQA(nn.Module):
-    """What BAN and SAN have in common: both sides up to the fusion. The defaults are the published sizes.
+    """What BAN and SAN have in common: everything but the fusion. The defaults are the published sizes.
 
     Attributes:
       vocab_size: number of words V, without the padding word.
@@ -376,10 +376,33 @@ class ImageVectorVQA(nn.Module):
             raise ConfigError(f"model.image_branches is {self.image_branches!r}; there is {', '.join(INPUTS)}.{hint}")
         return INPUTS[self.image_branches]
 
-    def _sides(
-        self, question: Array, images: dict[str, Array | None], train: bool
-    ) -> tuple[Array, Array, dict[str, Array]]:
-        """Returns the image's vector as one visual token [B, 1, F], the words' states [B, T, D] and all intermediates."""
+    @nn.compact
+    def __call__(
+        self,
+        *,
+        question: Int[Array, "B T"],
+        image_84: Float[Array, "B _ _ 1"] | None = None,
+        image_128: Float[Array, "B _ _ 1"] | None = None,
+        image: Float[Array, "B _ _ 3"] | None = None,
+        train: bool = False,
+    ) -> tuple[Float[Array, "B A"], dict[str, Array]]:
+        """Scores every candidate answer.
+
+        Args:
+          question: int[B, T], numbers of the words; V is padding, which is not masked.
+          image_84: float[B, 84, 84, 1], grey, in [0, 1]; what `inputs` does not name may be left out.
+          image_128: float[B, 128, 128, 1], grey, in [0, 1].
+          image: float[B, H, W, 3], normalised.
+          train: applies dropout, which needs the random stream "dropout", and normalises by the batch's statistics, which
+            needs the collection `batch_stats` to be mutable.
+
+        Returns:
+          float32[B, A] logits, and the named intermediates: `question` [B, T, D]; `image_vector` [B, F]; `fused` [B, D]; those
+          of the fusion, see the two models; of MEVF's branches `maml` and `autoencoder` [B, 64], `code` [B, 32, 32, 16] and
+          `reconstruction` float32[B, 128, 128, 1]; of `distmodal` `abdomen`, `head`, `chest` [B, F] and `organ_logits`
+          float32[B, 3].
+        """
+        images = {"image_84": image_84, "image_128": image_128, "image": image}
         missing = [name for name in self.inputs if name in images and images[name] is None]
         if missing:
             raise ValueError(f"model.image_branches = {self.image_branches!r} needs {' and '.join(missing)}.")
@@ -404,14 +427,26 @@ class ImageVectorVQA(nn.Module):
             remat=self.remat,
             name="image",
         )
-        vector, out = image_vector({name: image for name, image in images.items() if image is not None}, train=train)
-        return vector[:, None], states, out | {"image_vector": vector, "question": states}
+        vector, out = image_vector({name: x for name, x in images.items() if x is not None}, train=train)
+        fused, attention = self._fuse(vector[:, None], states, train=train)
+        classifier = Classifier(2 * fused.shape[-1], self.num_answers, self.dropout, self.dtype, name="classifier")
+        out |= attention | {"image_vector": vector, "question": states, "fused": fused}
+        return classifier(fused, train=train), out
+
+    def _fuse(
+        self, v: Float[Array, "B N F"], states: Float[Array, "B T _"], *, train: bool
+    ) -> tuple[Float[Array, "B D"], dict[str, Array]]:
+        """Returns the joint vector of the visual tokens, here one, and the words' states, and the named intermediates."""
+        raise NotImplementedError
 
 
 class BAN(ImageVectorVQA):
     """Bilinear attention: each glimpse adds to all words what it sees in the pairs of image and word.
 
     J.-H. Kim, J. Jun, B.-T. Zhang, "Bilinear Attention Networks", NeurIPS 2018.
+
+    Its intermediates are `attention` and `attention_logits` float32[B, G, 1, T], and `question_attention` float32[B, T], the
+    attention's mean over the glimpses.
 
     Attributes:
       glimpses: number of glimpses G.
@@ -424,34 +459,9 @@ class BAN(ImageVectorVQA):
     attention_rank: int = 3
     projection_dropout: float = 0.2
 
-    @nn.compact
-    def __call__(
-        self,
-        *,
-        question: Int[Array, "B T"],
-        image_84: Float[Array, "B _ _ 1"] | None = None,
-        image_128: Float[Array, "B _ _ 1"] | None = None,
-        image: Float[Array, "B _ _ 3"] | None = None,
-        train: bool = False,
-    ) -> tuple[Float[Array, "B A"], dict[str, Array]]:
-        """Scores every candidate answer.
-
-        Args:
-          question: int[B, T], numbers of the words; V is padding, which is not masked.
-          image_84: float[B, 84, 84, 1], grey, in [0, 1]; what `inputs` does not name may be left out.
-          image_128: float[B, 128, 128, 1], grey, in [0, 1].
-          image: float[B, H, W, 3], normalised.
-          train: applies dropout, which needs the random stream "dropout", and normalises by the batch's statistics, which
-            needs the collection `batch_stats` to be mutable.
-
-        Returns:
-          float32[B, A] logits, and the named intermediates: `question` [B, T, D]; `image_vector` [B, F]; `attention` and
-          `attention_logits` float32[B, G, 1, T]; `question_attention` float32[B, T], the attention's mean over the glimpses;
-          `fused` [B, D]; of MEVF's branches `maml` and `autoencoder` [B, 64], `code` [B, 32, 32, 16] and `reconstruction`
-          float32[B, 128, 128, 1]; of `distmodal` `abdomen`, `head`, `chest` [B, F] and `organ_logits` float32[B, 3].
-        """
-        images = {"image_84": image_84, "image_128": image_128, "image": image}
-        v, states, out = self._sides(question, images, train)
+    def _fuse(
+        self, v: Float[Array, "B N F"], states: Float[Array, "B T _"], *, train: bool
+    ) -> tuple[Float[Array, "B D"], dict[str, Array]]:
         fusion = BilinearFusion(
             self.width,
             self.glimpses,
@@ -462,10 +472,9 @@ class BAN(ImageVectorVQA):
             name="fusion",
         )
         fused, attention = fusion(v, states, train=train)
-        classifier = Classifier(2 * fused.shape[-1], self.num_answers, self.dropout, self.dtype, name="classifier")
-        out |= {"attention": attention["weights"], "attention_logits": attention["logits"], "fused": fused}
-        out["question_attention"] = jnp.mean(jnp.sum(attention["weights"], axis=2), axis=1)
-        return classifier(fused, train=train), out
+        weights = attention["weights"]
+        out = {"attention": weights, "attention_logits": attention["logits"]}
+        return fused, out | {"question_attention": jnp.mean(jnp.sum(weights, axis=2), axis=1)}
 
 
 class SAN(ImageVectorVQA):
@@ -473,38 +482,17 @@ class SAN(ImageVectorVQA):
 
     Z. Yang, X. He, J. Gao, L. Deng, A. Smola, "Stacked Attention Networks for Image Question Answering", CVPR 2016.
 
+    Its intermediate is `attention` float32[B, S, 1], which is always 1.
+
     Attributes:
       stacks: number of stacks S; `fusion_dropout` is the rate of dropout after the tanh in each.
     """
 
     stacks: int = 2
 
-    @nn.compact
-    def __call__(
-        self,
-        *,
-        question: Int[Array, "B T"],
-        image_84: Float[Array, "B _ _ 1"] | None = None,
-        image_128: Float[Array, "B _ _ 1"] | None = None,
-        image: Float[Array, "B _ _ 3"] | None = None,
-        train: bool = False,
-    ) -> tuple[Float[Array, "B A"], dict[str, Array]]:
-        """Scores every candidate answer.
-
-        Args:
-          question: as for `BAN`, and so are the others.
-          image_84: float[B, 84, 84, 1].
-          image_128: float[B, 128, 128, 1].
-          image: float[B, H, W, 3].
-          train: applies dropout and normalises by the batch's statistics.
-
-        Returns:
-          float32[B, A] logits, and the named intermediates of `BAN`, except for its attentions: `attention`
-          float32[B, S, 1] is always 1.
-        """
-        images = {"image_84": image_84, "image_128": image_128, "image": image}
-        v, states, out = self._sides(question, images, train)
+    def _fuse(
+        self, v: Float[Array, "B N F"], states: Float[Array, "B T _"], *, train: bool
+    ) -> tuple[Float[Array, "B D"], dict[str, Array]]:
         fusion = StackedAttention(self.width, self.stacks, self.fusion_dropout, self.dtype, name="fusion")
         fused, attention = fusion(v, states[:, -1], train=train)
-        classifier = Classifier(2 * fused.shape[-1], self.num_answers, self.dropout, self.dtype, name="classifier")
-        return classifier(fused, train=train), out | {"attention": attention, "fused": fused}
+        return fused, {"attention": attention}
