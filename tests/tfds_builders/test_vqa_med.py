@@ -1,0 +1,245 @@
+"""The builder of VQA-Med: formats and places of three years, the mixture with its classes, all faults in one message."""
+
+import json
+import shutil
+
+import pytest
+from PIL import Image
+
+from jaxvqa.data.sources import Records, VqaSource
+from jaxvqa.errors import DataError
+from tfds_builders.build import build
+from tfds_builders.vqa_med import release
+from tfds_builders.vqa_med.vqa_med_dataset_builder import Builder, read_splits
+
+TRAIN_19, VAL_19 = "ImageClef-2019-VQA-Med-Training", "ImageClef-2019-VQA-Med-Validation"
+SETS_20 = "VQA-Med-2020-Task1-VQAnswering-TrainVal-Sets/VQAMed2020-VQAnswering-"
+VAL_21, TEST_21 = "VQA-Med-2021-Tasks-1-2-NewValidationSets", "Task1-VQA-2021-TestSet-w-GroundTruth"
+
+FILES = {
+    f"{TRAIN_19}/All_QA_Pairs_train.txt": "synpic1|what plane?|axial\nsynpic1|what is seen?|spine, \u00a0cyst\n"
+    "synpic2|is it normal?|yes\nsynpic2|which organ?|skull and contents\nsynpic3|what is seen?|gout\n",
+    f"{TRAIN_19}/QAPairsByCategory/C1_Modality_train.txt": "synpic9|not in the list?|ct\n",
+    f"{TRAIN_19}/QAPairsByCategory/C2_Plane_train.txt": "synpic1|what plane?|axial\n",
+    f"{TRAIN_19}/QAPairsByCategory/C3_Organ_train.txt": "synpic2|which organ?|skull and contents\n",
+    f"{TRAIN_19}/QAPairsByCategory/C4_Abnormality_train.txt": "synpic1|what is seen?|spine, \u00a0cyst\n"
+    "synpic2|is it normal?|yes\nsynpic3|what is seen?|gout\n",
+    f"{VAL_19}/All_QA_Pairs_val.txt": "synpic4|what is seen?|acl tear\n",
+    **{f"{VAL_19}/QAPairsByCategory/C{i}_{name}_val.txt": "synpic4|what is seen?|acl tear\n" for i, name in
+       enumerate(("Modality", "Plane", "Organ", "Abnormality"), start=1)},
+    "VQAMed2019Test/VQAMed2019_Test_Questions_w_Ref_Answers.txt": "synpic5|organ|which?|lung (left)#heart\n",
+    f"{SETS_20}TrainingSet/VQAnswering_2020_Train_QA_pairs.txt": "synpic11|is this normal?|No\n"
+    "synpic12|what is seen?|gout\nsynpic13|what is seen?|spine, \u00a0cyst\nsynpic14|what is seen?|gout\n",
+    f"{SETS_20}ValidationSet/VQAnswering_2020_Val_QA_Pairs.txt": "synpic15|what is seen?|Gout\n",
+    "VQAMed2020-Task1-VQAnswering-Test-Questions.txt": "synpic16|what is seen?\nsynpic17|is it normal?\n",
+    "VQAMed2020-Task1-VQAnswering-Test-ReferenceAnswers.txt": "synpic17|yes\nsynpic16| ulcer |gout\n",
+    f"{VAL_21}/VQA-Med-2021-VQAnswering-Task1-New-ValidationSet.txt": "synpic21|what is seen?|spine, \u00a0cyst\n",
+    f"{TEST_21}/Task1-VQA-2021-TestSet-Questions.txt": "synpic22|what is seen in the mri?\nsynpic23|what is seen?\n",
+    f"{TEST_21}/Task1-VQA-2021-TestSet-ReferenceAnswers.txt": "synpic22|ulcer|gout|ulcers\nsynpic23|ulcer\n",
+}  # fmt: skip
+FOLDERS = {
+    f"{TRAIN_19}/Train_images": (1, 2, 3),
+    f"{VAL_19}/Val_images": (4,),
+    "VQAMed2019Test/VQAMed2019_Test_Images": (5,),
+    f"{SETS_20}TrainingSet/VQAnswering_2020_Train_images": (11, 12, 13, 14),
+    f"{SETS_20}ValidationSet/VQAnswering_2020_Val_images": (15,),
+    "somewhere/else": (16, 17, 22, 23),
+    f"{VAL_21}/ImageCLEF-2021-VQA-Med-New-Validation-Images": (21,),
+}
+
+
+@pytest.fixture
+def made(tmp_path, monkeypatch):
+    """A release of three years with the places and oddities of the real ones."""
+    monkeypatch.setattr(Builder, "EXPECTED_COUNTS", {})
+    folder = tmp_path / "manual"
+    for name, text in FILES.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(text.encode())
+    for name, numbers in FOLDERS.items():
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for number in numbers:
+            Image.new("RGB", (number + 4, 5), (10 * number, 0, 0)).save(folder / name / f"synpic{number}.jpg")
+    return folder
+
+
+def read(folder, config, split):
+    records = Records(f"vqa_med/{config}", split, folder=str(folder))
+    return records.read(range(len(records)))
+
+
+def column(records, name):
+    return [record[name] for record in records]
+
+
+def test_2019(made, tmp_path):
+    build("vqa_med", "questions_2019", manual_dir=made, data_dir=tmp_path)
+    train, test = read(tmp_path, "questions_2019", "train"), read(tmp_path, "questions_2019", "test")
+    assert column(train, "question_type") == ["plane", "abnormality", "abnormality", "organ", "abnormality"]
+    assert column(train, "multiple_choice_answer")[1] == "spine, cyst"
+    assert column(train, "answer_type") == ["other", "other", "yes/no", "other", "other"]
+    assert column(train, "question_id") == [201900000, 201900001, 201900002, 201900003, 201900004]
+    assert column(read(tmp_path, "questions_2019", "val"), "question_id") == [201900005]
+    assert (test[0]["question_id"], test[0]["question_type"]) == (201900006, "organ")
+    assert test[0]["answers"] == ["lung (left)", "heart", "lung"]
+    assert (train[0]["image_id"], train[0]["image_name"]) == (1, "synpic1")
+    assert (train[0]["year"], train[0]["member"]) == (2019, "train_2019")
+
+
+def test_2020_and_2021_join_their_references(made, tmp_path):
+    for year in ("2020", "2021"):
+        build("vqa_med", f"questions_{year}", manual_dir=made, data_dir=tmp_path)
+    test = read(tmp_path, "questions_2020", "test")
+    assert column(test, "image_name") == ["synpic16", "synpic17"]  # the order of the questions
+    assert column(test, "answers") == [["ulcer", "gout"], ["yes"]]
+    assert {*column(test, "question_type")} == {"abnormality"}
+    assert column(read(tmp_path, "questions_2021", "test"), "answers") == [["ulcer", "gout", "ulcers"], ["ulcer"]]
+    assert column(read(tmp_path, "questions_2021", "val"), "member") == ["val_2021"]
+
+
+def test_pictures_are_stored_as_they_are_and_join(made, tmp_path):
+    for config in ("questions_sysu", "images_sysu"):
+        build("vqa_med", config, manual_dir=made, data_dir=tmp_path)
+    for split, names in {"train": (12, 13, 14, 15), "test": (22, 23), "extra": (1, 3)}.items():
+        images = Records("vqa_med/images_sysu", split, folder=str(tmp_path))
+        records = images.read(range(len(images)))
+        assert column(records, "image_id") == images.metadata["image_ids"][split] == list(names)
+        for record in records:
+            (path,) = made.rglob(f"{record['image_name']}.jpg")
+            assert record["image"] == path.read_bytes()
+            assert (record["image_w"], record["image_h"]) == (record["image_id"] + 4, 5)
+    images = [Records("vqa_med/images_sysu", split, folder=str(tmp_path)) for split in ("train", "extra")]
+    source = VqaSource(Records("vqa_med/questions_sysu", "train+extra", folder=str(tmp_path)), images)
+    assert [source[i]["image_w"] - 4 for i in range(len(source))] == [12, 13, 14, 15, 1, 3]
+
+
+def test_the_mixture(made, tmp_path):
+    build("vqa_med", "questions_sysu", manual_dir=made, data_dir=tmp_path)
+    metadata = Records("vqa_med/questions_sysu", "train", folder=str(tmp_path)).metadata
+    assert metadata["class_names"] == ["gout", "spine, \u00a0cyst", "Gout"]  # as they stand, in order of appearance
+    train, extra = (read(tmp_path, "questions_sysu", split) for split in ("train", "extra"))
+    assert column(train, "label") == [0, 1, 0, 2]
+    assert column(train, "member") == ["train_2020"] * 3 + ["val_2020"]
+    assert column(extra, "label") == [1, 0]
+    assert column(extra, "member") == ["train_2019"] * 2
+    labels = {split: column(read(tmp_path, "questions_sysu", split), "label") for split in ("val", "test", "test_2020")}
+    assert labels == {"val": [1], "test": [0, -1], "test_2020": [0, -1]}
+    build("vqa_med", "questions_2020", manual_dir=made, data_dir=tmp_path)
+    alone = {r["question_id"]: r["question"] for r in read(tmp_path, "questions_2020", "train")}
+    assert all(alone[r["question_id"]] == r["question"] for r in train[:3])
+
+
+def test_the_authors_classes_go_first(made, tmp_path):
+    (made / "archive").mkdir()
+    garbled = "spine, \u00a0cyst".encode().decode("gbk")
+    assert garbled != "spine, \u00a0cyst"
+    (made / "archive/disease2id.json").write_text(json.dumps({garbled: 1, "ulcer": 0}), encoding="utf-8")
+    splits, classes, _ = read_splits("sysu", made, pictures=False)
+    assert classes.names == ("ulcer", garbled)
+    assert column(splits["train"], "label") == [1]
+    assert column(splits["test"], "label") == [0, 0]
+
+
+def test_the_mixture_without_2019(made, tmp_path):
+    for folder in (TRAIN_19, VAL_19, "VQAMed2019Test"):
+        shutil.rmtree(made / folder)
+    build("vqa_med", "questions_sysu", manual_dir=made, data_dir=tmp_path)
+    with pytest.raises(DataError, match="no split 'extra'"):
+        read(tmp_path, "questions_sysu", "extra")
+    with pytest.raises(DataError) as caught:
+        build("vqa_med", "questions_2019", manual_dir=made, data_dir=tmp_path)
+    for part in ("11 needed files are missing", "All_QA_Pairs_train.txt", "C4_Abnormality_val.txt", "zenodo"):
+        assert part in str(caught.value)
+
+
+def test_all_faults_at_once(made, tmp_path):
+    (made / f"{TRAIN_19}/Train_images/synpic2.jpg").unlink()
+    (made / f"{TRAIN_19}/Train_images/synpic3.jpg").write_bytes(b"no picture")
+    (made / f"{VAL_19}/All_QA_Pairs_val.txt").write_text("synpic4|what?\n")
+    (made / "VQAMed2019Test/VQAMed2019_Test_Questions_w_Ref_Answers.txt").write_text("synpic5|organs|which?|x\n")
+    with (made / f"{TRAIN_19}/All_QA_Pairs_train.txt").open("a") as file:
+        file.write("synpic1|asked by nobody?|x\n")
+    with pytest.raises(DataError) as caught:
+        build("vqa_med", "images_2019", manual_dir=made, data_dir=tmp_path)
+    message = str(caught.value)
+    for part in (
+        "vqa_med, 2019: 5 fault(s)",
+        "1 rows are in no file of QAPairsByCategory, such as synpic1",
+        "All_QA_Pairs_val.txt: expected lines image|question|answer",
+        "categories ['organs']",
+        f"train_2019: 1 images are missing, such as synpic2; expected {TRAIN_19}/Train_images/NAME.jpg",
+        "synpic3.jpg is not a picture",
+    ):
+        assert part in message
+    assert not list(tmp_path.rglob("*array_record*"))
+
+
+def test_faults_of_references_and_names(made):
+    (made / f"{TEST_21}/Task1-VQA-2021-TestSet-ReferenceAnswers.txt").write_text("synpic22|x\nsynpic99|y\n")
+    (made / f"{VAL_21}/VQA-Med-2021-VQAnswering-Task1-New-ValidationSet.txt").write_text("photo1|what?|x\n")
+    with pytest.raises(DataError) as caught:
+        read_splits("2021", made, pictures=False)
+    for part in ("without a reference answer, such as synpic23", "not asked about, such as synpic99", "photo1"):
+        assert part in str(caught.value)
+    (made / f"{VAL_21}/VQA-Med-2021-VQAnswering-Task1-New-ValidationSet.txt").write_bytes(
+        "synpic1|ä|x".encode("latin1")
+    )
+    with pytest.raises(DataError, match="not UTF-8"):
+        read_splits("2021", made, pictures=False)
+
+
+def test_a_sample_leaves_out_what_has_no_picture(made, tmp_path):
+    (made / f"{TRAIN_19}/Train_images/synpic2.jpg").unlink()
+    (made / "VQAMed2019Test/VQAMed2019_Test_Images/synpic5.jpg").unlink()
+    for config in ("sample_questions_2019", "sample_images_2019"):
+        build("vqa_med", config, manual_dir=made, data_dir=tmp_path)
+    records = read(tmp_path, "sample_questions_2019", "train")
+    assert column(records, "question_id") == [201900000, 201900001, 201900004]
+    assert column(read(tmp_path, "sample_images_2019", "train"), "image_id") == [1, 3]
+    with pytest.raises(DataError, match="no split 'test'"):
+        read(tmp_path, "sample_images_2019", "test")
+
+
+def test_the_official_counts_are_checked():
+    years = {"2019": (12_792, 2_000, 500), "2020": (4_000, 500, 500)}
+    for year, counts in years.items():
+        assert tuple(Builder.EXPECTED_COUNTS[f"questions_{year}"].values()) == counts
+    assert {config.name for config in Builder.BUILDER_CONFIGS} - set(Builder.DEFAULT_CONFIGS) == {
+        "sample_questions_2019",
+        "sample_images_2019",
+    }
+
+
+# The real sample of 2019.
+
+
+@pytest.fixture(scope="module")
+def real(jaxvqa_data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("vqa_med")
+    for config in ("sample_questions_2019", "sample_images_2019"):
+        build("vqa_med", config, manual_dir=jaxvqa_data / "data/vqa_med_2019", data_dir=folder)
+    return folder
+
+
+def test_the_real_sample(real, jaxvqa_data):
+    source = jaxvqa_data / "data/vqa_med_2019"
+    train, val, test = (read(real, "sample_questions_2019", split) for split in ("train", "val", "test"))
+    assert (len(train), len(val), len(test)) == (2238, 480, 6)
+    counts = {name: column(train, "question_type").count(name) for name in release.CATEGORIES}
+    assert counts == {"modality": 560, "plane": 560, "organ": 560, "abnormality": 558}
+    assert not any("\u00a0" in answer for record in train for answer in record["answers"])
+    lines = (source / TRAIN_19 / "All_QA_Pairs_train.txt").read_text(encoding="utf-8").split("\n")[:-1]
+    ours = [f"{r['image_name']}|{r['question']}|{r['multiple_choice_answer']}" for r in train]
+    assert ours == ["|".join(" ".join(field.split()) for field in line.split("|")) for line in lines]
+    for split, count, folder in (("train", 560, "Train_images"), ("val", 120, "Val_images")):
+        images = read(real, "sample_images_2019", split)
+        assert len(images) == count
+        for image in images[:50]:
+            (path,) = source.glob(f"*/{folder}/{image['image_name']}.jpg")
+            assert image["image"] == path.read_bytes()
+
+
+def test_the_real_sample_is_no_whole_release(jaxvqa_data, tmp_path):
+    with pytest.raises(DataError, match=r"1 fault\(s\)[\s\S]*test_2019: 494 images are missing"):
+        build("vqa_med", "images_2019", manual_dir=jaxvqa_data / "data/vqa_med_2019", data_dir=tmp_path)

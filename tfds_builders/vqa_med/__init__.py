@@ -1,0 +1,1 @@
+"""ImageCLEF VQA-Med: radiology images with questions on modality, plane, organ and abnormality."""

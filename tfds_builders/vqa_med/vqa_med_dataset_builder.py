@@ -1,0 +1,242 @@
+"""Builder of ImageCLEF VQA-Med 2019, 2020 and 2021, and of SYSU-HCP's mixture; README.md beside it describes them."""
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from absl import logging
+
+from jaxvqa.data.med_text import DiseaseList
+from jaxvqa.errors import DataError
+from tfds_builders.manual import ManualFile
+from tfds_builders.vqa_med import release
+from tfds_builders.vqa_med.release import Record
+
+_BY_YEAR = {
+    str(year): {part.split: (name,) for name, part in release.PARTS.items() if part.year == year}
+    for year in (2019, 2020, 2021)
+}
+_SPLITS: Mapping[str, Mapping[str, Sequence[str]]] = {**_BY_YEAR, "sysu": release.SYSU}
+
+
+@dataclasses.dataclass
+class Config(tfds.core.BuilderConfig):
+    """Which questions or images.
+
+    Attributes:
+      source: A year, or "sysu".
+      images: The pictures in place of the questions.
+      sample: Leave out what has no picture, as for a part of a release.
+    """
+
+    source: str = "2019"
+    images: bool = False
+    sample: bool = False
+
+
+def _configs() -> list[Config]:
+    kinds = [(source, False) for source in _SPLITS] + [("2019", True)]
+    return [
+        Config(
+            name=f"{'sample_' if sample else ''}{'images' if images else 'questions'}_{source}",
+            description=f"{'Images' if images else 'Questions'}, {source}{', those with an image' if sample else ''}.",
+            source=source,
+            images=images,
+            sample=sample,
+        )
+        for source, sample in kinds
+        for images in (False, True)
+    ]
+
+
+class Builder(tfds.core.GeneratorBasedBuilder):
+    """VQA-Med: `questions_YEAR` and `images_YEAR` of each year, and those of SYSU-HCP's training."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "First release."}  # noqa: RUF012  # TFDS's own form
+    BUILDER_CONFIGS = _configs()
+    DEFAULT_CONFIGS = tuple(config.name for config in BUILDER_CONFIGS if not config.sample)
+    EXPECTED_COUNTS = {  # noqa: RUF012
+        "questions_2019": {"train": 12_792, "val": 2_000, "test": 500},
+        "images_2019": {"train": 3_200, "val": 500, "test": 500},
+        **{f"{kind}_2020": {"train": 4_000, "val": 500, "test": 500} for kind in ("questions", "images")},
+        **{
+            f"{kind}_{source}": {"val": 500, "test": 500}
+            for kind in ("questions", "images")
+            for source in ("2021", "sysu")
+        },
+    }
+    MANUAL_DOWNLOAD_INSTRUCTIONS = "See tfds_builders/vqa_med/README.md for the files and their places."
+
+    def manual_files(self) -> Iterable[ManualFile]:
+        """Returns the text files that the chosen config needs."""
+        needed = _SPLITS[self.builder_config.source].items()
+        optional = release.SYSU_OPTIONAL if self.builder_config.source == "sysu" else ()
+        return [
+            file for split, names in needed if split not in optional for n in names for file in release.PARTS[n].files
+        ]
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features = tfds.features
+        text = features.Text()
+        config = self.builder_config
+        columns: dict[str, Any] = {"image_id": np.int64, "image_name": text}
+        metadata: dict[str, Any] = {}
+        if config.images:
+            metadata["image_ids"] = {}
+            columns |= {"image": features.Image(encoding_format="jpeg"), "image_w": np.int32, "image_h": np.int32}
+        else:
+            columns |= {
+                "question_id": np.int64,
+                "question": text,
+                "answers": features.Sequence(text),
+                "multiple_choice_answer": text,
+                "question_type": text,
+                "answer_type": text,
+                "open_closed": text,
+                "year": np.int32,
+                "member": text,
+            }
+            if config.source == "sysu":
+                columns["label"] = np.int64
+                metadata["class_names"] = []
+        return self.dataset_info_from_configs(
+            features=features.FeaturesDict(columns),
+            homepage="https://www.imageclef.org/2021/medical/vqa",
+            disable_shuffling=True,
+            metadata=tfds.core.MetadataDict(metadata) if metadata else None,
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+        config, manual_dir = self.builder_config, Path(dl_manager.manual_dir)
+        splits, classes, images = read_splits(
+            config.source, manual_dir, pictures=config.images or config.sample, sample=config.sample
+        )
+        if not config.images:
+            if classes is not None:
+                self.info.metadata["class_names"] = list(classes.names)
+            return {split: self._generate_examples(records) for split, records in splits.items()}
+        generators = {}
+        for split, records in splits.items():
+            names = dict.fromkeys(record["image_name"] for record in records)
+            ids = [int(name.removeprefix("synpic")) for name in names]
+            self.info.metadata["image_ids"][split] = ids
+            generators[split] = self._generate_examples(image_examples(zip(ids, names, strict=True), images))
+        return generators
+
+    def _generate_examples(self, examples: Iterable[Record]) -> Iterator[tuple[int, Record]]:
+        yield from enumerate(examples)
+
+
+def read_splits(
+    source: str, manual_dir: Path, *, pictures: bool, sample: bool = False
+) -> tuple[dict[str, list[Record]], DiseaseList | None, dict[str, Path]]:
+    """Reads the questions of each split, and finds the pictures.
+
+    Args:
+      source: A year, or "sysu".
+      manual_dir: Folder of the files.
+      pictures: Whether to find and check them.
+      sample: Leave out questions whose picture is not there.
+
+    Returns:
+      Records by split; the classes (of "sysu" only); image name -> file.
+
+    Raises:
+      DataError: Text files are of another form, or pictures are missing or damaged; one message names all of it.
+    """
+    plan = {
+        split: [name for name in names if _is_needed(source, split, name, manual_dir)]
+        for split, names in _SPLITS[source].items()
+    }
+    names = [name for names in plan.values() for name in names]
+    faults: list[str] = []
+    parts = {name: release.read_part(release.PARTS[name], manual_dir, faults) for name in names}
+    release.number_questions(parts)
+    images = _pictures(parts, manual_dir, faults, sample) if pictures else {}
+    classes = _classes(parts, manual_dir, faults) if source == "sysu" else None
+    if faults:
+        raise DataError(
+            f"vqa_med, {source}: {len(faults)} fault(s) in {manual_dir}:\n  "
+            + "\n  ".join(faults)
+            + "\nPut the files there as tfds_builders/vqa_med/README.md says."
+        )
+    joined = {split: [record for name in names for record in parts[name]] for split, names in plan.items()}
+    splits = {split: records for split, records in joined.items() if records}
+    if classes is not None:
+        splits = {split: _labelled(split, records, classes) for split, records in splits.items()}
+    for records in parts.values():
+        for record in records:
+            record.pop("raw_answer")
+    return splits, classes, images
+
+
+def _pictures(parts: Mapping[str, list[Record]], manual_dir: Path, faults: list[str], sample: bool) -> dict[str, Path]:
+    """Finds the pictures of the parts; without `sample`, missing ones are faults, else their questions are taken out."""
+    names = {name: [record["image_name"] for record in records] for name, records in parts.items()}
+    found = release.find_images(
+        (image for images in names.values() for image in images), (release.PARTS[n] for n in names), manual_dir
+    )
+    for name, records in parts.items():
+        absent = release.missing_images(names[name], found, release.PARTS[name])
+        if sample and absent:
+            logging.warning("vqa_med: %s; their questions are left out", absent[0])
+            records[:] = [record for record in records if record["image_name"] in found]
+        else:
+            faults += absent
+    faults += [f"{path} is not a picture" for path in sorted(found.values()) if release.picture_size(path) is None]
+    return found
+
+
+def _is_needed(source: str, split: str, name: str, manual_dir: Path) -> bool:
+    """Whether a part is read: all are, but for those of optional splits that are not there."""
+    if source != "sysu" or split not in release.SYSU_OPTIONAL:
+        return True
+    there = release.PARTS[name].rows.find(manual_dir) is not None
+    if not there:
+        logging.warning("vqa_med: no files of %s; the split %s is built without", name, split)
+    return there
+
+
+def _classes(parts: Mapping[str, Sequence[Record]], manual_dir: Path, faults: list[str]) -> DiseaseList | None:
+    """The original's list where its file is there, else one by its rule."""
+    path = release.DISEASES.find(manual_dir)
+    if path is None:
+        return DiseaseList.build(r["raw_answer"] for name in release.CLASSES_FROM for r in parts[name])
+    try:
+        return DiseaseList.from_file(path)
+    except DataError as error:
+        faults.append(str(error))
+        return None
+
+
+def _labelled(split: str, records: Sequence[Record], classes: DiseaseList) -> list[Record]:
+    """Gives records the `label` of their first answer that is a class, -1 without one; training splits keep the others."""
+    for record in records:
+        answers = [record["raw_answer"], *record["answers"]]
+        asked = record["question_type"] == "abnormality"
+        labels = [label for label in map(classes.label, answers) if label >= 0] if asked else []
+        record["label"] = labels[0] if labels else -1
+    if split not in release.SYSU_TRAINED:
+        return list(records)
+    kept = [record for record in records if record["label"] >= 0]
+    logging.info(
+        "vqa_med: %d of %d questions of %s have one of %d classes", len(kept), len(records), split, len(classes)
+    )
+    return kept
+
+
+def image_examples(images: Iterable[tuple[int, str]], files: Mapping[str, Path]) -> Iterator[Record]:
+    """Yields the pictures, bytes as they are.
+
+    Args:
+      images: Ids and names.
+      files: Image name -> file, a picture.
+    """
+    for image_id, name in images:
+        width, height = release.picture_size(files[name]) or (0, 0)
+        content = files[name].read_bytes()
+        yield {"image_id": image_id, "image_name": name, "image": content, "image_w": width, "image_h": height}
