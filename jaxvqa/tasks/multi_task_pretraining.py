@@ -131,19 +131,32 @@ class MultiTaskPretraining:
     def loss(
         self, params: Any, extra: Any, batch: Mapping[str, Array], rngs: Mapping[str, Key[Array, ""]], *, train: bool
     ) -> tuple[Float[Array, ""], tuple[Metrics, Any]]:
-        """The weighted sum of both losses; metrics `loss` and its parts (an example), `compatibility` told right."""
+        """The weighted sum of both losses, and metrics.
+
+        These are `loss` and its parts (an example), `accuracy` of the pixels' classes or the image's, and `compatibility`,
+        the share of questions told right.
+        """
         (image_logits, fits_logits), updates = self._apply(params, extra, batch, train=train, rngs=dict(rngs))
         mask = batch["mask"]
         count = jnp.sum(mask)
         cross_entropy = optax.softmax_cross_entropy_with_integer_labels
         target = batch[self._target]
-        each = cross_entropy(image_logits, (target[..., 0] if self._segments else target).astype(jnp.int32))
-        image = jnp.sum(each.reshape(each.shape[0], -1).mean(axis=1) * mask)
-        fits = jnp.sum(cross_entropy(fits_logits, batch["fits"]) * mask)
-        right = jnp.sum((jnp.argmax(fits_logits, axis=-1) == batch["fits"]) * mask)
+        target = (target[..., 0] if self._segments else target).astype(jnp.int32)
+
+        def total(of_each: Array) -> Array:
+            """The sum over the examples of each one's mean."""
+            return jnp.sum(of_each.reshape(of_each.shape[0], -1).mean(axis=1) * mask)
+
+        image, fits = total(cross_entropy(image_logits, target)), total(cross_entropy(fits_logits, batch["fits"]))
         loss = self._weights.image * image + self._weights.compatibility * fits
-        metrics: Metrics = {"loss": (loss, count), "image_loss": (image, count), "compatibility_loss": (fits, count)}
-        return loss, (metrics | {"compatibility": (right, count)}, {**extra, **updates})
+        metrics: Metrics = {
+            "loss": (loss, count),
+            "image_loss": (image, count),
+            "compatibility_loss": (fits, count),
+            "accuracy": (total(jnp.argmax(image_logits, axis=-1) == target), count),
+            "compatibility": (total(jnp.argmax(fits_logits, axis=-1) == batch["fits"]), count),
+        }
+        return loss, (metrics, {**extra, **updates})
 
     def _apply(self, params: Any, extra: Any, batch: Mapping[str, Array], *, train: bool, **options: Any) -> Any:
         (logits, _), updates = self.model.apply(

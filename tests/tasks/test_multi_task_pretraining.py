@@ -64,6 +64,9 @@ def test_both_tasks_are_learned_and_scored(mtpt, organ, measure):
     parts = [float(metrics[name][0]) for name in ("image_loss", "compatibility_loss")]
     assert float(value) == pytest.approx(sum(parts), rel=1e-5)
     assert min(parts) > 0
+    for name in ("accuracy", "compatibility"):
+        right, count = metrics[name]
+        assert 0 <= right <= count == config.batch_size, name
     assert not np.array_equal(*(jax.tree.leaves(tree["batch_stats"]["backbone"])[0] for tree in (after, variables)))
     scores = jax.jit(task.predict_fns["scores"])(params, variables, batch)
     assert set(scores) == {measure, "compatibility"}
