@@ -88,7 +88,7 @@ def _evaluate(case: Case, model: Any, backbone: str, variables: Any) -> Iterator
         if name in ours:
             yield case.compare(name, ours[name], LIMIT)
         elif whole in ours and part in PARTS:
-            yield case.compare(name, PARTS[part](np.asarray(ours[whole])), LIMIT)
+            yield case.compare(name, PARTS[part](ours[whole]), LIMIT)
 
 
 PARTS: Mapping[str, Any] = {
@@ -115,7 +115,7 @@ def _stages(case: Case, model: Any, variables: Any, image: Any) -> dict[str, np.
                 value = value[part]
             out[name] = value[0]
         out["avd"] = average_pool(out["avd"], 3, 2, 1)
-    return {name: np.moveaxis(x, -1, 1) if x.ndim == 4 else np.asarray(x) for name, x in out.items()}
+    return {name: np.moveaxis(np.asarray(x), -1, 1) if x.ndim == 4 else np.asarray(x) for name, x in out.items()}
 
 
 def _folded(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -1,5 +1,7 @@
 """Conversion of SYSU-HCP's checkpoints: both ways bit for bit, doubled and unused tensors, faults."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -30,14 +32,18 @@ SMALL = [
     ("se_resnet50", {"blocks": (1, 1, 1, 1), "width": 16}),
 ]
 
+RESNEST_HGAP, VGG_HGAP, REPVGG_B0 = 3, 6, 10
+
 
 def model(backbone, sizes, answers=3):
     return {"name": "sysu", "backbone": backbone, "sizes": sizes, "num_answers": answers}
 
 
-def made(backbone, sizes, answers=3):
-    """The tensors of an original checkpoint, with values of the recipe: different ones for each name."""
-    target = sysu.target(model(backbone, sizes, answers))
+@functools.cache
+def made(case):
+    """The tensors of an original checkpoint of `SMALL`, with values of the recipe: different ones for each name."""
+    backbone, sizes = SMALL[case]
+    target = sysu.target(model(backbone, sizes))
     empty = sysu.to_original(jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), target), backbone, 7)
     return {
         key: value if "num_batches" in key else weights.tensor(key, value.shape, "float32")
@@ -55,9 +61,9 @@ def first_names(tensors, attribute):
     return [key for key in tensors if key.startswith(f"{attribute}.") and f"{attribute}.fc." not in key]
 
 
-@pytest.mark.parametrize(("backbone", "sizes"), SMALL, ids=[f"{b}-{len(s)}" for b, s in SMALL])
-def test_both_ways_bit_for_bit_with_the_classes_from_the_file(backbone, sizes, tmp_path):
-    tensors = made(backbone, sizes)
+@pytest.mark.parametrize("case", range(len(SMALL)), ids=[f"{b}-{len(s)}" for b, s in SMALL])
+def test_both_ways_bit_for_bit_with_the_classes_from_the_file(case, tmp_path):
+    tensors, (backbone, sizes) = made(case), SMALL[case]
     config = {name: value for name, value in model(backbone, sizes).items() if name != "num_answers"}
     loaded = sysu.load(saved(tmp_path / "best.pth", tensors), config)
     counters = any("num_batches" in key for key in tensors)
@@ -77,10 +83,10 @@ def test_both_ways_bit_for_bit_with_the_classes_from_the_file(backbone, sizes, t
             np.testing.assert_array_equal(state[key], value, err_msg=key)
 
 
-@pytest.mark.parametrize(("backbone", "sizes"), [SMALL[3], SMALL[6]], ids=["resnest", "vgg"])
-def test_the_own_name_of_a_doubled_tensor_wins(backbone, sizes, tmp_path):
+@pytest.mark.parametrize("case", [RESNEST_HGAP, VGG_HGAP], ids=["resnest", "vgg"])
+def test_the_own_name_of_a_doubled_tensor_wins(case, tmp_path):
     """Also where the copy under the first name is another one, as it is in real files."""
-    tensors = made(backbone, sizes)
+    tensors, (backbone, sizes) = made(case), SMALL[case]
     attribute = next(iter(tensors)).partition(".")[0]
     names = [key for key in first_names(tensors, attribute) if "num_batches" not in key]
     loaded = sysu.load(saved(tmp_path / "a.pth", tensors), model(backbone, sizes))
@@ -95,8 +101,7 @@ def test_the_own_name_of_a_doubled_tensor_wins(backbone, sizes, tmp_path):
 
 
 def test_the_unused_classifier_is_kept_or_zeros(tmp_path):
-    backbone, sizes = SMALL[3]
-    tensors = made(backbone, sizes)
+    tensors, (backbone, sizes) = made(RESNEST_HGAP), SMALL[RESNEST_HGAP]
     loaded = sysu.load(saved(tmp_path / "a.pth", tensors), model(backbone, sizes))
     assert {key: value.shape for key, value in loaded.unused.items()} == {
         "resnest50.fc.weight": (1000, 2048),
@@ -110,16 +115,14 @@ def test_the_unused_classifier_is_kept_or_zeros(tmp_path):
 
 @pytest.mark.parametrize(("prefix", "outer"), [("", True), ("module.", False), ("", False)])
 def test_files_without_the_prefix_or_the_outer_layer_are_read(prefix, outer, tmp_path):
-    backbone, sizes = SMALL[10]
-    tensors = made(backbone, sizes)
+    tensors, (backbone, sizes) = made(REPVGG_B0), SMALL[REPVGG_B0]
     loaded = sysu.load(saved(tmp_path / "a.pth", tensors, prefix, outer), model(backbone, sizes))
     assert (loaded.epoch, loaded.run_id) == ((49, 2) if outer else (None, None))
     np.testing.assert_array_equal(loaded.variables["params"]["head"]["classifier"]["bias"], tensors["linear.bias"])
 
 
 def test_all_faults_are_listed(tmp_path):
-    backbone, sizes = SMALL[10]
-    tensors = made(backbone, sizes)
+    tensors, (backbone, sizes) = made(REPVGG_B0), SMALL[REPVGG_B0]
     wrong = {key: value for key, value in tensors.items() if key != "linear.bias"} | {"linear.scale": np.zeros(2)}
     wrong["stage0.rbr_dense.conv.weight"] = np.zeros((1, 3, 3, 3), np.float32)
     with pytest.raises(CheckpointError) as caught:
@@ -129,12 +132,12 @@ def test_all_faults_are_listed(tmp_path):
 
 
 def test_another_number_of_classes_or_another_backbone_is_refused(tmp_path):
-    backbone, sizes = SMALL[10]
-    path = saved(tmp_path / "a.pth", made(backbone, sizes))
+    backbone, sizes = SMALL[REPVGG_B0]
+    path = saved(tmp_path / "a.pth", made(REPVGG_B0))
     with pytest.raises(CheckpointError, match=r"linear.weight \[3, 10\]"):
         sysu.load(path, model(backbone, sizes, answers=4))
-    with pytest.raises(CheckpointError, match="Did you mean 'RepVGG-B0'"):
-        sysu.load(path, model("RepVGG-B", sizes))
+    with pytest.raises(CheckpointError, match=r"there are keys of resnet18, .*Did you mean 'resnest50HGap'"):
+        sysu.load(path, model("resnest50Hgap", sizes))
     with pytest.raises(CheckpointError, match="unexpected stage0"):
         sysu.load(path, model("resnet18", {"width": 4}))
 

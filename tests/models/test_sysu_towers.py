@@ -1,5 +1,6 @@
 """What SYSU-HCP's networks promise: the original's numbers, torchvision's VGG under every head, sizes, faults."""
 
+import itertools
 from pathlib import Path
 
 import jax
@@ -11,6 +12,7 @@ import pytest
 from jaxvqa import models
 from jaxvqa.convert import sysu
 from jaxvqa.errors import ConfigError
+from jaxvqa.models.towers.resnest import SplitAttention
 from jaxvqa.testing import golden
 
 torch = pytest.importorskip("torch")
@@ -44,13 +46,13 @@ def images(*shape, seed=0):
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
-# --- the golden cases ------------------------------------------------------------------------------------------------------
+# --- the golden cases --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("case", "outputs"),
     [
-        ("small_resnest.npz", 83),
+        ("small_resnest.npz", 84),
         ("small_repvgg.npz", 22),
         ("small_densenet.npz", 29),
         pytest.param("small_resnest_train.npz", 28, marks=pytest.mark.slow),
@@ -62,9 +64,20 @@ def test_golden_cases(case, outputs):
     assert len(rows) == outputs + 1  # and the checkpoint's way there and back
 
 
-FULL = """resnet18 resnet34 resnet50 resnet50HGap resnest50 resnest101 resnest50HGap vgg16 vgg19 vgg16HGap vgg16HGap_bn
-vgg16HGap_resizer vgg19HGap vgg16_add vgg16_multi_scales densenet121 RepVGG-B0 se_resnet50 xception inceptionv4
-inceptionresnetv2 polynet""".split()
+FULL = [
+    *("resnet18", "resnet34", "resnet50", "resnet50HGap", "resnest50", "resnest101", "resnest50HGap"),
+    *(
+        "vgg16",
+        "vgg19",
+        "vgg16HGap",
+        "vgg16HGap_bn",
+        "vgg16HGap_resizer",
+        "vgg19HGap",
+        "vgg16_add",
+        "vgg16_multi_scales",
+    ),
+    *("densenet121", "RepVGG-B0", "se_resnet50", "xception", "inceptionv4", "inceptionresnetv2", "polynet"),
+]
 
 
 @pytest.mark.slow
@@ -75,7 +88,7 @@ def test_full_size_golden_cases(case, jaxvqa_data):
     assert not [row for row in rows if not row.passed]
 
 
-# --- VGG under every head, beside torchvision's layers ------------------------------------------------------------------------
+# --- VGG under every head, beside torchvision's layers -----------------------------------------------------------------
 
 
 def torch_vgg(norm):
@@ -106,7 +119,7 @@ def theirs(backbone, tensors, x):
         features = linear("classifier.3", linear("classifier.0", x).relu()).relu()
         return linear("classifier.6", features), features
     levels = []
-    for start, end in zip(cuts[:-1], cuts[1:], strict=True):
+    for start, end in itertools.pairwise(cuts):
         x = net[start:end](x)
         levels.append(x)
     if "fc4.weight" in tensors:
@@ -151,7 +164,7 @@ def test_scales_are_added_or_the_last_one_counts():
         np.testing.assert_allclose(logits, sum(out[f"logits_{i}"] for i in picked), rtol=1e-5)
 
 
-# --- HAGAP on residual networks ------------------------------------------------------------------------------------------------
+# --- HAGAP on residual networks ----------------------------------------------------------------------------------------
 
 
 def test_hagap_is_the_means_of_six_depths_in_order():
@@ -168,16 +181,17 @@ def test_hagap_is_the_means_of_six_depths_in_order():
 
 
 def test_split_attention_shares_each_channel_among_its_splits():
-    model = make("resnest50", sizes=SMALL_RESNEST | {"blocks": (1,)})
-    variables = random_variables(model)
-    _, seen = jax.jit(lambda v, x: model.apply(v, x, mutable="intermediates"))(variables, images(2, 32, 32, 3))
-    (attention,) = seen["intermediates"]["tower"]["stage_1"]["block_0"]["split"]["attention"]
+    layer = SplitAttention(8, 2, jnp.float32)
+    x = jnp.asarray(images(2, 5, 6, 8))
+    variables = jax.jit(lambda key: layer.init(key, x, train=False))(jax.random.key(0))
+    _, seen = jax.jit(lambda v, x: layer.apply(v, x, train=False, mutable="intermediates"))(variables, x)
+    (attention,) = seen["intermediates"]["attention"]
     assert attention.shape == (2, 16)
     np.testing.assert_allclose(attention[:, :8] + attention[:, 8:], 1, rtol=1e-6)
     assert np.ptp(attention[:, :8]) > 0.01
 
 
-# --- sizes, types, initial values ------------------------------------------------------------------------------------------------
+# --- sizes, types, initial values --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -218,7 +232,7 @@ def test_bfloat16_keeps_parameters_and_logits_in_float32():
 @pytest.mark.parametrize(
     ("backbone", "sizes", "path", "deviation"),
     [
-        ("vgg16", {"widths": (32, 2, 2, 2, 2)}, "block_1_conv_1/kernel", (2 / (9 * 32)) ** 0.5),
+        ("vgg16HGap", {"widths": (32, 8, 8, 8, 8)}, "block_1_conv_1/kernel", (2 / (9 * 32)) ** 0.5),
         ("densenet121", {"blocks": (1, 1, 1, 1), "growth": 16}, "block_1_layer_1_conv_2/kernel", (2 / (9 * 64)) ** 0.5),
         (
             "RepVGG-B0",
@@ -240,12 +254,12 @@ def test_initial_values_are_the_originals(backbone, sizes, path, deviation):
         assert 0.9 * bound < jnp.abs(value).max() <= bound
 
 
-# --- faults --------------------------------------------------------------------------------------------------------------------
+# --- faults ------------------------------------------------------------------------------------------------------------
 
 
 def test_sizes_come_from_a_config():
     config = {"name": "sysu", "backbone": "vgg16_add", "num_answers": 3, "sizes": {"widths": list(WIDTHS)}}
-    found = shapes(models.build(ml_collections.ConfigDict(config)), 32)
+    found = shapes(models.build(ml_collections.ConfigDict(config).to_dict()), 32)
     assert found["params"]["tower"]["block_5_conv_2"]["kernel"].shape == (3, 3, 6, 6)
 
 
