@@ -180,6 +180,16 @@ def test_baseline_is_compared_on_the_questions_that_both_answered(tmp_path):
     assert f"--baseline={baseline}" in text
 
 
+def test_two_runs_of_one_name_are_called_by_their_folders(tmp_path):
+    workdirs = [
+        make_run(tmp_path / name, rows=full_rows(accuracy), predictions=prediction_rows(0.5))
+        for name, accuracy in (("with_start", 91.0), ("from_nothing", 88.0))
+    ]
+    text = words_of(page_of(*workdirs))
+    assert "Baseline from_nothing" in text
+    assert "From_nothing: 88.0 % at its end." in text
+
+
 def test_a_baseline_on_other_questions_is_refused(tmp_path):
     workdir = make_run(tmp_path / "run", rows=full_rows())
     baseline = make_run(tmp_path / "blind", rows=full_rows(), questions="vqa_v2/questions", limit=7)

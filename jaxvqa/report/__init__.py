@@ -57,6 +57,7 @@ class Run:
       rows: metrics.jsonl.
       meta: the newest checkpoint's `meta`; empty without a checkpoint.
       parameters: how many numbers the model has; 0 when unknown.
+      called: what it is called in curves and columns; empty: as its config says.
     """
 
     workdir: Path
@@ -64,6 +65,7 @@ class Run:
     rows: Sequence[Row]
     meta: Mapping[str, Any]
     parameters: int
+    called: str = ""
 
     @property
     def blind(self) -> bool:
@@ -80,7 +82,7 @@ class Run:
     @property
     def label(self) -> str:
         """What it is called in curves and columns."""
-        return "question only" if self.blind else str(self.config.get("name") or self.workdir.name)
+        return self.called or ("question only" if self.blind else str(self.config.get("name") or self.workdir.name))
 
     @property
     def step(self) -> int:
@@ -154,6 +156,22 @@ def read_run(workdir: Path) -> Run:
     return Run(workdir, config, rows, meta, parameters)
 
 
+def read_runs(workdir: Path, baseline: Path | None) -> tuple[Run, Run | None]:
+    """Reads a run and the one to compare it with; two of one name are called by their folders.
+
+    Raises:
+      ConfigError: a folder is no work directory, or the two runs have other data.
+    """
+    run = read_run(Path(workdir))
+    if baseline is None:
+        return run, None
+    other = read_run(Path(baseline))
+    _check_comparable(run, other)
+    if run.label == other.label:
+        run, other = (dataclasses.replace(r, called=r.workdir.resolve().name) for r in (run, other))
+    return run, other
+
+
 def write(workdir: Path, baseline: Path | None = None) -> Path:
     """Writes WORKDIR/report.html and returns its path.
 
@@ -165,10 +183,7 @@ def write(workdir: Path, baseline: Path | None = None) -> Path:
       ConfigError: a folder is no work directory, or the two runs have other data.
       StorageError: the file cannot be written.
     """
-    run = read_run(Path(workdir))
-    other = read_run(Path(baseline)) if baseline else None
-    if other:
-        _check_comparable(run, other)
+    run, other = read_runs(workdir, baseline)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -191,10 +206,7 @@ def write_curve(path: Path, workdir: Path, baseline: Path | None = None) -> None
       ConfigError: a folder is no work directory, the two runs have other data, or the run has no evaluation yet.
       StorageError: the file cannot be written.
     """
-    run = read_run(Path(workdir))
-    other = read_run(Path(baseline)) if baseline else None
-    if other:
-        _check_comparable(run, other)
+    run, other = read_runs(workdir, baseline)
     chart = accuracy_chart(run, other, main_evaluation(run))
     if not chart:
         raise ConfigError(f"{workdir} holds no evaluation to draw: let the run reach its first one.")
