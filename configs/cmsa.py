@@ -68,9 +68,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.model.tables = 2
     config.model.width = 1024
     config.model.rnn = "lstm"
-    config.model.self_attention = (
-        False  # the original trains words and question at a fifth of the rate then: optim.lr_scale
-    )
+    # With self-attention the original trains words and question at a fifth of the rate: optim.lr_scale.
+    config.model.self_attention = False
     config.model.depth = 34
     config.model.branch_width = 64
     config.model.organ_width = 64
