@@ -138,7 +138,7 @@ def _vqa_rad(config: ml_collections.ConfigDict, variants: set[str]) -> None:
 
 
 def _phantom_vqa(config: ml_collections.ConfigDict) -> None:
-    """The embedded phantoms, by a newer recipe: in half the steps it is where the published one is."""
+    """The embedded phantoms, by a newer recipe than the published one."""
     config.name = "cmsa-phantom_vqa"
     config.data.questions = "phantom_vqa/questions"
     config.data.images = "phantom_vqa/images"
