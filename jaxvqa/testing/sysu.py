@@ -114,7 +114,7 @@ def _stages(case: Case, model: Any, variables: Any, image: Any) -> dict[str, np.
             for part in path.split("/"):
                 value = value[part]
             out[name] = value[0]
-        out["avd"] = average_pool(out["avd"], 3, 2, 1)
+        out["avd"] = jax.jit(average_pool, static_argnums=(1, 2, 3))(out["avd"], 3, 2, 1)
     return {name: np.moveaxis(np.asarray(x), -1, 1) if x.ndim == 4 else np.asarray(x) for name, x in out.items()}
 
 
