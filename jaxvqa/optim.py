@@ -244,13 +244,13 @@ def restarted_momentum(
     def update(
         updates: Any, state: optax.TraceState, params: Any = None, *, step: Any, **_: Any
     ) -> tuple[Any, optax.TraceState]:
-        if restarts[-1] == 0:
+        if min(restarts) <= 0:
             raise ConfigError("config.optim.restart_epochs needs the number of steps an epoch has, and no epoch 0.")
         kept = jnp.where(jnp.isin(step, jnp.asarray(restarts)), 0.0, momentum)
         trace = jax.tree.map(lambda u, t: u + kept * t, updates, state.trace)
         if not nesterov:
             return trace, optax.TraceState(trace)
-        first = step < restarts[0]
+        first = step < min(restarts)
         result = jax.tree.map(lambda u, t: jnp.where(first, u + momentum * t, t), updates, trace)
         return result, optax.TraceState(trace)
 
