@@ -135,6 +135,30 @@ def radiology_data(config: ml_collections.ConfigDict) -> None:
     config.compile.num_answers = 458
 
 
+def picture_data(config: ml_collections.ConfigDict) -> None:
+    """Adds the fields of data that is answered by the picture alone."""
+    data = config.data = ml_collections.ConfigDict()
+    data.dir = ""  # where data sets are built; empty: TFDS_DATA_DIR, else ~/tensorflow_datasets
+    data.questions = ""  # the part with the questions, as "vqa_rad/questions"
+    data.images = ""  # the part with the pictures
+    data.image_splits = ""  # splits of that part, joined by "+"; empty: all
+    data.question_types = ()  # keeps the questions whose `question_type` is one of these; empty: all
+    data.train_split = "train"
+    data.cache_mib = 512.0  # records of splits up to this size, and decoded pictures up to it, are kept in memory
+    data.limit = 0  # keeps the first examples of each split; 0: all
+    data.image_size = 224  # pixels; whatever the aspect ratio
+    data.eval_size = 0  # of evaluated pictures; 0: image_size
+    data.augment = ml_collections.ConfigDict({"crop_and_flip": 0})  # pixels to crop from; 0: pictures as they are
+    data.mask_file = ""  # the original's modelmask.json, for the predict functions answers_masked…; empty: none
+    data.answers = ml_collections.ConfigDict()
+    data.answers.file = ""  # the original's disease2id.json, or a JSON list; empty: made from the data
+    data.answers.splits = "train"
+    data.answers.min_count = 1
+    data.answers.rule = "exact"  # exact: one annotated answer | soft: VQA v2's ten annotators
+    data.readers = ml_collections.ConfigDict({"threads": 4, "prefetch_mib": 512.0, "workers": 0})
+    config.compile.num_answers = 330  # for --mode=compile, which reads no data
+
+
 def evaluation(split: str, *, every: str, batch_size: int, **changes: Any) -> ml_collections.ConfigDict:
     """A row of `config.evals`: accuracy over a split; `changes` are fields that differ, or that another `type` has."""
     row = {"type": "vqa", "split": split, "every": every, "batch_size": batch_size, "predict": "answers"}

@@ -25,6 +25,10 @@ ALL += [
     f"configs/cmsa_pretrain.py:{variant}"
     for variant in ("", "brain", "chest,small", "abdomen,real", "brain,real,compact")
 ]
+ALL += [
+    f"configs/sysu_hcp.py:{variant}"
+    for variant in ("", "small", "no_hagap,mixup,smoothing,superloss", "vqa_med_2021", "vqa_med_2021,vgg19HGap")
+]
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -50,6 +54,10 @@ def test_traces_at_full_size(name):
         ("configs/rwsan.py:vqa_v2", 19_540_139),
         ("configs/cmsa.py:vqa_rad", 86_020_215),
         ("configs/cmsa.py:vqa_rad,ban,distmodal", 164_563_258),
+        (
+            "configs/sysu_hcp.py:vqa_med_2021",
+            28_793_010 - 2_049_000,
+        ),  # without ImageNet's classifier, which nothing uses
     ],
 )
 def test_published_size_has_the_published_parameters(name, size):

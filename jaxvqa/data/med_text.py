@@ -1,5 +1,6 @@
 """VQA-Med's text files, and the list of abnormalities that SYSU-HCP chooses from (SYSU spec, section 7)."""
 
+import collections
 import contextlib
 import functools
 import json
@@ -141,16 +142,17 @@ class DiseaseList:
             raise DataError(f"The list of diseases holds {len(twice)} name(s) more than once: {twice[:20]}.")
 
     @classmethod
-    def build(cls, answers: Iterable[str]) -> "DiseaseList":
-        """Collects the answers in order of first appearance, as they stand, without yes and no.
+    def build(cls, answers: Iterable[str], min_count: int = 1) -> "DiseaseList":
+        """Collects the answers that occur `min_count` times in order of first appearance, as they stand, without yes and no.
 
-        The original takes those of its training questions; VQA-Med 2020's train and validation answers give 330.
+        The original takes all those of its training questions; VQA-Med 2020's train and validation answers give 330.
         """
-        return cls(tuple(dict.fromkeys(answer for answer in answers if answer.lower() not in NO_DISEASES)))
+        counts = collections.Counter(answer for answer in answers if answer.lower() not in NO_DISEASES)
+        return cls(tuple(answer for answer, count in counts.items() if count >= min_count))
 
     @classmethod
     def from_file(cls, path: str | Path) -> "DiseaseList":
-        """Reads the original's `disease2id.json`: {name: id}. Converted checkpoints need its order.
+        """Reads the original's `disease2id.json`: {name: id}, or a list of names. Converted checkpoints need its order.
 
         Raises:
           DataError: the file is missing or of another form, or the ids are not 0, 1, 2, …
@@ -162,8 +164,12 @@ class DiseaseList:
             raise DataError(f"No list of diseases at {path}: expected the original's disease2id.json.") from error
         except (UnicodeDecodeError, json.JSONDecodeError) as error:
             raise DataError(f"{path} is not a JSON file ({error}).") from error
+        if isinstance(ids, list) and ids and all(isinstance(name, str) for name in ids):
+            return cls(tuple(ids))
         if not isinstance(ids, dict) or sorted(map(str, ids.values())) != sorted(map(str, range(len(ids)))):
-            raise DataError(f"{path}: expected names with the ids 0 to n - 1, each once, as in {{name: id}}.")
+            raise DataError(
+                f"{path}: expected names with the ids 0 to n - 1, each once, as in {{name: id}}, or a list."
+            )
         return cls(tuple(sorted(ids, key=lambda name: int(ids[name]))))
 
     @functools.cached_property

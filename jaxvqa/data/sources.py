@@ -5,6 +5,7 @@ since many questions share an image: copying 400 KB of region features into each
 """
 
 import functools
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -139,19 +140,31 @@ class VqaSource:
     empty, the image's (`features`, `boxes`, `image`, …).
     """
 
-    def __init__(self, questions: Records, images: Sequence[Records] = (), *, limit: int = 0):
+    def __init__(
+        self,
+        questions: Records,
+        images: Sequence[Records] = (),
+        *,
+        limit: int = 0,
+        question_types: Sequence[str] = (),
+    ):
         """Joins questions to images.
 
         Args:
           questions: the questions, whose order is the source's order.
           images: one `Records` for each split of the image side; none for a run on the text alone.
           limit: keeps the first that many questions; 0 keeps all.
+          question_types: keeps questions whose `question_type` is one of these, before `limit` counts; none keeps all.
 
         Raises:
-          DataError: when the image side carries no index of its image ids.
+          DataError: when the image side carries no index of its image ids, or no question is of these types.
         """
         self.questions, self._images = questions, list(images)
-        self._limit = limit
+        if question_types:
+            found = itertools.islice(_positions_of_types(questions, question_types), limit or None)
+            self._positions: Sequence[int] = list(found)
+        else:
+            self._positions = range(min(len(questions), limit or len(questions)))
         self._where: dict[int, tuple[int, int]] = {}
         for i, records in enumerate(self._images):
             ids = records.metadata.get("image_ids", {}).get(records.splits)
@@ -163,11 +176,11 @@ class VqaSource:
             self._where.update((int(image_id), (i, position)) for position, image_id in enumerate(ids))
 
     def __len__(self) -> int:
-        return min(len(self.questions), self._limit or len(self.questions))
+        return len(self._positions)
 
     def read_questions(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         """The questions' own features."""
-        return self.questions.read(indices)
+        return self.questions.read([self._positions[int(index)] for index in indices])
 
     def read_images(self, image_ids: Sequence[int]) -> list[dict[str, Any]]:
         """The images' features. An image that is asked for twice is read once.
@@ -213,12 +226,35 @@ class VqaSource:
             yield from self.read_questions(range(start, min(start + chunk, len(self))))
 
 
+def _positions_of_types(questions: Records, types: Sequence[str], chunk: int = 1024) -> Iterator[int]:
+    """Positions of the questions of these types, in order.
+
+    Raises:
+      DataError: there is none; names the types that there are.
+    """
+    seen: set[str] = set()
+    for start in range(0, len(questions), chunk):
+        positions = range(start, min(start + chunk, len(questions)))
+        for position, question in zip(positions, questions.read(positions), strict=True):
+            seen.add(question.get("question_type", ""))
+            if question.get("question_type", "") in types:
+                yield position
+    if seen.isdisjoint(types):
+        known = sorted(filter(None, seen))
+        raise DataError(
+            f"No question of {questions.part} ({questions.splits}) is of the type {' or '.join(map(repr, types))} "
+            f"(config.data.question_types); its types are {', '.join(known) or 'not stated'}."
+            + "".join(nearest(name, known) for name in types)
+        )
+
+
 def open_vqa(config: Any, split: str) -> VqaSource:
     """Opens the questions of `split` with the images of all `config.image_splits`.
 
     Args:
       config: `config.data`: `dir`, `questions` and `images` (parts such as "vqa_v2/features"; empty for none),
-        `image_splits` (names joined by "+"; empty for all that the part has), `limit`, `cache_mib`.
+        `image_splits` (names joined by "+"; empty for all that the part has), `limit`, `cache_mib`; and `question_types`,
+        which may be missing or empty for all questions.
       split: question splits, joined by "+".
     """
     missing = []
@@ -241,7 +277,8 @@ def open_vqa(config: Any, split: str) -> VqaSource:
             info = json.loads((_newest_version(config.images, data_dir(config.dir)) / "dataset_info.json").read_text())
             splits = "+".join(s["name"] for s in info["splits"])
         images = [records(config.images, name) for name in splits.split("+")]
-    return VqaSource(records(config.questions, split), images, limit=config.limit)
+    types = tuple(config.get("question_types", ()))
+    return VqaSource(records(config.questions, split), images, limit=config.limit, question_types=types)
 
 
 @functools.lru_cache(maxsize=16)

@@ -21,6 +21,7 @@ class Evaluator(Protocol):
 
 EVALUATORS = {
     "vqa": "jaxvqa.evaluators.vqa:VqaEvaluator",
+    "vqa_med": "jaxvqa.evaluators.vqa_med:VqaMedEvaluator",
     "vqa_rad": "jaxvqa.evaluators.vqa_rad:VqaRadEvaluator",
     "scores": "jaxvqa.evaluators.scores:ScoresEvaluator",
 }

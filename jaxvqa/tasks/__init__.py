@@ -71,6 +71,7 @@ class AnswerTask(Task, Protocol):
 TASKS = {
     "answer_classification": "jaxvqa.tasks.answer_classification:AnswerClassification",
     "radiology_vqa": "jaxvqa.tasks.radiology_vqa:RadiologyVqa",
+    "image_classification": "jaxvqa.tasks.image_classification:ImageClassification",
     "multi_task_pretraining": "jaxvqa.tasks.multi_task_pretraining:MultiTaskPretraining",
 }
 

@@ -131,6 +131,7 @@ class ResNeSt(nn.Module):
       blocks: number of blocks in each stage.
       stem_width: channels of the stem's first two convolutions; its third has twice as many.
       bottleneck_width: channels inside the first stage's blocks; each further stage doubles them.
+      features: channels of the first stage's map; each further stage doubles them.
       radix: number of convolutions in each split attention.
       dtype: type of the multiplications and of the maps; parameters and statistics are float32.
     """
@@ -138,6 +139,7 @@ class ResNeSt(nn.Module):
     blocks: tuple[int, ...] = (3, 4, 6, 3)
     stem_width: int = 32
     bottleneck_width: int = 64
+    features: int = 256
     radix: int = 2
     dtype: Any = jnp.float32
 
@@ -157,7 +159,7 @@ class ResNeSt(nn.Module):
         x, out["stem"] = ConvNorm(2 * width, 3, 1, 1, self.dtype, name="stem_2").both(x, train)
         x = out["pool"] = max_pool(nn.relu(x))
         for i, count in enumerate(self.blocks):
-            inside, features = self.bottleneck_width * 2**i, 256 * 2**i
+            inside, features = self.bottleneck_width * 2**i, self.features * 2**i
             stage = Stage(count, inside, features, min(i + 1, 2), self.radix, self.dtype, name=f"stage_{i + 1}")
             x = out[f"layer{i + 1}"] = stage(x, train)
         return out

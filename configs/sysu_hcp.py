@@ -1,0 +1,150 @@
+"""SYSU-HCP at VQA-Med 2021: classifies the abnormality that a picture shows (Gong et al., CLEF 2021 working notes).
+
+    python -m jaxvqa.main --config=configs/sysu_hcp.py                  the embedded phantoms, minutes on 2 CPU cores
+    python -m jaxvqa.main --config=configs/sysu_hcp.py:small            about a minute; to see that everything runs
+    python -m jaxvqa.main --config=configs/sysu_hcp.py:mixup,smoothing,superloss    the phantoms with the paper's three ideas
+    python -m jaxvqa.main --config=configs/sysu_hcp.py:vqa_med_2021     the published recipe and size on VQA-Med, for a GPU
+    python -m jaxvqa.main --config=configs/sysu_hcp.py:vqa_med_2021,vgg19HGap   another network of the ensemble
+
+The published answers are the vote of eight such runs: resnet50, resnet50HGap, resnest50, resnest50HGap, vgg16, vgg16HGap,
+vgg19, vgg19HGap; 0.382 accuracy and 0.416 BLEU on the test set of 2021. Each starts from ImageNet weights, which
+`--config.init_from.model.workdir=DIR` takes, and was tested at 384 pixels (`--config.data.eval_size=384`). The released weights
+have seen the validation pictures too (`--config.data.train_split=train+extra+val`). The answers of questions are the pictures'
+classes; a mask of the modality that the question names is for predictions only: `--config.data.mask_file=modelmask.json
+--config.evals.val.predict=answers_masked_unless_confident`.
+
+More variants: any name of the original's networks (at its published size), `no_hagap` (means of the last map alone), and for
+the phantoms `mixup`, `smoothing` and `superloss`, which `vqa_med_2021` has all of.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+
+from configs import common
+from jaxvqa import optim
+from jaxvqa.losses import MIXUP_ALPHA
+from jaxvqa.models.sysu import BACKBONES
+
+IDEAS = {"mixup": "mixup", "smoothing": "label_smooth", "superloss": "superloss"}
+"""Variant -> flag of `config.loss`."""
+
+VARIANTS = ("vqa_med_2021", "no_hagap", *IDEAS, *BACKBONES, "small")
+
+VQA_MED = {"questions": "vqa_med/questions_sysu", "images": "vqa_med/images_sysu"}
+
+IMAGE_SIZES = dict.fromkeys(("resnet50", "resnet50HGap", "resnest50", "resnest50HGap"), 256)
+"""Network -> pixels that the published one was trained with, where they are not its usual ones."""
+
+SMALL_SIZES: Mapping[str, Mapping[str, Any]] = {
+    "resnest": {"blocks": (1, 1, 1, 1), "stem_width": 4, "bottleneck_width": 8, "features": 16},
+    "resnet": {"width": 8},
+    "vgg": {"widths": (8, 8, 16, 16, 16)},
+    "densenet": {"blocks": (1, 1, 1, 1), "growth": 8, "width": 16},
+    "RepVGG": {"blocks": (1, 1, 1, 1), "widths": (8, 8, 16, 16, 32)},
+}
+"""How the names of networks begin -> sizes for `small`; the others keep the published ones."""
+
+SHARDING = ((r"head/classifier.*/kernel", ("fsdp", None)), (r".*", ()))
+
+
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
+    """Returns the config of a variant; several are joined by commas."""
+    variants = common.parse_variants(arg, VARIANTS)
+    config = common.base()
+    common.picture_data(config)
+    config.name = "sysu_hcp"
+    config.task = "image_classification"
+    config.sharding.params = SHARDING
+
+    # The published model and recipe (spec, sections 2 to 10).
+    default = "resnest50" if "no_hagap" in variants else "resnest50HGap"
+    backbone = next((name for name in BACKBONES if name in variants), default)
+    config.model = ml_collections.ConfigDict({"name": "sysu", "backbone": backbone, "sizes": {}})
+    config.loss = ml_collections.ConfigDict()
+    config.loss.mixup = True
+    config.loss.label_smooth = True
+    config.loss.superloss = True
+    config.loss.flags = "original"  # original: label_smooth needs mixup, superloss needs both | each: as they say
+    config.loss.mixup_alpha = MIXUP_ALPHA
+    config.data.image_size = IMAGE_SIZES.get(backbone, BACKBONES[backbone].image_size)
+    config.data.augment.crop_and_flip = 8
+    config.batch_size = 32
+    config.total = "100 epochs"  # the released weights are those of epoch 50, of the two ResNeSts those of epoch 30
+    config.optim.name = "sgd"
+    config.optim.lr = 1e-3
+    config.optim.nesterov = True
+    config.optim.coupled_decay = ((r".*", 5e-4),)
+    config.optim.restart_epochs = (20, 40, 60, 80)
+    config.optim.schedule = ml_collections.ConfigDict({"name": "epochs", "table": optim.sysu_table(100)})
+    # What classifies starts anew, as in the original: the classes of another run are others.
+    config.init_from.model = common.start_from(((r"head/.*", False), (r".*", True)))
+
+    if "vqa_med_2021" in variants:
+        _vqa_med(config)
+    else:
+        _phantom_vqa(config, compact=backbone not in variants)
+        for variant, flag in IDEAS.items():
+            config.loss[flag] = variant in variants
+    config.name += "".join(f"-{name}" for name in VARIANTS[1:-1] if name in variants)
+    if "small" in variants:
+        _small(config)
+    return config
+
+
+NOT_TRAINED = "the original starts from a network trained on ImageNet; from scratch, 4,412 pictures are few."
+
+
+def _vqa_med(config: ml_collections.ConfigDict) -> None:
+    config.name = "sysu_hcp-vqa_med_2021"
+    config.data.update(VQA_MED)
+    config.init_from.model.without = NOT_TRAINED
+    config.log_every = "1 epoch"
+    config.checkpoint.every = "5 epochs"
+    row = {"type": "vqa_med", "batch_size": 50, "repair_names": False}  # repair_names mends six garbled classes
+    config.evals = ml_collections.ConfigDict()
+    config.evals.val = common.evaluation("val", every="10 epochs", **row)
+    config.evals.val_flip = common.evaluation("val", every="10 epochs", predict="answers_flip", **row)
+    config.evals.test = common.evaluation("test", every=config.total, **row)
+
+
+def _phantom_vqa(config: ml_collections.ConfigDict, *, compact: bool) -> None:
+    """The embedded phantoms; `compact`: a network that 2 CPU cores train in minutes."""
+    config.name = "sysu_hcp-phantom_vqa"
+    config.data.questions = "phantom_vqa/questions"
+    config.data.images = "phantom_vqa/images"
+    config.data.question_types = ("abnormality",)
+    config.data.answers.min_count = 10
+    config.data.answers.rule = "soft"
+    config.compile.num_answers = 9
+    config.loss.flags = "each"
+    if compact:
+        config.data.image_size = 96
+        config.model.sizes.update({"blocks": (1, 1, 1, 1), "stem_width": 16, "bottleneck_width": 32, "features": 64})
+    config.total = "12 epochs"
+    config.optim.name = "adam"
+    config.optim.clip_norm = 1.0
+    config.optim.restart_epochs = ()
+    config.optim.coupled_decay = ()
+    config.optim.schedule = ml_collections.ConfigDict({"name": "cosine", "warmup": "5 %", "end": 0.01})
+    config.evals = ml_collections.ConfigDict()
+    config.evals.val = common.evaluation("val", every="2 epochs", batch_size=128)
+    config.evals.val_flip = common.evaluation("val", every=config.total, batch_size=128, predict="answers_flip")
+
+
+def _small(config: ml_collections.ConfigDict) -> None:
+    """Runs end to end in about a minute on 2 CPU cores; its numbers mean nothing."""
+    config.name += "-small"
+    sizes = next((sizes for name, sizes in SMALL_SIZES.items() if config.model.backbone.startswith(name)), None)
+    if sizes:
+        config.model.sizes = ml_collections.ConfigDict(dict(sizes))
+        if not config.model.backbone.startswith("vgg"):  # the fixed windows of some need 224
+            config.data.image_size = 64
+    config.data.limit = 128
+    config.batch_size = 16
+    config.total = "2 epochs"
+    config.log_every = "4 steps"
+    for row in config.evals.values():
+        row.every = config.total
+        row.batch_size = 32

@@ -1,0 +1,36 @@
+"""ImageCLEF VQA-Med by the rules of its official evaluator: accuracy and BLEU, each the best over a question's answers."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxvqa.data.med_text import repaired
+from jaxvqa.evaluators.vqa import VqaEvaluator
+from jaxvqa.metrics import vqa_med
+from jaxvqa.metrics.bootstrap import confidence_interval
+
+
+class VqaMedEvaluator(VqaEvaluator):
+    """Yields `accuracy` and what else `VqaEvaluator` gives, by the official rule, and `bleu` in percent with its interval."""
+
+    def __init__(self, name: str, config: Any, **options: Any):
+        """Args: as for `VqaEvaluator`; with `repair_names` in the row, answers are written without SYSU-HCP's garbling."""
+        super().__init__(name, config, **options)
+        self._written = repaired if config.get("repair_names", False) else str
+
+    def _row(self, question: Mapping[str, Any], output: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        row = super()._row(question, output)
+        row["answer"] = self._written(row["answer"])
+        if "annotators" in row:
+            row["accuracy"] = vqa_med.accuracy(row["answer"], row["annotators"])
+            row["bleu"] = vqa_med.bleu(row["answer"], row["annotators"])
+        return row
+
+    def _measures(self, scored: list[dict[str, Any]]) -> Iterator[tuple[str, float]]:
+        yield from super()._measures(scored)
+        bleu = np.asarray([row["bleu"] for row in scored])
+        low, high = confidence_interval(bleu)
+        yield f"{self.name}/bleu", 100 * float(bleu.mean())
+        yield f"{self.name}/bleu/low", 100 * low
+        yield f"{self.name}/bleu/high", 100 * high

@@ -1,0 +1,254 @@
+"""Choosing one of a closed list of answers by the picture alone, as SYSU-HCP does; a question may only rule answers out."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from jaxvqa import losses, models, voting
+from jaxvqa.data import images, transforms
+from jaxvqa.data.med_text import DiseaseList
+from jaxvqa.errors import ConfigError, DataError
+from jaxvqa.tasks import Assets, Metrics
+from jaxvqa.tasks.answer_classification import ANSWER_RULES
+
+SHOWN = 5
+"""How many of the best answers an explanation lists."""
+
+
+@dataclass(frozen=True)
+class ClassOfAnswer:
+    """`multiple_choice_answer` str -> `answer_class` int32, -1 where it is none of the classes."""
+
+    classes: DiseaseList
+
+    def __call__(self, example: transforms.Example) -> transforms.Example:
+        """Adds the class."""
+        return example | {"answer_class": np.int32(self.classes.label(example["multiple_choice_answer"]))}
+
+
+@dataclass(frozen=True)
+class FindModality:
+    """`question` str -> `modality` int32: the place of the last mask whose name the question holds, else their number."""
+
+    masks: voting.Masks
+
+    def __call__(self, example: transforms.Example) -> transforms.Example:
+        """Adds the place."""
+        found = voting.modalities_in(example["question"], self.masks)
+        return example | {"modality": np.int32(list(self.masks).index(found[-1]) if found else len(self.masks))}
+
+
+# --- which class is the answer: from logits and the classes that the question allows ---------------------------------------
+
+
+def best(logits: Float[Array, "B A"], allowed: Bool[Array, "B A"]) -> Int[Array, " B"]:
+    """The class with the largest logit, whatever the question allows. So are the answers of the original's released script."""
+    return jnp.argmax(logits, axis=-1)
+
+
+def best_allowed(logits: Float[Array, "B A"], allowed: Bool[Array, "B A"]) -> Int[Array, " B"]:
+    """The allowed class with the largest logit."""
+    return jnp.argmax(jnp.where(allowed, logits, -jnp.inf), axis=-1)
+
+
+def allowed_unless_confident(logits: Float[Array, "B A"], allowed: Bool[Array, "B A"]) -> Int[Array, " B"]:
+    """The original's rule as intended (`jaxvqa.voting.predict`): the first allowed one of the best candidates.
+
+    The best class stays where its logit is confident, and where none of the candidates is allowed.
+    """
+    values, candidates = jax.lax.top_k(logits, min(voting.CANDIDATES, logits.shape[-1]))
+    # The first maximum of flags is the first that is set, and the first of all where none is.
+    rank = jnp.argmax(jnp.take_along_axis(allowed, candidates, axis=-1), axis=-1)
+    rank = jnp.where(values[:, 0] > voting.CONFIDENT, 0, rank)
+    return jnp.take_along_axis(candidates, rank[:, None], axis=-1)[:, 0]
+
+
+RULES = {"answers": best, "answers_masked": best_allowed, "answers_masked_unless_confident": allowed_unless_confident}
+"""Predict function -> rule. With `_flip` behind its name, logits are the mean of the picture's and its mirror image's."""
+
+
+class ImageClassification:
+    """Cross-entropy over the answers, or what `config.loss` makes of it (SYSU spec, section 9); the question is not read.
+
+    `config.loss`: `mixup`, `label_smooth` and `superloss` (bool), `mixup_alpha`, and `flags`, which says how to read them
+    (`jaxvqa.losses.choose_loss`). Examples whose answer is no class count for nothing in loss and accuracy: answers outside the
+    list, and yes and no, whose meaning is in the question.
+    """
+
+    def __init__(self, config: ml_collections.ConfigDict, assets: Assets):
+        """Reads the options.
+
+        Args:
+          config: the whole config.
+          assets: `answers` (list of str), and `masks`, pairs of a modality and its classes' numbers.
+
+        Raises:
+          ConfigError: an option is not known, or there are no pictures.
+        """
+        data, loss = config.data, config.loss
+        if data.answers.rule not in ANSWER_RULES:
+            raise ConfigError(
+                f"config.data.answers.rule is {data.answers.rule!r}; known are {', '.join(ANSWER_RULES)}."
+            )
+        if not data.images:
+            raise ConfigError("config.data.images is empty; image_classification answers by the picture alone.")
+        self.assets, self.answer_rule, self._data = assets, data.answers.rule, data
+        self.classes = DiseaseList(tuple(assets["answers"]))
+        self._masks: dict[str, list[int]] = dict(assets["masks"])
+        self._allowed = np.ones((len(self._masks) + 1, len(self.classes)), bool)  # the last row: no modality is named
+        for row, ids in zip(self._allowed, self._masks.values(), strict=False):
+            row[:] = np.isin(np.arange(len(row)), ids) | (not ids)  # as in `voting`, no classes mean no mask
+        self.model = models.build(config.model.to_dict(), dtype=config.dtype, num_answers=len(self.classes))
+        self._mixup_alpha = float(loss.mixup_alpha) if loss.mixup else 0.0
+        self._loss = losses.choose_loss(
+            mixup=loss.mixup, label_smooth=loss.label_smooth, superloss=loss.superloss, flags=loss.flags
+        )
+        self.batch_keys: Sequence[str] = ("image", "answer_class", "modality", "mask")
+        rules = RULES if self._masks else {"answers": best}
+        self.predict_fns: Mapping[str, Callable[[Any, Any, Mapping[str, Array]], dict[str, Array]]] = {
+            **{name: partial(self._predict_answers, rule=rule) for name, rule in rules.items()},
+            **{f"{name}_flip": partial(self._predict_answers, rule=rule, flip=True) for name, rule in rules.items()},
+            "explain": self._predict_best,
+            "logits": self._predict_logits,
+        }
+
+    # --- assets ------------------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def make_assets(config: ml_collections.ConfigDict, open_source: Callable[[str], Any]) -> Assets:
+        """Makes the list of answers and reads the masks.
+
+        The answers are those of the file that the config names; else the data set's own `class_names`; else the answers of
+        `config.data.answers.splits` that occur `min_count` times, in order of first appearance.
+
+        Raises:
+          DataError: a file cannot be read, or no answer occurs that often.
+        """
+        data = config.data
+        if data.answers.file:
+            classes = DiseaseList.from_file(data.answers.file)
+        else:
+            source = open_source(data.answers.splits)
+            if named := source.questions.metadata.get("class_names"):
+                classes = DiseaseList(tuple(named))
+            else:
+                given = (question["multiple_choice_answer"] for question in source.all_questions())
+                classes = DiseaseList.build(given, data.answers.min_count)
+        if not len(classes):
+            raise DataError(
+                f"No answer of {data.questions} ({data.answers.splits}) but yes and no occurs {data.answers.min_count} times: "
+                "lower config.data.answers.min_count."
+            )
+        masks = voting.read_masks(data.mask_file, len(classes)) if data.mask_file else {}
+        return {"answers": list(classes.names), "masks": [[name, sorted(ids)] for name, ids in masks.items()]}
+
+    @staticmethod
+    def stand_in_assets(config: ml_collections.ConfigDict) -> Assets:
+        """Assets of the published sizes, `config.compile.num_answers`, without any data."""
+        names = [f"answer{i}" for i in range(config.compile.num_answers)]
+        return {"answers": names, "masks": [["modality", [0]]] if config.data.mask_file else []}
+
+    # --- data --------------------------------------------------------------------------------------------------------------
+
+    def transforms(self, *, train: bool) -> Sequence[transforms.Transform]:
+        """Raw example to `image`, `answer_class`, `modality`, `id`; in training the picture is cropped and mirrored."""
+        data = self._data
+        room = data.augment.crop_and_flip if train else 0
+        size = data.image_size if train else data.eval_size or data.image_size
+        return (
+            images.DecodeImage({"image": (size + room, 3)}, cache_mib=data.cache_mib),
+            *([images.CropAndFlip(size)] if room else []),
+            ClassOfAnswer(self.classes),
+            FindModality(self._masks),
+            transforms.Keep(("image", "answer_class", "modality")),
+        )
+
+    def init_batch(self, batch_size: int) -> dict[str, np.ndarray]:
+        """`image` uint8[B, S, S, 3], `answer_class` and `modality` int32[B], `mask` float32[B]."""
+        size = self._data.image_size
+        return {
+            "image": np.zeros((batch_size, size, size, 3), np.uint8),
+            "answer_class": np.zeros((batch_size,), np.int32),
+            "modality": np.zeros((batch_size,), np.int32),
+            "mask": np.ones((batch_size,), np.float32),
+        }
+
+    def words(self, question: str) -> list[str]:
+        """No words: the model does not read the question."""
+        return []
+
+    def boxes(self, example: Mapping[str, Any]) -> Float[np.ndarray, "R 4"]:
+        """No regions: the model has no attention over places."""
+        return np.zeros((0, 4), np.float32)
+
+    # --- model -------------------------------------------------------------------------------------------------------------
+
+    def init(self, key: Key[Array, ""]) -> Mapping[str, Any]:
+        """Fresh variables."""
+        return self.model.init({"params": key}, images.normalised(jnp.asarray(self.init_batch(1)["image"])))
+
+    def loss(
+        self, params: Any, extra: Any, batch: Mapping[str, Array], rngs: Mapping[str, Key[Array, ""]], *, train: bool
+    ) -> tuple[Float[Array, ""], tuple[Metrics, Any]]:
+        """The loss summed over the batch; metrics `loss` and `accuracy`, of mixed pictures by their shares in training."""
+        pictures = images.normalised(batch["image"])
+        mixup = None
+        if train and self._mixup_alpha:
+            mixup = losses.Mixup.draw(rngs["mixup"], len(pictures), self._mixup_alpha)
+            pictures = mixup.images(pictures)
+        (logits, _), updates = self.model.apply(
+            {"params": params, **extra},
+            pictures,
+            train=train,
+            rngs={"dropout": rngs["dropout"]} if train else {},
+            mutable=["batch_stats"] if train else [],
+        )
+        targets = jnp.where(batch["mask"] > 0, batch["answer_class"], -1)
+
+        def total(each: losses.ExampleLoss) -> Float[Array, ""]:
+            """The sum over the examples that have a class; a partner without one takes its share out."""
+
+            def known(logits: Float[Array, "B A"], targets: Int[Array, " B"]) -> Float[Array, " B"]:
+                return jnp.where(targets >= 0, each(logits, jnp.maximum(targets, 0)), 0)
+
+            return jnp.sum(mixup.loss(known, logits, targets) if mixup else known(logits, targets))
+
+        loss = total(self._loss)
+        # At least 1: a batch without any class has no gradient, not one of 0 / 0.
+        count = jnp.maximum(jnp.sum(targets >= 0).astype(jnp.float32), 1)
+        return loss, ({"loss": (loss, count), "accuracy": (total(_right), count)}, {**extra, **updates})
+
+    def _logits(self, params: Any, extra: Any, image: Array, *, flip: bool = False) -> Float[Array, "B A"]:
+        """The logits; with `flip` their mean over the picture and its mirror image."""
+        views = [image, image[:, :, ::-1]] if flip else [image]
+        logits = [self.model.apply({"params": params, **extra}, images.normalised(view))[0] for view in views]
+        return sum(logits[1:], logits[0]) / len(views)
+
+    def _predict_answers(
+        self, params: Any, extra: Any, batch: Mapping[str, Array], *, rule: Callable[..., Array], flip: bool = False
+    ) -> dict[str, Array]:
+        """`answer` int32[B, 1] and its `probability` float32[B, 1] among all classes."""
+        logits = self._logits(params, extra, batch["image"], flip=flip)
+        answer = rule(logits, jnp.asarray(self._allowed)[batch["modality"]])[:, None]
+        return {"answer": answer, "probability": jnp.take_along_axis(jax.nn.softmax(logits), answer, axis=-1)}
+
+    def _predict_best(self, params: Any, extra: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
+        """The best answers int32[B, 5] and probabilities, masks aside."""
+        probabilities = jax.nn.softmax(self._logits(params, extra, batch["image"]))
+        values, indices = jax.lax.top_k(probabilities, min(SHOWN, len(self.classes)))
+        return {"answer": indices, "probability": values}
+
+    def _predict_logits(self, params: Any, extra: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
+        """`logits` float32[B, A]: what several models vote with (`jaxvqa.voting`)."""
+        return {"logits": self._logits(params, extra, batch["image"])}
+
+
+def _right(logits: Float[Array, "B A"], targets: Int[Array, " B"]) -> Float[Array, " B"]:
+    return (jnp.argmax(logits, axis=-1) == targets).astype(jnp.float32)
