@@ -84,6 +84,9 @@ WALK = {
         for organ in ("abdomen", "brain", "chest")
     },
     f"python -m jaxvqa.main --config=configs/cmsa.py {BRANCHES}": f"--config=configs/cmsa.py:small {BRANCHES}",
+    "python -m jaxvqa.main --config=configs/sysu_hcp.py --workdir=runs/sysu_hcp": (
+        "--config=configs/sysu_hcp.py:small --workdir=runs/sysu_hcp"
+    ),
     "python -m jaxvqa.testing.golden tests/golden/rwsan": "tests/golden/rwsan",
     "python -m pytest tests/test_configs.py": "tests/test_configs.py",
     "python -m benchmarks.train_step --peer": "--peer --config=configs/rwsan.py:small --steps=1 --json=step.json",
@@ -131,6 +134,7 @@ REAL = {
 ELSEWHERE = {
     "python -m jaxvqa.testing.golden tests/golden/cmsa": "tests/models: each of its cases",
     "python -m jaxvqa.main --config=configs/cmsa.py:vqa_rad,compact": "the same command without a folder is above",
+    "python -m jaxvqa.main --config=configs/sysu_hcp.py:vqa_med_2021": "tests/test_configs.py traces it",
     "make lint": ".ci/run",
     "make test": ".ci/run",
     "make format": "make lint checks what it does",
