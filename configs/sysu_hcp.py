@@ -1,7 +1,7 @@
 """SYSU-HCP at VQA-Med 2021: classifies the abnormality that a picture shows (Gong et al., CLEF 2021 working notes).
 
-    python -m jaxvqa.main --config=configs/sysu_hcp.py                  the embedded phantoms, minutes on 2 CPU cores
-    python -m jaxvqa.main --config=configs/sysu_hcp.py:small            about a minute; to see that everything runs
+    python -m jaxvqa.main --config=configs/sysu_hcp.py                  the embedded phantoms, for 2 CPU cores; not measured yet
+    python -m jaxvqa.main --config=configs/sysu_hcp.py:small            smaller still; to see that everything runs
     python -m jaxvqa.main --config=configs/sysu_hcp.py:mixup,smoothing,superloss    the phantoms with the paper's three ideas
     python -m jaxvqa.main --config=configs/sysu_hcp.py:vqa_med_2021     the published recipe and size on VQA-Med, for a GPU
     python -m jaxvqa.main --config=configs/sysu_hcp.py:vqa_med_2021,vgg19HGap   another network of the ensemble
@@ -110,7 +110,7 @@ def _vqa_med(config: ml_collections.ConfigDict) -> None:
 
 
 def _phantom_vqa(config: ml_collections.ConfigDict, *, compact: bool) -> None:
-    """The embedded phantoms; `compact`: a network that 2 CPU cores train in minutes."""
+    """The embedded phantoms; `compact`: a small network, for 2 CPU cores."""
     config.name = "sysu_hcp-phantom_vqa"
     config.data.questions = "phantom_vqa/questions"
     config.data.images = "phantom_vqa/images"
@@ -134,7 +134,7 @@ def _phantom_vqa(config: ml_collections.ConfigDict, *, compact: bool) -> None:
 
 
 def _small(config: ml_collections.ConfigDict) -> None:
-    """Runs end to end in about a minute on 2 CPU cores; its numbers mean nothing."""
+    """Runs end to end on 2 CPU cores in little time; its numbers mean nothing."""
     config.name += "-small"
     sizes = next((sizes for name, sizes in SMALL_SIZES.items() if config.model.backbone.startswith(name)), None)
     if sizes:
