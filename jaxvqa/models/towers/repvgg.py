@@ -82,9 +82,8 @@ class RepVGG(nn.Module):
         x = image
         for s, (count, width) in enumerate(zip((1, *self.blocks), self.widths, strict=True)):
             for i in range(count):
-                x = Block(
-                    width, 2 if i == 0 else 1, self.folded, self.dtype, name=f"stage_{s}_block_{i}" if s else "stem"
-                )(x, train)
+                name = f"stage_{s}_block_{i}" if s else "stem"
+                x = Block(width, 2 if i == 0 else 1, self.folded, self.dtype, name=name)(x, train)
             out[f"stage{s}"] = x
         return out
 
