@@ -102,11 +102,8 @@ def _vqa_med(config: ml_collections.ConfigDict) -> None:
     config.init_from.model.without = NOT_TRAINED
     config.log_every = "1 epoch"
     config.checkpoint.every = "5 epochs"
-    row: dict[str, Any] = {
-        "type": "vqa_med",
-        "batch_size": 50,
-        "repair_names": False,
-    }  # repair_names mends six garbled classes
+    # repair_names mends the names of six garbled classes in the answers.
+    row: dict[str, Any] = {"type": "vqa_med", "batch_size": 50, "repair_names": False}
     config.evals = ml_collections.ConfigDict()
     config.evals.val = common.evaluation("val", every="10 epochs", **row)
     config.evals.val_flip = common.evaluation("val", every="10 epochs", predict="answers_flip", **row)

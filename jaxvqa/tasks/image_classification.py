@@ -102,7 +102,8 @@ class ImageClassification:
         self.assets, self.answer_rule, self._data = assets, data.answers.rule, data
         self.classes = DiseaseList(tuple(assets["answers"]))
         self._masks: dict[str, list[int]] = dict(assets["masks"])
-        self._allowed = np.ones((len(self._masks) + 1, len(self.classes)), bool)  # the last row: no modality is named
+        # The last row is for questions that name no modality.
+        self._allowed: Bool[np.ndarray, "M A"] = np.ones((len(self._masks) + 1, len(self.classes)), bool)
         for row, ids in zip(self._allowed, self._masks.values(), strict=False):
             row[:] = np.isin(np.arange(len(row)), ids) | (not ids)  # as in `voting`, no classes mean no mask
         self.model = models.build(config.model.to_dict(), dtype=config.dtype, num_answers=len(self.classes))
