@@ -87,6 +87,21 @@ WALK = {
     "python -m jaxvqa.main --config=configs/sysu_hcp.py --workdir=runs/sysu_hcp": (
         "--config=configs/sysu_hcp.py:small --workdir=runs/sysu_hcp"
     ),
+    "python -m jaxvqa.convert --system=sysu --from=runs/vgg16 --to=vgg16_epoch-49.pth": (
+        "--system=sysu --from=runs/sysu_hcp --to=sysu.pth"
+    ),
+    (
+        "python -m jaxvqa.convert --system=sysu --from=vgg16_epoch-49.pth --to=runs/vgg16 "
+        "--config=configs/sysu_hcp.py:vqa_med_2021,vgg16 --answers=disease2id.json"
+    ): "--system=sysu --from=sysu.pth --to=runs/sysu_again --config=configs/sysu_hcp.py:small",
+    (
+        "python -m jaxvqa.convert --system=sysu_tower --from=resnet50.pth --to=runs/imagenet "
+        "--config=configs/sysu_hcp.py:vqa_med_2021,resnet50"
+    ): "--system=sysu_tower --from=sysu.pth --to=runs/tower --config=configs/sysu_hcp.py:small",
+    (
+        "python -m jaxvqa.main --config=configs/sysu_hcp.py:vqa_med_2021,resnet50HGap "
+        "--config.init_from.model.workdir=runs/imagenet"
+    ): "--config=configs/sysu_hcp.py:small --config.init_from.model.workdir=runs/tower",
     "python -m jaxvqa.testing.golden tests/golden/rwsan": "tests/golden/rwsan",
     "python -m pytest tests/test_configs.py": "tests/test_configs.py",
     "python -m benchmarks.train_step --peer": "--peer --config=configs/rwsan.py:small --steps=1 --json=step.json",
@@ -103,6 +118,9 @@ RAD = "--config=configs/cmsa.py:vqa_rad,compact,small"
 
 # The same for commands on real files.
 REAL = {
+    "python -m tfds_builders.build vqa_med --manual_dir=DIR": (
+        "vqa_med --config=sample_questions_2019,sample_images_2019 --manual_dir={data}/data/vqa_med_2019"
+    ),
     "python -m tfds_builders.build vqa_rad --manual_dir=DIR": "vqa_rad --manual_dir={data}/data/vqa_rad",
     "python -m jaxvqa.main --config=configs/cmsa.py:vqa_rad,compact --workdir=runs/vqa_rad": (
         f"{RAD} --workdir=runs/vqa_rad"
@@ -135,6 +153,15 @@ ELSEWHERE = {
     "python -m jaxvqa.testing.golden tests/golden/cmsa": "tests/models: each of its cases",
     "python -m jaxvqa.main --config=configs/cmsa.py:vqa_rad,compact": "the same command without a folder is above",
     "python -m jaxvqa.main --config=configs/sysu_hcp.py:vqa_med_2021": "tests/test_configs.py traces it",
+    **dict.fromkeys(
+        (
+            "python -m jaxvqa.convert --system=mtpt --from=models/backbone_epoch-49.pth --to=runs/abdomen",
+            "python -m jaxvqa.convert --system=mtpt --from=models/backbone_epoch-99.pth --to=runs/brain "
+            "--config=configs/cmsa_pretrain.py:brain,real",
+            "python -m jaxvqa.convert --system=mtpt --from=runs/brain --to=models/backbone_epoch-99.pth",
+        ),
+        "tests/convert/test_convert_mtpt.py: the folder has to name a data set that is built",
+    ),
     "make lint": ".ci/run",
     "make test": ".ci/run",
     "make format": "make lint checks what it does",

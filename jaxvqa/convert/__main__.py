@@ -5,6 +5,8 @@
     python -m jaxvqa.convert --system=rwsan --from=runs/rwsan --to=epoch16.pkl
     python -m jaxvqa.convert --system=backbone --from=resnet34.pth --to=runs/resnet34
     python -m jaxvqa.convert --system=mtpt --from=models/backbone_epoch-49.pth --to=runs/abdomen
+    python -m jaxvqa.convert --system=sysu --from=vgg16_epoch-49.pth --to=runs/vgg16 --answers=disease2id.json \\
+        --config=configs/sysu_hcp.py:vqa_med_2021,vgg16
 
 What a checkpoint of the original does not hold comes from elsewhere: options that leave no trace, such as dropout or the
 number of heads, from --config; the answers from --answers (the original's `answer_dict.json`, a JSON list, or one of its
@@ -14,6 +16,9 @@ test, Visual Genome); or both from the built data set of the config. Their sizes
 CMSA's pre-training (`mtpt`) is three files of one epoch, `backbone_…`, `a_decoder_…` (b for brain, c for chest) and `cmsa_…`;
 the first is named, the others lie beside it. Brain and chest need --config=configs/cmsa_pretrain.py:brain,real (or chest,real).
 Questions and names of classes come from the built data set of the config.
+
+A file of SYSU-HCP does not tell which network it holds: --config does. `sysu_tower` reads one with any number of classes, such
+as torchvision's, for `config.init_from.model` of configs/sysu_hcp.py.
 
 The systems `backbone` (CMSA's pre-trained branches, or torchvision's residual networks), `maml` and `autoencoder` (what
 MEVF published) are parts of a model: the folder serves `config.init_from` of configs/cmsa.py.
@@ -31,10 +36,11 @@ from typing import Any
 import ml_collections
 
 from jaxvqa import configs, models
-from jaxvqa.convert import cmsa, mevf, mtpt, rwsan, workdir
+from jaxvqa.convert import cmsa, mevf, mtpt, rwsan, sysu, workdir
 from jaxvqa.convert.adam import AdamState
 from jaxvqa.data import sources
 from jaxvqa.data.answers import AnswerList
+from jaxvqa.data.med_text import DiseaseList
 from jaxvqa.data.rad_text import RadAnswerList, RadVocabulary
 from jaxvqa.data.text import Vocabulary
 from jaxvqa.errors import CheckpointError, ConfigError, DataError, UserError
@@ -75,8 +81,8 @@ class System:
       load: (file, the config's model without sizes) -> Loaded.
       save: (file, contents of a work directory); None for parts of a model.
       sizes: fields of the model that a checkpoint tells, which yield to it.
-      vocabulary: the class of its vocabulary, None for parts of a model.
-      answers: the class of its answer list, None for one without.
+      vocabulary: the class of its vocabulary, None for one that reads no questions.
+      answers: reads a file with its answers; None for one without.
       counts: entry of the assets -> field of the model with its length, which is in the data and not in the config.
       optimiser: whether its files have a place for the optimiser's state.
     """
@@ -86,7 +92,7 @@ class System:
     save: Callable[[Path, workdir.Contents], None] | None = None
     sizes: tuple[str, ...] = ()
     vocabulary: Any = None
-    answers: Any = None
+    answers: Callable[[Path], Sequence[str]] | None = None
     counts: Mapping[str, str] = field(default_factory=lambda: {"vocabulary": "vocab_size", "answers": "num_answers"})
     optimiser: bool = True
 
@@ -155,6 +161,24 @@ def _save_mtpt(path: Path, contents: workdir.Contents) -> None:
     print(f"{path.parent}: {', '.join(path.name for path in paths.values())}")
 
 
+def _load_sysu(path: Path, model: dict[str, Any]) -> Loaded:
+    found = sysu.load(path, model)
+    notes = {"epoch": found.epoch, "run_id": found.run_id, "batches": found.batches}
+    return Loaded(found.variables, found.report, found.sizes, assets={"masks": []}, notes=notes)
+
+
+def _save_sysu(path: Path, contents: workdir.Contents) -> None:
+    notes = contents.meta.get("converted") or {}
+    numbers = {name: notes.get(name) or 0 for name in ("epoch", "run_id", "batches")}
+    variables = {"params": contents.params, "batch_stats": contents.extra["batch_stats"]}
+    sysu.save(path, variables, contents.config.model.backbone, **numbers)
+
+
+def _load_tower(path: Path, model: dict[str, Any]) -> Loaded:
+    found = sysu.load(path, model)
+    return Loaded(found.variables, found.report)
+
+
 def _part(load: Callable[[Path], tuple[dict[str, Any], Any]], prefix: str) -> Callable[[Path, dict[str, Any]], Loaded]:
     """Reads a part of a model, and puts it under the path at which `config.init_from` looks for it."""
 
@@ -167,10 +191,17 @@ def _part(load: Callable[[Path], tuple[dict[str, Any], Any]], prefix: str) -> Ca
     return read
 
 
-_RAD: dict[str, Any] = {"vocabulary": RadVocabulary, "answers": RadAnswerList}
+_RAD: dict[str, Any] = {"vocabulary": RadVocabulary, "answers": lambda path: RadAnswerList.from_file(path).answers}
 
 SYSTEMS = {
-    "rwsan": System("configs/rwsan.py:vqa_v2", _load_rwsan, _save_rwsan, rwsan.SIZES, Vocabulary, AnswerList),
+    "rwsan": System(
+        "configs/rwsan.py:vqa_v2",
+        _load_rwsan,
+        _save_rwsan,
+        rwsan.SIZES,
+        Vocabulary,
+        lambda path: AnswerList.from_file(path).answers,
+    ),
     "cmsa": System("configs/cmsa.py:vqa_rad", _load_cmsa, _save_cmsa, cmsa.SIZES, **_RAD),
     "ban": System("configs/cmsa.py:vqa_rad,ban", _load_mevf, _save_cmsa, mevf.SIZES, **_RAD),
     "san": System("configs/cmsa.py:vqa_rad,san", _load_mevf, _save_cmsa, mevf.SIZES, **_RAD),
@@ -183,6 +214,16 @@ SYSTEMS = {
         counts={"vocabulary": "vocab_size", "class_names": "classes"},
         optimiser=False,
     ),
+    "sysu": System(
+        "configs/sysu_hcp.py:vqa_med_2021",
+        _load_sysu,
+        _save_sysu,
+        sysu.SIZES,
+        answers=lambda path: DiseaseList.from_file(path).names,
+        counts={"answers": "num_answers"},
+        optimiser=False,
+    ),
+    "sysu_tower": System("configs/sysu_hcp.py:vqa_med_2021", _load_tower, sizes=sysu.SIZES),
     "backbone": System("configs/cmsa_pretrain.py:abdomen,real", _part(mtpt.load_backbone, "backbone")),
     "maml": System("configs/cmsa.py:vqa_rad,ban", _part(mevf.load_maml, "image/maml")),
     "autoencoder": System("configs/cmsa.py:vqa_rad,ban", _part(mevf.load_autoencoder, "image/autoencoder")),
@@ -221,7 +262,7 @@ def _to_folder(arguments: argparse.Namespace) -> None:
     system = SYSTEMS[arguments.system]
     config = configs.load(arguments.config or system.config)
     # Sizes of the config yield to the checkpoint's own, so that one config serves checkpoints of any size.
-    unsized = {name: value for name, value in config.model.items() if name not in system.sizes}
+    unsized = {name: value for name, value in config.model.to_dict().items() if name not in system.sizes}
     loaded = system.load(arguments.source, unsized)
     # Fields that the config leaves to the model's defaults are set where the checkpoint differs from them.
     defaults = {f.name: f.default for f in dataclasses.fields(models.MODELS[config.model.name])}
@@ -230,7 +271,7 @@ def _to_folder(arguments: argparse.Namespace) -> None:
         config.model.update({k: v for k, v in told.items() if k in config.model or v != defaults[k]})
         config.data.update(dict(loaded.data))
         config.optim.update(dict(loaded.optim))
-    assets = _assets(arguments, system, config, loaded) if system.vocabulary else {}
+    assets = _assets(arguments, system, config, loaded) if system.save else {}
     notes = {"file": arguments.source.name, "system": arguments.system} | dict(loaded.notes)
     step = workdir.write(arguments.target, config, loaded.variables, loaded.adam, assets, notes)
     print(loaded.report)
@@ -264,8 +305,10 @@ def _assets(
     assets: dict[str, Any] = dict(loaded.assets)
     if arguments.answers and not system.answers:
         raise ConfigError(f"--answers is not for {arguments.system!r}, which answers no questions.")
+    if (arguments.vocabulary or arguments.questions) and not system.vocabulary:
+        raise ConfigError(f"--vocabulary and --questions are not for {arguments.system!r}, which reads no questions.")
     if arguments.answers:
-        assets["answers"] = list(system.answers.from_file(arguments.answers).answers)
+        assets["answers"] = list(system.answers(arguments.answers))
     if arguments.vocabulary:
         assets["vocabulary"] = list(system.vocabulary(_read_vocabulary(arguments.vocabulary)).tokens)
     elif arguments.questions:

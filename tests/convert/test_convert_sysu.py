@@ -6,6 +6,8 @@ import jax
 import numpy as np
 import pytest
 
+from jaxvqa import checkpoints, paths
+from jaxvqa.convert import __main__ as command
 from jaxvqa.convert import sysu
 from jaxvqa.errors import CheckpointError
 from jaxvqa.testing import weights
@@ -147,3 +149,83 @@ def test_options_that_are_not_offered_are_refused():
     assert sysu.model_config("resnest", options)["sizes"] == {"blocks": [1, 1, 1, 1], "radix": 2}
     with pytest.raises(CheckpointError, match="not offered with avd_first = True"):
         sysu.model_config("resnest", options | {"avd_first": True})
+
+
+# --- the command -----------------------------------------------------------------------------------------------------------
+
+SMALL_CONFIG = "--config=configs/sysu_hcp.py:small,resnest50HGap"
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """A file of the small ResNeSt with HAGAP and three classes, and the list of these."""
+    from jaxvqa import configs
+
+    folder = tmp_path_factory.mktemp("sysu")
+    sizes = configs.load(SMALL_CONFIG.partition("=")[2]).model.sizes.to_dict()
+    target = sysu.target(model("resnest50HGap", sizes))
+    empty = sysu.to_original(jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), target), "resnest50HGap", 7)
+    values = {
+        key: value if "num_batches" in key else weights.tensor(key, value.shape, "float32")
+        for key, value in empty.items()
+    }
+    (folder / "disease2id.json").write_text('{"cyst": 0, "tumour": 2, "abscess": 1}')
+    return saved(folder / "model.pth", values), values, folder / "disease2id.json"
+
+
+def test_the_command_goes_both_ways(published, tmp_path, capsys):
+    file, values, classes = published
+    run, back = tmp_path / "run", tmp_path / "back.pth"
+    assert command.main(["--system=sysu", f"--from={file}", f"--to={run}", SMALL_CONFIG, f"--answers={classes}"]) == 0
+    assert "3 answers" in capsys.readouterr().out
+    restored = checkpoints.Checkpoints(run, read_only=True)
+    assert restored.read_json()[0]["answers"] == ["cyst", "abscess", "tumour"]
+    restored.close()
+    assert command.main(["--system=sysu", f"--from={run}", f"--to={back}"]) == 0
+    written = torch.load(back, weights_only=True)
+    assert (written["epoch"], written["run_id"]) == (49, 2)
+    assert list(written["state_dict"]) == [f"module.{key}" for key in values]
+    own = {key for key in values if not key.startswith("resnest50.")}  # the other copy is this one's again
+    assert own
+    for key in own:
+        np.testing.assert_array_equal(written["state_dict"][f"module.{key}"].numpy(), values[key], err_msg=key)
+
+
+def test_the_command_reads_a_tower_for_other_classes(published, tmp_path):
+    file, _, _ = published
+    run = tmp_path / "tower"
+    assert command.main(["--system=sysu_tower", f"--from={file}", f"--to={run}", SMALL_CONFIG]) == 0
+    restored = checkpoints.Checkpoints(run, read_only=True)
+    taken = paths.flatten(restored.restore_model(restored.model_shapes())["params"])
+    restored.close()
+    theirs = paths.flatten(
+        sysu.load(
+            file,
+            model("resnest50HGap", {"blocks": (1, 1, 1, 1), "stem_width": 4, "bottleneck_width": 8, "features": 16}),
+        ).variables["params"]
+    )
+    assert taken.keys() == theirs.keys()
+    assert any(path.startswith("tower/") for path in taken)
+    for path, leaf in taken.items():
+        np.testing.assert_array_equal(leaf, theirs[path], err_msg=path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--answers=two.json"], ["the checkpoint has 3 answers", "gives 2"]),
+        (["--answers=two.json", "--vocabulary=two.json"], ["--vocabulary and --questions are not for 'sysu'"]),
+        ([], ["vqa_med", "--answers"]),
+    ],
+)
+def test_the_command_tells_what_does_not_fit(published, tmp_path, monkeypatch, capsys, arguments, words):
+    file, _, _ = published
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    (tmp_path / "two.json").write_text('["cyst", "abscess"]')
+    sizes = SMALL_CONFIG if arguments else SMALL_CONFIG.replace(":", ":vqa_med_2021,")
+    given = [argument.replace("=two", f"={tmp_path}/two") for argument in arguments]
+    assert command.main(["--system=sysu", f"--from={file}", f"--to={tmp_path / 'run'}", sizes, *given]) != 0
+    error = capsys.readouterr().err
+    for word in words:
+        assert word in error
+    assert not (tmp_path / "run").exists()
