@@ -169,7 +169,7 @@ def _load_sysu(path: Path, model: dict[str, Any]) -> Loaded:
 
 def _save_sysu(path: Path, contents: workdir.Contents) -> None:
     notes = contents.meta.get("converted") or {}
-    numbers = {name: notes.get(name) or 0 for name in ("epoch", "run_id", "batches")}
+    numbers: dict[str, Any] = {name: notes.get(name) or 0 for name in ("epoch", "run_id", "batches")}
     variables = {"params": contents.params, "batch_stats": contents.extra["batch_stats"]}
     sysu.save(path, variables, contents.config.model.backbone, **numbers)
 
@@ -303,11 +303,11 @@ def _assets(
 ) -> dict[str, Any]:
     """Vocabulary and answers, from the files given or the built data set, checked against the checkpoint's sizes."""
     assets: dict[str, Any] = dict(loaded.assets)
-    if arguments.answers and not system.answers:
-        raise ConfigError(f"--answers is not for {arguments.system!r}, which answers no questions.")
     if (arguments.vocabulary or arguments.questions) and not system.vocabulary:
         raise ConfigError(f"--vocabulary and --questions are not for {arguments.system!r}, which reads no questions.")
     if arguments.answers:
+        if not system.answers:
+            raise ConfigError(f"--answers is not for {arguments.system!r}, which answers no questions.")
         assets["answers"] = list(system.answers(arguments.answers))
     if arguments.vocabulary:
         assets["vocabulary"] = list(system.vocabulary(_read_vocabulary(arguments.vocabulary)).tokens)
