@@ -33,6 +33,7 @@ def base() -> ml_collections.ConfigDict:
     config.batch_size = 64  # examples a step, over all devices
     config.microbatches = 1  # gradient accumulation: parts that a batch is cut into
     config.total = "1 epoch"  # durations: steps, epochs, examples, %
+    config.curriculum = ()  # rows (from epoch, splits of data.train_split to draw from); empty: all of it
     config.log_every = "50 steps"
     config.report = True  # write report.html at the end
     config.profile_steps = ""  # "10:20" records these steps

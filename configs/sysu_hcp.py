@@ -3,6 +3,7 @@
     python -m jaxvqa.main --config=configs/sysu_hcp.py                  the embedded phantoms, for 2 CPU cores; not measured yet
     python -m jaxvqa.main --config=configs/sysu_hcp.py:small            smaller still; to see that everything runs
     python -m jaxvqa.main --config=configs/sysu_hcp.py:mixup,smoothing,superloss    the phantoms with the paper's three ideas
+    python -m jaxvqa.main --config=configs/sysu_hcp.py:vqa_med_2019,plane    or modality, organ, abnormality; a small network
     python -m jaxvqa.main --config=configs/sysu_hcp.py:vqa_med_2021     the published recipe and size on VQA-Med, for a GPU
     python -m jaxvqa.main --config=configs/sysu_hcp.py:vqa_med_2021,vgg19HGap   another network of the ensemble
 
@@ -30,7 +31,9 @@ from jaxvqa.models.sysu import BACKBONES
 IDEAS = {"mixup": "mixup", "smoothing": "label_smooth", "superloss": "superloss"}
 """Variant -> flag of `config.loss`."""
 
-VARIANTS = ("vqa_med_2021", "no_hagap", *IDEAS, *BACKBONES, "small")
+QUESTION_TYPES = ("modality", "plane", "organ", "abnormality")
+
+VARIANTS = ("vqa_med_2021", "vqa_med_2019", *QUESTION_TYPES, "sample", "no_hagap", *IDEAS, *BACKBONES, "small")
 
 VQA_MED = {"questions": "vqa_med/questions_sysu", "images": "vqa_med/images_sysu"}
 
@@ -68,6 +71,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.loss.superloss = True
     config.loss.flags = "original"  # original: label_smooth needs mixup, superloss needs both | each: as they say
     config.loss.mixup_alpha = MIXUP_ALPHA
+    config.loss.mixup_off_epoch = 0  # from when on pictures are not mixed any more; 0: they always are
     config.data.image_size = IMAGE_SIZES.get(backbone, BACKBONES[backbone].image_size)
     config.data.augment.crop_and_flip = 8
     config.batch_size = 32
@@ -84,10 +88,11 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     if "vqa_med_2021" in variants:
         _vqa_med(config)
     else:
-        _phantom_vqa(config, compact=backbone not in variants)
+        _scratch(config, compact=backbone not in variants)
+        (_vqa_med_2019 if "vqa_med_2019" in variants else _phantom_vqa)(config, variants)
         for variant, flag in IDEAS.items():
             config.loss[flag] = variant in variants
-    config.name += "".join(f"-{name}" for name in VARIANTS[1:-1] if name in variants)
+    config.name += "".join(f"-{name}" for name in VARIANTS[2:-1] if name in variants)
     if "small" in variants:
         _small(config)
     return config
@@ -110,28 +115,48 @@ def _vqa_med(config: ml_collections.ConfigDict) -> None:
     config.evals.test = common.evaluation("test", every=config.total, **row)
 
 
-def _phantom_vqa(config: ml_collections.ConfigDict, *, compact: bool) -> None:
-    """The embedded phantoms; `compact`: a small network, for 2 CPU cores."""
-    config.name = "sysu_hcp-phantom_vqa"
-    config.data.questions = "phantom_vqa/questions"
-    config.data.images = "phantom_vqa/images"
-    config.data.question_types = ("abnormality",)
-    config.data.answers.min_count = 10
-    config.data.answers.rule = "soft"
-    config.compile.num_answers = 9
+def _scratch(config: ml_collections.ConfigDict, *, compact: bool) -> None:
+    """A recipe for networks that start from nothing; `compact`: a small one, for 2 CPU cores."""
     config.loss.flags = "each"
     if compact:
-        config.data.image_size = 96
+        config.data.image_size = 64
         config.model.sizes.update({"blocks": (1, 1, 1, 1), "stem_width": 16, "bottleneck_width": 32, "features": 64})
-    config.total = "12 epochs"
     config.optim.name = "adam"
     config.optim.clip_norm = 1.0
     config.optim.restart_epochs = ()
     config.optim.coupled_decay = ()
     config.optim.schedule = ml_collections.ConfigDict({"name": "cosine", "warmup": "5 %", "end": 0.01})
+
+
+def _phantom_vqa(config: ml_collections.ConfigDict, variants: set[str]) -> None:
+    """The embedded phantoms."""
+    config.name = "sysu_hcp-phantom_vqa"
+    config.data.questions = "phantom_vqa/questions"
+    config.data.images = "phantom_vqa/images"
+    config.data.question_types = tuple(name for name in QUESTION_TYPES if name in variants) or ("abnormality",)
+    config.data.answers.min_count = 10
+    config.data.answers.rule = "soft"
+    config.compile.num_answers = 9
+    config.total = "12 epochs"
     config.evals = ml_collections.ConfigDict()
     config.evals.val = common.evaluation("val", every="2 epochs", batch_size=128)
     config.evals.val_flip = common.evaluation("val", every=config.total, batch_size=128, predict="answers_flip")
+
+
+def _vqa_med_2019(config: ml_collections.ConfigDict, variants: set[str]) -> None:
+    """Classes of one type of question, yes and no aside; `sample`: of a part of the release."""
+    config.name = "sysu_hcp-vqa_med_2019"
+    sample = "sample_" if "sample" in variants else ""
+    config.data.questions = f"vqa_med/{sample}questions_2019"
+    config.data.images = f"vqa_med/{sample}images_2019"
+    config.data.question_types = tuple(name for name in QUESTION_TYPES if name in variants) or ("modality",)
+    config.compile.num_answers = 44
+    config.total = "60 epochs" if sample else "20 epochs"
+    config.log_every = "2 epochs"
+    config.checkpoint.every = "20 epochs"
+    config.evals = ml_collections.ConfigDict()
+    for split in ("train", "val"):
+        config.evals[split] = common.evaluation(split, every=config.total, type="vqa_med", batch_size=60)
 
 
 def _small(config: ml_collections.ConfigDict) -> None:

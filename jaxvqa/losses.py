@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
 
 from jaxvqa.errors import ConfigError
 from jaxvqa.logs import log
@@ -149,6 +149,10 @@ class Mixup:
         for_share, for_partner = jax.random.split(key)
         share = jax.random.beta(for_share, alpha, alpha, dtype=jnp.float32)
         return cls(share, jax.random.permutation(for_partner, batch_size))
+
+    def only_if(self, condition: Bool[ArrayLike, ""]) -> "Mixup":
+        """This draw where the condition holds, else one that leaves every image as it is."""
+        return Mixup(jnp.where(condition, self.share, 1.0), self.partner)
 
     def images(self, images: Float[Array, "B ..."]) -> Float[Array, "B ..."]:
         """lambda x + (1 - lambda) x[partner] of prepared pictures."""

@@ -41,6 +41,7 @@ def make_train_step(
     task: Task,
     optimizer: optax.GradientTransformationExtraArgs,
     schedule: Callable[..., Any],
+    steps_per_epoch: int,
 ) -> StepFn:
     """Returns the pure function (state, batch) -> (state, metrics) of one optimiser step.
 
@@ -49,13 +50,13 @@ def make_train_step(
     """
     n = config.microbatches
 
-    def gradients(params: Any, extra: Any, batch: Any, key: Any) -> tuple[Any, Metrics, Any]:
+    def gradients(params: Any, extra: Any, batch: Any, key: Any, epoch: Any) -> tuple[Any, Metrics, Any]:
         rngs = {name: jax.random.fold_in(key, i) for i, name in enumerate(("dropout", "mixup"))}
-        loss = jax.value_and_grad(lambda p: task.loss(p, extra, batch, rngs, train=True), has_aux=True)
+        loss = jax.value_and_grad(lambda p: task.loss(p, extra, batch, rngs, train=True, epoch=epoch), has_aux=True)
         (_, (metrics, extra)), grads = loss(params)
         return grads, metrics, extra
 
-    def accumulated(params: Any, extra: Any, batch: Any, key: Any) -> tuple[Any, Metrics, Any]:
+    def accumulated(params: Any, extra: Any, batch: Any, key: Any, epoch: Any) -> tuple[Any, Metrics, Any]:
         # Microbatch i takes every n-th example from i on, not a run of them: then each device cuts up the examples
         # that it already holds, and nothing moves between devices. The sum of the gradients is the same.
         parts = jax.tree.map(lambda x: x.reshape(x.shape[0] // n, n, *x.shape[1:]).swapaxes(0, 1), batch)
@@ -63,16 +64,17 @@ def make_train_step(
         def body(carry: Any, part_and_index: Any) -> tuple[Any, None]:
             grads, metrics, extra = carry
             part, i = part_and_index
-            more_grads, more_metrics, extra = gradients(params, extra, part, jax.random.fold_in(key, i))
+            more_grads, more_metrics, extra = gradients(params, extra, part, jax.random.fold_in(key, i), epoch)
             return (*jax.tree.map(jnp.add, (grads, metrics), (more_grads, more_metrics)), extra), None
 
-        shapes = jax.eval_shape(gradients, params, extra, jax.tree.map(lambda x: x[0], parts), key)
+        shapes = jax.eval_shape(gradients, params, extra, jax.tree.map(lambda x: x[0], parts), key, epoch)
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes[:2])
         return jax.lax.scan(body, (*zeros, extra), (parts, jnp.arange(n)))[0]
 
     def train_step(state: TrainState, batch: Mapping[str, Array]) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(states.key_for(config.seed, "step"), state.step)
-        grads, metrics, extra = (gradients if n == 1 else accumulated)(state.params, state.extra, batch, key)
+        epoch = state.step / steps_per_epoch
+        grads, metrics, extra = (gradients if n == 1 else accumulated)(state.params, state.extra, batch, key, epoch)
         if config.optim.loss == "mean":
             grads = jax.tree.map(lambda g: g / metrics["loss"][1], grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params, step=state.step)
@@ -115,7 +117,8 @@ def make_program(
     # Inside jit of its own, so that the three uses of the initialisation below trace the model once.
     init = jax.jit(task.init)
     params = jax.eval_shape(init, jax.eval_shape(lambda: states.key_for(config.seed, "params")))["params"]
-    optimizer = optim.make_optimizer(config.optim, params, steps_per_epoch=data_size // config.batch_size)
+    steps_per_epoch = data_size // config.batch_size
+    optimizer = optim.make_optimizer(config.optim, params, steps_per_epoch=steps_per_epoch)
     fresh = states.create(init, optimizer, seed=config.seed, with_ema=config.optim.ema > 0)
     shapes = jax.eval_shape(fresh)
     placed = sharding.state_shardings(config.sharding.params, shapes, mesh)
@@ -123,7 +126,7 @@ def make_program(
         config.optim, data_size=data_size, batch_size=config.batch_size, total_steps=total_steps
     )
     step = jax.jit(
-        make_train_step(config, task, optimizer, schedule),
+        make_train_step(config, task, optimizer, schedule, steps_per_epoch),
         in_shardings=(placed, sharding.batch_sharding(mesh)),
         out_shardings=(placed, None),
         donate_argnums=0,
@@ -156,7 +159,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, float]:
     mesh = sharding.make_mesh(config.mesh)
     log.info("devices: %d x %s, mesh %s", mesh.size, mesh.devices.flat[0].device_kind, dict(mesh.shape))
     source = sources.open_vqa(config.data, config.data.train_split)
-    order = pipeline.TrainOrder(len(source), config.batch_size, config.seed)
+    order = pipeline.TrainOrder(len(source), config.batch_size, config.seed, sources.curriculum_stages(config))
     position = {"questions": config.data.questions, "split": config.data.train_split, "size": len(source)}
     last = saved.latest_step()
     if last is None:

@@ -41,7 +41,7 @@ class Regression:
     def init(self, key):
         return {**self.model.init(key, jnp.zeros((1, 4))), "losses": {"steps": jnp.zeros((), jnp.int32)}}
 
-    def loss(self, params, extra, batch, rngs, *, train):
+    def loss(self, params, extra, batch, rngs, *, train, epoch):
         variables = {"params": params, "batch_stats": extra["batch_stats"]}
         found, updates = self.model.apply(variables, batch["x"], train=train, mutable=["batch_stats"])
         loss = jnp.sum(jnp.square(found - batch["y"]))

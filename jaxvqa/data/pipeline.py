@@ -3,6 +3,7 @@
 The position in the data is a pure function of the step. Step s belongs to epoch s // n with n = floor(size / batch
 size); each epoch is one seeded permutation of the source, of which the incomplete last batch is dropped. So a run goes
 on exactly where it stopped, with any number of reader threads, workers or processes, and nothing but the step is saved.
+An epoch that a curriculum keeps to a part of the source is as long as any other: it visits that part several times.
 """
 
 import functools
@@ -20,6 +21,9 @@ from jaxvqa.data.transforms import Example, Transform
 from jaxvqa.errors import DataError
 
 Batch = dict[str, np.ndarray]
+
+Stage = tuple[int, tuple[tuple[int, int], ...]]
+"""A first epoch, and the positions (start, end) of the source that epochs from then on draw from."""
 
 
 @runtime_checkable
@@ -52,9 +56,11 @@ DEFAULT_READERS = Readers()
 
 
 @functools.lru_cache(maxsize=4)
-def epoch_order(size: int, seed: int, epoch: int) -> np.ndarray:
-    """The permutation int64[size] in which an epoch visits the source."""
-    return np.random.Generator(np.random.PCG64([seed, epoch])).permutation(size)
+def epoch_order(size: int, seed: int, epoch: int, parts: Sequence[tuple[int, int]]) -> np.ndarray:
+    """The positions int64[size] that an epoch visits: a permutation of those in `parts`, and more of them until it is full."""
+    rng = np.random.Generator(np.random.PCG64([seed, epoch]))
+    members = np.concatenate([np.arange(start, end) for start, end in parts])
+    return np.concatenate([rng.permutation(members) for _ in range(-(-size // len(members)))])[:size]
 
 
 @dataclass(frozen=True)
@@ -65,11 +71,13 @@ class TrainOrder:
       size: examples in the source.
       batch_size: examples in the batch of all processes together.
       seed: decides the order.
+      stages: in ascending order; before the first of them all of the source.
     """
 
     size: int
     batch_size: int
     seed: int
+    stages: tuple[Stage, ...] = ()
 
     def __post_init__(self) -> None:
         if self.size < self.batch_size:
@@ -87,7 +95,8 @@ class TrainOrder:
         """Indices into the source, int64[B]."""
         epoch, position = divmod(step, self.steps_per_epoch)
         start = position * self.batch_size
-        return epoch_order(self.size, self.seed, epoch)[start : start + self.batch_size]
+        parts = next((parts for first, parts in reversed(self.stages) if epoch >= first), ((0, self.size),))
+        return epoch_order(self.size, self.seed, epoch, parts)[start : start + self.batch_size]
 
 
 @dataclass(frozen=True)

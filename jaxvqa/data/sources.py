@@ -13,7 +13,8 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from jaxvqa.errors import DataError, nearest
+from jaxvqa.data.pipeline import Stage
+from jaxvqa.errors import ConfigError, DataError, nearest
 
 
 def data_dir(folder: str = "") -> Path:
@@ -279,6 +280,39 @@ def open_vqa(config: Any, split: str) -> VqaSource:
         images = [records(config.images, name) for name in splits.split("+")]
     types = tuple(config.get("question_types", ()))
     return VqaSource(records(config.questions, split), images, limit=config.limit, question_types=types)
+
+
+def curriculum_stages(config: Any) -> tuple[Stage, ...]:
+    """Where the stages of `config.curriculum` lie in the source of `config.data.train_split`.
+
+    Args:
+      config: the whole config. Rows of `curriculum` are (first epoch, splits joined by "+"); a split that is named twice is
+        visited twice as often.
+
+    Raises:
+      ConfigError: epochs do not ascend, or a stage has no examples or splits that are not trained with; lists all faults.
+    """
+    if not config.curriculum:
+        return ()
+    splits = config.data.train_split.split("+")
+    ends = list(itertools.accumulate(len(open_vqa(config.data, split)) for split in splits))
+    if config.data.limit:
+        ends = [min(end, config.data.limit) for end in ends]
+    where = dict(zip(splits, itertools.pairwise([0, *ends]), strict=True))
+    stages: list[Stage] = []
+    faults: list[str] = []
+    for first, names in config.curriculum:
+        parts = tuple(where.get(name, (0, 0)) for name in names.split("+"))
+        unknown = [name for name in names.split("+") if name not in where]
+        faults += [f"{name!r} is not in config.data.train_split = {config.data.train_split!r}" for name in unknown]
+        if not unknown and not any(end > start for start, end in parts):
+            faults.append(f"{names!r} has no examples")
+        if stages and first <= stages[-1][0]:
+            faults.append(f"epoch {first} stands behind epoch {stages[-1][0]}")
+        stages.append((first, parts))
+    if faults:
+        raise ConfigError("config.curriculum:\n  " + "\n  ".join(faults))
+    return tuple(stages)
 
 
 @functools.lru_cache(maxsize=16)

@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import ml_collections
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, ArrayLike, Float, Key
 
 from jaxvqa.data.pipeline import Source
 from jaxvqa.data.transforms import Transform
@@ -47,9 +47,25 @@ class Task(Protocol):
         """Fresh variables: "params" and the model's other collections."""
 
     def loss(
-        self, params: Any, extra: Any, batch: Mapping[str, Array], rngs: Mapping[str, Key[Array, ""]], *, train: bool
+        self,
+        params: Any,
+        extra: Any,
+        batch: Mapping[str, Array],
+        rngs: Mapping[str, Key[Array, ""]],
+        *,
+        train: bool,
+        epoch: ArrayLike = 0.0,
     ) -> tuple[Float[Array, ""], tuple[Metrics, Any]]:
-        """The loss of a batch, summed over its real examples, with metrics and the updated other collections."""
+        """The loss of a batch, summed over its real examples, with metrics and the updated other collections.
+
+        Args:
+          params: the parameters.
+          extra: the model's other collections.
+          batch: what `batch_keys` names.
+          rngs: keys of this step: dropout, mixup.
+          train: whether to train, or to measure.
+          epoch: how many epochs are done, with their fraction: float32 scalar, for what changes during training.
+        """
 
 
 class AnswerTask(Task, Protocol):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, ArrayLike, Float, Key
 
 from jaxvqa import models
 from jaxvqa.data import transforms
@@ -135,7 +135,14 @@ class AnswerClassification:
         return variables
 
     def loss(
-        self, params: Any, extra: Any, batch: Mapping[str, Array], rngs: Mapping[str, Key[Array, ""]], *, train: bool
+        self,
+        params: Any,
+        extra: Any,
+        batch: Mapping[str, Array],
+        rngs: Mapping[str, Key[Array, ""]],
+        *,
+        train: bool,
+        epoch: ArrayLike = 0.0,
     ) -> tuple[Float[Array, ""], tuple[Metrics, Any]]:
         """Summed binary cross-entropy with logits; metrics `loss` (an example) and `accuracy` (the chosen answer's score)."""
         logits, _ = self.model.apply(

@@ -1,5 +1,6 @@
 """Choosing one of a closed list of answers by the picture alone, as SYSU-HCP does; a question may only rule answers out."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -9,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
 
 from jaxvqa import losses, models, voting
 from jaxvqa.data import images, transforms
@@ -77,9 +78,10 @@ RULES = {"answers": best, "answers_masked": best_allowed, "answers_masked_unless
 class ImageClassification:
     """Cross-entropy over the answers, or what `config.loss` makes of it (SYSU spec, section 9); the question is not read.
 
-    `config.loss`: `mixup`, `label_smooth` and `superloss` (bool), `mixup_alpha`, and `flags`, which says how to read them
-    (`jaxvqa.losses.choose_loss`). Examples whose answer is no class count for nothing in loss and accuracy: answers outside the
-    list, and yes and no, whose meaning is in the question.
+    `config.loss`: `mixup`, `label_smooth` and `superloss` (bool), `mixup_alpha`, `mixup_off_epoch` (from when on pictures are
+    no longer mixed; 0: they always are), and `flags`, which says how to read them (`jaxvqa.losses.choose_loss`). Examples whose
+    answer is no class count for nothing in loss and accuracy: answers outside the list, and yes and no, whose meaning is in
+    the question.
     """
 
     def __init__(self, config: ml_collections.ConfigDict, assets: Assets):
@@ -108,6 +110,7 @@ class ImageClassification:
             row[:] = np.isin(np.arange(len(row)), ids) | (not ids)  # as in `voting`, no classes mean no mask
         self.model = models.build(config.model.to_dict(), dtype=config.dtype, num_answers=len(self.classes))
         self._mixup_alpha = float(loss.mixup_alpha) if loss.mixup else 0.0
+        self._mixup_off_epoch = float(loss.mixup_off_epoch) or math.inf
         self._loss = losses.choose_loss(
             mixup=loss.mixup, label_smooth=loss.label_smooth, superloss=loss.superloss, flags=loss.flags
         )
@@ -196,13 +199,21 @@ class ImageClassification:
         return self.model.init({"params": key}, images.normalised(jnp.asarray(self.init_batch(1)["image"])))
 
     def loss(
-        self, params: Any, extra: Any, batch: Mapping[str, Array], rngs: Mapping[str, Key[Array, ""]], *, train: bool
+        self,
+        params: Any,
+        extra: Any,
+        batch: Mapping[str, Array],
+        rngs: Mapping[str, Key[Array, ""]],
+        *,
+        train: bool,
+        epoch: ArrayLike = 0.0,
     ) -> tuple[Float[Array, ""], tuple[Metrics, Any]]:
         """The loss summed over the batch; metrics `loss` and `accuracy`, of mixed pictures by their shares in training."""
         pictures = images.normalised(batch["image"])
         mixup = None
         if train and self._mixup_alpha:
             mixup = losses.Mixup.draw(rngs["mixup"], len(pictures), self._mixup_alpha)
+            mixup = mixup.only_if(jnp.less(epoch, self._mixup_off_epoch))
             pictures = mixup.images(pictures)
         (logits, _), updates = self.model.apply(
             {"params": params, **extra},

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Integer, Key
+from jaxtyping import Array, ArrayLike, Float, Integer, Key
 
 from jaxvqa import models
 from jaxvqa.data import images, transforms
@@ -129,7 +129,14 @@ class MultiTaskPretraining:
         return self.model.init({"params": key}, images.normalised(image), question)
 
     def loss(
-        self, params: Any, extra: Any, batch: Mapping[str, Array], rngs: Mapping[str, Key[Array, ""]], *, train: bool
+        self,
+        params: Any,
+        extra: Any,
+        batch: Mapping[str, Array],
+        rngs: Mapping[str, Key[Array, ""]],
+        *,
+        train: bool,
+        epoch: ArrayLike = 0.0,
     ) -> tuple[Float[Array, ""], tuple[Metrics, Any]]:
         """The weighted sum of both losses, and metrics.
 

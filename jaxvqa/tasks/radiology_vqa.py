@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, ArrayLike, Float, Key
 
 from jaxvqa import models
 from jaxvqa.data import images, transforms
@@ -173,7 +173,14 @@ class RadiologyVqa:
         return variables
 
     def loss(
-        self, params: Any, extra: Any, batch: Mapping[str, Array], rngs: Mapping[str, Key[Array, ""]], *, train: bool
+        self,
+        params: Any,
+        extra: Any,
+        batch: Mapping[str, Array],
+        rngs: Mapping[str, Key[Array, ""]],
+        *,
+        train: bool,
+        epoch: ArrayLike = 0.0,
     ) -> tuple[Float[Array, ""], tuple[Metrics, Any]]:
         """The loss summed over the batch; metrics `loss` and its parts (an example), `accuracy`, `organ_accuracy`."""
         variables = {"params": params, **{name: tree for name, tree in extra.items() if name != "losses"}}

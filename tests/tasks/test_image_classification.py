@@ -1,6 +1,7 @@
 """Classification by the picture alone: what a batch holds, what is learned of it, mixing, masks, and one whole run."""
 
 import json
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -42,14 +43,15 @@ def batch_of(config, task, step=0, *, train=True):
 @pytest.fixture(scope="module")
 def mixed(phantoms):
     """The task with all three ideas, its variables and a batch; its jitted loss and gradient in training."""
-    config = small_config(phantoms, "small,mixup,smoothing,superloss")
+    config = small_config(phantoms, "small,mixup,smoothing,superloss", loss__mixup_off_epoch=3)
     task = task_of(config)
     variables = dict(jax.jit(task.init)(jax.random.key(0)))
 
     @jax.jit
-    def step(params, extra, batch, key):
+    def step(params, extra, batch, key, epoch=0.0):
         rngs = {"dropout": key, "mixup": key}
-        return jax.value_and_grad(lambda p: task.loss(p, extra, batch, rngs, train=True), has_aux=True)(params)
+        loss = partial(task.loss, extra=extra, batch=batch, rngs=rngs, train=True, epoch=epoch)
+        return jax.value_and_grad(loss, has_aux=True)(params)
 
     return task, variables.pop("params"), variables, batch_of(config, task), step
 
@@ -99,6 +101,16 @@ def test_mixing_depends_on_the_step_alone(mixed):
     assert 0 <= min(shares) <= max(shares) <= 1
     assert sorted(mixup.partner.tolist()) == [0, 1, 2, 3]
     assert task.batch_keys == ("image", "answer_class", "modality", "mask")
+
+
+def test_mixing_ends_at_its_epoch(mixed):
+    _, params, extra, batch, step = mixed
+
+    def loss(key, epoch):
+        return float(step(params, extra, batch, jax.random.key(key), epoch)[0][0])
+
+    assert loss(3, 2.99) == loss(3, 0.0) != loss(4, 2.99)
+    assert loss(3, 3.0) == loss(4, 3.0) == loss(4, 7.5) != loss(3, 0.0)
 
 
 def test_examples_without_a_class_and_padding_count_for_nothing(mixed):
