@@ -54,7 +54,7 @@ def test_convolution_and_its_gradients_are_pytorchs(kernel, stride, padding, bia
 
 
 @pytest.mark.parametrize(
-    ("kernel", "stride", "padding", "more"), [(3, 2, 1, 1), (4, 2, 1, 0), (2, 2, 0, 0), (5, 3, 0, 2)]
+    ("kernel", "stride", "padding", "more"), [(3, 2, 1, 1), (4, 2, 1, 0), (2, 2, 0, 0), (5, 3, 0, 2), (3, 1, 1, 0)]
 )
 def test_transposed_convolution_is_pytorchs(kernel, stride, padding, more):
     theirs = torch.nn.ConvTranspose2d(5, 6, kernel, stride, padding, more)

@@ -110,6 +110,34 @@ def convolve_in_groups(
     return jnp.concatenate([convolve(of, by, stride, padding) for of, by in parts], axis=-1)
 
 
+def convolve_transposed(
+    x: Float[Array, "B H W I"], kernel: Float[Array, "k k I O"], stride: int, padding: int, output_padding: int
+) -> Float[Array, "B P Q O"]:
+    """Returns y, to whose y[stride·p + q − padding] every x[p] · kernel[q] is added.
+
+    Rows stride·m + r of the result, for one r, take every stride-th row of the kernel: each pair of a row's and a column's r
+    is a small convolution of its own. One convolution of the input with zeros put between computes stride² times as much.
+    """
+    size = len(kernel)
+    rows, columns = (stride * (n - 1) + size - 2 * padding + output_padding for n in x.shape[1:3])
+
+    def part(r: int, n: int, length: int) -> tuple[slice, tuple[int, int, int]]:
+        """The kernel's rows for r, backwards, and how to pad the n rows of the input that they meet."""
+        first = (r + padding) % stride
+        last = first + (size - 1 - first) // stride * stride
+        below, above = (r + padding - last) // stride, (r + padding - first) // stride
+        return slice(last, first - 1 if first else None, -stride), (-below, above + -(-length // stride) - n, 0)
+
+    def one(r: int, s: int) -> Array:
+        (of_rows, pad_rows), (of_columns, pad_columns) = part(r, x.shape[1], rows), part(s, x.shape[2], columns)
+        padded = jax.lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), pad_rows, pad_columns, (0, 0, 0)))
+        return convolve(padded, kernel[of_rows, of_columns], 1, 0)
+
+    phases = jnp.stack([jnp.stack([one(r, s) for s in range(stride)], axis=3) for r in range(stride)], axis=2)
+    batch, high, _, wide, _, features = phases.shape  # B, ⌈P / stride⌉, stride, ⌈Q / stride⌉, stride, O
+    return phases.reshape(batch, high * stride, wide * stride, features)[:, :rows, :columns]
+
+
 class Conv(nn.Module):
     """A convolution: y[p] = Σ_q x[stride·p + q − padding] · kernel[q] + bias, zeros outside.
 
@@ -168,7 +196,7 @@ class ConvTranspose(nn.Module):
 
     Attributes:
       features: number of output channels.
-      kernel: height and width of the kernel.
+      kernel: height and width of the kernel, at least `stride`.
       stride: step between the places where neighbouring inputs are added.
       padding: rows and columns cut off on each of the four sides of the result.
       output_padding: rows and columns that are added again at the bottom and at the right.
@@ -189,13 +217,7 @@ class ConvTranspose(nn.Module):
         init = fan_in_uniform(self.kernel**2 * self.features)
         kernel = self.param("kernel", init, (self.kernel, self.kernel, x.shape[-1], self.features))
         bias = self.param("bias", init, (self.features,))
-        before = self.kernel - 1 - self.padding
-        y = jax.lax.conv_general_dilated(
-            x.astype(self.dtype),
-            kernel[::-1, ::-1].astype(self.dtype),  # as a convolution over the input with zeros put between
-            window_strides=(1, 1),
-            padding=[(before, before + self.output_padding)] * 2,
-            lhs_dilation=(self.stride, self.stride),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        y = convolve_transposed(
+            x.astype(self.dtype), kernel.astype(self.dtype), self.stride, self.padding, self.output_padding
         )
         return y + bias.astype(self.dtype)[None, None, None]
