@@ -3,6 +3,7 @@
 Paths are written without their collection: `in_collections` adds it, `params` or `batch_stats`, to a finished table.
 """
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -86,3 +87,52 @@ def with_counters(tensors: Mapping[str, np.ndarray], batches: int) -> dict[str, 
 def counted_batches(tensors: Mapping[str, np.ndarray]) -> int:
     """Reads off the counters how many batches the statistics have seen; the most where they differ, 0 without any."""
     return max((int(value) for key, value in tensors.items() if key.endswith("num_batches_tracked")), default=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stacked:
+    """A map of the original that holds several of ours side by side, as queries, keys and values often are.
+
+    Attributes:
+      key: the end of the original's key, with `{}` for `weight` or `bias`.
+      parts: what stands in its place for each part.
+      axis: the weight's axis along which they are stacked; a bias has one only.
+    """
+
+    key: str
+    parts: tuple[str, ...]
+    axis: int = 0
+
+    def split(self, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Puts the parts in the place of each such map."""
+        result: dict[str, np.ndarray] = {}
+        for key, value in tensors.items():
+            prefix, kind = self._take_apart(key, self.key)
+            if kind and value.ndim and value.shape[min(self.axis, value.ndim - 1)] % len(self.parts) == 0:
+                parts = np.split(value, len(self.parts), min(self.axis, value.ndim - 1))
+                result |= {prefix + p.format(kind): part for p, part in zip(self.parts, parts, strict=True)}
+            else:
+                result[key] = value
+        return result
+
+    def join(self, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The inverse; a map stands where the first of its parts stood."""
+        result: dict[str, np.ndarray] = {}
+        for key, value in tensors.items():
+            found = [self._take_apart(key, part) for part in self.parts]
+            prefix, kind = next((f for f in found if f[1]), ("", ""))
+            if kind and prefix + self.key.format(kind) not in result:
+                parts = [tensors[prefix + part.format(kind)] for part in self.parts]
+                result[prefix + self.key.format(kind)] = np.concatenate(parts, min(self.axis, value.ndim - 1))
+            elif not kind:
+                result[key] = value
+        return result
+
+    @staticmethod
+    def _take_apart(key: str, end: str) -> tuple[str, str]:
+        """Returns what stands before `end`, and `weight` or `bias`; two empty texts where the key ends otherwise."""
+        for kind in ("weight", "bias"):
+            last = end.format(kind)
+            if key == last or key.endswith(f".{last}"):
+                return key.removesuffix(last), kind
+        return "", ""

@@ -40,6 +40,10 @@ MODELS = {
     "mtpt_segment": "jaxvqa.testing.mtpt",
     "mtpt_classify": "jaxvqa.testing.mtpt",
     "preprocess224": "jaxvqa.testing.cmsa_images",
+    "GPT2LMHeadModel": "jaxvqa.testing.towers",
+    "BertModel": "jaxvqa.testing.towers",
+    "CLIPVisionModelWithProjection": "jaxvqa.testing.towers",
+    "VisionTransformer (CLIP, original key names)": "jaxvqa.testing.towers",
     **dict.fromkeys((*BACKBONES, "resnest", "RepVGG", "densenet"), "jaxvqa.testing.sysu"),
 }
 """A manifest's `model` -> the module that runs it, with `run(case) -> list of Row`."""
@@ -119,7 +123,8 @@ class Case:
             ]
         inputs = {s["name"]: weights.make_input(s) for s in specs if f"in_{s['name']}" not in arrays}
         inputs |= {key.removeprefix("in_"): value for key, value in arrays.items() if key.startswith("in_")}
-        expected = {key.removeprefix("out_"): value for key, value in arrays.items() if key.startswith("out_")}
+        # A case with one result may call it `out`.
+        expected = {key.removeprefix("out_"): value for key, value in arrays.items() if f"{key}_".startswith("out_")}
         if other := content.get("base", content.get("manifest")):
             base = cls.read(manifest.with_name(other))
             content = {key: base.manifest[key] for key in ("model", "options")} | content

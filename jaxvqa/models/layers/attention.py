@@ -1,6 +1,7 @@
 """Attention in which keys and queries are narrower than values, and pooling by attention."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -71,19 +72,29 @@ class FeedForward(nn.Module):
       features: width of the result.
       dropout: rate of dropout between the layers.
       dtype: type of the multiplications.
+      activation: what stands in place of relu.
+      use_bias: whether the layers have biases.
+      kernel_init: initialiser of the kernels, as in `Linear`.
     """
 
     hidden: int
     features: int
     dropout: float
     dtype: Any = jnp.float32
+    activation: Callable[[Array], Array] = nn.relu
+    use_bias: bool = True
+    kernel_init: nn.initializers.Initializer | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch D"], *, train: bool) -> Float[Array, "*batch O"]:
         """Maps the last axis to `features`."""
-        hidden = nn.relu(Linear(self.hidden, self.dtype, name="up")(x))
+
+        def linear(features: int, name: str) -> Linear:
+            return Linear(features, self.dtype, self.use_bias, self.kernel_init, name=name)
+
+        hidden = self.activation(linear(self.hidden, "up")(x))
         hidden = Dropout(self.dropout)(hidden, train=train)
-        return Linear(self.features, self.dtype, name="down")(hidden)
+        return linear(self.features, "down")(hidden)
 
 
 class AttentionPooling(nn.Module):

@@ -28,19 +28,25 @@ class Linear(nn.Module):
     Attributes:
       features: width of the result.
       dtype: type of the multiplication and of the result; the parameters are float32.
+      use_bias: whether a bias is added.
+      kernel_init: initialiser of the kernel, with which the bias starts at 0; PyTorch's default for both without.
     """
 
     features: int
     dtype: Any = jnp.float32
+    use_bias: bool = True
+    kernel_init: nn.initializers.Initializer | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch I"]) -> Float[Array, "*batch O"]:
         """Maps the last axis to `features`."""
-        init = fan_in_uniform(x.shape[-1])
-        kernel = self.param("kernel", init, (x.shape[-1], self.features))
-        bias = self.param("bias", init, (self.features,))
+        default = fan_in_uniform(x.shape[-1])
+        kernel = self.param("kernel", self.kernel_init or default, (x.shape[-1], self.features))
         # As one matrix: with more axes, XLA on CPU copies the result's gradient transposed before it multiplies, which
         # takes up to a third longer, forward and backward together.
         rows = x.astype(self.dtype).reshape(-1, x.shape[-1])
-        y = jnp.dot(rows, kernel.astype(self.dtype)) + bias.astype(self.dtype)[None]
+        y = jnp.dot(rows, kernel.astype(self.dtype))
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros if self.kernel_init else default, (self.features,))
+            y += bias.astype(self.dtype)[None]
         return y.reshape(*x.shape[:-1], self.features)

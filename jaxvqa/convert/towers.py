@@ -1,0 +1,433 @@
+"""Checkpoints of the language and image towers: GPT-2, BERT and CLIP as Hugging Face writes them, and CLIP as OpenAI does.
+
+A checkpoint is a folder with `config.json` beside `model.safetensors` or `pytorch_model.bin` (or their parts and an index), as
+`save_pretrained` writes it and a hub hands it out, or a single file of tensors.
+"""
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxvqa.convert import files
+from jaxvqa.convert.layers import LAYER_NORM, LINEAR, LINEAR_NO_BIAS, Stacked
+from jaxvqa.convert.table import Report, Rule, Table, nested, to_jax, to_torch
+from jaxvqa.errors import CheckpointError, nearest
+from jaxvqa.models.towers.bert import BERT
+from jaxvqa.models.towers.clip import TextTransformer, VisionTransformer
+from jaxvqa.models.towers.gpt2 import GPT2
+
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+"""In the order in which they are preferred; each may be in parts, told by a file of this name and `.index.json`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """One way of writing a tower's tensors.
+
+    Attributes:
+      sign: regular expression of a key that only this layout has.
+      table: its rules.
+      stacked: maps that are split before the rules are applied.
+      prefix: what files of the bare tower lack before each key.
+    """
+
+    sign: str
+    table: Table
+    stacked: tuple[Stacked, ...] = ()
+    prefix: str = ""
+
+    def prefixed(self, tensors: Mapping[str, np.ndarray]) -> bool:
+        """Whether the keys are those of a whole model, and not of the bare tower."""
+        return any(key.startswith(self.prefix) for key in tensors)
+
+    def read(self, tensors: Mapping[str, np.ndarray], target: Mapping[str, Any]) -> tuple[dict[str, Any], Report]:
+        """The parameters from the original's tensors; see `to_jax`."""
+        if not self.prefixed(tensors):
+            tensors = {self.prefix + key: value for key, value in tensors.items()}
+        for stacked in self.stacked:
+            tensors = stacked.split(tensors)
+        return to_jax(tensors, self.table, target)
+
+    def write(self, params: Mapping[str, Any], *, prefixed: bool = True) -> dict[str, np.ndarray]:
+        """The original's tensors from the parameters; see `to_torch`."""
+        tensors = to_torch(params, self.table)
+        for stacked in self.stacked:
+            tensors = stacked.join(tensors)
+        return tensors if prefixed else {key.removeprefix(self.prefix): value for key, value in tensors.items()}
+
+
+# --- GPT-2 -----------------------------------------------------------------------------------------------------------------
+
+CONV1D = [Rule("weight", "kernel"), Rule("bias", "bias")]
+"""GPT-2's linear maps, whose matrices are stored (in, out)."""
+
+GPT2_STACKED = Stacked("attn.c_attn.{}", ("attn.query.{}", "attn.key.{}", "attn.value.{}"), 1)
+GPT2_ATTENTION = [
+    *nested("query", "query", CONV1D),
+    *nested("key", "key", CONV1D),
+    *nested("value", "value", CONV1D),
+    *nested("c_proj", "output", CONV1D),
+]
+GPT2_FEED_FORWARD = [*nested("c_fc", "up", CONV1D), *nested("c_proj", "down", CONV1D)]
+_GPT2_BLOCK = [
+    *nested("ln_1", "attention_norm", LAYER_NORM),
+    *nested("attn", "attention", GPT2_ATTENTION),
+    *nested("ln_2", "feed_forward_norm", LAYER_NORM),
+    *nested("mlp", "feed_forward", GPT2_FEED_FORWARD),
+]
+GPT2_LAYOUT = Layout(
+    sign=r"(transformer\.)?h\.0\.attn\.c_attn\.weight",
+    table=Table(
+        rules=(
+            Rule("transformer.wte.weight", "embed/embedding"),
+            Rule("transformer.wpe.weight", "position/embedding"),
+            *nested("transformer.h.{i}", "block_{i}", _GPT2_BLOCK),
+            *nested("transformer.ln_f", "readout/norm", LAYER_NORM),
+            Rule("lm_head.weight", "embed/embedding"),
+        ),
+        excused=(r"transformer\.h\.\d+\.attn\.(masked_)?bias",),  # masks
+    ),
+    stacked=(GPT2_STACKED,),
+    prefix="transformer.",
+)
+
+# --- BERT ------------------------------------------------------------------------------------------------------------------
+
+BERT_BLOCK = [
+    *nested("attention.self.query", "attention/query", LINEAR),
+    *nested("attention.self.key", "attention/key", LINEAR),
+    *nested("attention.self.value", "attention/value", LINEAR),
+    *nested("attention.output.dense", "attention/output", LINEAR),
+    *nested("attention.output.LayerNorm", "attention_norm", LAYER_NORM),
+    *nested("intermediate.dense", "feed_forward/up", LINEAR),
+    *nested("output.dense", "feed_forward/down", LINEAR),
+    *nested("output.LayerNorm", "feed_forward_norm", LAYER_NORM),
+]
+BERT_LAYOUT = Layout(
+    sign=r"(bert\.)?encoder\.layer\.0\.attention\.self\.query\.weight",
+    table=Table(
+        rules=(
+            Rule("bert.embeddings.word_embeddings.weight", "embed/embedding"),
+            Rule("bert.embeddings.position_embeddings.weight", "position/embedding"),
+            Rule("bert.embeddings.token_type_embeddings.weight", "type/embedding"),
+            *nested("bert.embeddings.LayerNorm", "embed_norm", LAYER_NORM),
+            *nested("bert.encoder.layer.{i}", "block_{i}", BERT_BLOCK),
+            *nested("bert.pooler.dense", "pool", LINEAR),
+        ),
+        excused=(r"bert\.embeddings\.position_ids", r"cls\..*"),  # a counter; what guesses words
+    ),
+    prefix="bert.",
+)
+
+# --- CLIP ------------------------------------------------------------------------------------------------------------------
+
+CLIP_STACKED = Stacked("attn.in_proj_{}", ("attn.query.{}", "attn.key.{}", "attn.value.{}"))
+_OPENAI_BLOCK = [
+    *nested("attn.query", "attention/query", LINEAR),
+    *nested("attn.key", "attention/key", LINEAR),
+    *nested("attn.value", "attention/value", LINEAR),
+    *nested("attn.out_proj", "attention/output", LINEAR),
+    *nested("ln_1", "attention_norm", LAYER_NORM),
+    *nested("mlp.c_fc", "feed_forward/up", LINEAR),
+    *nested("mlp.c_proj", "feed_forward/down", LINEAR),
+    *nested("ln_2", "feed_forward_norm", LAYER_NORM),
+]
+_HF_BLOCK = [
+    *nested("self_attn.k_proj", "attention/key", LINEAR),
+    *nested("self_attn.v_proj", "attention/value", LINEAR),
+    *nested("self_attn.q_proj", "attention/query", LINEAR),
+    *nested("self_attn.out_proj", "attention/output", LINEAR),
+    *nested("layer_norm1", "attention_norm", LAYER_NORM),
+    *nested("mlp.fc1", "feed_forward/up", LINEAR),
+    *nested("mlp.fc2", "feed_forward/down", LINEAR),
+    *nested("layer_norm2", "feed_forward_norm", LAYER_NORM),
+]
+PATCHES = Rule("weight", "kernel", "o i h w -> h w i o")
+OPENAI_VISION = [
+    Rule("class_embedding", "class_token"),
+    Rule("positional_embedding", "position"),
+    Rule("proj", "projection/kernel"),
+    *nested("conv1", "patches", [PATCHES]),
+    *nested("ln_pre", "embed_norm", LAYER_NORM),
+    *nested("transformer.resblocks.{i}", "block_{i}", _OPENAI_BLOCK),
+    *nested("ln_post", "norm", LAYER_NORM),
+]
+CLIP_VISION_LAYOUTS = (
+    Layout(
+        sign=r"(visual\.)?transformer\.resblocks\.0\.attn\.in_proj_weight",
+        table=Table(
+            rules=tuple(Rule(f"visual.{r.key}", r.path, r.change) for r in OPENAI_VISION),
+            excused=(  # the text tower, and what the weights were saved with
+                r"(positional_embedding|text_projection|logit_scale|input_resolution|context_length|vocab_size)",
+                r"(transformer|token_embedding|ln_final)\..*",
+            ),
+        ),
+        stacked=(CLIP_STACKED,),
+        prefix="visual.",
+    ),
+    Layout(
+        sign=r"(vision_model\.)?encoder\.layers\.0\.self_attn\.q_proj\.weight",
+        table=Table(
+            rules=(
+                Rule("vision_model.embeddings.class_embedding", "class_token"),
+                *nested("vision_model.embeddings.patch_embedding", "patches", [PATCHES]),
+                Rule("vision_model.embeddings.position_embedding.weight", "position"),
+                *nested("vision_model.pre_layrnorm", "embed_norm", LAYER_NORM),  # spelt so
+                *nested("vision_model.encoder.layers.{i}", "block_{i}", _HF_BLOCK),
+                *nested("vision_model.post_layernorm", "norm", LAYER_NORM),
+                *nested("visual_projection", "projection", LINEAR_NO_BIAS),
+            ),
+            excused=(r"vision_model\.embeddings\.position_ids", r"text_(model|projection)\..*", "logit_scale"),
+        ),
+        prefix="vision_model.",
+    ),
+)
+CLIP_TEXT_LAYOUTS = (
+    Layout(
+        sign=r"token_embedding\.weight",
+        table=Table(
+            rules=(
+                Rule("positional_embedding", "position"),
+                Rule("text_projection", "projection/kernel"),
+                *nested("transformer.resblocks.{i}", "block_{i}", _OPENAI_BLOCK),
+                Rule("token_embedding.weight", "embed/embedding"),
+                *nested("ln_final", "norm", LAYER_NORM),
+            ),
+            excused=(r"visual\..*", "logit_scale", "input_resolution", "context_length", "vocab_size"),
+        ),
+        stacked=(CLIP_STACKED,),
+    ),
+    Layout(
+        sign=r"(text_model\.)?embeddings\.token_embedding\.weight",
+        table=Table(
+            rules=(
+                Rule("text_model.embeddings.token_embedding.weight", "embed/embedding"),
+                Rule("text_model.embeddings.position_embedding.weight", "position"),
+                *nested("text_model.encoder.layers.{i}", "block_{i}", _HF_BLOCK),
+                *nested("text_model.final_layer_norm", "norm", LAYER_NORM),
+                *nested("text_projection", "projection", LINEAR_NO_BIAS),
+            ),
+            excused=(
+                r"text_model\.embeddings\.position_ids",
+                r"(vision_model|visual_projection)\..*",
+                "logit_scale",
+            ),
+        ),
+        prefix="text_model.",
+    ),
+)
+
+# --- all of them -----------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Tower:
+    """How a tower is read and written.
+
+    Attributes:
+      module: its class.
+      layouts: the ways in which files hold it; the first is OpenAI's where there are two.
+      options: entry of `config.json` -> field of the module.
+      fixed: entries that have one value here, or none in the file.
+      inputs: shapes and types that it is called with, by its positional arguments.
+      section: entry of `config.json` that holds the tower's own, in a file of several towers.
+    """
+
+    module: Any
+    layouts: tuple[Layout, ...]
+    options: Mapping[str, str]
+    fixed: Mapping[str, Any]
+    inputs: tuple[Any, ...]
+    section: str = ""
+
+
+_TEXT = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+_CLIP_OPTIONS = {
+    "hidden_size": "width",
+    "num_hidden_layers": "depth",
+    "num_attention_heads": "heads",
+    "intermediate_size": "hidden",
+    "projection_dim": "features",
+}
+_CLIP_FIXED = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "num_channels": 3}
+TOWERS: Mapping[str, Tower] = {
+    "gpt2": Tower(
+        GPT2,
+        (GPT2_LAYOUT,),
+        {
+            "vocab_size": "vocab_size",
+            "n_positions": "positions",
+            "n_embd": "width",
+            "n_layer": "depth",
+            "n_head": "heads",
+        },
+        {
+            "n_inner": None,
+            "activation_function": "gelu_new",
+            "layer_norm_epsilon": 1e-5,
+            "scale_attn_weights": True,
+            "scale_attn_by_inverse_layer_idx": False,
+            "tie_word_embeddings": True,
+        },
+        (_TEXT,),
+    ),
+    "bert": Tower(
+        BERT,
+        (BERT_LAYOUT,),
+        {
+            "vocab_size": "vocab_size",
+            "hidden_size": "width",
+            "num_hidden_layers": "depth",
+            "num_attention_heads": "heads",
+            "intermediate_size": "hidden",
+            "max_position_embeddings": "positions",
+            "type_vocab_size": "types",
+        },
+        {"hidden_act": "gelu", "layer_norm_eps": 1e-12, "position_embedding_type": "absolute"},
+        (_TEXT,),
+    ),
+    "clip_vision": Tower(
+        VisionTransformer,
+        CLIP_VISION_LAYOUTS,
+        _CLIP_OPTIONS | {"patch_size": "patch"},
+        _CLIP_FIXED,
+        (),
+        "vision_config",
+    ),
+    "clip_text": Tower(
+        TextTransformer,
+        CLIP_TEXT_LAYOUTS,
+        _CLIP_OPTIONS | {"vocab_size": "vocab_size", "max_position_embeddings": "positions"},
+        _CLIP_FIXED,
+        (_TEXT,),
+        "text_config",
+    ),
+}
+"""Name -> tower."""
+
+
+@dataclasses.dataclass
+class Converted:
+    """A tower's checkpoint in our terms.
+
+    Attributes:
+      params: the parameters, a nested dict of float32 arrays.
+      fields: fields of the module that the checkpoint or its `config.json` tells.
+      layout: how it was written.
+      prefixed: whether with the layout's prefix.
+      report: what was used.
+    """
+
+    params: dict[str, Any]
+    fields: dict[str, Any]
+    layout: Layout
+    prefixed: bool
+    report: Report
+
+
+def read_folder(folder: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Reads `config.json` and the tensors of a folder; no code in it is run.
+
+    Raises:
+      CheckpointError: a file is missing or cannot be read.
+    """
+    folder = Path(folder)
+    config_file = folder / "config.json"
+    if not config_file.is_file():
+        raise CheckpointError(
+            f"{folder} has no config.json. A checkpoint's folder has one, as `save_pretrained` writes it."
+        )
+    try:
+        config = json.loads(config_file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{config_file} is no JSON: {error}.") from error
+    for name in WEIGHT_FILES:
+        index = folder / f"{name}.index.json"
+        if index.is_file():
+            parts = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            if outside := [part for part in parts if Path(part).name != part]:
+                raise CheckpointError(f"{index} names {outside[0]!r}, which is no file beside it.")
+            return config, {key: value for part in parts for key, value in files.read(folder / part).tensors.items()}
+        if (folder / name).is_file():
+            return config, files.read(folder / name).tensors
+    raise CheckpointError(f"{folder} has none of {', '.join(WEIGHT_FILES)}, and no index of their parts.")
+
+
+def module_fields(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Translates a `config.json` into fields of the tower's class.
+
+    Raises:
+      CheckpointError: lists what is not offered here.
+    """
+    tower = TOWERS[kind]
+    own = config.get(tower.section) or config
+    own = {k: v for k, v in config.items() if k in tower.options} | dict(own)
+    faults = [f"{k} = {own[k]!r}, not {v!r}" for k, v in tower.fixed.items() if k in own and own[k] != v]
+    if faults:
+        raise CheckpointError(f"This {kind} is not offered here: its config.json has {'; '.join(faults)}.")
+    return {field: own[name] for name, field in tower.options.items() if name in own}
+
+
+def load(kind: str, path: str | Path, **fields: Any) -> Converted:
+    """Reads a tower.
+
+    Args:
+      kind: a name of `TOWERS`.
+      path: a folder, or a file of tensors, which tells no sizes: those that differ from the published ones have to be given.
+      **fields: fields of the tower's class, which win over those of `config.json`.
+
+    Raises:
+      CheckpointError: the files cannot be read, are of another kind, or do not fit; lists all faults.
+    """
+    if kind not in TOWERS:
+        raise CheckpointError(f"There is no tower {kind!r}; there is {', '.join(TOWERS)}.{nearest(kind, TOWERS)}")
+    path = Path(path)
+    config, tensors = read_folder(path) if path.is_dir() else ({}, files.read(path).tensors)
+    return from_tensors(kind, tensors, module_fields(kind, config) | fields)
+
+
+def from_tensors(kind: str, tensors: Mapping[str, np.ndarray], fields: Mapping[str, Any]) -> Converted:
+    """The same from tensors that were read already. What a file lacks of pooler and projection, the module lacks too."""
+    layout = find_layout(kind, tensors)
+    fields = dict(fields)
+    given = {path for key in tensors for path in _paths(layout, key)}
+    if kind == "bert":
+        fields.setdefault("pooler", "pool/kernel" in given)
+    elif kind.startswith("clip") and "projection/kernel" not in given:
+        fields["features"] = 0
+    inputs = TOWERS[kind].inputs
+    if kind == "clip_vision":
+        side = _image_side(layout, tensors, fields)
+        inputs = (jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32),)
+    target = jax.eval_shape(TOWERS[kind].module(**fields).init, jax.random.key(0), *inputs)["params"]
+    params, report = layout.read(tensors, target)
+    return Converted(params, fields, layout, layout.prefixed(tensors), report)
+
+
+def find_layout(kind: str, tensors: Mapping[str, np.ndarray]) -> Layout:
+    """Tells by the keys in which layout a tower is written."""
+    for layout in TOWERS[kind].layouts:
+        if any(re.fullmatch(layout.sign, key) for key in tensors):
+            return layout
+    some = ", ".join(list(tensors)[:3])
+    signs = " or ".join(layout.sign for layout in TOWERS[kind].layouts)
+    raise CheckpointError(f"The checkpoint holds no {kind}: no key is {signs}; its first keys are {some}.")
+
+
+def _paths(layout: Layout, key: str) -> list[str]:
+    """Our paths without numbers that a key is taken for, with and without the prefix that it may lack."""
+    return [r.path for r in layout.table.rules if r.key in (key, layout.prefix + key)]
+
+
+def _image_side(layout: Layout, tensors: Mapping[str, np.ndarray], fields: Mapping[str, Any]) -> int:
+    """Height of the images whose patches the positions are for; one patch where there are none."""
+    patch = fields.get("patch", VisionTransformer.patch)
+    found = [len(value) for key, value in tensors.items() if "position" in _paths(layout, key) and value.ndim == 2]
+    return patch * max(round(max(found[0] - 1, 1) ** 0.5), 1) if found else patch

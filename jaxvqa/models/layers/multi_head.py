@@ -1,0 +1,250 @@
+"""Attention as the language and image towers have it, with keys and values that can be kept from one token to the next."""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Float32, Int
+
+from jaxvqa.models.layers.attention import FeedForward
+from jaxvqa.models.layers.dropout import Dropout
+from jaxvqa.models.layers.linear import Linear
+
+LOWEST = -0.7 * float(jnp.finfo(jnp.float32).max)
+"""Score of what must not be read. Finite: a query that may read nothing reads everything alike, and not NaN."""
+
+LayerNorm = functools.partial(nn.LayerNorm, use_fast_variance=False)
+"""The usual layer normalisation. The epsilon has to be given: Flax's is 1e-6, PyTorch's 1e-5, BERT's 1e-12."""
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": functools.partial(nn.gelu, approximate=False),
+    "gelu_tanh": functools.partial(nn.gelu, approximate=True),
+    "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
+    "squared_relu": lambda x: jnp.square(nn.relu(x)),
+    "relu": nn.relu,
+}
+"""By name: GELU exactly and by its tangent formula (GPT-2), CLIP's, the Flamingo paper's."""
+
+
+class KeyValue(flax.struct.PyTreeNode):
+    """What S positions offer to be read, for each head.
+
+    With the positions next to last, a query of one token multiplies without moving anything: on CPU ten times as fast as with
+    the heads there.
+
+    Attributes:
+      key: float[B, K, S, R].
+      value: float[B, K, S, R].
+    """
+
+    key: Float[Array, "B K S R"]
+    value: Float[Array, "B K S R"]
+
+    def write(self, new: "KeyValue", slot: Int[Array, ""]) -> "KeyValue":
+        """Puts the positions of `new` in the places from `slot` on."""
+        return jax.tree.map(lambda old, part: jax.lax.dynamic_update_slice_in_dim(old, part, slot, 2), self, new)
+
+    def padded(self, slots: int) -> "KeyValue":
+        """The same with room for `slots` positions in all."""
+        room = ((0, 0), (0, 0), (0, slots - self.key.shape[2]), (0, 0))
+        return jax.tree.map(lambda x: jnp.pad(x, room), self)
+
+
+def attend(
+    query: Float[Array, "B K Q R"],
+    seen: KeyValue,
+    mask: Bool[Array, "#B #K #Q S"] | None,
+    *,
+    scale: float,
+    drop: Callable[[Array], Array] = lambda weights: weights,
+) -> tuple[Float[Array, "B K Q R"], Float32[Array, "B K Q S"]]:
+    """Reads softmax(scale · query·keyᵀ)·value; `jax.nn.dot_product_attention` gives no weights, and is slower on CPU.
+
+    Args:
+      query: float[B, K, Q, R].
+      seen: what is there to read, in as many heads.
+      mask: bool, True where a query may read; None for everywhere. Where it may read nothing it reads all alike.
+      scale: factor of the scores.
+      drop: dropout of the weights.
+
+    Returns:
+      What was read, and the weights before dropout.
+    """
+    scores = jnp.einsum("bkqr,bksr->bkqs", query, seen.key, preferred_element_type=jnp.float32) * scale
+    if mask is not None:
+        scores = jnp.where(mask, scores, LOWEST)
+    weights = jax.nn.softmax(scores, axis=-1)
+    return jnp.einsum("bkqs,bksr->bkqr", drop(weights).astype(seen.value.dtype), seen.value), weights
+
+
+def causal(length: int) -> Bool[Array, "1 1 T T"]:
+    """The mask by which a position reads itself and those before it."""
+    return jnp.tril(jnp.ones((length, length), jnp.bool_))[None, None]
+
+
+class MultiHeadAttention(nn.Module):
+    """output(softmax(scale · query·keyᵀ)·value) in several heads, contiguous slices of the projections.
+
+    In two steps, so that keys and values can be kept: `project` makes them, and calling the module reads them.
+
+    Attributes:
+      heads: number of heads K.
+      head_width: size R of a query, a key and a value in each head.
+      features: width of the result.
+      scale: factor of the scores; 1/√R without.
+      use_bias: whether the four maps have biases.
+      dropout: rate of dropout on the attention weights.
+      kernel_init: initialiser of the kernels, as in `Linear`.
+      dtype: type of the multiplications; scores and softmax are float32.
+    """
+
+    heads: int
+    head_width: int
+    features: int
+    scale: float | None = None
+    use_bias: bool = True
+    dropout: float = 0.0
+    kernel_init: nn.initializers.Initializer | None = None
+    dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        """Makes the four maps."""
+        width = self.heads * self.head_width
+        self.query, self.key, self.value, self.output = (
+            Linear(features, self.dtype, self.use_bias, self.kernel_init)
+            for features in (width, width, width, self.features)
+        )
+        self.drop = Dropout(self.dropout)
+
+    def project(self, memory: Float[Array, "B S E"]) -> KeyValue:
+        """Keys and values of what is to be read."""
+        return KeyValue(self._split(self.key(memory)), self._split(self.value(memory)))
+
+    def __call__(
+        self, x: Float[Array, "B Q D"], seen: KeyValue, mask: Bool[Array, "#B #K #Q S"] | None = None, *, train: bool
+    ) -> tuple[Float[Array, "B Q F"], Float32[Array, "B K Q S"]]:
+        """Lets every position of x read where `mask` is True. Returns the result and the weights."""
+        scale = 1 / math.sqrt(self.head_width) if self.scale is None else self.scale
+        drop = functools.partial(self.drop, train=train)
+        read, weights = attend(self._split(self.query(x)), seen, mask, scale=scale, drop=drop)
+        return self.output(jnp.moveaxis(read, 1, 2).reshape(*x.shape[:2], -1)), weights
+
+    def _split(self, x: Array) -> Array:
+        return jnp.moveaxis(x.reshape(*x.shape[:2], self.heads, self.head_width), 2, 1)
+
+
+class Readout(nn.Module):
+    """logits = table · norm(x): how probable each word of a vocabulary is.
+
+    Attributes:
+      vocab_size: number of words V.
+      tied: the table is given with each call, and is no parameter of this module.
+      norm_bias: whether the normalisation has a bias beside its gain.
+      epsilon: of the normalisation.
+      dtype: type of the multiplications; the logits are float32.
+    """
+
+    vocab_size: int
+    tied: bool = True
+    norm_bias: bool = True
+    epsilon: float = 1e-5
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B T D"], table: Float[Array, "V D"] | None = None
+    ) -> tuple[Float32[Array, "B T V"], Float[Array, "B T D"]]:
+        """Returns the logits, and what they are read from."""
+        x = LayerNorm(epsilon=self.epsilon, use_bias=self.norm_bias, dtype=self.dtype, name="norm")(x)
+        if table is None or not self.tied:
+            table = self.param("table", nn.initializers.normal(0.02), (self.vocab_size, x.shape[-1]))
+        rows = x.reshape(-1, x.shape[-1])
+        logits = jnp.einsum("td,vd->tv", rows, table.astype(self.dtype), preferred_element_type=jnp.float32)
+        return logits.reshape(*x.shape[:-1], -1), x
+
+
+Past = tuple[KeyValue, Int[Array, ""]]
+"""Keys and values of earlier positions with room for later ones, and the place of the next."""
+
+
+def recall(new: KeyValue, past: Past | None) -> KeyValue:
+    """Everything that there is to read: the new positions alone, or written in their place among the earlier ones."""
+    return new if past is None else past[0].write(new, past[1])
+
+
+class PreNormBlock(nn.Module):
+    """a = x + attention(norm(x)), then a + feed_forward(norm(a)): a layer of CLIP or GPT-2.
+
+    Attributes:
+      heads: number of heads.
+      hidden: width between the two maps of the feed-forward part.
+      activation: a name of `ACTIVATIONS`.
+      scale: factor of the attention's scores; one over the root of a head's width without.
+      dropout: rate of dropout of what each part adds.
+      attention_dropout: rate of dropout on the attention weights.
+      attention_output_dropout: rate of dropout of what the attention adds; `dropout` without.
+      kernel_init: initialiser of the kernels, as in `Linear`.
+      dtype: type of the multiplications; statistics, scores and softmax are float32.
+    """
+
+    heads: int
+    hidden: int
+    activation: str
+    scale: float | None = None
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    attention_output_dropout: float | None = None
+    kernel_init: nn.initializers.Initializer | None = nn.initializers.normal(0.02)
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        mask: Bool[Array, "#B #K #T S"] | None,
+        past: Past | None = None,
+        *,
+        positions: Int[Array, "B T"] | None = None,
+        train: bool,
+    ) -> tuple[Float[Array, "B T D"], Float32[Array, "B K T S"], KeyValue]:
+        """Returns the result, the attention weights, and keys and values of all positions up to these.
+
+        Args:
+          x: float[B, T, D].
+          mask: where each position may read, `past`'s places included.
+          past: earlier positions.
+          positions: not read here; some decoders' layers do.
+          train: applies dropout.
+        """
+        width = x.shape[-1]
+        attention = MultiHeadAttention(
+            self.heads,
+            width // self.heads,
+            width,
+            self.scale,
+            dropout=self.attention_dropout,
+            kernel_init=self.kernel_init,
+            dtype=self.dtype,
+            name="attention",
+        )
+        y = LayerNorm(epsilon=1e-5, dtype=self.dtype, name="attention_norm")(x)
+        seen = recall(attention.project(y), past)
+        y, weights = attention(y, seen, mask, train=train)
+        rate = self.dropout if self.attention_output_dropout is None else self.attention_output_dropout
+        x = x + Dropout(rate)(y, train=train)
+        y = LayerNorm(epsilon=1e-5, dtype=self.dtype, name="feed_forward_norm")(x)
+        y = FeedForward(
+            self.hidden,
+            width,
+            0.0,
+            self.dtype,
+            ACTIVATIONS[self.activation],
+            kernel_init=self.kernel_init,
+            name="feed_forward",
+        )(y, train=train)
+        return x + Dropout(self.dropout)(y, train=train), weights, seen

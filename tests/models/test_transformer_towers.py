@@ -1,0 +1,188 @@
+"""GPT-2, BERT and CLIP beside transformers' own, and what their parts promise."""
+
+import functools
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxvqa.convert import towers
+from jaxvqa.models.layers.multi_head import KeyValue, MultiHeadAttention, attend, causal
+from jaxvqa.models.towers import bert, clip, gpt2
+from jaxvqa.models.towers.palm import PaLM
+from jaxvqa.testing import golden
+
+torch = pytest.importorskip("torch")
+
+GOLDEN = Path(__file__).parent.parent / "golden" / "flamingo"
+
+
+@pytest.mark.parametrize(
+    ("case", "outputs"), [("gpt2_small", 8), ("bert_small", 7), ("clip_openai_small", 4), ("clip_vision_small", 8)]
+)
+def test_given_cases(case, outputs):
+    rows = golden.run(GOLDEN / f"{case}.manifest.json")
+    assert [row.passed for row in rows] == [True] * outputs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["gpt2_full", "bert_full", "clip_openai_b32_full", "clip_vision_b32_full"])
+def test_full_size_golden_cases(case, jaxvqa_data):
+    rows = golden.run(jaxvqa_data / "reference" / "flamingo" / f"{case}.manifest.json")
+    assert len(rows) > 4
+    assert not [row for row in rows if not row.passed]
+
+
+# --- beside transformers -----------------------------------------------------------------------------------------------
+
+TEXT = np.array([[5, 3, 9, 2, 7, 1], [4, 4, 8, 0, 0, 0]])
+REAL = np.array([[1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0]])
+SHORT = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+
+
+@functools.cache
+def theirs(kind):
+    """A small random model of transformers, whose norms and biases are random as well."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    if kind == "gpt2":
+        sizes = {"n_embd": 16, "n_layer": 2, "n_head": 4, "vocab_size": 11, "n_positions": 8}
+        ends = {"bos_token_id": 0, "eos_token_id": 0}
+        model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes, **ends))
+    elif kind == "bert":
+        config = transformers.BertConfig(vocab_size=11, max_position_embeddings=8, **SHORT)
+        model = transformers.BertModel(config)
+    elif kind == "clip_vision":
+        config = transformers.CLIPVisionConfig(image_size=12, patch_size=4, projection_dim=6, **SHORT)
+        model = transformers.CLIPVisionModelWithProjection(config)
+    else:
+        ends = {"bos_token_id": 0, "eos_token_id": 10, "pad_token_id": 1}
+        config = transformers.CLIPTextConfig(
+            vocab_size=11, max_position_embeddings=8, projection_dim=6, **SHORT, **ends
+        )
+        model = transformers.CLIPTextModelWithProjection(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def their_result(kind, model, text, mask):
+    if kind == "clip_vision":
+        image = np.random.default_rng(0).standard_normal((2, 12, 12, 3), dtype=np.float32)
+        return model(torch.from_numpy(image).permute(0, 3, 1, 2)).image_embeds, (jnp.asarray(image),)
+    text = text.copy()
+    if kind == "clip_text":
+        text[:, -1] = 10
+        return model(torch.from_numpy(text)).text_embeds, (jnp.asarray(text, jnp.int32),)
+    inputs = jnp.asarray(text, jnp.int32), jnp.asarray(mask, jnp.bool_)
+    result = model(torch.from_numpy(text), attention_mask=torch.from_numpy(mask))
+    return (result.logits if kind == "gpt2" else result.last_hidden_state), inputs
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "bert", "clip_vision", "clip_text"])
+def test_folders_of_transformers_give_its_numbers_and_gradients(kind, tmp_path):
+    model = theirs(kind)
+    model.save_pretrained(tmp_path)
+    found = towers.load(kind, tmp_path)
+    module = towers.TOWERS[kind].module(**found.fields)
+    expected, inputs = their_result(kind, model, TEXT, REAL)
+    weight = np.asarray(np.random.default_rng(1).standard_normal(expected.shape), np.float32)
+    if kind in ("gpt2", "bert"):
+        weight *= REAL[..., None]
+
+    def loss(params):
+        result, _ = module.apply({"params": params}, *inputs)
+        return jnp.sum(result * weight), result
+
+    model.zero_grad()
+    (expected * torch.from_numpy(weight)).sum().backward()
+    (_, result), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(found.params)
+    real = weight != 0
+    np.testing.assert_allclose(np.asarray(result)[real], expected.detach().numpy()[real], atol=1e-5)
+    written = found.layout.write(gradient, prefixed=found.prefixed)
+    names = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    assert len(names) > 20
+    for name, value in names.items():
+        ours = written.get(name, written.get(f"vision_model.{name}", written.get(f"text_model.{name}")))
+        np.testing.assert_allclose(ours, value, atol=1e-5 * max(float(value.abs().max()), 1), err_msg=name)
+
+
+# --- parts -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_query_that_may_read_nothing_reads_everything_alike():
+    rng = np.random.default_rng(0)
+    query, key, value = (jnp.asarray(rng.standard_normal((1, 2, 3, 4), dtype=np.float32)) for _ in range(3))
+    mask = causal(3) & jnp.asarray([False, True, True])[None, None, None]
+    read, weights = attend(query, KeyValue(key, value), mask, scale=0.5)
+    np.testing.assert_allclose(weights[0, :, 0], 1 / 3, rtol=1e-6)
+    np.testing.assert_allclose(read[0, :, 0], value[0].mean(1), rtol=1e-5)
+    np.testing.assert_array_equal(weights[0, :, 1], jnp.asarray([[0.0, 1.0, 0.0]] * 2))
+
+
+def test_attention_is_pytorchs():
+    torch.manual_seed(0)
+    theirs = torch.nn.MultiheadAttention(8, 2, batch_first=True)
+    x, memory = torch.randn(2, 3, 8), torch.randn(2, 5, 8)
+    expected, weights = theirs(x, memory, memory)
+    names = ("query", "key", "value")
+    kernels = zip(names, theirs.in_proj_weight.chunk(3), theirs.in_proj_bias.chunk(3), strict=True)
+    params = {name: {"kernel": w.T, "bias": b} for name, w, b in kernels}
+    params["output"] = {"kernel": theirs.out_proj.weight.T, "bias": theirs.out_proj.bias}
+    params = jax.tree.map(lambda t: jnp.asarray(t.detach().numpy()), params)
+    layer = MultiHeadAttention(2, 4, 8).bind({"params": params})
+    result, maps = layer(jnp.asarray(x.numpy()), layer.project(jnp.asarray(memory.numpy())), train=False)
+    np.testing.assert_allclose(result, expected.detach().numpy(), atol=1e-6)
+    np.testing.assert_allclose(maps.mean(1), weights.detach().numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("module", "count"),
+    [
+        (gpt2.GPT2(**gpt2.SIZES["distilgpt2"]), 81_912_576),
+        (bert.BERT(**bert.SIZES["bert-base-uncased"]), 109_482_240),
+        (clip.VisionTransformer(**clip.SIZES["ViT-B/32"]), 87_849_216),
+        (clip.TextTransformer(**clip.TEXT_SIZES["ViT-B/32"]), 63_428_096),
+        *(
+            pytest.param(module, count, marks=pytest.mark.slow)
+            for module, count in (
+                (gpt2.GPT2(), 124_439_808),
+                (gpt2.GPT2(**gpt2.SIZES["gpt2-medium"]), 354_823_168),
+                (gpt2.GPT2(**gpt2.SIZES["gpt2-large"]), 774_030_080),
+                (gpt2.GPT2(**gpt2.SIZES["gpt2-xl"]), 1_557_611_200),
+                (bert.BERT(**bert.SIZES["bert-large-uncased"]), 335_141_888),
+                (clip.VisionTransformer(**clip.SIZES["ViT-L/14"]), 303_966_208),
+            )
+        ),
+    ],
+    ids=lambda x: type(x).__name__ if not isinstance(x, int) else str(x),
+)
+def test_published_sizes_have_the_published_number_of_parameters(module, count):
+    vision = isinstance(module, clip.VisionTransformer)
+    inputs = jnp.zeros((1, 224, 224, 3)) if vision else jnp.zeros((1, 2), jnp.int32)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), inputs)
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == count
+
+
+@pytest.mark.parametrize("make", [gpt2.GPT2, PaLM], ids=["gpt2", "palm"])
+def test_decoders_do_not_look_ahead_nor_at_padding(make):
+    model = make(vocab_size=11, width=16, depth=2, heads=2)
+    text, real = jnp.asarray(TEXT, jnp.int32), jnp.asarray(REAL, jnp.bool_)
+    params = jax.jit(model.init)(jax.random.key(0), text)
+    logits, out = jax.jit(model.apply)(params, jnp.concatenate([text, text.at[:, 4:].set(0)]), jnp.tile(real, (2, 1)))
+    np.testing.assert_array_equal(logits[0, :4], logits[2, :4])
+    assert jnp.abs(logits[0, 4] - logits[2, 4]).max() > 1e-3
+    np.testing.assert_array_equal(out["attention_1"][1, :, :, 3:], 0.0)
+
+
+def test_bfloat16_keeps_parameters_and_logits_in_float32():
+    text = jnp.asarray(TEXT, jnp.int32)
+    models = [gpt2.GPT2(vocab_size=11, width=16, depth=2, heads=2, dtype=d) for d in (jnp.float32, jnp.bfloat16)]
+    params = jax.jit(models[1].init)(jax.random.key(0), text)
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+    (exact, _), (logits, out) = (jax.jit(m.apply)(params, text) for m in models)
+    assert (logits.dtype, out["block_1"].dtype, out["attention_0"].dtype) == (jnp.float32, jnp.bfloat16, jnp.float32)
+    assert 0 < jnp.abs(logits - exact).max() < 0.05 * jnp.abs(exact).max()
