@@ -1,4 +1,4 @@
-"""Classification losses of SYSU-HCP's training: label smoothing, SuperLoss, mixup (spec section 9).
+"""Losses: SYSU-HCP's of classes (label smoothing, SuperLoss, mixup; its spec, section 9), and of text.
 
 Every loss is one number an example, so that a task sums those of real examples; a whole batch's loss is their mean.
 C is the number of classes, z the logits, p = softmax(z), nll = -log p of the right class.
@@ -93,6 +93,35 @@ def _uniform(logits: Float[Array, "B C"]) -> Float[Array, " B"]:
 
 def _sigma_argument(losses: Float[Array, " B"], tau: Float[Array, ""], strength: float) -> Float[Array, " B"]:
     return 0.5 * jnp.maximum(jnp.float32(-2 / math.e), (losses.astype(jnp.float32) - tau) / strength)
+
+
+# --- text ----------------------------------------------------------------------------------------------------------------
+
+
+def text_loss(
+    logits: Float[Array, "B T V"],
+    targets: Int[Array, "B T"],
+    mask: Bool[Array, "B T"],
+    *,
+    smoothing: float = 0.0,
+    shared_mask: bool = False,
+) -> Float[Array, " B"]:
+    """The sum over each sample's words of nll with label smoothing, float32; divided by the words of a batch it is the mean.
+
+    Args:
+      logits: float[B, T, V].
+      targets: int[B, T], the words that come next.
+      mask: bool[B, T], which positions count.
+      smoothing: the share of the target that is spread over all words.
+      shared_mask: count a position of every sample as often as the batch has samples with a word there, divided by the
+        samples: MLMI's masks and losses broadcast against each other (Flamingo spec, section 10, Q7).
+    """
+    rows = logits.reshape(-1, logits.shape[-1])
+    losses = label_smoothing(rows, targets.reshape(-1), smoothing).reshape(targets.shape)
+    weight = mask.astype(jnp.float32)
+    if shared_mask:
+        weight = jnp.broadcast_to(jnp.mean(weight, axis=0)[None], weight.shape)
+    return jnp.sum(losses * weight, axis=-1)
 
 
 # --- Lambert's W -----------------------------------------------------------------------------------------------------------

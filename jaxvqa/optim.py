@@ -211,6 +211,18 @@ def make_optimizer(
     return optax.with_extra_args_support(optimizer)
 
 
+def without_frozen_gradients(params: Any, freeze: paths.Table) -> Any:
+    """The same parameters, of which those that `config.optim.freeze` fixes have a gradient of 0, which costs nothing."""
+    frozen = paths.lookup(freeze, params, "optim.freeze")
+    return jax.tree.map(lambda p, f: jax.lax.stop_gradient(p) if f else p, params, frozen)
+
+
+def shorten_frozen(params: Any, freeze: paths.Table, dtype: Any = jnp.bfloat16) -> Any:
+    """The same parameters, of which those that `config.optim.freeze` fixes are kept in a shorter type, in less memory."""
+    frozen = paths.lookup(freeze, params, "optim.freeze")
+    return jax.tree.map(lambda p, f: p.astype(dtype) if f else p, params, frozen)
+
+
 def _add_parameters(shares: Any) -> optax.GradientTransformation:
     """Adds to each update its parameter times a share."""
     return optax.stateless(lambda u, p: _map_trained(lambda u, p, share: u + share * p, u, p, shares))

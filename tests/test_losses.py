@@ -1,4 +1,4 @@
-"""SYSU-HCP's losses: limits, gradients, mixing, and which flags count."""
+"""Losses: limits, gradients, mixing, which flags count, and which words."""
 
 import logging
 
@@ -116,3 +116,18 @@ def test_flags(mixup, smooth, super_, original, each, ignored, caplog):
 def test_an_unknown_reading_of_the_flags():
     with pytest.raises(ConfigError, match="original, each"):
         losses.choose_loss(mixup=True, label_smooth=True, superloss=True, flags="faithful")
+
+
+def test_the_loss_of_text_counts_its_own_words_or_those_of_all():
+    rng = np.random.default_rng(0)
+    logits = jnp.asarray(rng.standard_normal((2, 4, 5), dtype=np.float32))
+    targets = jnp.asarray(rng.integers(0, 5, (2, 4)), jnp.int32)
+    mask = np.array([[1, 1, 1, 0], [1, 0, 0, 0]], bool)
+    logs = np.asarray(jax.nn.log_softmax(logits))
+    nll = -np.take_along_axis(logs, np.asarray(targets)[..., None], -1)[..., 0]
+    each = 0.8 * nll - 0.2 * logs.mean(-1)
+    own = losses.text_loss(logits, targets, jnp.asarray(mask), smoothing=0.2)
+    np.testing.assert_allclose(own, (each * mask).sum(1), rtol=1e-5)
+    # The original's: losses [B, T] times masks [B, 1, T] are [B, B, T], divided by B and by the words.
+    shared = losses.text_loss(logits, targets, jnp.asarray(mask), smoothing=0.2, shared_mask=True)
+    np.testing.assert_allclose(shared.sum(), (each[None] * mask[:, None]).sum() / 2, rtol=1e-5)

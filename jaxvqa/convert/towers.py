@@ -68,11 +68,11 @@ class Layout:
 CONV1D = [Rule("weight", "kernel"), Rule("bias", "bias")]
 """GPT-2's linear maps, whose matrices are stored (in, out)."""
 
-GPT2_STACKED = Stacked("attn.c_attn.{}", ("attn.query.{}", "attn.key.{}", "attn.value.{}"), 1)
+GPT2_STACKED = Stacked("attn.c_attn.{}", ("attn.c_query.{}", "attn.c_key.{}", "attn.c_value.{}"), 1)
 GPT2_ATTENTION = [
-    *nested("query", "query", CONV1D),
-    *nested("key", "key", CONV1D),
-    *nested("value", "value", CONV1D),
+    *nested("c_query", "query", CONV1D),
+    *nested("c_key", "key", CONV1D),
+    *nested("c_value", "value", CONV1D),
     *nested("c_proj", "output", CONV1D),
 ]
 GPT2_FEED_FORWARD = [*nested("c_fc", "up", CONV1D), *nested("c_proj", "down", CONV1D)]

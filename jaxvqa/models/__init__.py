@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from jaxvqa.errors import ConfigError, nearest
 from jaxvqa.models.cmsa import CMSA
+from jaxvqa.models.flamingo import Flamingo
 from jaxvqa.models.mevf import BAN, SAN
 from jaxvqa.models.mtpt import MTPT
 from jaxvqa.models.rwsan import RWSAN
@@ -24,6 +25,7 @@ MODELS: dict[str, type[nn.Module]] = {
     "san": SAN,
     "mtpt": MTPT,
     "sysu": SYSU,
+    "flamingo": Flamingo,
 }
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 

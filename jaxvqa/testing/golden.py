@@ -40,6 +40,9 @@ MODELS = {
     "mtpt_segment": "jaxvqa.testing.mtpt",
     "mtpt_classify": "jaxvqa.testing.mtpt",
     "preprocess224": "jaxvqa.testing.cmsa_images",
+    **dict.fromkeys(
+        ("PerceiverResampler", "GatedCrossAttentionBlock", "FlamingoModule", "FlamingoPaLM"), "jaxvqa.testing.flamingo"
+    ),
     "GPT2LMHeadModel": "jaxvqa.testing.towers",
     "BertModel": "jaxvqa.testing.towers",
     "CLIPVisionModelWithProjection": "jaxvqa.testing.towers",

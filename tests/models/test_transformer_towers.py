@@ -20,7 +20,13 @@ GOLDEN = Path(__file__).parent.parent / "golden" / "flamingo"
 
 
 @pytest.mark.parametrize(
-    ("case", "outputs"), [("gpt2_small", 8), ("bert_small", 7), ("clip_openai_small", 4), ("clip_vision_small", 8)]
+    ("case", "outputs"),
+    [
+        ("gpt2_small", 8),
+        ("bert_small", 7),
+        ("clip_openai_small", 4),
+        pytest.param("clip_vision_small", 8, marks=pytest.mark.slow),
+    ],
 )
 def test_given_cases(case, outputs):
     rows = golden.run(GOLDEN / f"{case}.manifest.json")
