@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvqa import losses, models, optim
+from jaxvqa import generate, losses, models, optim
 from jaxvqa.convert import flamingo, to_jax, to_torch
 from jaxvqa.convert.table import Rule, Table
 from jaxvqa.models.flamingo import FREEZE
@@ -154,6 +154,9 @@ def _module(case: Case) -> Iterator[Row]:
         yield from _train(case, config, params)
         return
     model = models.build(config)
+    if "prompt_0" in case.inputs:
+        yield from (_beams if "beam" in options else _greedy)(case, model, params)
+        return
     call = _caller(model, params)
     inputs = {"text": case.inputs["ids"], "image": case.inputs["images"]}
     inputs |= {"question_end": case.inputs["index_eoq"]}
@@ -270,3 +273,69 @@ def _norms(case: Case, run: str, gradients: Mapping[str, np.ndarray]) -> Row:
             worst, where = error, key
     note = f"{count} of {len(case.manifest['gradients'])} have one; worst {where}"
     return Row(case.name, f"{run} gradient norms", worst <= LIMIT, worst, LIMIT, note)
+
+
+# --- generation ------------------------------------------------------------------------------------------------------------
+
+
+def _prompts(case: Case) -> tuple[list[list[int]], Any]:
+    count = sum(name.startswith("prompt_") for name in case.inputs)
+    images = np.concatenate([case.inputs[f"image_{i}"] for i in range(count)])
+    return [case.inputs[f"prompt_{i}"].tolist() for i in range(count)], jnp.asarray(np.moveaxis(images, 1, -1))
+
+
+def _greedy(case: Case, model: Any, params: Any) -> Iterator[Row]:
+    """Writes to all prompts at once, and compares the words; and the scores on the way, from the cache."""
+    prompts, images = _prompts(case)
+    expected = [case.expected[f"ids_{i}"][len(prompt) :] for i, prompt in enumerate(prompts)]
+    generator = generate.Generator(model, generate.Settings(words=len(expected[0])))
+    variables = {"params": params}
+    ours = generator(variables, prompts, image=images)
+    for i, prompt in enumerate(prompts):
+        yield case.compare(f"ids_{i}", np.concatenate([prompt, ours.words[i]]), 0.0)
+
+    text, mask = generate.pad(prompts, 0)
+    slots = text.shape[1] + len(expected[0])
+    logits, cache = generator.prefill(variables, text, mask, {"image": images}, slots=slots)
+
+    @jax.jit
+    def follow(logits: Any, cache: Any, words: Any) -> Any:
+        def step(carry: Any, word: Any) -> Any:
+            logits, cache = carry
+            return model.apply(variables, word, cache, method="decode"), logits
+
+        return jax.lax.scan(step, (logits, cache), words)[1]
+
+    steps = np.asarray(follow(logits, cache, jnp.asarray(np.stack(expected, axis=1), jnp.int32)))
+    best = np.sort(steps, axis=-1)
+    for i in range(len(prompts)):
+        yield case.compare(f"step_logits_{i}", steps[:, i], LIMIT)
+        yield case.compare(f"margin_{i}", best[:, i, -1] - best[:, i, -2], LIMIT)
+
+
+def _beams(case: Case, model: Any, params: Any) -> Iterator[Row]:
+    """The original's search: texts, scores, and by how little it decided."""
+    prompts, images = _prompts(case)
+    stop, length = case.manifest["options"]["eoc_token_id"], max(len(x) for x in case.expected.values() if x.ndim) + 8
+
+    @jax.jit
+    def scores(text: Any, image: Any, last: Any) -> Any:
+        logits, _ = model.apply({"params": params}, text=text, image=image)
+        return logits[0, last]
+
+    for i, (prompt, setting) in enumerate(zip(prompts, case.manifest["options"]["beam"], strict=True)):
+        image = images[i : i + 1]
+
+        def next_scores(text: list[int], image: Any = image) -> np.ndarray:
+            padded = np.zeros((1, max(length, len(text))), np.int32)
+            padded[0, : len(text)] = text
+            return np.asarray(scores(padded, image, len(text) - 1))
+
+        found = generate.best_first(next_scores, prompt, stop=stop, width=setting["beam_width"], count=setting["top_k"])
+        for k, (_, text) in enumerate(found):
+            yield case.compare(f"seq_{i}_{k}", np.asarray(text), 0.0)
+        ours, expected = np.asarray([score for score, _ in found]), case.expected[f"scores_{i}"]
+        yield case.compare(f"scores_{i}", ours, LIMIT)
+        # By more than this, the scores would have to differ for other texts to come out.
+        gap, error = float(case.expected[f"min_gap_{i}"]), float(np.max(np.abs(ours - expected)))
+        yield Row(case.name, f"min_gap_{i}", error < gap, error, gap)
