@@ -62,7 +62,7 @@ TEXTS = [  # length of the prompt, and where images begin in prompt and answer
 ANSWER = 5
 
 
-@pytest.fixture(scope="module", params=["gpt2", "palm"])
+@pytest.fixture(scope="module", params=["gpt2", pytest.param("palm", marks=pytest.mark.slow)])
 def written(request):
     """A model, parameters with open gates, prompts with their answers, and media for each."""
     rng = np.random.default_rng(0)

@@ -88,7 +88,9 @@ def their_result(kind, model, text, mask):
     return (result.logits if kind == "gpt2" else result.last_hidden_state), inputs
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "bert", "clip_vision", "clip_text"])
+@pytest.mark.parametrize(
+    "kind", ["gpt2", "clip_vision", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("bert", "clip_text"))]
+)
 def test_folders_of_transformers_give_its_numbers_and_gradients(kind, tmp_path):
     model = theirs(kind)
     model.save_pretrained(tmp_path)
