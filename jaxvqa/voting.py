@@ -4,13 +4,13 @@ NumPy only. M models, A classes. Logits are raw: the original never takes a soft
 """
 
 import collections
-import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
+from jaxvqa.data.json_files import read_json
 from jaxvqa.errors import ConfigError, DataError
 
 Masks = Mapping[str, Collection[int]]
@@ -40,12 +40,7 @@ def read_masks(path: str | Path, classes: int) -> dict[str, frozenset[int]]:
     Raises:
       DataError: the file is missing or of another form, or an id is not below A.
     """
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataError(f"No masks at {path}: expected the original's modelmask.json.") from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DataError(f"{path} is not a JSON file ({error}).") from error
+    content = read_json(path, "masks", "the original's modelmask.json")
     if not isinstance(content, dict) or not all(isinstance(ids, list) for ids in content.values()):
         raise DataError(f"{path}: expected {{modality: [class ids]}}.")
     masks = {name: frozenset(map(int, ids)) for name, ids in content.items()}

@@ -26,7 +26,6 @@ MEVF published) are parts of a model: the folder serves `config.init_from` of co
 
 import argparse
 import dataclasses
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -40,6 +39,7 @@ from jaxvqa.convert import cmsa, mevf, mtpt, rwsan, sysu, workdir
 from jaxvqa.convert.adam import AdamState
 from jaxvqa.data import sources
 from jaxvqa.data.answers import AnswerList
+from jaxvqa.data.json_files import read_json
 from jaxvqa.data.med_text import DiseaseList
 from jaxvqa.data.rad_text import RadAnswerList, RadVocabulary
 from jaxvqa.data.text import Vocabulary
@@ -82,7 +82,7 @@ class System:
       save: (file, contents of a work directory); None for parts of a model.
       sizes: fields of the model that a checkpoint tells, which yield to it.
       vocabulary: the class of its vocabulary, None for one that reads no questions.
-      answers: reads a file with its answers; None for one without.
+      answers: the class of its answer list; None for one without.
       counts: entry of the assets -> field of the model with its length, which is in the data and not in the config.
       optimiser: whether its files have a place for the optimiser's state.
     """
@@ -92,7 +92,7 @@ class System:
     save: Callable[[Path, workdir.Contents], None] | None = None
     sizes: tuple[str, ...] = ()
     vocabulary: Any = None
-    answers: Callable[[Path], Sequence[str]] | None = None
+    answers: type[AnswerList] | None = None
     counts: Mapping[str, str] = field(default_factory=lambda: {"vocabulary": "vocab_size", "answers": "num_answers"})
     optimiser: bool = True
 
@@ -191,7 +191,7 @@ def _part(load: Callable[[Path], tuple[dict[str, Any], Any]], prefix: str) -> Ca
     return read
 
 
-_RAD: dict[str, Any] = {"vocabulary": RadVocabulary, "answers": lambda path: RadAnswerList.from_file(path).answers}
+_RAD: dict[str, Any] = {"vocabulary": RadVocabulary, "answers": RadAnswerList}
 
 SYSTEMS = {
     "rwsan": System(
@@ -200,7 +200,7 @@ SYSTEMS = {
         _save_rwsan,
         rwsan.SIZES,
         Vocabulary,
-        lambda path: AnswerList.from_file(path).answers,
+        AnswerList,
     ),
     "cmsa": System("configs/cmsa.py:vqa_rad", _load_cmsa, _save_cmsa, cmsa.SIZES, **_RAD),
     "ban": System("configs/cmsa.py:vqa_rad,ban", _load_mevf, _save_cmsa, mevf.SIZES, **_RAD),
@@ -219,7 +219,7 @@ SYSTEMS = {
         _load_sysu,
         _save_sysu,
         sysu.SIZES,
-        answers=lambda path: DiseaseList.from_file(path).names,
+        answers=DiseaseList,
         counts={"answers": "num_answers"},
         optimiser=False,
     ),
@@ -308,7 +308,7 @@ def _assets(
     if arguments.answers:
         if not system.answers:
             raise ConfigError(f"--answers is not for {arguments.system!r}, which answers no questions.")
-        assets["answers"] = list(system.answers(arguments.answers))
+        assets["answers"] = list(system.answers.from_file(arguments.answers).answers)
     if arguments.vocabulary:
         assets["vocabulary"] = list(system.vocabulary(_read_vocabulary(arguments.vocabulary)).tokens)
     elif arguments.questions:
@@ -340,7 +340,7 @@ def _assets(
 
 
 def _read_vocabulary(path: Path) -> tuple[str, ...]:
-    content = _read_json(path)
+    content = read_json(path, "vocabulary", "a list of words, or a map from word to number")
     if isinstance(content, dict):
         content = sorted(content, key=content.__getitem__)
     if not isinstance(content, list) or not all(isinstance(word, str) for word in content):
@@ -352,21 +352,13 @@ def _read_questions(paths: Sequence[Path]) -> list[str]:
     questions = []
     for path in paths:
         try:
-            questions += [entry["question"] for entry in _read_json(path)["questions"]]
+            entries = read_json(path, "questions", "a VQA v2 question file")["questions"]
+            questions += [entry["question"] for entry in entries]
         except (KeyError, TypeError) as error:
             raise DataError(
                 f"{path} is no VQA v2 question file: expected `questions`, each with `question`."
             ) from error
     return questions
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataError(f"There is no file {path}.") from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DataError(f"{path} is no JSON file: {error}.") from error
 
 
 if __name__ == "__main__":

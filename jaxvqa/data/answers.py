@@ -6,16 +6,17 @@ same two steps, `process_punctuation` and `process_words`.
 """
 
 import functools
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar, TypeVar
 
 import numpy as np
 from jaxtyping import Float
 
+from jaxvqa.data.json_files import read_json
 from jaxvqa.errors import DataError
 
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
@@ -84,50 +85,70 @@ def normalise_answer(raw: str) -> str:
     return process_words(process_punctuation(raw)).replace(",", "")
 
 
+_List = TypeVar("_List", bound="AnswerList")
+
+
 @dataclass(frozen=True)
 class AnswerList:
     """The A answers that a model chooses from, in the order of its outputs.
+
+    What differs between data sets is the `form` in which they list answers, and the original's file.
 
     Raises:
         DataError: an answer occurs twice.
     """
 
     answers: tuple[str, ...]
+    what: ClassVar[str] = "answer list"
+    file: ClassVar[str] = "answer_dict.json"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "answers", tuple(self.answers))
         if len(self.index) != len(self.answers):
             twice = sorted({answer for i, answer in enumerate(self.answers) if self.index[answer] != i})
-            raise DataError(f"The answer list holds {len(twice)} answer(s) more than once: {twice[:20]}.")
+            raise DataError(f"The {self.what} holds {len(twice)} answer(s) more than once: {twice[:20]}.")
+
+    @staticmethod
+    def form(raw: str | int) -> str:
+        """Brings an annotator's answer, which some files hold as a number, into the form of the list."""
+        return normalise_answer(str(raw))
 
     @classmethod
-    def build(cls, answers: Iterable[str], min_count: int) -> "AnswerList":
+    def build(cls: type[_List], answers: Iterable[str | int], min_count: int = 1) -> _List:
         """Keeps the answers that occur at least `min_count` times, in order of first appearance (spec section 4.7).
 
         RWSAN passes the raw `multiple_choice_answer` of all train, then all val annotations, with a `min_count` of 9.
         """
-        counts = Counter(normalise_answer(answer) for answer in answers)
+        counts = Counter(map(cls.form, answers))
         return cls(tuple(answer for answer, count in counts.items() if count >= min_count))
 
     @classmethod
-    def from_file(cls, path: str | Path) -> "AnswerList":
-        """Reads a JSON file: a list of answers, or the original's `answer_dict.json` (two maps, spec section 4.7).
+    def from_file(cls: type[_List], path: str | Path) -> _List:
+        """Reads a JSON file: a list of answers, or the original's (`answer_dict.json`: two maps, spec section 4.7).
 
         A converted checkpoint needs the original's file, since the order of its outputs is that of the file.
 
         Raises:
             DataError: the file is missing, is not JSON, or is neither of the two forms.
         """
-        path = Path(path)
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise DataError(f"No answer list at {path}: expected the original's answer_dict.json.") from error
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise DataError(f"{path} is not a JSON file ({error}).") from error
-        if isinstance(content, list) and all(isinstance(answer, str) for answer in content):
+        content = read_json(path, cls.what, f"the original's {cls.file}")
+        if isinstance(content, list) and content and all(isinstance(answer, str) for answer in content):
             return cls(tuple(content))
-        return cls(_answers_of_maps(content, path))
+        return cls(cls.answers_of(content, path))
+
+    @staticmethod
+    def answers_of(content: object, path: str | Path) -> tuple[str, ...]:
+        """Returns the answers of [{answer: index}, {"index": answer}] by index, after checking that both maps agree."""
+        expected = f"{path}: expected a list of answers, or two maps (answer to index, index to answer)"
+        if not (isinstance(content, list) and len(content) == 2 and all(isinstance(m, dict) for m in content)):
+            raise DataError(f"{expected}; found {type(content).__name__} of another form.")
+        to_index, to_answer = content
+        answers = tuple(to_answer.get(str(i)) for i in range(len(to_answer)))
+        if not all(isinstance(answer, str) for answer in answers):
+            raise DataError(f"{expected}; the second map's indices are not 0 to {len(to_answer) - 1}.")
+        if to_index != {answer: i for i, answer in enumerate(answers)}:
+            raise DataError(f"{expected}; the two maps do not agree.")
+        return answers
 
     @functools.cached_property
     def index(self) -> dict[str, int]:
@@ -137,37 +158,23 @@ class AnswerList:
     def __len__(self) -> int:
         return len(self.answers)
 
+    def label(self, answer: str | int) -> int:
+        """Returns the position of a raw answer, -1 if it is not in the list."""
+        return self.index.get(self.form(answer), -1)
+
     def soft_scores(self, human: Sequence[str]) -> Float[np.ndarray, " A"]:
         """Returns float32[A]: 0, 0.3, 0.6, 0.9, 1 for 0, 1, 2, 3, 4 or more annotators (spec section 4.8).
 
-        The annotators' raw answers are normalised before they are counted; those outside the list are ignored.
+        The annotators' raw answers are brought into the list's form first; those outside the list are ignored.
         """
         scores = np.zeros(len(self), np.float32)
-        for answer, count in Counter(map(normalise_answer, human)).items():
-            position = self.index.get(answer)
-            if position is not None:
-                scores[position] = _SOFT_SCORES[min(count, len(_SOFT_SCORES) - 1)]
+        for label, count in Counter(map(self.label, human)).items():
+            if label >= 0:
+                scores[label] = _SOFT_SCORES[min(count, len(_SOFT_SCORES) - 1)]
         return scores
 
     def exact_scores(self, human: Sequence[str]) -> Float[np.ndarray, " A"]:
         """Returns float32[A] with 1 for each given answer: the target where one annotated answer is the whole truth."""
         scores = np.zeros(len(self), np.float32)
-        for answer in human:
-            position = self.index.get(normalise_answer(answer))
-            if position is not None:
-                scores[position] = 1.0
+        scores[[label for label in map(self.label, human) if label >= 0]] = 1.0
         return scores
-
-
-def _answers_of_maps(content: object, path: Path) -> tuple[str, ...]:
-    """Returns the answers of [{answer: index}, {"index": answer}] by index, after checking that both maps agree."""
-    expected = f"{path}: expected a list of answers, or two maps (answer to index, index to answer)"
-    if not (isinstance(content, list) and len(content) == 2 and all(isinstance(m, dict) for m in content)):
-        raise DataError(f"{expected}; found {type(content).__name__} of another form.")
-    to_index, to_answer = content
-    answers = tuple(to_answer.get(str(i)) for i in range(len(to_answer)))
-    if not all(isinstance(answer, str) for answer in answers):
-        raise DataError(f"{expected}; the second map's indices are not 0 to {len(to_answer) - 1}.")
-    if to_index != {answer: i for i, answer in enumerate(answers)}:
-        raise DataError(f"{expected}; the two maps do not agree.")
-    return answers

@@ -1,13 +1,13 @@
 """VQA-Med's text files, and the list of abnormalities that SYSU-HCP chooses from (SYSU spec, section 7)."""
 
-import collections
 import contextlib
 import functools
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
+from jaxvqa.data.answers import AnswerList
 from jaxvqa.errors import DataError
 
 Row = dict[str, str]
@@ -127,66 +127,41 @@ def parse_validation(
 
 
 @dataclass(frozen=True)
-class DiseaseList:
-    """The abnormalities that a model chooses from, in the order of its outputs.
+class DiseaseList(AnswerList):
+    """The abnormalities that a model chooses from, in the order of its outputs: answers as they stand, but for yes and no.
 
-    Raises:
-      DataError: a name occurs twice.
+    The original takes all those of its training questions; VQA-Med 2020's train and validation answers give 330.
     """
 
-    names: tuple[str, ...]
+    what: ClassVar[str] = "list of diseases"
+    file: ClassVar[str] = "disease2id.json"
 
-    def __post_init__(self) -> None:
-        if len(self.index) != len(self.names):
-            twice = sorted({name for i, name in enumerate(self.names) if self.index[name] != i})
-            raise DataError(f"The list of diseases holds {len(twice)} name(s) more than once: {twice[:20]}.")
-
-    @classmethod
-    def build(cls, answers: Iterable[str], min_count: int = 1) -> "DiseaseList":
-        """Collects the answers that occur `min_count` times in order of first appearance, as they stand, without yes and no.
-
-        The original takes all those of its training questions; VQA-Med 2020's train and validation answers give 330.
-        """
-        counts = collections.Counter(answer for answer in answers if answer.lower() not in NO_DISEASES)
-        return cls(tuple(answer for answer, count in counts.items() if count >= min_count))
+    @staticmethod
+    def form(raw: str | int) -> str:
+        """An answer as it stands."""
+        return str(raw)
 
     @classmethod
-    def from_file(cls, path: str | Path) -> "DiseaseList":
-        """Reads the original's `disease2id.json`: {name: id}, or a list of names. Converted checkpoints need its order.
+    def build(cls, answers: Iterable[str | int], min_count: int = 1) -> "DiseaseList":
+        """Collects the answers that occur `min_count` times, in order of first appearance."""
+        return super().build((answer for answer in answers if str(answer).lower() not in NO_DISEASES), min_count)
 
-        Raises:
-          DataError: the file is missing or of another form, or the ids are not 0, 1, 2, …
-        """
-        path = Path(path)
-        try:
-            ids = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise DataError(f"No list of diseases at {path}: expected the original's disease2id.json.") from error
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise DataError(f"{path} is not a JSON file ({error}).") from error
-        if isinstance(ids, list) and ids and all(isinstance(name, str) for name in ids):
-            return cls(tuple(ids))
-        if not isinstance(ids, dict) or sorted(map(str, ids.values())) != sorted(map(str, range(len(ids)))):
+    @staticmethod
+    def answers_of(content: object, path: str | Path) -> tuple[str, ...]:
+        """Returns the names of {name: id} by id. Converted checkpoints need this order."""
+        if not isinstance(content, dict) or sorted(map(str, content.values())) != sorted(map(str, range(len(content)))):
             raise DataError(
                 f"{path}: expected names with the ids 0 to n - 1, each once, as in {{name: id}}, or a list."
             )
-        return cls(tuple(sorted(ids, key=lambda name: int(ids[name]))))
-
-    @functools.cached_property
-    def index(self) -> dict[str, int]:
-        """Name to its position."""
-        return {name: i for i, name in enumerate(self.names)}
+        return tuple(sorted(content, key=lambda name: int(content[name])))
 
     @functools.cached_property
     def _by_form(self) -> dict[str, int]:
-        return {repaired(name): i for i, name in reversed(list(enumerate(self.names)))}
+        return {repaired(name): i for i, name in reversed(list(enumerate(self.answers)))}
 
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def label(self, answer: str) -> int:
+    def label(self, answer: str | int) -> int:
         """Returns the class of an answer; -1 if it is none. Its name as it stands goes first, then its `repaired` form."""
-        return self.index.get(answer, self._by_form.get(repaired(answer), -1))
+        return self.index.get(str(answer), self._by_form.get(repaired(str(answer)), -1))
 
 
 def repaired(name: str) -> str:

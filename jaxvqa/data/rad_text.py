@@ -7,8 +7,7 @@ words, and in one answer.
 import functools
 import mmap
 import struct
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,38 +97,12 @@ def normalise_rad_answer(raw: str | int) -> str:
 
 @dataclass(frozen=True)
 class RadAnswerList(AnswerList):
-    """The A answers that a model chooses from, under VQA-RAD's normalisation. A question has one answer.
+    """The A answers that a model chooses from, under VQA-RAD's normalisation. A question has one answer (spec section 7.3).
 
-    Raises:
-        DataError: an answer occurs twice.
+    CMSA makes it of the raw answers of the train split, frames included, which gives 458.
     """
 
-    @classmethod
-    def build(cls, answers: Iterable[str | int], min_count: int = 1) -> "RadAnswerList":
-        """Keeps the answers that occur at least `min_count` times, in order of first appearance.
-
-        CMSA passes the raw answers of the train split, frames included, which gives 458.
-        """
-        counts = Counter(map(normalise_rad_answer, answers))
-        return cls(tuple(answer for answer, count in counts.items() if count >= min_count))
-
-    def label(self, answer: str | int) -> int:
-        """Returns the index of a raw answer, −1 if it is not in the list."""
-        return self.index.get(normalise_rad_answer(answer), -1)
-
-    def soft_scores(self, human: Sequence[str]) -> Float[np.ndarray, " A"]:
-        """Returns float32[A]: 0, 0.3, 0.6, 0.9, 1 for 0, 1, 2, 3, 4 or more annotators (VQA-RAD itself has one)."""
-        scores = np.zeros(len(self), np.float32)
-        for label, count in Counter(map(self.label, human)).items():
-            if label >= 0:
-                scores[label] = min(1.0, 0.3 * count)
-        return scores
-
-    def exact_scores(self, human: Sequence[str]) -> Float[np.ndarray, " A"]:
-        """Returns float32[A] with 1 at the answer's index; zeros if the list lacks it (spec section 7.3)."""
-        scores = np.zeros(len(self), np.float32)
-        scores[[label for label in map(self.label, human) if label >= 0]] = 1.0
-        return scores
+    form = staticmethod(normalise_rad_answer)
 
 
 # Word vectors.

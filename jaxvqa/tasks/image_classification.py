@@ -151,7 +151,7 @@ class ImageClassification:
                 "lower config.data.answers.min_count."
             )
         masks = voting.read_masks(data.mask_file, len(classes)) if data.mask_file else {}
-        return {"answers": list(classes.names), "masks": [[name, sorted(ids)] for name, ids in masks.items()]}
+        return {"answers": list(classes.answers), "masks": [[name, sorted(ids)] for name, ids in masks.items()]}
 
     @staticmethod
     def stand_in_assets(config: ml_collections.ConfigDict) -> Assets:

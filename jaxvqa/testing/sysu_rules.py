@@ -226,7 +226,7 @@ def _ensemble(path: Path) -> list[Row]:
         ranks = [voting.first_allowed_rank(row, allowed) for row in logits]
         kept = [int(row.argmax()) if rank is None else rank for row, rank in zip(logits, ranks, strict=True)]
         yield "what the script's loop holds", kept, case["rank_bug"]
-        yield "answer", diseases.names[case["ensemble_intended"]], case["answer_intended"]
+        yield "answer", diseases.answers[case["ensemble_intended"]], case["answer_intended"]
 
     return [counted(path.name, f"{i}: {case['question']}", results(case)) for i, case in enumerate(content["cases"])]
 
@@ -255,7 +255,7 @@ def _reading(path: Path) -> list[Row]:
         rows = med_text.parse_rows(files["data/train/label.txt"], med_text.PAIRS, "label.txt")
         diseases = med_text.DiseaseList.build(row["answer"] for row in rows)
         yield "ids", diseases.index, content["disease2id"]
-        yield "names", {str(i): disease for i, disease in enumerate(diseases.names)}, content["id2disease"]
+        yield "names", {str(i): disease for i, disease in enumerate(diseases.answers)}, content["id2disease"]
 
     def refused() -> Results:
         for line in content["bad_lines"]:

@@ -65,7 +65,7 @@ def test_validation_files_belong_together():
 
 def test_classes_are_the_answers_as_they_stand():
     diseases = DiseaseList.build(["No", "b", "a", "YES", "b", "B", "a."])
-    assert diseases.names == ("b", "a", "B", "a.")
+    assert diseases.answers == ("b", "a", "B", "a.")
     assert [diseases.label(name) for name in ("a", "B", "a.", "yes", "c")] == [1, 2, 3, -1, -1]
     with pytest.raises(DataError, match="more than once"):
         DiseaseList(("a", "b", "a"))
@@ -93,13 +93,13 @@ def test_damaged_lists(tmp_path, content, message):
     with pytest.raises(DataError, match=message):
         DiseaseList.from_file(path)
     path.write_text(json.dumps({"b": 1, "a": 0}))
-    assert DiseaseList.from_file(path).names == ("a", "b")
+    assert DiseaseList.from_file(path).answers == ("a", "b")
 
 
 def test_the_originals_list(jaxvqa_data):
     diseases = DiseaseList.from_file(jaxvqa_data / "reference/sysu/disease2id.json")
     assert len(diseases) == 330
-    mended = [i for i, name in enumerate(diseases.names) if med_text.repaired(name) != med_text.tidy(name)]
+    mended = [i for i, name in enumerate(diseases.answers) if med_text.repaired(name) != med_text.tidy(name)]
     assert mended == [5, 167, 193, 214, 234, 274]
     # Mending joins no two classes, so that every name, mended or not, keeps its own id.
-    assert [diseases.label(med_text.repaired(name)) for name in diseases.names] == list(range(330))
+    assert [diseases.label(med_text.repaired(name)) for name in diseases.answers] == list(range(330))

@@ -136,7 +136,7 @@ def test_the_authors_classes_go_first(made, tmp_path):
     assert garbled != "spine, \u00a0cyst"
     (made / "archive/disease2id.json").write_text(json.dumps({garbled: 1, "ulcer": 0}), encoding="utf-8")
     splits, classes, _ = read_splits("sysu", made, pictures=False)
-    assert classes.names == ("ulcer", garbled)
+    assert classes.answers == ("ulcer", garbled)
     assert column(splits["train"], "label") == [1]
     assert column(splits["test"], "label") == [0, 0]
 

@@ -117,7 +117,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         )
         if not config.images:
             if classes is not None:
-                self.info.metadata["class_names"] = list(classes.names)
+                self.info.metadata["class_names"] = list(classes.answers)
             return {split: self._generate_examples(records) for split, records in splits.items()}
         generators = {}
         for split, records in splits.items():
