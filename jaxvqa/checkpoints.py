@@ -264,7 +264,10 @@ def init_from(name: str, workdir: str, state: TrainState, table: paths.Table) ->
     checkpoints = Checkpoints(workdir, read_only=True)
     model = checkpoints.restore_model(checkpoints.model_shapes(sharding=NamedSharding(mesh, PartitionSpec())))
     checkpoints.close()
-    model = model.get("ema") or model
+    ema = model.get("ema")
+    if ema is not None and ema.keys() != {"params", "extra"}:
+        ema = {"params": ema, "extra": model["extra"]}  # of a run that was begun before batch statistics were averaged
+    model = ema or model
     other = {"params": model["params"], **(model["extra"] or {})}
     source = {collection: paths.flatten(tree) for collection, tree in other.items()}
     fresh = {"params": state.params, **state.extra}

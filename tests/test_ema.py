@@ -174,3 +174,14 @@ def test_another_run_gives_its_averages_where_it_keeps_them(run):
         state = checkpoints.init_from("model", str(workdir), program.init(), ((".*", True),))
     assert_same((state.params, state.extra), states[2].eval_variables)
     assert_same(state.eval_variables, states[2].eval_variables)
+
+
+def test_averages_without_batch_statistics_are_those_of_the_parameters(both, tmp_path):
+    """So did runs keep them that were begun before statistics were averaged."""
+    _, program, _, states = both[DECAY]
+    saved = checkpoints.Checkpoints(tmp_path)
+    saved.save(dataclasses.replace(states[2], ema=states[2].ema["params"]), {}, {})
+    saved.close()
+    with jax.set_mesh(MESH):
+        state = checkpoints.init_from("model", str(tmp_path), program.init(), ((".*", True),))
+    assert_same((state.params, state.extra), (states[2].ema["params"], states[2].extra))
