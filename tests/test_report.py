@@ -391,9 +391,15 @@ def test_newest_predictions_of_the_right_evaluation_are_read(tmp_path):
     assert report.read_run(workdir).predictions("test") == (0, [])
 
 
-@pytest.mark.parametrize("arg", ["", "blind", "small", "easy_vqa", "vqa_v2,mini"])
-def test_the_training_command_gives_the_same_config(arg):
-    config = configs.load("configs/rwsan.py" + (f":{arg}" if arg else ""))
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("rwsan.py", "rwsan.py:blind", "rwsan.py:small", "rwsan.py:easy_vqa", "rwsan.py:vqa_v2,mini"),
+        *("cmsa.py:vqa_rad,san,compact", "sysu_hcp.py:mixup,resnet18,small"),
+    ],
+)
+def test_the_training_command_gives_the_same_config(name):
+    config = configs.load(f"configs/{name}")
     changes = [("optim.lr", "0.0025"), ("data.dir", "/a b/data"), ("checkpoint.keep", "5"), ("report", "false")]
     configs.override(config, changes)
     wanted = json.loads(config.to_json_best_effort())

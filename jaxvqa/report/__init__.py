@@ -18,7 +18,7 @@ import re
 import runpy
 import shlex
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,8 @@ MISTAKES = 6
 BINS = 10
 MOST_VARIANTS = 3
 """How many variants of a config are tried together to find the command of a run."""
+MOST_SELECTIONS = 4
+"""How many selections of variants, the nearest, are tried with one more."""
 
 Row = dict[str, Any]
 
@@ -636,35 +638,48 @@ def train_command(config: Mapping[str, Any]) -> str:
     Empty when no packaged config has the same fields.
     """
     wanted = checkpoints.flatten_config(config)
-    best: tuple[int, int, str] | None = None
-    for argument, flat in _packaged_configs():
-        if flat.keys() != wanted.keys():
-            continue
-        changed = [f"--config.{key}={_as_text(value)}" for key, value in wanted.items() if flat[key] != value]
-        command = " ".join(["python -m jaxvqa.main", *map(shlex.quote, [f"--config={argument}", *changed])])
-        if best is None or (len(changed), len(argument)) < best[:2]:
-            best = (len(changed), len(argument), command)
-    return best[2] if best else ""
+    found: list[list[str]] = []
+    for file in sorted((Path(__file__).parent.parent.parent / "configs").glob("[a-z]*.py")):
+        for chosen, flat in _nearest_configs(file, wanted):
+            if flat.keys() == wanted.keys():
+                argument = f"--config=configs/{file.name}{':' if chosen else ''}{','.join(chosen)}"
+                changed = [f"--config.{key}={_as_text(value)}" for key, value in wanted.items() if flat[key] != value]
+                found.append([argument, *changed])
+    found.sort(key=lambda words: (len(words), len(words[0])))
+    return " ".join(["python -m jaxvqa.main", *map(shlex.quote, found[0])]) if found else ""
+
+
+def _nearest_configs(file: Path, wanted: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Mapping[str, Any]]]:
+    """The selections of a config file's `VARIANTS` whose configs, flattened, are nearest to `wanted`, of every length.
+
+    Each length adds one variant to the nearest of the length before: there are too many selections to try all.
+    """
+    variants = _module(file).get("VARIANTS", ())
+    level: set[tuple[str, ...]] = {()}
+    for _ in range(MOST_VARIANTS + 1):
+        tried = [(chosen, flat) for chosen in sorted(level) if (flat := _packaged_config(file, chosen))]
+        tried.sort(key=lambda row: sum(row[1].get(k) != wanted.get(k) for k in row[1].keys() | wanted.keys()))
+        nearest = tried[:MOST_SELECTIONS]
+        yield from nearest
+        larger = ({*chosen, variant} for chosen, _ in nearest for variant in variants if variant not in chosen)
+        level = {tuple(v for v in variants if v in selection) for selection in larger}
 
 
 @functools.cache
-def _packaged_configs() -> list[tuple[str, dict[str, Any]]]:
-    """Every config file that comes with the program, alone and with each selection of its `VARIANTS`, flattened."""
-    found = []
-    for file in sorted((Path(__file__).parent.parent.parent / "configs").glob("[a-z]*.py")):
-        module = runpy.run_path(str(file))
-        if "get_config" not in module:
-            continue
-        variants = module.get("VARIANTS", ())
-        for n in range(min(len(variants), MOST_VARIANTS) + 1):
-            for chosen in itertools.combinations(variants, n):
-                try:
-                    config = module["get_config"](",".join(chosen) or None)
-                except UserError:  # variants that do not go together
-                    continue
-                argument = f"configs/{file.name}{':' if chosen else ''}{','.join(chosen)}"
-                found.append((argument, checkpoints.flatten_config(json.loads(config.to_json_best_effort()))))
-    return found
+def _packaged_config(file: Path, variants: tuple[str, ...]) -> Mapping[str, Any]:
+    """A config that comes with the program, flattened; empty where the file has none, or the variants do not go together."""
+    if "get_config" not in _module(file):
+        return {}
+    try:
+        config = _module(file)["get_config"](",".join(variants) or None)
+    except UserError:
+        return {}
+    return checkpoints.flatten_config(json.loads(config.to_json_best_effort()))
+
+
+@functools.cache
+def _module(file: Path) -> Mapping[str, Any]:
+    return runpy.run_path(str(file))
 
 
 def _as_text(value: Any) -> str:
