@@ -17,7 +17,8 @@ CMSA's pre-training (`mtpt`) is three files of one epoch, `backbone_…`, `a_dec
 the first is named, the others lie beside it. Brain and chest need --config=configs/cmsa_pretrain.py:brain,real (or chest,real).
 Questions and names of classes come from the built data set of the config.
 
-A file of SYSU-HCP does not tell which network it holds: --config does. `sysu_tower` reads one with any number of classes, such
+A file of SYSU-HCP does not tell which network it holds: --config does. With --masks (the original's `modelmask.json`) its
+predictions may be masked by the modality that a question names. `sysu_tower` reads a network with any number of classes, such
 as torchvision's, for `config.init_from.model` of configs/sysu_hcp.py.
 
 The systems `backbone` (CMSA's pre-trained branches, or torchvision's residual networks), `maml` and `autoencoder` (what
@@ -45,6 +46,7 @@ from jaxvqa.data.rad_text import RadAnswerList, RadVocabulary
 from jaxvqa.data.text import Vocabulary
 from jaxvqa.errors import CheckpointError, ConfigError, DataError, UserError
 from jaxvqa.tasks import task_class
+from jaxvqa.tasks.image_classification import mask_assets
 
 
 @dataclass(frozen=True)
@@ -250,6 +252,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--to", required=True, dest="target", type=Path, metavar="DIR|FILE")
     parser.add_argument("--config", help="config file, with `:variant`; the published one by default")
     parser.add_argument("--answers", type=Path, help="the original's answer_dict.json, or a JSON list of answers")
+    parser.add_argument("--masks", type=Path, help="SYSU-HCP's modelmask.json: the classes that each modality allows")
     words = parser.add_mutually_exclusive_group()
     words.add_argument("--vocabulary", type=Path, help="a JSON list of all words, or of the original's word -> number")
     words.add_argument("--questions", type=Path, nargs="+", help="VQA v2 question files, in the original's order")
@@ -309,6 +312,10 @@ def _assets(
         if not system.answers:
             raise ConfigError(f"--answers is not for {arguments.system!r}, which answers no questions.")
         assets["answers"] = list(system.answers.from_file(arguments.answers).answers)
+    if arguments.masks:
+        if "masks" not in assets:
+            raise ConfigError(f"--masks is not for {arguments.system!r}, whose answers are not masked by the question.")
+        assets["masks"] = mask_assets(arguments.masks, loaded.model["num_answers"])
     if arguments.vocabulary:
         assets["vocabulary"] = list(system.vocabulary(_read_vocabulary(arguments.vocabulary)).tokens)
     elif arguments.questions:

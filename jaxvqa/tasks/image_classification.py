@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -64,14 +65,34 @@ def allowed_unless_confident(logits: Float[Array, "B A"], allowed: Bool[Array, "
 
     The best class stays where its logit is confident, and where none of the candidates is allowed.
     """
-    values, candidates = jax.lax.top_k(logits, min(voting.CANDIDATES, logits.shape[-1]))
+    values, candidates = _candidates(logits)
     # The first maximum of flags is the first that is set, and the first of all where none is.
     rank = jnp.argmax(jnp.take_along_axis(allowed, candidates, axis=-1), axis=-1)
     rank = jnp.where(values[:, 0] > voting.CONFIDENT, 0, rank)
     return jnp.take_along_axis(candidates, rank[:, None], axis=-1)[:, 0]
 
 
-RULES = {"answers": best, "answers_masked": best_allowed, "answers_masked_unless_confident": allowed_unless_confident}
+def as_written(logits: Float[Array, "B A"], allowed: Bool[Array, "B A"]) -> Int[Array, " B"]:
+    """The original's rule as its script has it: the best class, but -1, no answer, where it meets an allowed one and stops.
+
+    A mask of all classes is none.
+    """
+    values, candidates = _candidates(logits)
+    met = jnp.take_along_axis(allowed, candidates, axis=-1).any(axis=-1) & ~allowed.all(axis=-1)
+    return jnp.where(met & (values[:, 0] <= voting.CONFIDENT), -1, candidates[:, 0])
+
+
+def _candidates(logits: Float[Array, "B A"]) -> tuple[Float[Array, "B C"], Int[Array, "B C"]]:
+    values, candidates = jax.lax.top_k(logits, min(voting.CANDIDATES, logits.shape[-1]))
+    return values, candidates
+
+
+RULES = {
+    "answers": best,
+    "answers_masked": best_allowed,
+    "answers_masked_unless_confident": allowed_unless_confident,
+    "answers_masked_as_written": as_written,
+}
 """Predict function -> rule. With `_flip` behind its name, logits are the mean of the picture's and its mirror image's."""
 
 
@@ -121,6 +142,7 @@ class ImageClassification:
             **{f"{name}_flip": partial(self._predict_answers, rule=rule, flip=True) for name, rule in rules.items()},
             "explain": self._predict_best,
             "logits": self._predict_logits,
+            "logits_flip": partial(self._predict_logits, flip=True),
         }
 
     # --- assets ------------------------------------------------------------------------------------------------------------
@@ -150,8 +172,8 @@ class ImageClassification:
                 f"No answer of {data.questions} ({data.answers.splits}) but yes and no occurs {data.answers.min_count} times: "
                 "lower config.data.answers.min_count."
             )
-        masks = voting.read_masks(data.mask_file, len(classes)) if data.mask_file else {}
-        return {"answers": list(classes.answers), "masks": [[name, sorted(ids)] for name, ids in masks.items()]}
+        masks = mask_assets(data.mask_file, len(classes)) if data.mask_file else []
+        return {"answers": list(classes.answers), "masks": masks}
 
     @staticmethod
     def stand_in_assets(config: ml_collections.ConfigDict) -> Assets:
@@ -246,10 +268,11 @@ class ImageClassification:
     def _predict_answers(
         self, params: Any, extra: Any, batch: Mapping[str, Array], *, rule: Callable[..., Array], flip: bool = False
     ) -> dict[str, Array]:
-        """`answer` int32[B, 1] and its `probability` float32[B, 1] among all classes."""
+        """`answer` int32[B, 1], -1 for none, and its `probability` float32[B, 1] among all classes, 0 for none."""
         logits = self._logits(params, extra, batch["image"], flip=flip)
         answer = rule(logits, jnp.asarray(self._allowed)[batch["modality"]])[:, None]
-        return {"answer": answer, "probability": jnp.take_along_axis(jax.nn.softmax(logits), answer, axis=-1)}
+        probability = jnp.take_along_axis(jax.nn.softmax(logits), jnp.maximum(answer, 0), axis=-1)
+        return {"answer": answer, "probability": jnp.where(answer < 0, 0, probability)}
 
     def _predict_best(self, params: Any, extra: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
         """The best answers int32[B, 5] and probabilities, masks aside."""
@@ -257,9 +280,16 @@ class ImageClassification:
         values, indices = jax.lax.top_k(probabilities, min(SHOWN, len(self.classes)))
         return {"answer": indices, "probability": values}
 
-    def _predict_logits(self, params: Any, extra: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
-        """`logits` float32[B, A]: what several models vote with (`jaxvqa.voting`)."""
-        return {"logits": self._logits(params, extra, batch["image"])}
+    def _predict_logits(
+        self, params: Any, extra: Any, batch: Mapping[str, Array], *, flip: bool = False
+    ) -> dict[str, Array]:
+        """`logits` float32[B, A]: what several models vote with (`jaxvqa.ensemble`)."""
+        return {"logits": self._logits(params, extra, batch["image"], flip=flip)}
+
+
+def mask_assets(path: str | Path, classes: int) -> list[list[Any]]:
+    """The entry `masks` of the assets from the original's `modelmask.json`; arguments and errors of `voting.read_masks`."""
+    return [[name, sorted(ids)] for name, ids in voting.read_masks(path, classes).items()]
 
 
 def _right(logits: Float[Array, "B A"], targets: Int[Array, " B"]) -> Float[Array, " B"]:

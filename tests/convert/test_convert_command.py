@@ -86,6 +86,13 @@ def test_lists_of_another_length_are_refused(converted, tmp_path, capsys):
     assert not (tmp_path / "again").exists()
 
 
+def test_masks_are_not_for_every_system(converted, tmp_path, capsys):
+    _, file, options = converted("cmsa")
+    command = ["--system=cmsa", f"--from={file}", f"--to={tmp_path / 'again'}", *options, "--masks=modelmask.json"]
+    assert convert.main(command) == 2
+    assert "--masks is not for 'cmsa'" in capsys.readouterr().err
+
+
 def test_a_part_is_only_read(tmp_path, capsys):
     (tmp_path / "run").mkdir()
     assert convert.main(["--system=maml", f"--from={tmp_path / 'run'}", f"--to={tmp_path / 'maml.weights'}"]) == 2

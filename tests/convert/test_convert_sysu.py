@@ -175,11 +175,16 @@ def published(tmp_path_factory):
 
 def test_the_command_goes_both_ways(published, tmp_path, capsys):
     file, values, classes = published
-    run, back = tmp_path / "run", tmp_path / "back.pth"
-    assert command.main(["--system=sysu", f"--from={file}", f"--to={run}", SMALL_CONFIG, f"--answers={classes}"]) == 0
+    run, back, masks = tmp_path / "run", tmp_path / "back.pth", tmp_path / "modelmask.json"
+    masks.write_text('{"mri": [2, 0], "ct": [1]}')
+    words = ["--system=sysu", f"--from={file}", f"--to={run}", SMALL_CONFIG, f"--answers={classes}", f"--masks={masks}"]
+    assert command.main(words) == 0
     assert "3 answers" in capsys.readouterr().out
     restored = checkpoints.Checkpoints(run, read_only=True)
-    assert restored.read_json()[0]["answers"] == ["cyst", "abscess", "tumour"]
+    assert restored.read_json()[0] == {
+        "answers": ["cyst", "abscess", "tumour"],
+        "masks": [["mri", [0, 2]], ["ct", [1]]],
+    }
     restored.close()
     assert command.main(["--system=sysu", f"--from={run}", f"--to={back}"]) == 0
     written = torch.load(back, weights_only=True)
@@ -215,6 +220,8 @@ def test_the_command_reads_a_tower_for_other_classes(published, tmp_path):
     [
         (["--answers=two.json"], ["the checkpoint has 3 answers", "gives 2"]),
         (["--answers=two.json", "--vocabulary=two.json"], ["--vocabulary and --questions are not for 'sysu'"]),
+        (["--answers=two.json", "--masks=mask.json"], ["mask.json", "0 to 2:\n  ct: [3]"]),
+        (["--answers=two.json", "--masks=none.json"], ["No masks at", "modelmask.json"]),
         ([], ["vqa_med", "--answers"]),
     ],
 )
@@ -222,8 +229,9 @@ def test_the_command_tells_what_does_not_fit(published, tmp_path, monkeypatch, c
     file, _, _ = published
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     (tmp_path / "two.json").write_text('["cyst", "abscess"]')
+    (tmp_path / "mask.json").write_text('{"ct": [3]}')
     sizes = SMALL_CONFIG if arguments else SMALL_CONFIG.replace(":", ":vqa_med_2021,")
-    given = [argument.replace("=two", f"={tmp_path}/two") for argument in arguments]
+    given = [argument.replace("=", f"={tmp_path}/") for argument in arguments]
     assert command.main(["--system=sysu", f"--from={file}", f"--to={tmp_path / 'run'}", sizes, *given]) != 0
     error = capsys.readouterr().err
     for word in words:

@@ -12,7 +12,7 @@ from jaxvqa import configs, logs, losses, main, voting
 from jaxvqa.data import pipeline, sources
 from jaxvqa.errors import ConfigError, DataError
 from jaxvqa.tasks import make_task, task_with_assets
-from jaxvqa.tasks.image_classification import allowed_unless_confident, best, best_allowed
+from jaxvqa.tasks.image_classification import allowed_unless_confident, as_written, best, best_allowed
 
 CHANGES = {
     "data.questions": "phantom_vqa/tiny_questions",
@@ -135,13 +135,17 @@ def test_rules_of_masks_are_those_of_the_vote():
     allowed = random.random((64, 40)) < 0.05
     allowed[:, 0] |= ~allowed.any(axis=1)
     allowed[5] = True  # no modality named
-    ours, strict, plain = (
+    ours, written, strict, plain = (
         np.asarray(rule(jnp.asarray(logits), jnp.asarray(allowed)))
-        for rule in (allowed_unless_confident, best_allowed, best)
+        for rule in (allowed_unless_confident, as_written, best_allowed, best)
     )
     assert plain.tolist() == logits.argmax(axis=1).tolist()
-    rows = zip(logits, allowed, strict=True)
-    assert ours.tolist() == [voting.predict(row, frozenset(np.flatnonzero(which).tolist())) for row, which in rows]
+    masks = [() if which.all() else frozenset(np.flatnonzero(which).tolist()) for which in allowed]
+    rows = list(zip(logits, masks, strict=True))
+    assert ours.tolist() == [voting.predict(*row) for row in rows]
+    stops = [voting.predict(*row, "as_written") for row in rows]
+    assert written.tolist() == [-1 if answer is None else answer for answer in stops]
+    assert 5 < stops.count(None) < 60
     assert allowed[np.arange(64), strict].all()
     assert not allowed[np.arange(64), ours].all()  # where confident, the mask plays no part
 
