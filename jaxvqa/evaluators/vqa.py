@@ -17,6 +17,7 @@ from jaxvqa.data import pipeline
 from jaxvqa.data.answers import normalise_answer
 from jaxvqa.data.sources import VqaSource
 from jaxvqa.evaluators.predicting import predict_all, predict_function
+from jaxvqa.logs import log
 from jaxvqa.metrics.bootstrap import confidence_interval
 from jaxvqa.metrics.vqa import eval_ai_results, question_accuracy
 from jaxvqa.state import TrainState
@@ -39,6 +40,10 @@ class VqaEvaluator:
     The rule is that of the data set's answers: `soft` is the official VQA accuracy over ten annotators, `exact` compares
     with the annotated answer. A split without answers (a test server's) yields no accuracy; its predictions are
     written all the same.
+
+    Attributes:
+      name: the evaluator's.
+      source: the questions.
     """
 
     groups: ClassVar[tuple[str, ...]] = GROUPS
@@ -55,35 +60,56 @@ class VqaEvaluator:
         readers: pipeline.Readers,
     ):
         """Args: the evaluator's name and its row of `config.evals` (`split`, `batch_size`, `predict`), and what it reads."""
-        self.name, self._task, self._mesh, self._workdir = name, task, mesh, workdir
-        self._source = open_source(config.split)
+        self.name, self.source = name, open_source(config.split)
+        self._task, self._mesh, self._workdir = task, mesh, workdir
         self._batch_size, self._readers, self._rule = config.batch_size, readers, RULES[task.answer_rule]
         self._predict = predict_function(name, config, task, mesh)
 
     def run(self, state: TrainState) -> Iterator[tuple[str, float]]:
-        """Yields accuracies in percent: `accuracy`, its interval `accuracy/low` and `accuracy/high`, and by group.
+        """Predicts and scores: see `predict` and `score`."""
+        yield from self.score(int(state.step), self.predict(state))
 
-        Writes `predictions/NAME_STEP.jsonl` (one line a question) and `predictions/NAME_STEP_evalai.json` (what the
-        EvalAI server takes), from process 0.
-        """
-        outputs = predict_all(
+    def predict(self, state: TrainState) -> dict[str, np.ndarray]:
+        """What the predict function gives for every question, in the split's order."""
+        return predict_all(
             self._predict,
             state,
             task=self._task,
-            source=self._source,
+            source=self.source,
             batch_size=self._batch_size,
             mesh=self._mesh,
             readers=self._readers,
         )
-        rows = [
+
+    def rows(self, outputs: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+        """The predictions as they are written, scored where the split has answers; `outputs` as in `score`."""
+        return [
             self._row(question, {key: values[i] for key, values in outputs.items()})
-            for i, question in enumerate(self._source.all_questions())
+            for i, question in enumerate(self.source.all_questions())
         ]
+
+    def score(self, step: int, outputs: Mapping[str, np.ndarray]) -> Iterator[tuple[str, float]]:
+        """Yields accuracies in percent: `accuracy`, its interval `accuracy/low` and `accuracy/high`, and by group.
+
+        Writes `predictions/NAME_STEP.jsonl` (one line a question) and `predictions/NAME_STEP_evalai.json` (what the
+        EvalAI server takes), from process 0. A question without an answer counts as wrong; their share is `unanswered`.
+
+        Args:
+          step: of the state that predicted.
+          outputs: `answer` int[N, K], best first, and its `probability` float[N, K]; an answer -1 is none. `votes` int[N, M]
+            are those of M models that answered together.
+        """
+        rows = self.rows(outputs)
         if jax.process_index() == 0:
-            self._write(int(state.step), rows)
+            self._write(step, rows)
         scored = [row for row in rows if "accuracy" in row]
         if scored:
             yield from self._measures(scored)
+        if unanswered := [row["id"] for row in rows if row.get("unanswered")]:
+            log.warning(
+                "%s: %d of %d questions have no answer: %s …", self.name, len(unanswered), len(rows), unanswered[:5]
+            )
+            yield f"{self.name}/unanswered", 100 * len(unanswered) / len(rows)
 
     def _measures(self, scored: list[dict[str, Any]]) -> Iterator[tuple[str, float]]:
         """Values by name, from predictions with their `accuracy`."""
@@ -101,31 +127,43 @@ class VqaEvaluator:
                 yield f"{self.name}/{group}/{member}", 100 * float(np.mean(members[member]))
 
     def _row(self, question: Mapping[str, Any], output: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        answers = self._task.assets["answers"]
         row = {
             "id": int(question["question_id"]),
             "image_id": int(question["image_id"]),
             "question": question["question"],
-            "answer": answers[int(output["answer"][0])],
+            "answer": self._answer(output["answer"][0]),
             "probability": round(float(output["probability"][0]), 6),
         }
+        unanswered = output["answer"][0] < 0
+        if unanswered:
+            row["unanswered"] = True
+        if "votes" in output:
+            row["votes"] = [self._answer(vote) for vote in output["votes"]]
         row |= {group: question[group] for group in self.groups if question.get(group)}
         if len(question["answers"]):
             row["annotators"] = list(question["answers"])
-            row["accuracy"] = self._rule(row["answer"], row["annotators"])
+            row["accuracy"] = 0.0 if unanswered else self._rule(row["answer"], row["annotators"])
         return row
+
+    def _answer(self, index: Any) -> str:
+        """An answer as it is written down: the text, empty for none."""
+        return self._task.assets["answers"][int(index)] if index >= 0 else ""
+
+    def _submission(self, rows: list[dict[str, Any]]) -> dict[str, str]:
+        """The file that the data set's server takes, by what its name ends in; empty where it would take none."""
+        return {"evalai.json": json.dumps(eval_ai_results({row["id"]: row["answer"] for row in rows}))}
 
     def _write(self, step: int, rows: list[dict[str, Any]]) -> None:
         folder = self._workdir / "predictions"
         with storage_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             write_whole(folder / f"{self.name}_{step}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-            results = eval_ai_results({row["id"]: row["answer"] for row in rows})
-            write_whole(folder / f"{self.name}_{step}_evalai.json", json.dumps(results))
+            for ending, text in self._submission(rows).items():
+                write_whole(folder / f"{self.name}_{step}_{ending}", text)
 
 
 def write_whole(path: Path, text: str) -> None:
     """Writes a file under another name first, so that it is there whole or not at all."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
+    partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)

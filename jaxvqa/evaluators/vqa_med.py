@@ -12,20 +12,34 @@ from jaxvqa.metrics.bootstrap import confidence_interval
 
 
 class VqaMedEvaluator(VqaEvaluator):
-    """Yields `accuracy` and what else `VqaEvaluator` gives, by the official rule, and `bleu` in percent with its interval."""
+    """Yields `accuracy` and what else `VqaEvaluator` gives, by the official rule, and `bleu` in percent with its interval.
+
+    Beside the predictions it writes `NAME_STEP_imageclef.txt`, lines `image|answer`, where the challenge would take them: each
+    picture is asked about once, and every question is answered.
+    """
 
     def __init__(self, name: str, config: Any, **options: Any):
         """Args: as for `VqaEvaluator`; with `repair_names` in the row, answers are written without SYSU-HCP's garbling."""
         super().__init__(name, config, **options)
         self._written = repaired if config.get("repair_names", False) else str
 
+    def _answer(self, index: Any) -> str:
+        return self._written(super()._answer(index))
+
     def _row(self, question: Mapping[str, Any], output: Mapping[str, np.ndarray]) -> dict[str, Any]:
         row = super()._row(question, output)
-        row["answer"] = self._written(row["answer"])
+        if "image_name" in question:
+            row["image_name"] = question["image_name"]
         if "annotators" in row:
-            row["accuracy"] = vqa_med.accuracy(row["answer"], row["annotators"])
-            row["bleu"] = vqa_med.bleu(row["answer"], row["annotators"])
+            for measure, rule in (("accuracy", vqa_med.accuracy), ("bleu", vqa_med.bleu)):
+                row[measure] = 0.0 if row.get("unanswered") else rule(row["answer"], row["annotators"])
         return row
+
+    def _submission(self, rows: list[dict[str, Any]]) -> dict[str, str]:
+        answers = {row.get("image_name", str(row["image_id"])): row["answer"] for row in rows}
+        if len(answers) < len(rows) or any(row.get("unanswered") for row in rows):
+            return {}
+        return {"imageclef.txt": "\n".join(vqa_med.submission_lines(answers)) + "\n"}
 
     def _measures(self, scored: list[dict[str, Any]]) -> Iterator[tuple[str, float]]:
         yield from super()._measures(scored)
