@@ -43,11 +43,15 @@ def tiny_config(phantoms: Path, **changes: Any) -> ml_collections.ConfigDict:
     return config
 
 
-def command(phantoms: Path, workdir: Path, **changes: Any) -> list[str]:
+SYSU = "configs/sysu_hcp.py:small,mixup,resnet18"
+"""A run with batch statistics and pictures that are mixed at random."""
+
+
+def command(phantoms: Path, workdir: Path, config: str = "configs/rwsan.py:small", **changes: Any) -> list[str]:
     """The command line of a tiny run."""
     everything = tiny_changes(phantoms) | {name.replace("__", "."): value for name, value in changes.items()}
     return [
-        sys.executable, "-m", "jaxvqa.main", "--config=configs/rwsan.py:small", f"--workdir={workdir}",
+        sys.executable, "-m", "jaxvqa.main", f"--config={config}", f"--workdir={workdir}",
         *(f"--config.{name}={value}" for name, value in everything.items()),
     ]  # fmt: skip
 

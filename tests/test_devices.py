@@ -42,7 +42,7 @@ def assert_close(workdir: Path, reference: Path) -> None:
     ours, theirs = runs.final_arrays(workdir), runs.final_arrays(reference)
     assert ours.keys() == theirs.keys()
     for path in ours:
-        if "params" in path and not ROUNDING_ONLY.search(path):
+        if ("params" in path or "batch_stats" in path) and not ROUNDING_ONLY.search(path):
             scale = np.abs(theirs[path]).max() + 1e-6
             assert np.abs(ours[path] - theirs[path]).mean() / scale < 1e-3, path
     predictions = [
@@ -57,6 +57,17 @@ def test_eight_devices_give_the_numbers_of_one(phantoms, one_device, tmp_path, m
     done = runs.run(runs.command(phantoms, tmp_path, **MESHES[mesh]), devices=8)
     assert done.returncode == 0, done.stderr
     assert_close(tmp_path, one_device)
+
+
+@pytest.mark.slow
+def test_eight_devices_take_the_statistics_of_the_whole_batch(phantoms, tmp_path):
+    # As published: Adam's first steps are of full size where a gradient is hardly more than its rounding.
+    sgd = {"optim__name": "sgd", "optim__nesterov": True, "optim__lr": 1e-3}
+    for name, mesh, devices in (("one", {}, 1), ("eight", MESHES["data=2 x fsdp=4"], 8)):
+        done = runs.run(runs.command(phantoms, tmp_path / name, runs.SYSU, **sgd, **mesh), devices=devices)
+        assert done.returncode == 0, done.stderr
+    assert any("batch_stats" in path for path in runs.final_arrays(tmp_path / "one"))
+    assert_close(tmp_path / "eight", tmp_path / "one")
 
 
 def test_a_checkpoint_moves_to_another_mesh(phantoms, tmp_path):

@@ -21,11 +21,10 @@ def whole(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return workdir
 
 
-def stopped_at(phantoms: Path, workdir: Path, step: int, number: int) -> int:
+def stopped_at(phantoms: Path, workdir: Path, step: int, number: int, *config: str) -> int:
     """Starts a run, sends it a signal once it has logged `step`, and returns its exit code."""
-    process = subprocess.Popen(
-        runs.command(phantoms, workdir), cwd=runs.ROOT, env=runs.environment(), stderr=subprocess.PIPE, text=True
-    )
+    command = runs.command(phantoms, workdir, *config)
+    process = subprocess.Popen(command, cwd=runs.ROOT, env=runs.environment(), stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 240
     try:
         while process.poll() is None and time.monotonic() < deadline:
@@ -79,3 +78,14 @@ def test_stopped_at_any_step(phantoms, whole, tmp_path, number, step):
     again = runs.run(runs.command(phantoms, tmp_path))
     assert again.returncode == 0, again.stderr
     assert_same(tmp_path, whole)
+
+
+@pytest.mark.slow
+def test_a_run_that_mixes_pictures_and_keeps_statistics_ends_the_same(phantoms, tmp_path):
+    for name in ("whole", "stopped"):
+        if name == "stopped":
+            stopped_at(phantoms, tmp_path / name, 3, signal.SIGTERM, runs.SYSU)
+        done = runs.run(runs.command(phantoms, tmp_path / name, runs.SYSU))
+        assert done.returncode == 0, done.stderr
+    assert any("batch_stats" in path for path in runs.final_arrays(tmp_path / "whole"))
+    assert_same(tmp_path / "stopped", tmp_path / "whole")
