@@ -7,12 +7,14 @@
     python -m jaxvqa.main --config=configs/sysu_hcp.py:vqa_med_2021     the published recipe and size on VQA-Med, for a GPU
     python -m jaxvqa.main --config=configs/sysu_hcp.py:vqa_med_2021,vgg19HGap   another network of the ensemble
 
-The published answers are the vote of eight such runs: resnet50, resnet50HGap, resnest50, resnest50HGap, vgg16, vgg16HGap,
-vgg19, vgg19HGap; 0.382 accuracy and 0.416 BLEU on the test set of 2021. Each starts from ImageNet weights, which
-`--config.init_from.model.workdir=DIR` takes, and was tested at 384 pixels (`--config.data.eval_size=384`). The released weights
-have seen the validation pictures too (`--config.data.train_split=train+extra+val`). The answers of questions are the pictures'
-classes; a mask of the modality that the question names is for predictions only: `--config.data.mask_file=modelmask.json
---config.evals.val.predict=answers_masked_unless_confident`.
+The published answers are the vote of eight such runs (configs/sysu_hcp_ensemble.py): resnet50, resnet50HGap, resnest50,
+resnest50HGap, vgg16, vgg16HGap, vgg19, vgg19HGap; 0.382 accuracy and 0.416 BLEU on the test set of 2021. Each starts from
+ImageNet weights, which `--config.init_from.model.workdir=DIR` takes, and was tested at 384 pixels
+(`--config.data.eval_size=384`). The released weights have seen the validation pictures too
+(`--config.data.train_split=train+extra+val`). The answers of questions are the pictures' classes; a mask of the modality that
+the question names is for predictions only: `--config.data.mask_file=modelmask.json
+--config.evals.val.predict=answers_masked_unless_confident`, or `answers_masked_as_written`, which gives no answer where the
+original's script stops.
 
 More variants: any name of the original's networks (at its published size), `no_hagap` (means of the last map alone), and for
 the phantoms `mixup`, `smoothing` and `superloss`, which `vqa_med_2021` has all of.

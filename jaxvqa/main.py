@@ -8,7 +8,7 @@ First steps
 Modes
   --mode=train     train to config.total, from the newest checkpoint in --workdir if there is one (default)
   --mode=eval      run config.evals on the newest checkpoint in --workdir
-  --mode=predict   predict --split, and write predictions/*.jsonl and the EvalAI result file
+  --mode=predict   predict --split, and write predictions/*.jsonl and the file that the data set's server takes
   --mode=compile   compile the training step for config.compile.target without that hardware; print memory, flops and
                    collectives
 
@@ -36,7 +36,7 @@ from pathlib import Path
 import jax
 import ml_collections
 
-from jaxvqa import checkpoints, compiling, configs, logs, train
+from jaxvqa import checkpoints, compiling, configs, ensemble, logs, train
 from jaxvqa.errors import ConfigError, UserError, nearest
 from jaxvqa.logs import log
 
@@ -74,6 +74,10 @@ def _run(argv: Sequence[str]) -> None:
     logs.setup()
     config = _config(args)
     configs.override(config, changes)
+    if "members" in config and args.mode in ("train", "compile"):
+        raise ConfigError(
+            f"{args.config} is of runs that answer together: nothing to {args.mode}. Add --mode=eval or predict."
+        )
     use_compilation_cache(config.compilation_cache)
     if args.mode == "compile":
         print(compiling.report(config))
@@ -85,7 +89,8 @@ def _run(argv: Sequence[str]) -> None:
         if config.report and jax.process_index() == 0:
             _write_report(workdir)
         return
-    for name, value in train.evaluate(config, workdir, args.split if args.mode == "predict" else "").items():
+    evaluate = ensemble.evaluate if "members" in config else train.evaluate
+    for name, value in evaluate(config, workdir, args.split if args.mode == "predict" else "").items():
         if jax.process_index() == 0:
             print(f"{name:44s} {value:8.2f}")
     if jax.process_index() == 0:
@@ -146,6 +151,9 @@ def _describe_config(argument: str) -> None:
 def _config(args: argparse.Namespace) -> ml_collections.ConfigDict:
     if args.config:
         return configs.load(args.config)
+    file = Path(args.workdir, "config.json")
+    if file.is_file() and not Path(args.workdir, checkpoints.FOLDER).is_dir():
+        return configs.from_json(file.read_text())  # of an ensemble, which has no checkpoint of its own
     saved = checkpoints.Checkpoints(args.workdir, read_only=True)
     _, meta = saved.read_json()
     saved.close()

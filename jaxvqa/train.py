@@ -271,16 +271,25 @@ def evaluate(config: ml_collections.ConfigDict, workdir: Path, split: str = "") 
     mesh = sharding.make_mesh(config.mesh)
     with jax.set_mesh(mesh):
         state = restore_for_prediction(saved, config, task, mesh)
-        if split:
-            row = next(iter(config.evals.values()))
-            config = config.copy_and_resolve_references()
-            with config.unlocked():
-                config.evals = ml_collections.ConfigDict({split: row.to_dict() | {"split": split}})
         results: dict[str, float] = {}
-        for evaluator in make_evaluators(config, task, mesh, workdir).values():
+        for evaluator in make_evaluators(for_split(config, split), task, mesh, workdir).values():
             results |= dict(evaluator.run(state))
     saved.close()
     return results
+
+
+def for_split(config: ml_collections.ConfigDict, split: str) -> ml_collections.ConfigDict:
+    """The config with one evaluation, of `split` and named so; as it is where `split` is empty.
+
+    It is like the config's own of that name, else like its first.
+    """
+    if not split:
+        return config
+    row = config.evals.get(split) or next(iter(config.evals.values()))
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        config.evals = ml_collections.ConfigDict({split: row.to_dict() | {"split": split}})
+    return config
 
 
 def restore_for_prediction(

@@ -29,6 +29,9 @@ The original's script keeps the class's rank in place of the class, and fails at
 no image has met an allowed class, so its answers are the plain best ones.
 """
 
+VOTES = ("majority", "mean_probabilities")
+"""How models answer together: see `vote` and `mean_vote`."""
+
 
 def read_masks(path: str | Path, classes: int) -> dict[str, frozenset[int]]:
     """Reads the original's `modelmask.json`: {modality: [class ids]}, keeping its order.
@@ -121,6 +124,15 @@ def vote(logits: Float[np.ndarray, "M A"], question: str, masks: Masks, reading:
     classes = [predict(row, allowed, reading) for row in logits]
     decided = [i for i in classes if i is not None]
     return majority(decided) if len(decided) == len(classes) else None
+
+
+def mean_vote(logits: Float[np.ndarray, "M A"], question: str, masks: Masks) -> int:
+    """Returns the class with the largest mean probability among those that the question allows; arguments as of `vote`.
+
+    The original has no such vote, and its rule of confidence, one of raw logits, no meaning here.
+    """
+    mean = mean_probabilities(logits)
+    return max(sorted(allowed_classes(question, masks)) or range(len(mean)), key=mean.__getitem__)
 
 
 def mean_probabilities(logits: Float[np.ndarray, "M *batch A"]) -> Float[np.ndarray, "*batch A"]:

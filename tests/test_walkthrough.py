@@ -92,8 +92,20 @@ WALK = {
     ),
     (
         "python -m jaxvqa.convert --system=sysu --from=vgg16_epoch-49.pth --to=runs/vgg16 "
-        "--config=configs/sysu_hcp.py:vqa_med_2021,vgg16 --answers=disease2id.json"
-    ): "--system=sysu --from=sysu.pth --to=runs/sysu_again --config=configs/sysu_hcp.py:small",
+        "--config=configs/sysu_hcp.py:vqa_med_2021,vgg16 --answers=disease2id.json --masks=modelmask.json"
+    ): "--system=sysu --from=sysu.pth --to=runs/sysu_again --config=configs/sysu_hcp.py:small --masks=modelmask.json",
+    (
+        "python -m jaxvqa.main --config=configs/sysu_hcp_ensemble.py --config.members=runs/a,runs/b --mode=eval "
+        "--workdir=runs/both"
+    ): "--config=configs/sysu_hcp_ensemble.py --config.members=runs/sysu_hcp,runs/sysu_again --mode=eval --workdir=runs/both",
+    (
+        "python -m jaxvqa.main --config=configs/sysu_hcp_ensemble.py:vqa_med_2021 --config.members=runs/resnet50,"
+        "runs/resnet50HGap,runs/resnest50,runs/resnest50HGap,runs/vgg16,runs/vgg16HGap,runs/vgg19,runs/vgg19HGap "
+        "--mode=predict --split=test --workdir=runs/published"
+    ): (
+        "--config=configs/sysu_hcp_ensemble.py:vqa_med_2021 --config.members=runs/sysu_hcp,runs/sysu_again --mode=predict "
+        "--split=test --workdir=runs/published --config.data.eval_size=80"
+    ),
     (
         "python -m jaxvqa.convert --system=sysu_tower --from=resnet50.pth --to=runs/imagenet "
         "--config=configs/sysu_hcp.py:vqa_med_2021,resnet50"
@@ -214,6 +226,7 @@ def run_all(table: dict[str, str], folder: Path, fill: Callable[[str], str]) -> 
 @pytest.mark.timeout(3600)
 def test_commands_run(tmp_path):
     write_vqa_v2(tmp_path / "files")
+    (tmp_path / "modelmask.json").write_text('{"ct": [1, 0]}')
     tiny = [f"tiny_phantom_{organ}{part}" for organ in ("abdomen", "brain", "chest") for part in ("", "_questions")]
 
     def fill(arguments: str) -> str:

@@ -82,6 +82,11 @@ class Run:
         return data.get("images") or (data.get("questions", "") if data.get("question_list") else "")
 
     @property
+    def members(self) -> list[str]:
+        """The folders of runs that answer together (`jaxvqa.ensemble`); none for a run that is trained."""
+        return [folder for folder in str(self.config.get("members", "")).split(",") if folder]
+
+    @property
     def label(self) -> str:
         """What it is called in curves and columns."""
         return self.called or ("question only" if self.blind else str(self.config.get("name") or self.workdir.name))
@@ -434,7 +439,9 @@ def facts(run: Run) -> list[tuple[str, str]]:
         ("Questions", data.get("questions", "")),
         ("Pictures", "not shown to the model" if run.blind else run.pictures),
         ("Trained on", trained_on),
-        ("Steps", f"{steps}, {config.get('batch_size')} questions each"),
+        ("Members", ", ".join(run.members)),
+        ("Vote", str(config.get("vote", ""))),
+        ("Steps", "" if run.members else f"{steps}, {config.get('batch_size')} questions each"),
         ("Length", str(config.get("total", ""))),
         ("Training time", duration(run.training_seconds) if rates else ""),
         ("Speed", f"{significant(float(np.median(rates)))} questions/s" if rates else ""),
@@ -461,7 +468,7 @@ def _notes(run: Run, baseline: Run | None, name: str) -> list[str]:
             f"This run is not finished: step {integer(run.step)} of {integer(total)}. "
             "The same command goes on with it; the numbers below are those so far."
         )
-    elif total is None:
+    elif total is None and not run.members:
         notes.append(
             f"Whether this run is finished cannot be told: it has reached step {integer(run.step)}, and there is no "
             "checkpoint that says how long an epoch is."
@@ -620,13 +627,13 @@ def commands(run: Run, baseline: Run | None) -> list[tuple[str, str]]:
         chosen = ",".join(dict.fromkeys(config for n, _, config in parts if n == name))
         lines.append(("Build the data", f"python -m tfds_builders.build {name} --config={chosen}{folder}"))
     workdir = shlex.quote(str(run.workdir))
-    train = train_command(run.config)
+    train = "" if run.members else train_command(run.config)
     if train:
         lines.append(("Train again", f"{train} --workdir={workdir}-again"))
-    lines.append(("Evaluate the newest checkpoint", f"python -m jaxvqa.main --mode=eval --workdir={workdir}"))
-    lines.append(
-        ("Explain more answers", f"python -m jaxvqa.explain --workdir={workdir} --count=24 --output={workdir}/explain")
-    )
+    lines.append(("Evaluate again", f"python -m jaxvqa.main --mode=eval --workdir={workdir}"))
+    if not run.members:
+        explain = f"python -m jaxvqa.explain --workdir={workdir} --count=24 --output={workdir}/explain"
+        lines.append(("Explain more answers", explain))
     against = f" --baseline={shlex.quote(str(baseline.workdir))}" if baseline else ""
     lines.append(("Write this report again", f"python -m jaxvqa.report --workdir={workdir}{against}"))
     return lines

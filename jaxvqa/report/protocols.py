@@ -1,10 +1,10 @@
-"""The report's tables for data sets whose literature counts in several ways, and for controls."""
+"""The report's tables for data sets whose literature counts in several ways, for controls, and for runs that vote."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from jaxvqa.metrics.vqa_rad import PROTOCOLS
-from jaxvqa.report.numbers import percent
+from jaxvqa.report.numbers import percent, points
 
 if TYPE_CHECKING:
     from jaxvqa.report import Run
@@ -52,9 +52,28 @@ def control_table(run: "Run", name: str) -> dict[str, Any] | None:
     return {"title": "Beside what needs no model", "columns": ("", "what it is", "accuracy"), "rows": rows}
 
 
+def member_table(run: "Run", name: str) -> dict[str, Any] | None:
+    """Runs that answer together beside each of them alone, the best first."""
+    last = _last(run, f"{name}/over_best_member")
+    if not last:
+        return None
+    prefix, measures = f"{name}/members/", [m for m in ("accuracy", "bleu") if f"{name}/{m}" in last]
+    members = {key.removeprefix(prefix).rpartition("/")[0] for key in last if key.startswith(prefix)}
+    low, high = (points(last[f"{name}/over_best_member/{end}"]) for end in ("low", "high"))
+    gain = f"{points(last[f'{name}/over_best_member'])} points over the best ({low} to {high}, paired)"
+    rows = [("all together", gain, [_with_interval(last, f"{name}/{m}") for m in measures])]
+    for member in sorted(members, key=lambda member: -last[f"{prefix}{member}/accuracy"]):
+        rows.append((member, "", [percent(last[f"{prefix}{member}/{m}"]) for m in measures]))
+    agreement = (
+        f"{percent(last[f'{name}/agreement'])} of all votes are for the answer" if f"{name}/agreement" in last else ""
+    )
+    return {"title": "Beside its members", "columns": ("", agreement, *measures), "rows": rows}
+
+
 def tables(run: "Run", name: str) -> Sequence[dict[str, Any]]:
     """The tables that the evaluation `name` has numbers for: `title`, `columns`, `rows` of (label, words, cells)."""
-    return [table for table in (protocol_table(run, name), control_table(run, name)) if table]
+    made = (make(run, name) for make in (member_table, protocol_table, control_table))
+    return [table for table in made if table]
 
 
 def missing_starts(run: "Run") -> list[str]:

@@ -1,0 +1,244 @@
+"""Answers that several runs give together, as SYSU-HCP's eight networks do (SYSU spec, section 6).
+
+An ensemble is no model and no task: nothing in it is trained, saved or sharded, so the loop knows nothing of it. Its config
+names work directories. One after another, each run is restored as for any evaluation, and its evaluators predict logits in
+place of answers: the memory is that of one run. `jaxvqa.voting` makes answers of the logits of all, and the same evaluators
+score and write these, as they do a single run's.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Float
+
+from jaxvqa import checkpoints, configs, logs, sharding, train, voting
+from jaxvqa.data.med_text import repaired
+from jaxvqa.errors import CheckpointError, ConfigError, nearest
+from jaxvqa.logs import log
+from jaxvqa.metrics.bootstrap import confidence_interval
+from jaxvqa.tasks import Task, task_with_assets
+
+SAME = ("questions", "images", "question_types", "limit")
+"""Fields of `config.data` that say which questions are answered: the members' have to be the same."""
+
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Member:
+    """A run that votes.
+
+    Attributes:
+      folder: its work directory.
+      name: what it is called in metrics.
+      config: its config, with the ensemble's data and evaluations.
+      task: its task.
+    """
+
+    folder: str
+    name: str
+    config: ml_collections.ConfigDict
+    task: Task
+
+    @property
+    def answers(self) -> Sequence[str]:
+        """Its classes."""
+        return self.task.assets["answers"]
+
+
+def evaluate(config: ml_collections.ConfigDict, workdir: Path, split: str = "") -> dict[str, float]:
+    """Evaluates the members of `config.members` together: on all splits that the first evaluates, or just on `split`.
+
+    Returns:
+      All values by name: those of the evaluators and of `_beside_members`. They are a row of WORKDIR/metrics.jsonl too.
+
+    Raises:
+      ConfigError: members that cannot answer together, or options that are not known; all of it in one message.
+    """
+    members = _open_members(config)
+    first, file = members[0], config.data.mask_file
+    masks = voting.read_masks(file, len(first.answers)) if file else {}
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        config.evals = first.config.evals
+        config.data.update({field: first.config.data.get(field, config.data[field]) for field in SAME})
+    checkpoints.check_same_config(workdir, config)
+    train.start_workdir(workdir, config)
+    mesh = sharding.make_mesh(config.mesh)
+    results: dict[str, float] = {}
+    with jax.set_mesh(mesh):
+        logits = []
+        for member in members:
+            log.info("%s predicts …", member.folder)
+            logits.append(_logits(member, split, mesh, workdir))
+        for name, evaluator in _evaluators(first, split, mesh, workdir).items():
+            results |= dict(_vote(evaluator, np.stack([found[name] for found in logits]), members, masks, config))
+    writer = logs.MetricWriter(workdir, 0)
+    writer.write(0, results)
+    writer.close()
+    return results
+
+
+# --- members -----------------------------------------------------------------------------------------------------------
+
+
+def _open_members(config: ml_collections.ConfigDict) -> list[Member]:
+    folders = [folder for folder in config.members.split(",") if folder]
+    names = [Path(folder).name for folder in folders]
+    if len(set(names)) < len(names):
+        names = [folder.strip("/").replace("/", "-") for folder in folders]
+    known = {"vote": voting.VOTES, "reading": voting.READINGS}
+    faults = [
+        f"config.{name} is {config[name]!r}; known are {', '.join(values)}.{nearest(config[name], values)}"
+        for name, values in known.items()
+        if config[name] not in values
+    ]
+    if config.vote == "mean_probabilities" and config.reading == "as_written":
+        faults.append(
+            "config.reading = 'as_written' is how the original votes, by majority; it has no mean_probabilities"
+        )
+    if not folders:
+        faults.append(
+            "config.members is empty: give the work directories of trained or converted runs, joined by commas"
+        )
+    faults += [f"{folder}: given twice" for folder in dict.fromkeys(folders) if folders.count(folder) > 1]
+    members: list[Member] = []
+    for folder, name in zip(folders, names, strict=True):
+        try:
+            members.append(_open(folder, name, config))
+        except (CheckpointError, ConfigError) as error:
+            faults.append(str(error))
+        else:
+            faults += _differences(members[-1], members[0])
+    if faults:
+        raise ConfigError("These runs cannot answer together:\n  " + "\n  ".join(faults))
+    for member in members:
+        with member.config.unlocked():
+            member.config.evals = members[0].config.evals
+    return members
+
+
+def _open(folder: str, name: str, ensemble: ml_collections.ConfigDict) -> Member:
+    saved = checkpoints.Checkpoints(folder, read_only=True)
+    assets, meta = saved.read_json()
+    saved.close()
+    config = configs.from_json(meta["config"])
+    with config.unlocked():
+        config.data.update({field: value for field, value in ensemble.data.items() if value})
+        given = {"predict": "logits_flip" if ensemble.flip else "logits", "repair_names": ensemble.repair_names}
+        if ensemble.batch_size:
+            given["batch_size"] = ensemble.batch_size
+        rows = [row.to_dict() | given for row in config.evals.values()]
+        config.evals = ml_collections.ConfigDict({row["split"]: row for row in rows})
+    task = task_with_assets(config, assets)
+    if "logits" not in task.predict_fns:
+        raise ConfigError(f"{folder}: its task, {config.task}, gives no logits to vote with")
+    return Member(folder, name, config, task)
+
+
+def _differences(member: Member, first: Member) -> list[str]:
+    faults = [
+        f"{member.folder}: config.data.{field} is {theirs!r}, that of {first.folder} is {ours!r}; give --config.data.{field}"
+        for field in SAME
+        if (theirs := member.config.data.get(field)) != (ours := first.config.data.get(field))
+    ]
+    if other := _other_classes(first.answers, member.answers):
+        faults.append(f"{member.folder}: its classes are not those of {first.folder}: {other}")
+    return faults
+
+
+def _other_classes(first: Sequence[str], other: Sequence[str]) -> str:
+    """What differs between two lists of answers, if anything; names that were garbled are those that were not."""
+    pairs = enumerate(itertools.zip_longest(first, other))
+    places = [i for i, (a, b) in pairs if a is None or b is None or repaired(a) != repaired(b)]
+    if not places:
+        return ""
+    lines = [f"{i} is {_at(other, i)}, not {_at(first, i)}" for i in places[:_SHOWN]]
+    more = f" and {len(places) - _SHOWN} more" if len(places) > _SHOWN else ""
+    order = " (the same ones in another order)" if sorted(first) == sorted(other) else ""
+    return f"{len(other)} and {len(first)}{order}; {', '.join(lines)}{more}"
+
+
+def _at(answers: Sequence[str], place: int) -> str:
+    return repr(answers[place]) if place < len(answers) else "none"
+
+
+def _evaluators(member: Member, split: str, mesh: Mesh, workdir: Path) -> dict[str, Any]:
+    return train.make_evaluators(train.for_split(member.config, split), member.task, mesh, workdir)
+
+
+def _logits(member: Member, split: str, mesh: Mesh, workdir: Path) -> dict[str, Float[np.ndarray, "N A"]]:
+    """A member's logits by evaluation. Its state is gone when this returns."""
+    saved = checkpoints.Checkpoints(member.folder, read_only=True)
+    state = train.restore_for_prediction(saved, member.config, member.task, mesh)
+    saved.close()
+    return {name: e.predict(state)["logits"] for name, e in _evaluators(member, split, mesh, workdir).items()}
+
+
+# --- votes -------------------------------------------------------------------------------------------------------------
+
+
+def _vote(
+    evaluator: Any,
+    logits: Float[np.ndarray, "M N A"],
+    members: Sequence[Member],
+    masks: voting.Masks,
+    config: ml_collections.ConfigDict,
+) -> Iterator[tuple[str, float]]:
+    """Scores and writes the answers of all, and yields how they compare with each member's own."""
+    questions = [question["question"] for question in evaluator.source.all_questions()]
+    vote = partial(voting.vote, reading=config.reading) if config.vote == "majority" else voting.mean_vote
+    answers = [vote(logits[:, i], question, masks) for i, question in enumerate(questions)]
+    allowed = [voting.allowed_classes(question, masks) for question in questions]
+    own = [[voting.predict(row, a, config.reading) for row, a in zip(rows, allowed, strict=True)] for rows in logits]
+    together = _outputs(logits, answers) | {"votes": np.stack([_classes(member) for member in own], axis=1)}
+    yield from evaluator.score(0, together)
+    alone = [_outputs(logits[m : m + 1], own[m]) for m in range(len(members))]
+    yield from _beside_members(evaluator, together, alone, members)
+
+
+def _classes(answers: Sequence[int | None]) -> np.ndarray:
+    return np.array([-1 if answer is None else answer for answer in answers])
+
+
+def _outputs(logits: Float[np.ndarray, "M N A"], answers: Sequence[int | None]) -> dict[str, np.ndarray]:
+    """What evaluators score: `answer` int[N, 1], -1 for none, and its mean `probability` float[N, 1] over these models."""
+    answer = _classes(answers)[:, None]
+    probability = np.take_along_axis(voting.mean_probabilities(logits), np.maximum(answer, 0), axis=-1)
+    return {"answer": answer, "probability": np.where(answer < 0, 0, probability)}
+
+
+def _beside_members(
+    evaluator: Any, together: dict[str, np.ndarray], alone: Sequence[dict[str, np.ndarray]], members: Sequence[Member]
+) -> Iterator[tuple[str, float]]:
+    """Yields, in percent, under the evaluator's name:
+
+    `agreement`: the members' votes for the answer that was given. `members/MEMBER/accuracy` and, where there is one,
+    `…/bleu`: each member's own. `over_best_member`, with its paired interval: how much higher the accuracy is than that of the
+    member which is best on this very split.
+    """
+    name = evaluator.name
+    given = together["answer"][:, 0] >= 0
+    if given.any():
+        yield f"{name}/agreement", 100 * float((together["votes"] == together["answer"])[given].mean())
+    scored = [[row for row in evaluator.rows(outputs) if "accuracy" in row] for outputs in (together, *alone)]
+    if not scored[0]:
+        return
+    ours, *theirs = ([row["accuracy"] for row in rows] for rows in scored)
+    for member, rows in zip(members, scored[1:], strict=True):
+        for measure in ("accuracy", "bleu"):
+            if measure in rows[0]:
+                yield f"{name}/members/{member.name}/{measure}", 100 * float(np.mean([row[measure] for row in rows]))
+    gains = np.subtract(ours, max(theirs, key=np.mean))
+    low, high = confidence_interval(gains)
+    yield f"{name}/over_best_member", 100 * float(gains.mean())
+    yield f"{name}/over_best_member/low", 100 * low
+    yield f"{name}/over_best_member/high", 100 * high
