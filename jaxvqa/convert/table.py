@@ -67,6 +67,23 @@ class Table:
     rules: tuple[Rule, ...]
     excused: tuple[str, ...] = ()
 
+    def taking(self, key: str) -> list[tuple[Rule, dict[str, int]]]:
+        """The rules that take a key of the original's, with the numbers for their placeholders."""
+        return _fitting(self._by_key.get(_form(key), ()), "key", key)
+
+    def making(self, path: str) -> list[tuple[Rule, dict[str, int]]]:
+        """The rules that make one of our paths, with the numbers for their placeholders."""
+        return _fitting(self._by_path.get(_form(path), ()), "path", path)
+
+    # A network has hundreds of names, and a table hundreds of rules: few are of one form.
+    @functools.cached_property
+    def _by_key(self) -> dict[str, list[Rule]]:
+        return _by_form(self.rules, "key")
+
+    @functools.cached_property
+    def _by_path(self) -> dict[str, list[Rule]]:
+        return _by_form(self.rules, "path")
+
 
 @dataclasses.dataclass(frozen=True)
 class Report:
@@ -122,7 +139,7 @@ def to_jax(tensors: Mapping[str, np.ndarray], table: Table, target: Mapping[str,
     source: dict[str, str] = {}  # path -> the key it was taken from
     shadowed: list[tuple[str, str]] = []  # (key, path)
     for key, tensor in tensors.items():
-        rule, path = _match(table.rules, key)
+        rule, path = _match(table, key)
         if rule is None or path not in wanted:
             if any(re.fullmatch(pattern, key) for pattern in table.excused):
                 excused.append(key)
@@ -145,7 +162,7 @@ def to_jax(tensors: Mapping[str, np.ndarray], table: Table, target: Mapping[str,
         source[path] = key
     for path in wanted:
         if path not in values:
-            names = _names(table.rules, path)
+            names = _names(table, path)
             name = " or ".join(names) or "no rule of this system makes it"
             hint = nearest(names[0], unexpected) if names else ""
             faults.append(f"missing {name} for {path} {list(wanted[path].shape)}.{hint}")
@@ -183,7 +200,7 @@ def to_torch(params: Mapping[str, Any], table: Table, dtypes: Mapping[str, str] 
     faults: list[str] = []
     found: list[tuple[Rule, dict[str, int], str]] = []
     for path in leaves:
-        rules = [(rule, numbers) for rule in table.rules if (numbers := _numbers(rule.path, path)) is not None]
+        rules = table.making(path)
         if not rules:
             faults.append(f"no rule of this system takes {path} {list(np.shape(leaves[path]))}.")
         found += [(rule, numbers, path) for rule, numbers in rules]
@@ -224,27 +241,40 @@ def _pattern(template: str) -> re.Pattern[str]:
     return re.compile(pattern)
 
 
-def _numbers(template: str, name: str) -> dict[str, int] | None:
-    """Returns the placeholders' numbers when `name` fits the template, else None."""
-    match = _pattern(template).fullmatch(name)
-    return None if match is None else {k: int(v) for k, v in match.groupdict().items()}
+def _form(name: str) -> str:
+    """A name, or a template, with every number and placeholder written as 0: what fits a template has its form."""
+    return re.sub(r"[0-9]+", "0", _PLACEHOLDER.sub("0", name))
+
+
+def _by_form(rules: Iterable[Rule], side: str) -> dict[str, list[Rule]]:
+    """The rules by the form of their `side`, key or path."""
+    result: dict[str, list[Rule]] = {}
+    for rule in rules:
+        result.setdefault(_form(getattr(rule, side)), []).append(rule)
+    return result
+
+
+def _fitting(rules: Iterable[Rule], side: str, name: str) -> list[tuple[Rule, dict[str, int]]]:
+    """The rules whose `side` a name fits, with the placeholders' numbers."""
+    matches = [(rule, _pattern(getattr(rule, side)).fullmatch(name)) for rule in rules]
+    return [(rule, {k: int(v) for k, v in match.groupdict().items()}) for rule, match in matches if match]
 
 
 def _fill(template: str, numbers: Mapping[str, int]) -> str:
     return _PLACEHOLDER.sub(lambda m: str(numbers[m[1]]), template)
 
 
-def _match(rules: Sequence[Rule], key: str) -> tuple[Rule | None, str]:
+def _match(table: Table, key: str) -> tuple[Rule | None, str]:
     """Finds the one rule that takes a key, and the path it gives."""
-    found = [(rule, numbers) for rule in rules if (numbers := _numbers(rule.key, key)) is not None]
+    found = table.taking(key)
     if len(found) > 1:
         raise ValueError(f"Two rules take the key {key}: {found[0][0]} and {found[1][0]}.")
     return (found[0][0], _fill(found[0][0].path, found[0][1])) if found else (None, "")
 
 
-def _names(rules: Sequence[Rule], path: str) -> list[str]:
+def _names(table: Table, path: str) -> list[str]:
     """Lists the original's names of one of our paths."""
-    return [_fill(r.key, numbers) for r in rules if (numbers := _numbers(r.path, path)) is not None]
+    return [_fill(rule.key, numbers) for rule, numbers in table.making(path)]
 
 
 def _in_order(
@@ -259,7 +289,8 @@ def _in_order(
         while name and end < len(rules) and rules[end].placeholders[depth : depth + 1] == name:
             end += 1
         run = rules[start:end]
-        inside = [entry for entry in found if any(entry[0] is rule for rule in run)]
+        these = {id(rule) for rule in run}
+        inside = [entry for entry in found if id(entry[0]) in these]
         if not name:
             ordered += inside
         else:
