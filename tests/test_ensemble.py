@@ -109,6 +109,7 @@ def test_two_networks_from_the_command_line(runs, phantoms, tmp_path, capsys):
     for words in ("Beside its members", "narrow", "wider", "--mode=eval"):
         assert words in page
     assert "not finished" not in page
+    assert "after step" not in page
 
 
 @pytest.mark.parametrize(

@@ -260,7 +260,9 @@ def content(run: Run, baseline: Run | None = None) -> dict[str, Any]:
         "tables": protocols.tables(run, name),
         "facts": facts(run),
         "versions": run.meta.get("versions", {}),
-        "charts": charts(run, baseline, name, [s for s, _ in scores(run, name) if s != f"{name}/accuracy"]),
+        "charts": []
+        if run.members  # they answer once
+        else charts(run, baseline, name, [s for s, _ in scores(run, name) if s != f"{name}/accuracy"]),
         "groups": groups(scored, before) or groups_from_metrics(run, baseline, name),
         "calibration": calibration(scored_answers),
         "examples": [card(row, explained.get(row["id"])) for row in examples],
