@@ -157,7 +157,8 @@ REAL = {
         "--config.init_from.autoencoder.workdir=runs/autoencoder"
     ): (
         "--config=configs/cmsa.py:vqa_rad,ban,small --config.init_from.maml.workdir=runs/maml "
-        "--config.init_from.autoencoder.workdir=runs/autoencoder"
+        "--config.init_from.autoencoder.workdir=runs/autoencoder "
+        "--config.model.maml_width=64 --config.model.autoencoder_width=64"  # those of the published weights
     ),
 }
 
