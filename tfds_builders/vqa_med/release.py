@@ -6,8 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from jaxvqa.data import med_text
 from jaxvqa.errors import DataError
 from tfds_builders.manual import ManualFile
@@ -275,15 +273,6 @@ def find_images(names: Iterable[str], parts: Iterable[Part], manual_dir: Path) -
         anywhere = {path.stem: path for path in sorted(manual_dir.rglob("*.jpg"), reverse=True)}
         found = {name: anywhere[name] for name in wanted & anywhere.keys()} | found
     return found
-
-
-def picture_size(path: Path) -> tuple[int, int] | None:
-    """Returns (width, height) of a picture; None if the file is none."""
-    try:
-        with Image.open(path) as picture:
-            return picture.size
-    except OSError:
-        return None
 
 
 def missing_images(names: Iterable[str], found: Mapping[str, Path], part: Part) -> list[str]:
