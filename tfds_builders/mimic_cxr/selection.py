@@ -141,12 +141,11 @@ def _there(chosen: Sequence[Picture], manual_dir: Path) -> Sequence[Picture]:
 
 
 def _divided(chosen: Sequence[Picture], manual_dir: Path, frontal: bool) -> dict[str, list[Picture]]:
-    studies = sorted({picture.study_id for picture in chosen})
     if frontal:
         of = release.read_official_split(release.OFFICIAL_SPLIT.require(manual_dir))
         names = [of.get(picture.dicom_id) for picture in chosen]
     else:
-        by_study = listed_split(manual_dir) or random_split(studies)
+        by_study = listed_split(manual_dir) or random_split(sorted(picture.study_id for picture in chosen))
         names = [by_study.get(picture.study_id) for picture in chosen]
     if None in names:
         logging.warning("mimic_cxr: %d of %d pictures are in no split: left out", names.count(None), len(names))

@@ -214,9 +214,7 @@ def _record(part: Part, row: med_text.Row, given: Sequence[str], category: str) 
 
 
 def _read(file: ManualFile, columns: Sequence[str], manual_dir: Path) -> list[med_text.Row]:
-    path = file.find(manual_dir)
-    if path is None:
-        raise DataError(f"There is no {file.paths[0]} in {manual_dir}: {file.url}")
+    path = file.require(manual_dir)
     try:
         rows = med_text.parse_rows(path.read_bytes().decode("utf-8"), columns, path)
     except UnicodeDecodeError as error:
