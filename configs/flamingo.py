@@ -8,7 +8,7 @@
     python -m jaxvqa.main --config=configs/flamingo.py:mimic_cxr           pre-training on reports, for a GPU
     python -m jaxvqa.main --config=configs/flamingo.py:roco                pre-training on captions
     python -m jaxvqa.main --config=configs/flamingo.py:vqa_rad             fine-tuning on VQA-RAD, text and class head
-    python -m jaxvqa.main --config=configs/flamingo.py:imageclef           fine-tuning on VQA-Med 2021; with `classify` a class head
+    python -m jaxvqa.main --config=configs/flamingo.py:imageclef           fine-tuning on VQA-Med 2021; also with `classify`
 
 The published size is ViT-B/32, a resampler of 64 latents, and GPT-2 with a cross-attention after every third block: 250 million
 parameters, of which 78 million are trained where vision and GPT-2 stay as they are (`flamingo_mode`). Both are taken from other
@@ -233,8 +233,9 @@ def _evaluations(
     row: dict[str, Any] = {"batch_size": batch_size}
     config.evals = ml_collections.ConfigDict()
     if config.data.classify:
-        changes = {"train_split": "train"} if classes == "vqa_rad" else {}
-        changes |= {"repair_names": False} if classes == "vqa_med" else {}
+        changes: dict[str, Any] = {"vqa_rad": {"train_split": "train"}, "vqa_med": {"repair_names": False}}.get(
+            classes, {}
+        )
         config.evals.classes = common.evaluation(split, every=every, type=classes, predict="classes", **row, **changes)
     config.evals[split] = common.evaluation(split, every=texts_every or every, type="generation", **row)
     config.evals[f"{split}_blank"] = common.evaluation(

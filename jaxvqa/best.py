@@ -3,14 +3,12 @@
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import ml_collections
 
 from jaxvqa.errors import ConfigError, nearest
-
-FOLDER = "best"
-"""Under the work directory: a work directory of its own, with one checkpoint, to evaluate, predict or start from."""
 
 DIRECTIONS = {"min": -1, "max": 1}
 
@@ -63,7 +61,7 @@ class Best:
         return best
 
     def add(self, step: int, values: Mapping[str, Any]) -> bool:
-        """Takes the values of an evaluation, and says whether they are the best so far; those without the metric are passed over."""
+        """Takes an evaluation's values, and says whether they are the best so far; it passes over those without the metric."""
         if not self.metric or self.metric not in values:
             return False
         value = float(values[self.metric])
@@ -85,6 +83,11 @@ class Best:
                 f"config.best.metric is {self.metric!r}; the evaluation gives {', '.join(values)}."
                 + nearest(self.metric, values)
             )
+
+    @staticmethod
+    def folder(workdir: Path) -> Path:
+        """A work directory of its own under the run's, with the best checkpoint: to evaluate, predict or start from."""
+        return workdir / "best"
 
     @property
     def is_enough(self) -> bool:

@@ -252,9 +252,9 @@ def init_from(name: str, workdir: str, state: TrainState, table: paths.Table) ->
       workdir: the other run's folder.
       state: this run's freshly initialised state.
       table: the row's `table`, rows of (regex over this model's path, what): True takes the leaf of the same path; False
-        keeps the fresh one; `LEADING_ROWS` takes the leaf of the same path, which may have fewer rows, and keeps the fresh ones
-        behind them, as for a vocabulary that has grown; another text is the other path, with regex groups as in `re.sub`. A path is
-        the same in every collection, as in "backbone/stem/norm/scale" and "backbone/stem/norm/mean".
+        keeps the fresh one; `LEADING_ROWS` takes the leaf of the same path, which may have fewer rows, and keeps the fresh
+        ones behind them, as for a vocabulary that has grown; another text is the other path, with regex groups as in
+        `re.sub`. A path is the same in every collection, as in "backbone/stem/norm/scale" and "backbone/stem/norm/mean".
 
     Returns:
       The state with what was taken over, its moving averages made equal to it. The other run's moving averages are taken

@@ -23,7 +23,6 @@ from jaxtyping import Array
 
 from jaxvqa import checkpoints, logs, models, optim, sharding
 from jaxvqa import state as states
-from jaxvqa.best import FOLDER as best_folder
 from jaxvqa.best import Best
 from jaxvqa.data import pipeline, sources
 from jaxvqa.errors import CheckpointError, ConfigError, DivergedError, PreemptedError
@@ -248,8 +247,8 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, float]:
                 log.info("step %d  %s", step, headline(name, values))
                 best.check(name, values)
                 if best.add(step, values):
-                    start_workdir(workdir / best_folder, config)
-                    with contextlib.closing(checkpoints.Checkpoints(workdir / best_folder, keep=1)) as apart:
+                    start_workdir(best.folder(workdir), config)
+                    with contextlib.closing(checkpoints.Checkpoints(best.folder(workdir), keep=1)) as apart:
                         save(apart)
 
         if last is not None:  # a run that was cut off may have saved a state, and not evaluated it any more
@@ -291,7 +290,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, float]:
             if best.is_enough:
                 log.info(
                     "%d evaluations without a better %s than %.4g at step %d (%s): the run ends here",
-                    best.since, best.metric, best.value, best.step, workdir / best_folder,
+                    best.since, best.metric, best.value, best.step, best.folder(workdir),
                 )  # fmt: skip
                 save(saved)
                 run_evaluations(step, [name for name in evals if name not in due])

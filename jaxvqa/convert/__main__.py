@@ -23,10 +23,10 @@ A file of SYSU-HCP does not tell which network it holds: --config does. With --m
 predictions may be masked by the modality that a question names. `sysu_tower` reads a network with any number of classes, such
 as torchvision's, for `config.init_from.model` of configs/sysu_hcp.py.
 
-A file of MLMI's Flamingo needs --tokeniser (GPT-2's or BERT's folder) and, if it has a class head, --answers (the classes in their
-order). One of 2022 tells its sizes; for a later one --config does. The systems `gpt2`, `bert` and `clip_vision` read a language or image
-tower from a folder as `save_pretrained` writes it, from a file, or by a hub's name, for `config.init_from` of
-configs/flamingo.py.
+A file of MLMI's Flamingo needs --tokeniser (GPT-2's or BERT's folder) and, if it has a class head, --answers (the classes in
+their order). One of 2022 tells its sizes; for a later one --config does. The systems `gpt2`, `bert` and `clip_vision` read a
+language or image tower from a folder as `save_pretrained` writes it, from a file, or by a hub's name, for `config.init_from`
+of configs/flamingo.py.
 
 The systems `backbone` (CMSA's pre-trained branches, or torchvision's residual networks), `maml` and `autoencoder` (what
 MEVF published) are parts of a model: the folder serves `config.init_from` of configs/cmsa.py.

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -72,13 +73,21 @@ FORMS: Mapping[str, tuple[Callable[[str], str], Callable[[str], str]]] = {
 """`config.data.text_form` -> what becomes of a question, and of an answer."""
 
 
+def asked_and_true(record: Mapping[str, Any]) -> tuple[str, str]:
+    """The question of a record and its annotated answer; a record without a question is a caption, the answer to none.
+
+    A picture may have a caption too, which is not what its questions ask for.
+    """
+    return (record["question"], record["multiple_choice_answer"]) if "question" in record else ("", record["caption"])
+
+
 @dataclass(frozen=True)
 class WriteText:
     """A question with its answer, or a caption -> numbers of words, int32, filled up with padding.
 
-    Adds `text` [T] and `text_mask` bool[T], the whole text, cut at its end; `question_end` int32, the place of the mark behind the
-    question, or of the last word where there is none; `answer_start` int32, the place of the first word behind the prompt; `prompt`
-    [P] and `prompt_mask` bool[P], in which a question that is too long is cut at its end.
+    Adds `text` [T] and `text_mask` bool[T], the whole text, cut at its end; `question_end` int32, the place of the mark behind
+    the question, or of the last word where there is none; `answer_start` int32, the place of the first word behind the prompt;
+    `prompt` [P] and `prompt_mask` bool[P], in which a question that is too long is cut at its end.
 
     Attributes:
       tokeniser: the tokeniser.
@@ -97,8 +106,8 @@ class WriteText:
     def __call__(self, example: Example) -> Example:
         """Adds the text and the prompt."""
         question_form, answer_form = FORMS[self.form]
-        answer = example["caption"] if "caption" in example else example["multiple_choice_answer"]
-        parts = {"question": question_form(example.get("question", "")), "answer": answer_form(answer)}
+        question, answer = asked_and_true(example)
+        parts = {"question": question_form(question), "answer": answer_form(answer)}
         words = self.tokeniser.encode(self.template.text.format(**parts))[: self.max_tokens]
         prompt = self.tokeniser.encode(self.template.prompt.format(**parts))
         last, mark = len(words) - 1, self.tokeniser.question_end

@@ -327,8 +327,8 @@ def questions_together(config: Any, source: VqaSource) -> Together | None:
         return None
     if count < 1 or config.batch_size % count or config.microbatches > 1:
         raise ConfigError(
-            f"config.data.questions_together is {count}: config.batch_size has to be a multiple of it, and config.microbatches 1, "
-            f"since a microbatch takes every n-th example; they are {config.batch_size} and {config.microbatches}."
+            f"config.data.questions_together is {count}: config.batch_size has to be a multiple of it, and config.microbatches "
+            f"1, since a microbatch takes every n-th example; they are {config.batch_size} and {config.microbatches}."
         )
     pictures = np.fromiter((int(question["image_id"]) for question in source.all_questions()), np.int64, len(source))
     return Together(pictures, count)

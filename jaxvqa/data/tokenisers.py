@@ -1,7 +1,7 @@
 """Text to numbers of words, and back: byte pairs as GPT-2 has them, or BERT's word pieces, with marks for images and ends.
 
-A tokeniser comes from files (what `save_pretrained` writes, or GPT-2's `vocab.json` and `merges.txt`, or BERT's `vocab.txt`), from
-a hub by its name, or is trained on the texts of a data set. What a checkpoint holds of it is the JSON of the library `tokenizers`.
+A tokeniser comes from files (what `save_pretrained` writes, or GPT-2's `vocab.json` and `merges.txt`, or BERT's `vocab.txt`),
+from a hub by its name, or is trained on the texts of a data set. What a checkpoint holds of it is the JSON of `tokenizers`.
 """
 
 import json
@@ -96,7 +96,7 @@ class Tokeniser:
 def with_marks(tokenizer: tokenizers.Tokenizer) -> dict[str, Any]:
     """The asset of a tokenizer, to whose words the missing marks are added in the original's order (spec, section 1).
 
-    To GPT-2's 50,257 words come `[PAD]`, `<image>`, `<EOC>` and `<EOQ>`, to BERT's the last three. Blanks beside a mark are kept.
+    To GPT-2's 50,257 words come `[PAD]`, `<image>`, `<EOC>` and `<EOQ>`, to BERT's the last three. Blanks beside a mark stay.
     """
     marks = [mark for mark in (GPT2_PADDING, IMAGE, END, QUESTION_END) if tokenizer.token_to_id(mark) is None]
     tokenizer.add_special_tokens([AddedToken(mark, normalized=False, special=True) for mark in marks])
@@ -189,6 +189,6 @@ def _from_hub(name: str) -> tokenizers.Tokenizer:
         return transformers.AutoTokenizer.from_pretrained(name).backend_tokenizer
     except Exception as error:  # no network, no such name, no fast tokeniser: the library has a type for each
         raise DataError(
-            f"There is no folder {name}, and no hub gives a tokeniser of that name ({str(error).splitlines()[0]}). Give the folder "
-            "of one with --config.data.tokeniser=DIR, or an empty text to train one on the data."
+            f"There is no folder {name}, and no hub gives a tokeniser of that name ({str(error).splitlines()[0]}). Give the "
+            "folder of one with --config.data.tokeniser=DIR, or an empty text to train one on the data."
         ) from error

@@ -7,6 +7,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
+from jaxvqa.data.prompts import asked_and_true
 from jaxvqa.evaluators.vqa import VqaEvaluator
 from jaxvqa.metrics import text
 from jaxvqa.metrics.bootstrap import confidence_interval
@@ -15,16 +16,17 @@ from jaxvqa.metrics.bootstrap import confidence_interval
 class GenerationEvaluator(VqaEvaluator):
     """Writes to each prompt of a split exactly once, and scores what was written.
 
-    Yields in percent, with intervals: of answers `accuracy` by the data set's rule, and `exact`, the share that is the annotated
-    answer to the letter, both by group too; `bleu`, the mean of BLEU-1. Of captions `bleu_1` to `bleu_4`, `rouge_l` (means in percent)
-    and `cider`. Where the predict function is `embeddings`, `nearest` is the share of texts whose mean state is nearest to that of
-    their own answer, or of one that contains it or is contained (Flamingo spec, section 15).
+    Yields in percent, with intervals: of answers `accuracy` by the data set's rule, and `exact`, the share that is the
+    annotated answer to the letter, both by group too; `bleu`, the mean of BLEU-1. Of captions `bleu` too, and `bleu_1` to
+    `bleu_4` of all texts together, `rouge_l`, and `cider`, from 0 to 10. Where the predict function is `embeddings`, `nearest` is
+    the share of texts whose mean state is nearest to that of their own answer, or of one that contains it or is contained
+    (Flamingo spec, section 15).
     """
 
     def __init__(self, name: str, config: ml_collections.ConfigDict, **options: Any):
         """Args: as for `VqaEvaluator`."""
         super().__init__(name, config, **options)
-        self._captions = len(self.source) > 0 and "caption" in self.source.question(0)
+        self._captions = len(self.source) > 0 and "question" not in self.source.question(0)
 
     def _chosen(self, output: Mapping[str, np.ndarray]) -> tuple[str, float]:
         return self._task.answers_of(output)[0]
@@ -47,7 +49,7 @@ class GenerationEvaluator(VqaEvaluator):
         """Yields the measures, and writes the predictions; arguments as in `VqaEvaluator.score`."""
         yield from super().score(step, outputs)
         if "written" in outputs:
-            answers = [self._truth(question) for question in self.source.all_questions()]
+            answers = [asked_and_true(record)[1] for record in self.source.all_questions()]
             known, table = text.embeddings_by_answer(outputs["true"], answers)
             pairs = zip(text.nearest_answers(outputs["written"], table), answers, strict=True)
             yield from self._mean("nearest", [text.contains(known[found], answer) for found, answer in pairs])
@@ -75,9 +77,6 @@ class GenerationEvaluator(VqaEvaluator):
         pairs = zip(written, true, strict=True)
         yield f"{self.name}/rouge_l", 100 * float(np.mean([text.rouge_l(ours, theirs) for ours, theirs in pairs]))
         yield f"{self.name}/cider", float(np.mean(text.cider(written, true)))
-
-    def _truth(self, question: Mapping[str, Any]) -> str:
-        return question["caption"] if self._captions else question["multiple_choice_answer"]
 
     def _mean(self, measure: str, values: list[float]) -> Iterator[tuple[str, float]]:
         low, high = confidence_interval(values)

@@ -32,8 +32,8 @@ def _exact(predicted: str, annotators: list[str]) -> float:
 
 
 def answers_of(question: Mapping[str, Any]) -> list[str]:
-    """The right answers of a record: its annotators', or a caption."""
-    return [question["caption"]] if "caption" in question else list(question["answers"])
+    """The right answers of a record: its annotators', or its caption if it has no question."""
+    return list(question["answers"]) if "question" in question else [question["caption"]]
 
 
 RULES = {"soft": question_accuracy, "exact": _exact}

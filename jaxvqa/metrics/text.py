@@ -242,7 +242,7 @@ def embeddings_by_answer(
 
 
 def nearest_answers(vectors: Float[np.ndarray, "B D"], table: Float[np.ndarray, "A D"]) -> Int[np.ndarray, " B"]:
-    """Returns the row of `table` with the largest cosine to each vector, the first of equals; a vector of zeros has cosine 0."""
+    """Returns the row of `table` with the largest cosine to each vector, the first of equals; that of zeros is 0."""
     return np.argmax(_unit(vectors) @ _unit(table).T, axis=1)
 
 

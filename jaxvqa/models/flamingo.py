@@ -172,8 +172,9 @@ class Flamingo(nn.Module):
     def patch_attention(self, out: Mapping[str, Array], place: Int[Array, " B"]) -> Float32[Array, "B N"]:
         """What the word at a place reads of the first image's patches: weights float32[B, N] that add up to 1.
 
-        The word's attention to the latents, a mean over heads and cross-attentions, times the last layer's of the latents to what they
-        read. If that is one vector an image, the patches weigh as in the vision transformer's last block for its class token.
+        The word's attention to the latents, a mean over heads and cross-attentions, times the last layer's of the latents to
+        what they read. If that is one vector an image, the patches weigh as in the vision transformer's last block for its
+        class token.
 
         Args:
           out: the intermediates of a call with one image a sample.
@@ -249,7 +250,7 @@ class Flamingo(nn.Module):
           text: int[B, T], numbers of the words, with an `image_token` where each image belongs.
           text_mask: bool[B, T], False for padding, on either side, which nothing reads; none is padding without.
           image: float[B, H, W, 3] or float[B, M, H, W, 3], normalised. Behind a sample's own images may
-            stand any others, which no word sees. Or B / n of them, each for n texts that stand side by side: they are seen once.
+            stand any others, which no word sees. Or B / n of them, each for n texts side by side, which is seen once.
           media: float[B, M, N, D], tokens for the resampler in place of images.
           question_end: int[B], place of the last word that the class head may read.
           train: applies dropout, which needs the random stream "dropout".

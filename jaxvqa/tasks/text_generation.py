@@ -15,7 +15,7 @@ from jaxvqa import generate, losses, models
 from jaxvqa.data import images, tokenisers, transforms
 from jaxvqa.data.answers import AnswerList
 from jaxvqa.data.med_text import DiseaseList
-from jaxvqa.data.prompts import FORMS, TEMPLATES, WriteText
+from jaxvqa.data.prompts import FORMS, TEMPLATES, WriteText, asked_and_true
 from jaxvqa.data.rad_text import RadAnswerList
 from jaxvqa.data.tokenisers import Tokeniser
 from jaxvqa.errors import ConfigError, DataError, nearest
@@ -27,7 +27,10 @@ from jaxvqa.tasks.answer_classification import ANSWER_RULES
 class VerbatimList(AnswerList):
     """Answers as they stand, "yes" and "no" among them: MLMI's classes of VQA-Med (Flamingo spec, section 13)."""
 
-    form = staticmethod(str)
+    @staticmethod
+    def form(raw: str | int) -> str:
+        """An answer as it stands."""
+        return str(raw)
 
 
 ANSWER_LISTS: Mapping[str, type[AnswerList]] = {
@@ -48,9 +51,9 @@ MARKS = re.compile(r"<[^<> ]+>|\[[A-Z]+\]")
 class TextGeneration:
     """Cross-entropy of each next word, and of the class where the model has a head for it (Flamingo spec, section 10).
 
-    `config.loss`: `text` (whether words are learnt), `text_smoothing` and `class_smoothing` (shares of the target that are spread over
-    all words or classes), `prompt` (whether the words of the question are learnt too, as in the original, or only the answer's).
-    Words count alike, and so do classes; the sum of the two means is what is descended.
+    `config.loss`: `text` (whether words are learnt), `text_smoothing` and `class_smoothing` (shares of the target that are
+    spread over all words or classes), `prompt` (whether the words of the question are learnt too, as in the original, or only
+    the answer's). Words count alike, and so do classes; the sum of the two means is what is descended.
     """
 
     def __init__(self, config: ml_collections.ConfigDict, assets: Assets):
@@ -94,7 +97,8 @@ class TextGeneration:
         self._writes = self.model.writes and config.loss.text
         if not (self._writes or data.classify):
             raise ConfigError(
-                f"A model with model.language = {self.model.language!r} writes nothing; set config.data.classify for a class head."
+                f"A model with model.language = {self.model.language!r} writes nothing; set config.data.classify for a class "
+                "head."
             )
         settings = config.generate.to_dict()
         self._seed = settings.pop("seed")
@@ -184,7 +188,7 @@ class TextGeneration:
         )
 
     def init_batch(self, batch_size: int) -> dict[str, np.ndarray]:
-        """`image` uint8[B, S, S, 3]; `text`, `prompt` int32[B, T or P] with their masks; int32[B] places and classes; `mask`."""
+        """`image` uint8[B, S, S, 3]; `text`, `prompt` int32[B, T or P] with masks; int32[B] places and classes; `mask`."""
         data = self._data
         lengths = {"text": data.max_tokens, "prompt": data.max_prompt}
         return {
@@ -251,16 +255,16 @@ class TextGeneration:
     ) -> tuple[Float[Array, ""], tuple[Metrics, Any]]:
         """The loss, by words or, where classes are learnt too, by examples; metrics `loss`, `accuracy` and those of its parts.
 
-        `accuracy` is the share of right classes, without a class head of right words among the answers'. `gate/…` are the gates of
-        the cross-attentions, behind their tanh.
+        `accuracy` is the share of right classes, without a class head of right words among the answers'. `gate/…` are the gates
+        of the cross-attentions, behind their tanh.
         """
-        options = {"rngs": {"dropout": rngs["dropout"]}} if train else {}
+        streams = {"dropout": rngs["dropout"]} if train else {}
         inputs = self._inputs(batch)
         if train and self._data.questions_together > 1:
             inputs["image"] = inputs["image"].reshape(-1, self._data.questions_together, *inputs["image"].shape[1:])[
                 :, 0
             ]
-        logits, out = self.model.apply({"params": params, **extra}, **inputs, train=train, **options)
+        logits, out = self.model.apply({"params": params, **extra}, **inputs, train=train, rngs=streams)
         examples = jnp.sum(batch["mask"])
         metrics: Metrics = {name: (gate, jnp.ones(())) for name, gate in gates(params).items()}
         parts: list[tuple[Array, Array]] = []
@@ -301,7 +305,7 @@ class TextGeneration:
     # --- predictions -------------------------------------------------------------------------------------------------------
 
     def _predict_text(self, params: Any, extra: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
-        """`words` int32[B, W] that were written, `length` int32[B], and `score` float32[B], the sum of their log-probabilities."""
+        """`words` int32[B, W] that were written, `length` int32[B], `score` float32[B], the sum of their log-probabilities."""
         variables, inputs = {"params": params, **extra}, {"image": self._picture(batch)}
         slots = self._data.max_prompt + self._generator.settings.words
         logits, cache = self._generator.prefill(variables, batch["prompt"], batch["prompt_mask"], inputs, slots=slots)
@@ -316,8 +320,8 @@ class TextGeneration:
     def _predict_likelihood(self, params: Any, extra: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
         """How probable the true text is, sums over each example's words: float32[B] each.
 
-        `loss` and `loss_words` as in training, without dropout; `nll` and `words` of the answer's words given the prompt; `right`, how
-        many of these are the most probable. With a class head `class_loss` and `class_right`, and `class_known`.
+        `loss` and `loss_words` as in training, without dropout; `nll` and `words` of the answer's words given the prompt;
+        `right`, how many of these are the most probable. With a class head `class_loss`, `class_right` and `class_known`.
         """
         logits, out = self.model.apply({"params": params, **extra}, **self._inputs(batch))
         found: dict[str, Array] = {}
@@ -346,7 +350,7 @@ class TextGeneration:
         return found
 
     def _predict_embeddings(self, params: Any, extra: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
-        """What `answers` gives, and the mean states float32[B, D] of the `written` and of the `true` text (spec, section 15)."""
+        """What `answers` gives, and the mean states float32[B, D] of the `written` and the `true` text (spec, section 15)."""
         written = self._predict_text(params, extra, batch)
         text = jnp.concatenate([batch["prompt"], written["words"]], axis=1)
         real = jnp.arange(written["words"].shape[1])[None] < written["length"][:, None]
@@ -362,7 +366,8 @@ class TextGeneration:
         variables = {"params": params, **extra}
         if self._writes:
             found = self._predict_text(params, extra, batch)
-            asked = {"text": batch["prompt"], "text_mask": batch["prompt_mask"], "image": self._picture(batch)}
+            names = {"text": "prompt", "text_mask": "prompt_mask"}
+            asked = {"image": self._picture(batch)} | {name: batch[key] for name, key in names.items()}
             place = jnp.sum(batch["prompt_mask"], axis=-1) - 1
         else:
             asked, place = self._inputs(batch), batch["question_end"]
@@ -416,6 +421,5 @@ def _texts(data: ml_collections.ConfigDict, open_source: Callable[[str], Any]) -
     template = TEMPLATES[data.template].text
     for split in data.vocabulary_splits.split("+"):
         for row in open_source(split).all_questions():
-            answer = row["caption"] if "caption" in row else row["multiple_choice_answer"]
-            text = template.format(question=question_form(row.get("question", "")), answer=answer_form(answer))
-            yield from MARKS.split(text)
+            question, answer = asked_and_true(row)
+            yield from MARKS.split(template.format(question=question_form(question), answer=answer_form(answer)))

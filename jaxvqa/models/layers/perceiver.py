@@ -118,8 +118,8 @@ def visible_media(
 class GatedCrossAttention(nn.Module):
     """y = x + tanh(gate)·attention(norm(x), media), then y + tanh(gate)·feed_forward(y).
 
-    Gates that start at 0 make it the identity at first, which keeps a trained language model whole. A network from nothing stays
-    there: through a gate of 0 no gradient reaches what encodes images, and the gate has none while that tells nothing.
+    Gates that start at 0 make it the identity at first, which keeps a trained language model whole. A network from nothing
+    stays there: through a gate of 0 no gradient reaches what encodes images, and the gate has none while that tells nothing.
 
     Attributes:
       heads: number of heads.
