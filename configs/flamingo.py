@@ -233,10 +233,10 @@ def _evaluations(
     row: dict[str, Any] = {"batch_size": batch_size}
     config.evals = ml_collections.ConfigDict()
     if config.data.classify:
-        changes: dict[str, Any] = {"vqa_rad": {"train_split": "train"}, "vqa_med": {"repair_names": False}}.get(
-            classes, {}
+        fields: dict[str, dict[str, Any]] = {"vqa_rad": {"train_split": "train"}, "vqa_med": {"repair_names": False}}
+        config.evals.classes = common.evaluation(
+            split, every=every, type=classes, predict="classes", **row, **fields.get(classes, {})
         )
-        config.evals.classes = common.evaluation(split, every=every, type=classes, predict="classes", **row, **changes)
     config.evals[split] = common.evaluation(split, every=texts_every or every, type="generation", **row)
     config.evals[f"{split}_blank"] = common.evaluation(
         split, every=config.total, type="generation", predict="answers_blank", **row

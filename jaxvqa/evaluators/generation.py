@@ -18,8 +18,8 @@ class GenerationEvaluator(VqaEvaluator):
 
     Yields in percent, with intervals: of answers `accuracy` by the data set's rule, and `exact`, the share that is the
     annotated answer to the letter, both by group too; `bleu`, the mean of BLEU-1. Of captions `bleu` too, and `bleu_1` to
-    `bleu_4` of all texts together, `rouge_l`, and `cider`, from 0 to 10. Where the predict function is `embeddings`, `nearest` is
-    the share of texts whose mean state is nearest to that of their own answer, or of one that contains it or is contained
+    `bleu_4` of all texts together, `rouge_l`, and `cider`, from 0 to 10. Where the predict function is `embeddings`, `nearest`
+    is the share of texts whose mean state is nearest to that of their own answer, or of one that contains it or is contained
     (Flamingo spec, section 15).
     """
 

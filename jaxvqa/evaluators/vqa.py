@@ -31,7 +31,7 @@ def _exact(predicted: str, annotators: list[str]) -> float:
     return float(any(normalise_answer(predicted) == normalise_answer(answer) for answer in annotators))
 
 
-def answers_of(question: Mapping[str, Any]) -> list[str]:
+def annotators_of(question: Mapping[str, Any]) -> list[str]:
     """The right answers of a record: its annotators', or its caption if it has no question."""
     return list(question["answers"]) if "question" in question else [question["caption"]]
 
@@ -145,7 +145,7 @@ class VqaEvaluator:
         if "votes" in output:
             row["votes"] = [self._answer(vote) for vote in output["votes"]]
         row |= {group: question[group] for group in self.groups if question.get(group)}
-        if annotators := answers_of(question):
+        if annotators := annotators_of(question):
             row["annotators"] = annotators
             row["accuracy"] = 0.0 if unanswered else self._rule(row["answer"], row["annotators"])
         return row

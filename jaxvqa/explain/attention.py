@@ -14,7 +14,7 @@ from jaxtyping import Float
 from jaxvqa import checkpoints, configs, sharding, train
 from jaxvqa.data import sources
 from jaxvqa.errors import ConfigError, DataError
-from jaxvqa.evaluators.vqa import answers_of
+from jaxvqa.evaluators.vqa import annotators_of
 from jaxvqa.tasks import AnswerTask, task_with_assets
 
 BATCH_SIZE = 16
@@ -216,7 +216,7 @@ def _explanation(
         words=tuple(words),
         word_attention=np.asarray(output.get("question_attention", np.zeros(len(words)))[: len(words)], np.float32),
         answers=task.answers_of(output),
-        annotators=tuple(answers_of(example)),
+        annotators=tuple(annotators_of(example)),
         boxes=boxes if "region_attention" in output else boxes[:0],
         region_attention=np.asarray(output.get("region_attention", ())[: len(boxes)], np.float32),
         image=bytes(image.get("image", b"")),

@@ -366,8 +366,7 @@ class TextGeneration:
         variables = {"params": params, **extra}
         if self._writes:
             found = self._predict_text(params, extra, batch)
-            names = {"text": "prompt", "text_mask": "prompt_mask"}
-            asked = {"image": self._picture(batch)} | {name: batch[key] for name, key in names.items()}
+            asked = self._inputs({**batch, "text": batch["prompt"], "text_mask": batch["prompt_mask"]})
             place = jnp.sum(batch["prompt_mask"], axis=-1) - 1
         else:
             asked, place = self._inputs(batch), batch["question_end"]
