@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import json
-import math
 import os
 import signal
 import time
@@ -402,8 +401,10 @@ def headline(name: str, values: Mapping[str, float]) -> str:
     if not values:
         return f"{name}: predictions written"
     first = next(iter(values))
-    low, high = values.get(f"{first}/low", math.nan), values.get(f"{first}/high", math.nan)
-    return f"{name}: {first.rpartition('/')[2]} {values[first]:.2f} % (95 % interval {low:.2f} to {high:.2f})"
+    what = f"{name}: {first.rpartition('/')[2]}"
+    if f"{first}/low" not in values:  # a loss, which is no share of anything
+        return f"{what} {values[first]:.4g}"
+    return f"{what} {values[first]:.2f} % (95 % interval {values[f'{first}/low']:.2f} to {values[f'{first}/high']:.2f})"
 
 
 # --- what the loop leans on ----------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from jaxvqa.data.answers import AnswerList
 from jaxvqa.data.med_text import DiseaseList
 from jaxvqa.data.prompts import FORMS, TEMPLATES, WriteText, asked_and_true
 from jaxvqa.data.rad_text import RadAnswerList
+from jaxvqa.data.sources import open_vqa
 from jaxvqa.data.tokenisers import Tokeniser
 from jaxvqa.errors import ConfigError, DataError, nearest
 from jaxvqa.models.flamingo import parse_compat
@@ -129,7 +130,7 @@ class TextGeneration:
     def make_assets(config: ml_collections.ConfigDict, open_source: Callable[[str], Any]) -> Assets:
         """Reads the tokeniser that the config names, or trains one on the texts, and makes the list of classes.
 
-        Texts are the questions and answers, or captions, of `config.data.vocabulary_splits`; classes the answers of
+        Texts are those of `config.data.vocabulary_parts` and `vocabulary_splits`; classes the answers of
         `config.data.answers.splits` that occur `min_count` times, or those of the file that the config names.
 
         Raises:
@@ -139,7 +140,7 @@ class TextGeneration:
         if data.tokeniser:
             tokeniser = tokenisers.load(data.tokeniser)
         else:
-            tokeniser = tokenisers.train(_texts(data, open_source), data.vocab_size)
+            tokeniser = tokenisers.train(_texts(data), data.vocab_size)
         if not data.classify:
             return {"tokeniser": tokeniser, "answers": []}
         kind = ANSWER_LISTS[data.answers.form]
@@ -414,11 +415,15 @@ def _without_picture(
     return predict(params, extra, {**batch, "image": jnp.zeros_like(batch["image"])})
 
 
-def _texts(data: ml_collections.ConfigDict, open_source: Callable[[str], Any]) -> Iterator[str]:
-    """The texts that a tokeniser is trained on, as the template has them, without its marks."""
+def _texts(data: ml_collections.ConfigDict) -> Iterator[str]:
+    """The texts that a tokeniser is trained on, as the templates of questions and captions have them, without their marks."""
     question_form, answer_form = FORMS[data.text_form]
-    template = TEMPLATES[data.template].text
-    for split in data.vocabulary_splits.split("+"):
-        for row in open_source(split).all_questions():
-            question, answer = asked_and_true(row)
-            yield from MARKS.split(template.format(question=question_form(question), answer=answer_form(answer)))
+    for part in data.vocabulary_parts or (data.questions,):
+        own = data.copy_and_resolve_references()
+        with own.unlocked():
+            own.questions, own.images = part, ""
+        for split in data.vocabulary_splits.split("+"):
+            for record in open_vqa(own, split).all_questions():
+                question, answer = asked_and_true(record)
+                template = TEMPLATES["vqa" if question else "caption"].text
+                yield from MARKS.split(template.format(question=question_form(question), answer=answer_form(answer)))
