@@ -178,7 +178,7 @@ def text_data(config: ml_collections.ConfigDict) -> None:
     data.template = "vqa"  # what a text looks like: a row of jaxvqa.data.prompts.TEMPLATES
     data.text_form = "raw"  # raw: questions and answers as they stand | rad: MEVF's form of VQA-RAD's
     data.tokeniser = ""  # a folder or file, or a hub's name; empty: trained on the texts of the data
-    data.vocabulary_parts = ()  # whose texts such a one is trained on, so that runs on each of them share it; empty: `questions`
+    data.vocabulary_parts = ()  # on whose texts, so that runs on each of them share it; empty: `questions`
     data.vocabulary_splits = "train"
     data.vocab_size = 1000  # its most words
     data.max_tokens = 128  # of a whole text, cut behind

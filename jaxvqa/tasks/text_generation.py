@@ -137,10 +137,9 @@ class TextGeneration:
           DataError: a file cannot be read, or no answer occurs that often.
         """
         data = config.data
-        if data.tokeniser:
-            tokeniser = tokenisers.load(data.tokeniser)
-        else:
-            tokeniser = tokenisers.train(_texts(data), data.vocab_size)
+        tokeniser = (
+            tokenisers.load(data.tokeniser) if data.tokeniser else tokenisers.train(_texts(data), data.vocab_size)
+        )
         if not data.classify:
             return {"tokeniser": tokeniser, "answers": []}
         kind = ANSWER_LISTS[data.answers.form]
