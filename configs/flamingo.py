@@ -80,23 +80,25 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
 
 
 def _phantom_vqa(config: ml_collections.ConfigDict, *, captions: bool) -> None:
-    """A small network from nothing, 1.8 million parameters: convolutions make the patches, and the gates start open."""
+    """A small network from nothing: a residual network sees, and the gates start open."""
     config.name = "flamingo-phantom_vqa"
     model = config.model
     model.patches = True
     model.latents = 16
+    model.latent_scale = 0.02
     model.cross_heads = 4
     model.cross_head_width = 32
     model.every = 1
     model.gate = 0.5
     model.language_sizes = {"width": 128, "depth": 2, "heads": 4, "positions": 96, "dropout": 0.0}
-    model.vision_sizes = {"width": 128, "depth": 2, "heads": 4, "features": 0, "stem": (32, 64, 128)}
+    model.vision = "resnet"
+    model.vision_sizes = {"depth": 10, "width": 32, "features": 0}
     config.loss.prompt = False
     config.data.questions = "phantom_vqa/captions" if captions else "phantom_vqa/questions"
     config.data.images = "phantom_vqa/images"
     config.data.vocabulary_parts = ("phantom_vqa/questions", "phantom_vqa/captions")
     config.data.template = "caption" if captions else "vqa"
-    config.data.image_size = 64
+    config.data.image_size = 96
     config.data.max_tokens = 40 if captions else 24
     config.data.max_prompt = 6 if captions else 22
     config.data.questions_together = 1 if captions else 5
@@ -261,6 +263,7 @@ def _small(config: ml_collections.ConfigDict) -> None:
     config.data.questions_together = 1
     config.data.answers.min_count = 1
     config.model.language_sizes = {"width": 32, "depth": 2, "heads": 2, "positions": 512}
+    config.model.vision = "clip"
     config.model.vision_sizes = {"width": 32, "depth": 1, "heads": 2, "patch": 8, "features": 16}
     config.model.patches = False
     config.model.latents = 4

@@ -32,6 +32,7 @@ from jaxvqa.models.towers.bert import BERT
 from jaxvqa.models.towers.clip import VisionTransformer
 from jaxvqa.models.towers.gpt2 import GPT2
 from jaxvqa.models.towers.palm import PaLM
+from jaxvqa.models.towers.resnet import PatchResNet
 
 COMPAT: Mapping[str, str] = {
     "mlmi_gpt2": "GPT-2's scores are not scaled, its GELU is exact, its last normalisation has no bias (Q4)",
@@ -70,6 +71,7 @@ FREEZE: Mapping[str, tuple[tuple[str, bool], ...]] = {
 """Tables for `config.optim.freeze` (spec, section 9): MLMI's `flamingo_mode`, which trains the embedding; all but vision."""
 
 LANGUAGES: Mapping[str, type[nn.Module]] = {"gpt2": GPT2, "bert": BERT, "palm": PaLM}
+VISIONS: Mapping[str, type[nn.Module]] = {"clip": VisionTransformer, "resnet": PatchResNet}
 
 HEADS = ("image_and_text", "text", "image")
 
@@ -117,10 +119,12 @@ class Flamingo(nn.Module):
       num_answers: number of classes A; 0: no class head.
       language: `gpt2`, `bert` or `palm`.
       language_sizes: fields of that tower that differ from its defaults.
-      vision_sizes: fields of the vision transformer that differ from ViT-B/32's.
+      vision: `clip`, whose vision transformer the published one has, or `resnet`, which learns sooner from nothing.
+      vision_sizes: fields of that tower that differ from its defaults, which are ViT-B/32's.
       patches: the resampler reads an image's patches, in place of its one projected vector.
       every: there is a cross-attention after blocks 0, every, 2·every, ….
       latents: latents L of each medium.
+      latent_scale: standard deviation that the latents start from; less than 1 for a network from nothing.
       resampler_depth: layers of the resampler.
       cross_heads: heads of resampler and cross-attention.
       cross_head_width: size of a query, a key and a value there.
@@ -142,10 +146,12 @@ class Flamingo(nn.Module):
     num_answers: int = 0
     language: str = "gpt2"
     language_sizes: Mapping[str, Any] = FrozenDict()
+    vision: str = "clip"
     vision_sizes: Mapping[str, Any] = FrozenDict()
     patches: bool = False
     every: int = 3
     latents: int = 64
+    latent_scale: float = 1.0
     resampler_depth: int = 2
     cross_heads: int = 8
     cross_head_width: int = 64
@@ -166,8 +172,8 @@ class Flamingo(nn.Module):
 
     def patches_a_side(self, image_size: int) -> int:
         """How many patches an image of that size has in either direction."""
-        stem = self.vision_sizes.get("stem", ())
-        return image_size // (2 ** len(stem) if stem else self.vision_sizes.get("patch", VisionTransformer.patch))
+        patch = self.vision_sizes.get("patch", VISIONS[self.vision].patch)  # type: ignore[attr-defined]
+        return -(-image_size // patch)
 
     def patch_attention(self, out: Mapping[str, Array], place: Int[Array, " B"]) -> Float32[Array, "B N"]:
         """What the word at a place reads of the first image's patches: weights float32[B, N] that add up to 1.
@@ -196,6 +202,11 @@ class Flamingo(nn.Module):
         if self.language not in LANGUAGES:
             hint = nearest(self.language, LANGUAGES)
             raise ConfigError(f"model.language is {self.language!r}; there is {', '.join(LANGUAGES)}.{hint}")
+        if self.vision not in VISIONS:
+            hint = nearest(self.vision, VISIONS)
+            raise ConfigError(f"model.vision is {self.vision!r}; there is {', '.join(VISIONS)}.{hint}")
+        if self.vision != "clip" and not self.patches:
+            raise ConfigError(f"model.vision is {self.vision!r}, which is read by its patches: set model.patches.")
         if self.head not in HEADS:
             raise ConfigError(f"model.head is {self.head!r}; there is {', '.join(HEADS)}.{nearest(self.head, HEADS)}")
         self.quirks = parse_compat(self.compat)
@@ -206,7 +217,7 @@ class Flamingo(nn.Module):
             own |= {"types": 0, "pooler": False, "with_readout": True}
         self.tower = LANGUAGES[self.language](**own, name="language")
         width = self.tower.width
-        self.vision = VisionTransformer(**self.vision_sizes, dtype=self.dtype)
+        self.eye = VISIONS[self.vision](**self.vision_sizes, dtype=self.dtype, name="vision")
         self.projection = Linear(width, self.dtype)
         self.resampler = PerceiverResampler(
             self.latents,
@@ -215,6 +226,7 @@ class Flamingo(nn.Module):
             self.cross_head_width,
             self.media,
             self.cross_activation,
+            self.latent_scale,
             self.dtype,
         )
         self.cross = {
@@ -293,7 +305,7 @@ class Flamingo(nn.Module):
         if image is not None:
             image = image[:, None] if image.ndim == 4 else image
             batch, count = image.shape[:2]
-            vector, inside = self.vision(image.reshape(batch * count, *image.shape[2:]), train=train)
+            vector, inside = self.eye(image.reshape(batch * count, *image.shape[2:]), train=train)
 
             def apart(x: Array) -> Array:
                 return x.reshape(batch, count, *x.shape[1:])

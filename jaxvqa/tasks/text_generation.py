@@ -264,7 +264,9 @@ class TextGeneration:
             inputs["image"] = inputs["image"].reshape(-1, self._data.questions_together, *inputs["image"].shape[1:])[
                 :, 0
             ]
-        logits, out = self.model.apply({"params": params, **extra}, **inputs, train=train, rngs=streams)
+        (logits, out), updates = self.model.apply(
+            {"params": params, **extra}, **inputs, train=train, rngs=streams, mutable=["batch_stats"] if train else []
+        )
         examples = jnp.sum(batch["mask"])
         metrics: Metrics = {name: (gate, jnp.ones(())) for name, gate in gates(params).items()}
         parts: list[tuple[Array, Array]] = []
@@ -294,7 +296,7 @@ class TextGeneration:
         else:
             # A mean over words and one over examples: their sum is a mean over the examples once more.
             loss, count = sum(total / n for total, n in parts) * examples, examples
-        return loss, (metrics | {"loss": (loss, count)}, extra)
+        return loss, (metrics | {"loss": (loss, count)}, {**extra, **updates})
 
     def _learnt(self, batch: Mapping[str, Array]) -> Bool[Array, "B T"]:
         """The positions whose next words count: all of a text, the last of which foretells padding (Q8), or the answer's."""

@@ -39,6 +39,8 @@ class PerceiverResampler(nn.Module):
       head_width: size of a query, a key and a value in each head.
       media: the most media that a sample may have: each has a vector of its own, added to all its tokens.
       activation: a name of `ACTIVATIONS`.
+      scale: standard deviation that latents and media's vectors start from. With the original's 1 they outweigh what is read of
+        an image by far, which a network from nothing needs long to change.
       dtype: type of the multiplications; statistics, scores and softmax are float32.
     """
 
@@ -48,6 +50,7 @@ class PerceiverResampler(nn.Module):
     head_width: int = 64
     media: int = 4
     activation: str = "gelu"
+    scale: float = 1.0
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -63,7 +66,7 @@ class PerceiverResampler(nn.Module):
         batch, count, _, width = media.shape
         if count > self.media:
             raise ConfigError(f"A sample has {count} media; model.media allows {self.media}.")
-        normal = nn.initializers.normal(1.0)
+        normal = nn.initializers.normal(self.scale)
         latents = self.param("latents", normal, (self.latents, width)).astype(self.dtype)
         position = self.param("media_position", normal, (self.media, 1, width)).astype(self.dtype)
         media = (media.astype(self.dtype) + position[None, :count]).reshape(batch * count, -1, width)
