@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int
 
 from jaxvqa.models.layers.attention import FeedForward
 from jaxvqa.models.layers.dropout import Dropout
-from jaxvqa.models.layers.linear import Linear
+from jaxvqa.models.layers.linear import Linear, times_transposed
 
 LOWEST = -0.7 * float(jnp.finfo(jnp.float32).max)
 """Score of what must not be read. Finite: a query that may read nothing reads everything alike, and not NaN."""
@@ -164,7 +164,7 @@ class Readout(nn.Module):
         if table is None or not self.tied:
             table = self.param("table", nn.initializers.normal(0.02), (self.vocab_size, x.shape[-1]))
         rows = x.reshape(-1, x.shape[-1])
-        logits = jnp.einsum("td,vd->tv", rows, table.astype(self.dtype), preferred_element_type=jnp.float32)
+        logits = times_transposed(rows, table.astype(self.dtype))
         return logits.reshape(*x.shape[:-1], -1), x
 
 
