@@ -2,8 +2,8 @@
 
     python -m benchmarks.generate [--peer] [--batch=1,16] [--prompt=16] [--words=32] [--size=base] [--rounds=2] [--uncached]
 
-Each row is a process of its own, on all cores that the command may use. `jaxvqa` writes with `jaxvqa.generate.Generator`; it has
-a vision tower, a resampler and four cross-attentions beside the language model. `text alone` is the same model without an
+Each row is a process of its own, on all cores that the command may use. `jaxvqa` writes with `jaxvqa.generate.Generator`; it
+has a vision tower, a resampler and four cross-attentions beside the language model. `text alone` is the same model without an
 image, which leaves GPT-2: the work that the peer does. `--peer` adds `transformers`: its `generate` for plain GPT-2 of the
 same size in PyTorch, greedy, with its cache, as many words of prompt and answer. `--uncached` adds the original's way with
 our model: everything, the image included, anew for each word.
@@ -75,8 +75,11 @@ def our_model(size: str, batch: int, prompt: int, *, see: bool) -> tuple[Any, An
     if see:
         text[:, 1] = fields["image_token"]
         inputs = {"image": image}
-    parts = jax.jit(lambda key: model.init(key, text=text[:1, :2], image=image[:1]))(jax.random.key(0))
-    return model, parts, text, inputs
+    # Any values do, and these need no program of their own.
+    shapes = jax.eval_shape(lambda key: model.init(key, text=text[:1, :2], image=image[:1]), jax.random.key(0))
+    rng = np.random.default_rng(2)
+    variables = jax.tree.map(lambda x: jnp.asarray(0.02 * rng.standard_normal(x.shape, np.float32)), shapes)
+    return model, variables, text, inputs
 
 
 def ours(args: argparse.Namespace, batch: int, *, see: bool = True) -> dict[str, float]:

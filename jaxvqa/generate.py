@@ -1,9 +1,10 @@
 """Texts from a model that writes: one program that reads the prompts, one loop that adds words, nothing compiled in between.
 
-A model that can write has two methods: `prefill(text=, text_mask=, slots=, texts=, …)`, which reads prompts and gives the scores
-of the next word and a cache with room for so many texts of each prompt, and `decode(word, cache)`, which adds a word to each
-text (`jaxvqa/models/flamingo.py`). A cache has a method `of_texts(change)`, which applies `change` to every array with a row for
-each text, and leaves what the texts of a prompt share: beams go on from one another without a copy of what they have read.
+A model that can write has two methods: `prefill(text=, text_mask=, slots=, texts=, …)`, which reads prompts and gives the
+scores of the next word and a cache with room for so many texts of each prompt, and `decode(word, cache)`, which adds a word to
+each text (`jaxvqa/models/flamingo.py`). A cache has a method `of_texts(change)`, which applies `change` to every array with a
+row for each text, and leaves what the texts of a prompt share: beams go on from one another without a copy of what they have
+read.
 
 Prompts are padded at their end to the next of a few lengths (buckets). A program is compiled once for each bucket and number of
 rows.
