@@ -265,8 +265,8 @@ class Flamingo(nn.Module):
         Returns:
           float32[B, T, V] logits, and the named intermediates: those of `see`; `embedded`, `block_i`, `cross_i` and `hidden`
           [B, T, D], the states before the first block, after each, after each cross-attention, and the last of them;
-          `attention_i` float32[B, K, T, T] and `media_attention_i` float32[B, K, T, M·L]; and with a class head
-          `class_logits` float32[B, A], if it has what it reads.
+          `attention_i` float32[B, K, T, T], but of a GPT-2 without `maps`; `media_attention_i` float32[B, K, T, M·L]; and with
+          a class head `class_logits` float32[B, A], if it has what it reads.
         """
         latents, out = self.see(image=image, media=media, train=train)
         if latents is not None and len(latents) != len(text):
@@ -415,7 +415,9 @@ class Flamingo(nn.Module):
             )
         for i, block in enumerate(self.tower.blocks):
             earlier = None if past is None else past[i]
-            y, out[f"attention_{i}"], kept = block(x, mask, earlier, positions=positions, train=train)
+            y, weights, kept = block(x, mask, earlier, positions=positions, train=train)
+            if weights is not None:
+                out[f"attention_{i}"] = weights
             if "doubled_residual" in self.quirks and self.language != "palm":
                 y = x + (y[:1] if "first_sample" in self.quirks and self.language == "gpt2" else y)
             x = out[f"block_{i}"] = y
