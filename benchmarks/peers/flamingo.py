@@ -168,9 +168,7 @@ class Flamingo(nn.Module):
         self, image: torch.Tensor, text: torch.Tensor, end: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Scores of the next words [B, T, V] and of the classes [B, A]."""
-        with torch.no_grad():
-            vector = self.vision(image)
-        projected = self.projection(vector)
+        projected = self.projection(self.vision(image))
         latents = self.resampler(projected[:, None])
         count = (text == self.image_token).cumsum(1)
         reads = count > 0 if "uniform_before_media" not in self.quirks else torch.ones_like(count)
