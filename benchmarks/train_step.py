@@ -1,6 +1,6 @@
 """Times the training step of a config at its own sizes, on random data.
 
-    python -m benchmarks.train_step [--config=configs/rwsan.py:vqa_v2] [--steps=3] [--peer] [--json=FILE]
+    python -m benchmarks.train_step [--config=configs/rwsan.py:vqa_v2] [--steps=3] [--batch_size=N] [--peer] [--json=FILE]
 
 Each row is a process of its own, so that its peak memory is its own. `share_of_matmul` is the number of the step's
 operations in matrix products and convolutions (`benchmarks.flop`) over its time, over the rate of a large square matrix
@@ -71,6 +71,8 @@ def random_batch(shapes: dict[str, Any], vocab_size: int) -> dict[str, np.ndarra
     rng = np.random.default_rng(0)
     known: dict[str, Callable[[tuple[int, ...]], np.ndarray]] = {
         "question": lambda shape: rng.integers(1, vocab_size, shape),
+        "text": lambda shape: rng.integers(1, vocab_size, shape),
+        "text_mask": np.ones,
         "answer_scores": lambda shape: rng.random(shape) < 0.002,
         "regions": lambda shape: rng.random(shape),
         "mask": np.ones,
@@ -84,16 +86,24 @@ def random_batch(shapes: dict[str, Any], vocab_size: int) -> dict[str, np.ndarra
     return {key: np.asarray(values(key, spec)).astype(spec.dtype) for key, spec in shapes.items()}
 
 
-def ours(name: str, steps: int) -> dict[str, float]:
+def load(name: str, batch_size: int) -> Any:
+    """The config, with another batch size than its own where one is given."""
+    from jaxvqa import configs
+
+    config = configs.load(name)
+    config.batch_size = batch_size or config.batch_size
+    return config
+
+
+def ours(config: Any, steps: int) -> dict[str, float]:
     """Times our step; the first call's compilation apart."""
     import jax
     import jax.numpy as jnp
 
     from benchmarks.flop import flop
-    from jaxvqa import configs, sharding, train
+    from jaxvqa import sharding, train
     from jaxvqa.tasks import abstract_batch, task_without_data
 
-    config = configs.load(name)
     mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
     task = task_without_data(config)
     square = jnp.ones((MATMUL, MATMUL))
@@ -123,16 +133,14 @@ def ours(name: str, steps: int) -> dict[str, float]:
     }
 
 
-def peer(name: str, steps: int) -> dict[str, float]:
+def peer(config: Any, steps: int) -> dict[str, float]:
     """Times the same training step in PyTorch: same sizes, loss, dropout and optimiser."""
     import importlib
 
     import torch
 
-    from jaxvqa import configs
     from jaxvqa.tasks import abstract_batch, task_without_data
 
-    config = configs.load(name)
     task = task_without_data(config)
     shapes = abstract_batch(task, config.batch_size)
     batch = {key: torch.from_numpy(value) for key, value in random_batch(shapes, config.compile.vocab_size).items()}
@@ -150,12 +158,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="configs/rwsan.py:vqa_v2")
     parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--batch_size", type=int, default=0, help="in place of the config's")
     parser.add_argument("--peer", action="store_true")
     parser.add_argument("--json", default="")
     parser.add_argument("--row", choices=ROWS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.row:
-        print(json.dumps(ROWS[args.row](args.config, args.steps)))
+        print(json.dumps(ROWS[args.row](load(args.config, args.batch_size), args.steps)))
         return
     rows = {}
     for row in ROWS if args.peer else ["jaxvqa"]:
@@ -165,6 +174,7 @@ def main() -> None:
             "benchmarks.train_step",
             f"--config={args.config}",
             f"--steps={args.steps}",
+            f"--batch_size={args.batch_size}",
             f"--row={row}",
         ]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)

@@ -13,7 +13,7 @@ text in which each image has a mark go in, scores of each next word come out, an
 What MLMI's published checkpoints need beside their values, and what would be wrong for any other, is in `COMPAT`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -91,23 +91,30 @@ def parse_compat(compat: str) -> frozenset[str]:
 
 
 class Cache(flax.struct.PyTreeNode):
-    """What is kept of a text from one word to the next.
+    """What is kept of texts from one word to the next: N texts of B prompts, as many of each.
+
+    The texts of a prompt share its places, and those of one another's words; each knows which ones are its own. A text that
+    goes on from another one takes over what that one knows, and nothing is copied.
 
     Attributes:
-      blocks: keys and values of each block of the language model, with S places.
-      media: those of the latents, of each cross-attention; none without media.
-      filled: bool[B, S], which places hold a word.
+      blocks: keys and values of each block of the language model, with S places; of B rows.
+      media: those of the latents, of each cross-attention; none without media; of B rows.
+      filled: bool[N, S], which places hold a word of each text.
       slot: int32[], the next place, the same for all rows.
-      position: int32[B], the next word's number in its own text, from 0.
-      count: int32[B], how many media have begun.
+      position: int32[N], the next word's number in its own text, from 0.
+      count: int32[N], how many media have begun.
     """
 
     blocks: tuple[KeyValue, ...]
     media: tuple[KeyValue, ...]
-    filled: Bool[Array, "B S"]
+    filled: Bool[Array, "N S"]
     slot: Int[Array, ""]
-    position: Int[Array, " B"]
-    count: Int[Array, " B"]
+    position: Int[Array, " N"]
+    count: Int[Array, " N"]
+
+    def of_texts(self, change: Callable[[Array], Array]) -> "Cache":
+        """The same with `change` applied to what has a row for each text."""
+        return self.replace(filled=change(self.filled), position=change(self.position), count=change(self.count))
 
 
 class Flamingo(nn.Module):
@@ -270,8 +277,8 @@ class Flamingo(nn.Module):
         Returns:
           float32[B, T, V] logits, and the named intermediates: those of `see`; `embedded`, `block_i`, `cross_i` and `hidden`
           [B, T, D], the states before the first block, after each, after each cross-attention, and the last of them;
-          `attention_i` float32[B, K, T, T] and `media_attention_i` float32[B, K, T, M·L]; and with a class head
-          `class_logits` float32[B, A], if it has what it reads.
+          `attention_i` float32[B, K, T, T], but of a GPT-2 without `maps`; `media_attention_i` float32[B, K, T, M·L]; and with
+          a class head `class_logits` float32[B, A], if it has what it reads.
         """
         latents, out = self.see(image=image, media=media, train=train)
         if latents is not None and len(latents) != len(text):
@@ -330,6 +337,7 @@ class Flamingo(nn.Module):
         image: Float[Array, "B *M H W 3"] | None = None,
         media: Float[Array, "B M N D"] | None = None,
         slots: int,
+        texts: int = 1,
     ) -> tuple[Float32[Array, "B V"], Cache]:
         """Reads prompts, to go on with `decode`.
 
@@ -338,7 +346,8 @@ class Flamingo(nn.Module):
           text_mask: bool[B, T], False for padding, on either side.
           image: as in a call.
           media: as in a call.
-          slots: how many words there will be in all, padding included.
+          slots: how many words a text will have in all, padding included.
+          texts: how many texts of each prompt there will be.
 
         Returns:
           The scores of each row's next word, and the cache.
@@ -358,6 +367,7 @@ class Flamingo(nn.Module):
         positions, count = self._positions(text_mask), self._count(text)
         x, _, seen = self._run(text, positions, count, self._mask(text_mask), keys, train=False)
         length = text.shape[1]
+        slots = length + texts * (slots - length)
         last = jnp.max(jnp.where(text_mask, jnp.arange(length)[None], 0), axis=-1)
         cache = Cache(
             blocks=tuple(s.padded(slots) for s in seen),
@@ -370,23 +380,27 @@ class Flamingo(nn.Module):
         logits, _ = self.tower.logits(jnp.take_along_axis(x, last[:, None, None], axis=1))
         return logits[:, 0], cache
 
-    def decode(self, word: Int[Array, " B"], cache: Cache) -> tuple[Float32[Array, "B V"], Cache]:
+    def decode(self, word: Int[Array, " N"], cache: Cache) -> tuple[Float32[Array, "N V"], Cache]:
         """Adds one word to each text: the scores of the next one, and the cache with it."""
-        filled = cache.filled | (jnp.arange(cache.filled.shape[1]) == cache.slot)[None]
+        texts, slots = cache.filled.shape
+        prompts = cache.blocks[0].key.shape[0]
+        # To attention, the texts of a prompt are positions in a row, of which each reads its own words only.
+        beside = texts // prompts
+        filled = cache.filled | (jnp.arange(slots)[None] == cache.slot + jnp.arange(texts)[:, None] % beside)
         count = cache.count + (word == self.image_token)
-        mask = filled[:, None, None]
         x, _, seen = self._run(
-            word[:, None],
-            cache.position[:, None],
-            count[:, None],
-            mask,
+            word.reshape(prompts, beside),
+            cache.position.reshape(prompts, beside),
+            count.reshape(prompts, beside),
+            filled.reshape(prompts, 1, beside, slots),
             cache.media,
             past=[(block, cache.slot) for block in cache.blocks],
             train=False,
         )
         logits, _ = self.tower.logits(x)
-        slot, position = cache.slot + 1, cache.position + 1
-        return logits[:, 0], cache.replace(blocks=seen, filled=filled, slot=slot, position=position, count=count)
+        slot, position = cache.slot + beside, cache.position + 1
+        cache = cache.replace(blocks=seen, filled=filled, slot=slot, position=position, count=count)
+        return logits.reshape(texts, -1), cache
 
     def _run(
         self,
@@ -413,7 +427,9 @@ class Flamingo(nn.Module):
             )
         for i, block in enumerate(self.tower.blocks):
             earlier = None if past is None else past[i]
-            y, out[f"attention_{i}"], kept = block(x, mask, earlier, positions=positions, train=train)
+            y, weights, kept = block(x, mask, earlier, positions=positions, train=train)
+            if weights is not None:
+                out[f"attention_{i}"] = weights
             if "doubled_residual" in self.quirks and self.language != "palm":
                 y = x + (y[:1] if "first_sample" in self.quirks and self.language == "gpt2" else y)
             x = out[f"block_{i}"] = y
