@@ -120,11 +120,17 @@ WALK = {
     "python -m benchmarks.train_step --peer --config=configs/cmsa.py:vqa_rad --steps=1": (
         "--peer --config=configs/cmsa.py:small --steps=1"
     ),
-    "python -m benchmarks.train_step --peer --config=configs/flamingo.py:vqa_rad,mlmi --batch_size=4": (
-        "--peer --config=configs/flamingo.py:vqa_rad,mlmi,small --batch_size=4 --steps=1"
+    "python -m benchmarks.train_step --peer --config=configs/flamingo.py:vqa_rad,mlmi --config.batch_size=4": (
+        "--peer --config=configs/flamingo.py:vqa_rad,mlmi,small --config.batch_size=4 --steps=1"
     ),
     "python -m benchmarks.generate --peer --uncached": (
         "--peer --uncached --batch=2 --prompt=4 --words=3 --size=small --rounds=1"
+    ),
+    (
+        "python -m benchmarks.train_step --peer --config=configs/sysu_hcp.py:vqa_med_2021,resnest50 --config.batch_size=8 "
+        "--config.data.image_size=224"
+    ): (
+        "--peer --config=configs/sysu_hcp.py:vqa_med_2021,vgg16 --config.batch_size=2 --config.data.image_size=32 --steps=1"
     ),
     "python -m benchmarks.input_pipeline": "--images=200 --batches=1 --threads 1",
     "python -m benchmarks.input_pipeline --step_json=FILE": "--images=200 --batches=1 --threads 1 --step_json=step.json",
