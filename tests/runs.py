@@ -1,5 +1,6 @@
 """Tiny runs for tests: a config over the tiny phantoms, and the program in a process of its own."""
 
+import json
 import os
 import subprocess
 import sys
@@ -7,11 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jaxvqa import checkpoints, configs
+from jaxvqa import checkpoints, configs, sharding, tasks, train
+from jaxvqa.data import sources
+from jaxvqa.state import TrainState
+from tests.made_up import made_up
 
 ROOT = Path(__file__).parent.parent
 
@@ -41,6 +46,26 @@ def tiny_config(phantoms: Path, **changes: Any) -> ml_collections.ConfigDict:
     everything = tiny_changes(phantoms) | {name.replace("__", "."): value for name, value in changes.items()}
     configs.override(config, [(name, str(value)) for name, value in everything.items()])
     return config
+
+
+def write(config: ml_collections.ConfigDict, workdir: Path, step: int = 0) -> tuple[tasks.Task, TrainState]:
+    """Writes the folder that a run leaves after `step` steps, with made-up numbers; nothing is compiled for it."""
+    task = tasks.make_task(config, lambda split: sources.open_vqa(config.data, split))
+    source = sources.open_vqa(config.data, config.data.train_split)
+    mesh = sharding.make_mesh(config.mesh)
+    program = train.make_program(config, task, mesh, data_size=len(source), total_steps=step + 1)
+    # Every integer of a state counts steps.
+    state = jax.tree.map(
+        lambda x, s: jax.device_put(x if jnp.issubdtype(x.dtype, jnp.floating) else x + step, s.sharding),
+        made_up(program.shapes),
+        program.shapes,
+    )
+    position = {"questions": config.data.questions, "split": config.data.train_split, "size": len(source), "step": step}
+    train.start_workdir(workdir, config)
+    saved = checkpoints.Checkpoints(workdir)
+    saved.save(state, task.assets, {"config": json.loads(config.to_json()), "data": position})
+    saved.close()
+    return task, state
 
 
 SYSU = "configs/sysu_hcp.py:small,mixup,resnet18"
