@@ -48,12 +48,9 @@ def loss_of(task, params, extra, batch, *, train=True):
 
 
 @functools.cache
-def compiled_predictions(task, names):
+def compiled_predictions(task):
+    names = ("answers", "explain", "answers_blank")
     return jax.jit(lambda p, e, b: {name: task.predict_fns[name](p, e, b) for name in names})
-
-
-def predictions_of(task, params, extra, batch, names=("answers", "explain", "answers_blank")):
-    return compiled_predictions(task, names)(params, extra, batch)
 
 
 @pytest.fixture(scope="module")
@@ -100,12 +97,14 @@ def test_padding_examples_change_nothing_in_evaluation(cmsa):
 
 def test_predictions_are_ranked_and_the_blank_control_sees_no_picture(cmsa):
     task, params, extra, batch = cmsa
-    answers, explained, blank = predictions_of(task, params, extra, batch).values()
+    predict = compiled_predictions(task)
+    predicted = predict(params, extra, batch)
+    answers, explained, blank = (predicted[name] for name in ("answers", "explain", "answers_blank"))
     assert answers["answer"].shape == (4, 1)
     assert (np.diff(np.asarray(explained["probability"]), axis=1) <= 0).all()
     np.testing.assert_array_equal(answers["answer"][:, 0], explained["answer"][:, 0])
     shuffled = batch | {"image": batch["image"][::-1]}
-    again = predictions_of(task, params, extra, shuffled)["answers_blank"]
+    again = predict(params, extra, shuffled)["answers_blank"]
     np.testing.assert_array_equal(blank["probability"], again["probability"])
     for name in ("region_attention", "question_attention"):
         np.testing.assert_allclose(np.asarray(explained[name]).sum(axis=1), 1, rtol=1e-4)
@@ -115,7 +114,7 @@ def test_boxes_cover_the_picture_as_the_attention_does(cmsa, phantoms):
     task, params, extra, batch = cmsa
     source = sources.open_vqa(small_config(phantoms).data, "train")
     boxes = task.boxes(source[0])
-    regions = predictions_of(task, params, extra, batch)["explain"]["region_attention"].shape[1]
+    regions = compiled_predictions(task)(params, extra, batch)["explain"]["region_attention"].shape[1]
     assert boxes.shape == (regions, 4)
     area = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sum()
     assert area == pytest.approx(int(source[0]["image_w"]) * int(source[0]["image_h"]), rel=1e-5)
@@ -141,7 +140,7 @@ def test_the_other_models_learn_from_the_same_task(phantoms, variant, inputs):
 def test_assets_of_a_checkpoint_give_the_same_task(cmsa, phantoms):
     task, params, extra, batch = cmsa
     again = task_with_assets(small_config(phantoms), task.assets)
-    ours, theirs = (predictions_of(t, params, extra, batch)["answers"] for t in (task, again))
+    ours, theirs = (compiled_predictions(t)(params, extra, batch)["answers"] for t in (task, again))
     np.testing.assert_array_equal(ours["probability"], theirs["probability"])
 
 
