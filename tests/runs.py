@@ -95,6 +95,15 @@ def run(arguments: list[str], *, devices: int = 1, timeout: float = 300) -> subp
     )
 
 
+def run_in_turn(
+    commands: list[list[str]], *, devices: int = 1, timeout: float = 600
+) -> subprocess.CompletedProcess[str]:
+    """Runs several command lines of `command` to their ends in one process, whose start takes seconds."""
+    program = "import json, sys; from jaxvqa import main; sys.exit(max(map(main.main, json.loads(sys.argv[1]))))"
+    arguments = json.dumps([words[3:] for words in commands])
+    return run([sys.executable, "-c", program, arguments], devices=devices, timeout=timeout)
+
+
 def final_arrays(workdir: Path) -> dict[str, np.ndarray]:
     """Every array of the newest checkpoint, optimiser included, by path."""
     saved = checkpoints.Checkpoints(workdir, read_only=True)

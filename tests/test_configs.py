@@ -1,5 +1,6 @@
 """Every config is imported, locked and traced at full size; every mistake in a field is told."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -33,13 +34,19 @@ ALL += [
 ]
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_traces_at_full_size(name):
+@functools.cache
+def program_of(name):
+    """A config, its task and its program at full size."""
     config = configs.load(name)
-    assert config.is_locked
     mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
     task = task_without_data(config)
-    program = train.make_program(config, task, mesh, data_size=100_000, total_steps=1000)
+    return config, task, train.make_program(config, task, mesh, data_size=100_000, total_steps=1000)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_traces_at_full_size(name):
+    config, task, program = program_of(name)
+    assert config.is_locked
     state, batch = train.abstract_step_arguments(config, task, program)
     after, metrics = jax.eval_shape(program.step, state, batch)
     assert jax.tree.map(lambda a: (a.shape, a.dtype), after) == jax.tree.map(lambda a: (a.shape, a.dtype), state)
@@ -63,9 +70,8 @@ def test_traces_at_full_size(name):
     ],
 )
 def test_published_size_has_the_published_parameters(name, size):
-    task = task_without_data(configs.load(name))
-    params = jax.eval_shape(task.init, jax.random.key(0))["params"]
-    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == size
+    _, _, program = program_of(name)
+    assert sum(leaf.size for leaf in jax.tree.leaves(program.shapes.params)) == size
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -182,7 +182,7 @@ def test_a_run_without_a_model_is_told(run, tmp_path):
     _, program, workdir, _ = run
     shutil.copytree(workdir, tmp_path / "run")
     shutil.rmtree(next((tmp_path / "run").rglob("model")))
-    with jax.set_mesh(MESH), pytest.raises(CheckpointError, match="checkpoints/2 cannot be read: .*model"):
+    with jax.set_mesh(MESH), pytest.raises(CheckpointError, match=r"checkpoints/2 cannot be read: .*model"):
         checkpoints.init_from("model", str(tmp_path / "run"), program.init(), ((".*", True),))
 
 
