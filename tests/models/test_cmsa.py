@@ -19,7 +19,7 @@ from tests.made_up import made_up
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "cmsa"
 SIZES = {"vocab_size": 30, "num_answers": 11}
-SMALL = {"name": "cmsa", "embed_width": 6, "width": 16, "depth": 18, "branch_width": 4}
+SMALL = {"name": "cmsa", "embed_width": 6, "width": 16, "depth": 10, "branch_width": 4}
 SMALL |= {"organ_width": 4, "organ_hidden": 8}
 
 
