@@ -133,6 +133,7 @@ REAL = {
     "python -m tfds_builders.build vqa_med --manual_dir=DIR": (
         "vqa_med --config=sample_questions_2019,sample_images_2019 --manual_dir={data}/data/vqa_med_2019"
     ),
+    "python -m tfds_builders.build roco --manual_dir=DIR": "roco --config=captions --manual_dir={data}/data/roco_captions",
     "python -m tfds_builders.build vqa_rad --manual_dir=DIR": "vqa_rad --manual_dir={data}/data/vqa_rad",
     "python -m jaxvqa.main --config=configs/cmsa.py:vqa_rad,compact --workdir=runs/vqa_rad": (
         f"{RAD} --workdir=runs/vqa_rad"
@@ -163,6 +164,7 @@ REAL = {
 }
 
 ELSEWHERE = {
+    "python -m tfds_builders.build mimic_cxr --manual_dir=DIR": "tests/tfds_builders/test_mimic_cxr.py: on made files",
     "python -m jaxvqa.testing.golden tests/golden/cmsa": "tests/models: each of its cases",
     "python -m jaxvqa.main --config=configs/cmsa.py": "the same command with pre-trained branches is above",
     "python -m jaxvqa.main --config=configs/cmsa.py:vqa_rad,compact": "the same command without a folder is above",

@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 
 import flax.linen as nn
 import flax.struct
+import jax
 import jax.numpy as jnp
 from flax.core import FrozenDict
 from jaxtyping import Array, Bool, Float, Float32, Int
@@ -125,6 +126,7 @@ class Flamingo(nn.Module):
       cross_head_width: size of a query, a key and a value there.
       media: the most media of a sample.
       cross_activation: activation there, a name of `ACTIVATIONS`.
+      gate: what the gates of the cross-attentions start from, before their tanh; more than 0 for a network from nothing.
       immediate: text reads the last image before it only, in place of all before it.
       head: what the class head reads: `image_and_text`, `text`, or `image` alone.
       mean_head: it reads the mean of all states up to the question's end, in place of that at the end.
@@ -149,12 +151,45 @@ class Flamingo(nn.Module):
     cross_head_width: int = 64
     media: int = 4
     cross_activation: str = "gelu"
+    gate: float = 0.0
     immediate: bool = True
     head: str = "image_and_text"
     mean_head: bool = False
     head_dropout: float = 0.1
     compat: str = ""
     dtype: Any = jnp.float32
+
+    @property
+    def writes(self) -> bool:
+        """Whether the language model can write: BERT reads in both directions, and cannot."""
+        return LANGUAGES[self.language].is_causal  # type: ignore[attr-defined]
+
+    def patches_a_side(self, image_size: int) -> int:
+        """How many patches an image of that size has in either direction."""
+        stem = self.vision_sizes.get("stem", ())
+        return image_size // (2 ** len(stem) if stem else self.vision_sizes.get("patch", VisionTransformer.patch))
+
+    def patch_attention(self, out: Mapping[str, Array], place: Int[Array, " B"]) -> Float32[Array, "B N"]:
+        """What the word at a place reads of the first image's patches: weights float32[B, N] that add up to 1.
+
+        The word's attention to the latents, a mean over heads and cross-attentions, times the last layer's of the latents to
+        what they read. If that is one vector an image, the patches weigh as in the vision transformer's last block for its
+        class token.
+
+        Args:
+          out: the intermediates of a call with one image a sample.
+          place: int[B], the word's place.
+        """
+        if self.patches:
+            maps = [out[name] for name in out if name.startswith("media_attention_")]
+            to_latents = jnp.mean(jnp.stack(maps), axis=(0, 2))
+            to_latents = jnp.take_along_axis(to_latents, place[:, None, None], axis=1)[:, 0, : self.latents]
+            to_tokens = jnp.mean(out[f"resampler_attention_{self.resampler_depth - 1}"], axis=1)
+            weights = jnp.einsum("bl,bln->bn", to_latents, to_tokens[:, :, 1 : to_tokens.shape[-1] - self.latents])
+        else:
+            last = self.vision_sizes.get("depth", VisionTransformer.depth) - 1
+            weights = jnp.mean(out[f"vision_attention_{last}"][:, 0, :, 0, 1:], axis=1)
+        return weights / jnp.maximum(jnp.sum(weights, axis=-1, keepdims=True), 1e-9)
 
     def setup(self) -> None:
         """Makes the parts."""
@@ -184,7 +219,13 @@ class Flamingo(nn.Module):
         )
         self.cross = {
             str(i): GatedCrossAttention(
-                self.cross_heads, self.cross_head_width, width, self.cross_activation, self.dtype, name=f"cross_{i}"
+                self.cross_heads,
+                self.cross_head_width,
+                width,
+                self.cross_activation,
+                self.gate,
+                self.dtype,
+                name=f"cross_{i}",
             )
             for i in range(0, self.tower.depth, self.every)
         }
@@ -198,8 +239,8 @@ class Flamingo(nn.Module):
         *,
         text: Int[Array, "B T"],
         text_mask: Bool[Array, "B T"] | None = None,
-        image: Float[Array, "B *M H W 3"] | None = None,
-        media: Float[Array, "B M N D"] | None = None,
+        image: Float[Array, "I *M H W 3"] | None = None,
+        media: Float[Array, "I M N D"] | None = None,
         question_end: Int[Array, " B"] | None = None,
         train: bool = False,
     ) -> tuple[Float32[Array, "B T V"], dict[str, Array]]:
@@ -209,7 +250,7 @@ class Flamingo(nn.Module):
           text: int[B, T], numbers of the words, with an `image_token` where each image belongs.
           text_mask: bool[B, T], False for padding, on either side, which nothing reads; none is padding without.
           image: float[B, H, W, 3] or float[B, M, H, W, 3], normalised. Behind a sample's own images may
-            stand any others, which no word sees.
+            stand any others, which no word sees. Or B / n of them, each for n texts side by side, which is seen once.
           media: float[B, M, N, D], tokens for the resampler in place of images.
           question_end: int[B], place of the last word that the class head may read.
           train: applies dropout, which needs the random stream "dropout".
@@ -221,6 +262,9 @@ class Flamingo(nn.Module):
           `class_logits` float32[B, A], if it has what it reads.
         """
         latents, out = self.see(image=image, media=media, train=train)
+        if latents is not None and len(latents) != len(text):
+            times = len(text) // len(latents)
+            latents, out = jax.tree.map(lambda x: jnp.repeat(x, times, axis=0), (latents, out))
         real = jnp.ones_like(text, jnp.bool_) if text_mask is None else text_mask
         keys = tuple(cross.project(latents) for cross in self.cross.values()) if latents is not None else ()
         x, inside, _ = self._run(text, self._positions(real), self._count(text), self._mask(real), keys, train=train)
