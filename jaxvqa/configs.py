@@ -12,10 +12,14 @@ import ml_collections
 from jaxvqa.errors import ConfigError, nearest
 
 ADDED: tuple[tuple[str, str, Any], ...] = (
+    ("best.metric", "batch_size", ""),
+    ("best.mode", "batch_size", "min"),
+    ("best.patience", "batch_size", 0),
     ("curriculum", "batch_size", ()),
     ("data.cache_mib", "data.train_split", 256.0),
     ("loss.mixup_off_epoch", "loss.mixup_alpha", 0),
     ("optim.coupled_decay", "optim.clip_norm", ()),
+    ("optim.frozen_dtype", "optim.clip_norm", "float32"),
     ("optim.restart_epochs", "optim.clip_norm", ()),
 )
 """Fields that came after the first checkpoints: the name, a field that every config with it has, and the value that means
@@ -75,7 +79,13 @@ def from_json(text: str | dict[str, Any]) -> ml_collections.ConfigDict:
     names = set(field_names(config))
     for name, beside, value in ADDED:
         if beside in names and name not in names:
-            config.update_from_flattened_dict({name: value})
+            *groups, leaf = name.split(".")
+            node = config
+            for group in groups:
+                if group not in node:
+                    node[group] = ml_collections.ConfigDict()
+                node = node[group]
+            node[leaf] = value
     return config.lock()
 
 
