@@ -27,7 +27,7 @@ import ml_collections
 import orbax.checkpoint as ocp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxvqa import paths
+from jaxvqa import configs, paths
 from jaxvqa.errors import CheckpointError, ConfigError, StorageError, UserError, nearest
 from jaxvqa.state import TrainState, start_ema
 
@@ -346,7 +346,7 @@ def check_same_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
     if not file.exists():
         return
     try:
-        before = flatten_config(json.loads(file.read_text()))
+        before = flatten_config(json.loads(configs.from_json(file.read_text()).to_json()))
     except json.JSONDecodeError as error:
         raise ConfigError(f"{file} is no JSON ({error}); restore it or use another --workdir.") from error
     now = flatten_config(json.loads(config.to_json()))

@@ -61,6 +61,7 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # Most runs of the tests are of the same program: compile it once.
     (folder / "xla").mkdir(mode=0o700, parents=True, exist_ok=True)
     jax.config.update("jax_compilation_cache_dir", str(folder / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # the second process finds them built
         assert (
