@@ -16,7 +16,7 @@ from tfds_builders.pictures import picture_size
 from tfds_builders.vqa_med import release
 from tfds_builders.vqa_med.release import Record
 
-_BY_YEAR = {
+_BY_YEAR: dict[str, Mapping[str, Sequence[str]]] = {
     str(year): {part.split: (name,) for name, part in release.PARTS.items() if part.year == year}
     for year in (2019, 2020, 2021)
 }
@@ -69,7 +69,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         **{f"{kind}_2021": {"train": 4_500, "val": 500, "test": 500} for kind in ("questions", "images")},
         **{f"{kind}_sysu": {"val": 500, "test": 500} for kind in ("questions", "images")},
     }
-    OPTIONAL_SPLITS = dict.fromkeys(("questions_2021", "images_2021"), _OPTIONAL["2021"])  # noqa: RUF012
+    OPTIONAL_SPLITS = dict.fromkeys(("questions_2021", "images_2021"), _OPTIONAL["2021"])
     MANUAL_DOWNLOAD_INSTRUCTIONS = "See tfds_builders/vqa_med/README.md for the files and their places."
 
     def manual_files(self) -> Iterable[ManualFile]:

@@ -40,6 +40,7 @@ class PerceiverResampler(nn.Module):
       media: the most media that a sample may have: each has a vector of its own, added to all its tokens.
       activation: a name of `ACTIVATIONS`.
       dtype: type of the multiplications; statistics, scores and softmax are float32.
+      numbered: media have vectors by their number; otherwise all have the first one's, and there may be any number of them.
     """
 
     latents: int = 64
@@ -49,6 +50,7 @@ class PerceiverResampler(nn.Module):
     media: int = 4
     activation: str = "gelu"
     dtype: Any = jnp.float32
+    numbered: bool = True
 
     @nn.compact
     def __call__(self, media: Float[Array, "B M N D"]) -> tuple[Float[Array, "B M L D"], dict[str, Array]]:
@@ -61,12 +63,13 @@ class PerceiverResampler(nn.Module):
           ConfigError: there are more media than vectors for them.
         """
         batch, count, _, width = media.shape
-        if count > self.media:
+        if count > self.media and self.numbered:
             raise ConfigError(f"A sample has {count} media; model.media allows {self.media}.")
         normal = nn.initializers.normal(1.0)
         latents = self.param("latents", normal, (self.latents, width)).astype(self.dtype)
         position = self.param("media_position", normal, (self.media, 1, width)).astype(self.dtype)
-        media = (media.astype(self.dtype) + position[None, :count]).reshape(batch * count, -1, width)
+        position = position[None, : count if self.numbered else 1]
+        media = (media.astype(self.dtype) + position).reshape(batch * count, -1, width)
         x = jnp.broadcast_to(latents[None], (batch * count, *latents.shape))
         out: dict[str, Array] = {}
         for i in range(self.depth):
