@@ -45,11 +45,12 @@ def candidates(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ready(phantoms, candidates):
-    """The config, the task, and variables with open gates."""
+    """The config, the task, and variables with open gates, and large enough that pictures tell."""
     config = small_config(phantoms, data__candidates=candidates)
     task = make_task(config, lambda split: sources.open_vqa(config.data, split))
     flat = paths.flatten(jax.jit(task.init)(jax.random.key(0))).items()
-    return config, task, paths.nest({p: jnp.full_like(x, 0.7) if p.endswith("_gate") else x for p, x in flat})
+    flat = {p: 0.7 + x if p.endswith("_gate") else 5 * x if p.endswith("kernel") else x for p, x in flat}
+    return config, task, paths.nest(flat)
 
 
 def batch_of(config, task, split="val"):
@@ -175,7 +176,9 @@ def test_an_evaluation_by_image_finds_the_twin(ready, tmp_path):
     assert 0 <= values["val/accuracy"] <= 100
     support, pictures = steps[-4].support, steps[-4].support.pictures
     raw = np.stack([task.transforms(train=False)[0](e)["image"] for e in pictures.read(range(len(pictures)))])
-    vectors = np.asarray(task.predict_fns["image_vectors"](variables["params"], {}, {"image": raw})["vector"])
+    vectors = np.asarray(
+        task.predict_fns["image_vectors"](variables["params"], {}, {"image": jnp.asarray(raw)})["vector"]
+    )
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     for question in sources.open_vqa(changed.data, "train").read([0, 20, 47]):
         shown = [int(shot["image_id"]) for shot in support(question)]
@@ -218,7 +221,7 @@ def test_what_does_not_go_together_is_told_at_once(ready, phantoms, tmp_path):
 def test_media_that_are_not_numbered_may_be_many_and_change_places(ready):
     """All have the first one's vector: a medium's latents do not depend on its place."""
     _, task, variables = ready
-    pictures = np.random.default_rng(0).standard_normal((1, 5, 32, 32, 3)).astype(np.float32)
+    pictures = jax.random.normal(jax.random.key(0), (1, 5, 32, 32, 3))
     see = jax.jit(lambda x: task.model.apply(variables, image=x, method="see")[0])
     latents = see(pictures)
     np.testing.assert_allclose(see(pictures[:, ::-1]), latents[:, ::-1], atol=1e-5)
