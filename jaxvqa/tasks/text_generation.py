@@ -178,7 +178,7 @@ class TextGeneration:
             steps.append(images.DecodeImage({"image": (size + room, 3)}, cache_mib=data.cache_mib))
             if train:
                 steps += [images.CropAndFlip(size)] if augment.flip else []
-                steps += [images.CropAndRotate(size, augment.degrees)] if augment.degrees or room else []
+                steps += [images.CropAndRotate(size, augment.degrees, nearest=True)] if augment.degrees or room else []
                 steps += [images.ColourJitter(augment.colour)] if augment.colour else []
         return (
             *steps,
