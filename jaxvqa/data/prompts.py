@@ -105,9 +105,10 @@ class WriteText:
     """A question with its answer, or a caption -> numbers of words, int32, filled up with padding.
 
     Adds `text` [T] and `text_mask` bool[T], the whole text, cut at its end; `question_end` int32, the place of the mark behind
-    the question, or of the last word where there is none; `answer_start` int32, the place of the first word behind the prompt;
-    `prompt` [P] and `prompt_mask` bool[P], in which a question that is too long is cut at its end. Records `shots` stand before
-    it as examples, whose longest questions, or captions, are cut first until all of it fits.
+    the question, or of the last word where there is none; `answer_start` int32, the place of the first word behind the prompt,
+    which is behind the text where that is cut before; `prompt` [P] and `prompt_mask` bool[P], in which a question that is too
+    long is cut at its end. Records `shots` stand before it as examples, whose longest questions, or captions, are cut first until
+    all of it fits.
 
     Attributes:
       tokeniser: the tokeniser.
@@ -130,15 +131,15 @@ class WriteText:
         parts = {"question": question_form(question), "answer": answer_form(answer)}
         words = self.tokeniser.encode(self.template.text.format(**parts))[: self.max_tokens]
         prompt = self.tokeniser.encode(self.template.prompt.format(**parts))
-        last, mark = len(words) - 1, self.tokeniser.question_end
+        mark = self.tokeniser.question_end
         text, text_mask = _filled(words, self.max_tokens, self.tokeniser.padding)
         fitting = self._with_shots(example, parts) if example.get("shots") else self._fitting(prompt)
         asked, prompt_mask = _filled(fitting, self.max_prompt, self.tokeniser.padding)
         return example | {
             "text": text,
             "text_mask": text_mask,
-            "question_end": np.int32(words.index(mark) if mark in words else last),
-            "answer_start": np.int32(min(_alike(words, prompt), last)),
+            "question_end": np.int32(words.index(mark) if mark in words else len(words) - 1),
+            "answer_start": np.int32(_alike(words, prompt)),
             "prompt": asked,
             "prompt_mask": prompt_mask,
         }
