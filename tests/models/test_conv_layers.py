@@ -8,7 +8,7 @@ import pytest
 from jaxvqa.errors import ConfigError
 from jaxvqa.models.layers import conv
 from jaxvqa.models.layers.batch_norm import BatchNorm
-from jaxvqa.models.layers.conv import Conv, ConvTranspose, convolve, kaiming_fan_out
+from jaxvqa.models.layers.conv import Conv, ConvTranspose, convolve, kaiming_fan_out, multiply
 from jaxvqa.models.layers.gru import GRU
 from jaxvqa.models.layers.pooling import adaptive_average_pool, average_pool, max_pool, window_average
 
@@ -158,7 +158,7 @@ def test_gru_is_pytorchs():
 
 @pytest.mark.parametrize(("stride", "padding", "dtype"), [(1, 1, "float32"), (2, 3, "float32"), (1, 0, "bfloat16")])
 def test_gradients_of_large_kernels(stride, padding, dtype):
-    """Large enough for the gradient that is summed over the images; XLA's own is the reference."""
+    """Large enough for the gradient that is summed over blocks of rows; XLA's own is the reference."""
     x = jax.random.normal(jax.random.key(0), (2, 41 * stride, 41 * stride, 32), dtype)
     kernel = jax.random.normal(jax.random.key(1), (3, 3, 32, 64), dtype)
 
@@ -184,10 +184,25 @@ def test_gradients_of_large_kernels(stride, padding, dtype):
         np.testing.assert_allclose(one / scale, other / scale, atol=1e-5 if dtype == "float32" else 2e-2)
 
 
+def test_wide_matrix_products_have_the_usual_gradient():
+    x, kernel = (jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate([(50, 128), (128, 130)]))
+
+    def gradients(product):
+        traced = jax.jit(jax.grad(lambda x, kernel: jnp.sum(jnp.sin(product(x, kernel))), (0, 1))).trace(x, kernel)
+        return traced.lower().compile()(x, kernel), str(traced.jaxpr)
+
+    ours, how = gradients(multiply)
+    theirs, _ = gradients(jnp.dot)
+    assert "platform_index" in how
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4)
+
+
 @pytest.mark.parametrize(("kernel", "padding", "groups"), [((1, 7), (0, 3), 1), ((3, 1), 0, 1), (3, 1, 2), (1, 0, 3)])
-@pytest.mark.parametrize("threshold", [0, 1e12], ids=["by image", "by xla"])
+@pytest.mark.parametrize("threshold", [0, 1e12], ids=["by rows", "by xla"])
 def test_oblong_and_grouped_convolutions_are_pytorchs(kernel, padding, groups, threshold, monkeypatch):
     monkeypatch.setattr(conv, "PER_IMAGE_FLOP", threshold)  # both ways to a kernel's gradient
+    monkeypatch.setattr(conv, "BLOCK", 16)  # two rows a block, the last of which is not full
     theirs = torch.nn.Conv2d(6, 12, kernel, 1, padding, groups=groups)
     x = image(2, 6, 9, 8).requires_grad_()
     expected = theirs(x)
