@@ -1,10 +1,13 @@
-"""What benchmarks compute themselves: the operations of a step."""
+"""What benchmarks compute themselves: the operations of a step; and the peers, where they need no others to be run."""
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from benchmarks.flop import flop
+from jaxvqa import configs
+from jaxvqa.errors import ConfigError
 
 IMAGE, KERNEL = jnp.zeros((2, 9, 8, 4)), jnp.zeros((3, 3, 4, 6))
 
@@ -40,3 +43,32 @@ def test_a_choice_counts_its_longer_branch():
         return jax.lax.cond(a[0, 0] > 0, lambda a: a @ a, lambda a: a @ a @ a, a)
 
     assert flop(jax.jit(chosen).trace(jnp.zeros((4, 4)))) == 2 * 2 * 4**3
+
+
+@pytest.mark.parametrize(
+    ("network", "parameters"), [("resnet50", 24_184_202), ("resnest50", 26_110_410), ("vgg16", 135_612_554)]
+)
+def test_peers_of_sysu_have_the_published_sizes(network, parameters):
+    torch = pytest.importorskip("torch")
+    from benchmarks.peers import sysu
+
+    with torch.device("meta"):
+        assert sum(p.numel() for p in sysu.NETWORKS[network](330).parameters()) == parameters
+
+
+def test_a_peer_of_sysu_trains_and_answers():
+    torch = pytest.importorskip("torch")
+    from benchmarks.peers import sysu
+
+    config = configs.load("configs/sysu_hcp.py:vqa_med_2021,resnest50")
+    batch = {"image": torch.randint(256, (2, 40, 40, 3), dtype=torch.uint8), "answer_class": torch.tensor([1, 329])}
+    assert np.isfinite(sysu.train_step(config)(batch))
+    assert sysu.inference(config)(batch).shape == (2,)
+
+
+def test_a_peer_of_sysu_that_is_not_there_is_an_error():
+    pytest.importorskip("torch")
+    from benchmarks.peers import sysu
+
+    with pytest.raises(ConfigError, match="not densenet121"):
+        sysu.inference(configs.load("configs/sysu_hcp.py:vqa_med_2021,densenet121"))

@@ -120,6 +120,12 @@ WALK = {
     "python -m benchmarks.train_step --peer --config=configs/cmsa.py:vqa_rad --steps=1": (
         "--peer --config=configs/cmsa.py:small --steps=1"
     ),
+    (
+        "python -m benchmarks.train_step --peer --config=configs/sysu_hcp.py:vqa_med_2021,resnest50 --config.batch_size=8 "
+        "--config.data.image_size=224"
+    ): (
+        "--peer --config=configs/sysu_hcp.py:vqa_med_2021,vgg16 --config.batch_size=2 --config.data.image_size=32 --steps=1"
+    ),
     "python -m benchmarks.input_pipeline": "--images=200 --batches=1 --threads 1",
     "python -m benchmarks.input_pipeline --step_json=FILE": "--images=200 --batches=1 --threads 1 --step_json=step.json",
     "python -m benchmarks.start": "--steps=2",
