@@ -107,8 +107,8 @@ class WriteText:
     Adds `text` [T] and `text_mask` bool[T], the whole text, cut at its end; `question_end` int32, the place of the mark behind
     the question, or of the last word where there is none; `answer_start` int32, the place of the first word behind the prompt,
     which is behind the text where that is cut before; `prompt` [P] and `prompt_mask` bool[P], in which a question that is too
-    long is cut at its end. Records `shots` stand before it as examples, whose longest questions, or captions, are cut first until
-    all of it fits.
+    long is cut at its end. Records `shots` stand before it as examples, whose longest questions, or captions, are cut first
+    until all of it fits.
 
     Attributes:
       tokeniser: the tokeniser.
