@@ -70,7 +70,7 @@ def base() -> ml_collections.ConfigDict:
     config.init_from.model = start_from(((".*", True),))
 
     config.compile = ml_collections.ConfigDict()
-    config.compile.target = "v5e:2x4"  # --mode=compile: a TPU topology, or "local"
+    config.compile.target = "v5e:2x4"  # --mode=compile: a TPU topology, "h100:8", or "local"
     return config
 
 
