@@ -108,6 +108,22 @@ def explain(
         saved.close()
 
 
+def show(config: ml_collections.ConfigDict, *, split: str, positions: Sequence[int]) -> list[Explanation]:
+    """Questions with their pictures alone, for answers that no single model gave: without answers, words and attention.
+
+    Args:
+      config: of a run, or of runs that answer together.
+      split: questions of which split.
+      positions: their places in it.
+
+    Raises:
+      DataError: the data set is not built, or holds no such picture.
+    """
+    source = sources.open_vqa(config.data, split)
+    where = _pictures(config, source)
+    return [_explanation(example, {}, None, where) for example in source.read(positions)]
+
+
 def run_config(workdir: Path, meta: Mapping[str, Any]) -> ml_collections.ConfigDict:
     """The config of a run: config.json, which says where its data lie now; a converted folder has it in `meta` alone."""
     file = workdir / "config.json"
@@ -197,11 +213,12 @@ def _pictures(config: ml_collections.ConfigDict, source: sources.VqaSource) -> s
 def _explanation(
     example: Mapping[str, Any],
     output: Mapping[str, np.ndarray],
-    task: AnswerTask,
+    task: AnswerTask | None,
     pictures: sources.VqaSource | None,
 ) -> Explanation:
-    words, boxes = task.words(example["question"]), task.boxes(example)
-    answers = task.assets["answers"]
+    words = task.words(example["question"]) if task else []
+    boxes = task.boxes(example) if task else np.zeros((0, 4), np.float32)
+    answers = task.assets["answers"] if task else []
     image: Mapping[str, Any] = example
     if pictures is not None and "image" not in example:
         try:
@@ -215,7 +232,8 @@ def _explanation(
         words=tuple(words),
         word_attention=np.asarray(output.get("question_attention", np.zeros(len(words)))[: len(words)], np.float32),
         answers=tuple(
-            (answers[int(a)], float(p)) for a, p in zip(output["answer"], output["probability"], strict=True)
+            (answers[int(a)], float(p))
+            for a, p in zip(output.get("answer", ()), output.get("probability", ()), strict=True)
         ),
         annotators=tuple(example["answers"]),
         boxes=boxes if "region_attention" in output else boxes[:0],
