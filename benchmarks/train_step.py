@@ -1,12 +1,14 @@
 """Times the training step of a config at its own sizes, on random data.
 
-    python -m benchmarks.train_step [--config=configs/rwsan.py:vqa_v2] [--steps=3] [--peer] [--json=FILE]
+    python -m benchmarks.train_step [--config=configs/rwsan.py:vqa_v2] [--config.FIELD=VALUE …] [--inference] [--steps=3]
+                                    [--peer] [--json=FILE]
 
 Each row is a process of its own, so that its peak memory is its own. `share_of_matmul` is the number of the step's
 operations in matrix products and convolutions (`benchmarks.flop`) over its time, over the rate of a large square matrix
 multiplication: that rate is taken for a second or more before and after each step, since a machine that is shared holds
 its best rate for moments only; of the steps' shares the median is given. `share_of_best_matmul` compares the fastest
-step with the single fastest multiplication. `--peer` times the same training step in PyTorch.
+step with the single fastest multiplication. `--peer` times the same training step in PyTorch, and `--inference` times in
+place of training the answers to a batch (the predict function `answers`). `cpu_seconds` are the fastest step's, of all cores.
 
 A step of the published size takes gigabytes from the system and gives them back each time. Large pages
 make that cheaper on Linux: `GLIBC_TUNABLES=glibc.malloc.hugetlb=1`, which `make bench` sets for both rows.
@@ -43,9 +45,11 @@ def timed(run: Callable[[], Any], times: int = 1) -> np.ndarray:
 def beside_matmul(step: Callable[[], Any], matmul: Callable[[], Any], steps: int, gflop: float) -> dict[str, float]:
     """Times steps of `gflop`·10⁹ operations between runs of multiplications."""
     step(), matmul()  # whatever only a first call does
-    multiplications, seconds = [timed(matmul, MATMULS)], []
+    multiplications, seconds, cpu_seconds = [timed(matmul, MATMULS)], [], []
     for _ in range(steps):
+        begun = time.process_time()
         seconds.append(float(timed(step)[0]))
+        cpu_seconds.append(time.process_time() - begun)
         multiplications.append(timed(matmul, MATMULS))
     rates = [MATMUL_FLOP / 1e9 / np.mean(m) for m in multiplications]
     around = [(before + after) / 2 for before, after in itertools.pairwise(rates)]
@@ -53,6 +57,7 @@ def beside_matmul(step: Callable[[], Any], matmul: Callable[[], Any], steps: int
     return {
         "seconds": min(seconds),
         "median_seconds": float(np.median(seconds)),
+        "cpu_seconds": min(cpu_seconds),
         "gflop": gflop,
         "matmul_gflop_per_second": float(np.median(rates)),
         "best_matmul_gflop_per_second": best,
@@ -71,6 +76,8 @@ def random_batch(shapes: dict[str, Any], vocab_size: int) -> dict[str, np.ndarra
     rng = np.random.default_rng(0)
     known: dict[str, Callable[[tuple[int, ...]], np.ndarray]] = {
         "question": lambda shape: rng.integers(1, vocab_size, shape),
+        "text": lambda shape: rng.integers(1, vocab_size, shape),
+        "text_mask": np.ones,
         "answer_scores": lambda shape: rng.random(shape) < 0.002,
         "regions": lambda shape: rng.random(shape),
         "mask": np.ones,
@@ -84,16 +91,15 @@ def random_batch(shapes: dict[str, Any], vocab_size: int) -> dict[str, np.ndarra
     return {key: np.asarray(values(key, spec)).astype(spec.dtype) for key, spec in shapes.items()}
 
 
-def ours(name: str, steps: int) -> dict[str, float]:
+def ours(config: Any, steps: int, inference: bool) -> dict[str, float]:
     """Times our step; the first call's compilation apart."""
     import jax
     import jax.numpy as jnp
 
     from benchmarks.flop import flop
-    from jaxvqa import configs, sharding, train
+    from jaxvqa import sharding, train
     from jaxvqa.tasks import abstract_batch, task_without_data
 
-    config = configs.load(name)
     mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
     task = task_without_data(config)
     square = jnp.ones((MATMUL, MATMUL))
@@ -102,18 +108,21 @@ def ours(name: str, steps: int) -> dict[str, float]:
         program = train.make_program(config, task, mesh, data_size=10**6, total_steps=10**4)
         state = program.init()
         shapes = abstract_batch(task, config.batch_size)
-        host = random_batch(shapes, config.compile.vocab_size)
+        host = random_batch(shapes, config.compile.get("vocab_size", 0))
         batch = {key: jax.device_put(value, sharding.batch_sharding(mesh)) for key, value in host.items()}
+        function = jax.jit(_answers(task)) if inference else program.step
         start = time.perf_counter()
-        traced = program.step.trace(*train.abstract_step_arguments(config, task, program))
+        traced = function.trace(*train.abstract_step_arguments(config, task, program))
         compiled = traced.lower().compile()
         compile_seconds = time.perf_counter() - start
         box = [state]
         del state
 
         def step() -> None:
-            box[0], metrics = compiled(box[0], batch)
-            jax.block_until_ready(metrics)
+            result = compiled(box[0], batch)
+            if not inference:
+                box[0], result = result
+            jax.block_until_ready(result)
 
         times = beside_matmul(step, lambda: multiply(square).block_until_ready(), steps, flop(traced) / 1e9)
     return times | {
@@ -123,20 +132,24 @@ def ours(name: str, steps: int) -> dict[str, float]:
     }
 
 
-def peer(name: str, steps: int) -> dict[str, float]:
-    """Times the same training step in PyTorch: same sizes, loss, dropout and optimiser."""
+def _answers(task: Any) -> Callable[[Any, Any], Any]:
+    return lambda state, batch: task.predict_fns["answers"](state.params, state.extra, batch)
+
+
+def peer(config: Any, steps: int, inference: bool) -> dict[str, float]:
+    """Times the same step in PyTorch: same sizes, loss, dropout and optimiser."""
     import importlib
 
     import torch
 
-    from jaxvqa import configs
     from jaxvqa.tasks import abstract_batch, task_without_data
 
-    config = configs.load(name)
-    task = task_without_data(config)
-    shapes = abstract_batch(task, config.batch_size)
-    batch = {key: torch.from_numpy(value) for key, value in random_batch(shapes, config.compile.vocab_size).items()}
-    step = importlib.import_module(f"benchmarks.peers.{config.model.name}").train_step(config)
+    shapes = abstract_batch(task_without_data(config), config.batch_size)
+    batch = {
+        key: torch.from_numpy(value) for key, value in random_batch(shapes, config.compile.get("vocab_size", 0)).items()
+    }
+    module = importlib.import_module(f"benchmarks.peers.{config.model.name}")
+    step = (module.inference if inference else module.train_step)(config)
     square = torch.ones((MATMUL, MATMUL))
     times = beside_matmul(lambda: step(batch), lambda: square @ square, steps, gflop=math.nan)
     known = {key: value for key, value in times.items() if not math.isnan(value)}  # PyTorch counts no operations
@@ -147,26 +160,28 @@ ROWS = {"jaxvqa": ours, "pytorch": peer}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--config", default="configs/rwsan.py:vqa_v2")
     parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--inference", action="store_true")
     parser.add_argument("--peer", action="store_true")
     parser.add_argument("--json", default="")
     parser.add_argument("--row", choices=ROWS, help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args, changes = parser.parse_known_args()
+    if faults := [word for word in changes if not word.startswith("--config.") or "=" not in word]:
+        parser.error(f"expected --config.FIELD=VALUE, got {' '.join(faults)}")
     if args.row:
-        print(json.dumps(ROWS[args.row](args.config, args.steps)))
+        from jaxvqa import configs
+
+        config = configs.load(args.config)
+        configs.override(config, [tuple(change.removeprefix("--config.").split("=", 1)) for change in changes])
+        print(json.dumps(ROWS[args.row](config, args.steps, args.inference)))
         return
     rows = {}
     for row in ROWS if args.peer else ["jaxvqa"]:
-        command = [
-            sys.executable,
-            "-m",
-            "benchmarks.train_step",
-            f"--config={args.config}",
-            f"--steps={args.steps}",
-            f"--row={row}",
-        ]
+        command = [sys.executable, "-m", "benchmarks.train_step", *sys.argv[1:], f"--row={row}"]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         rows[row] = json.loads(done.stdout.splitlines()[-1])
     print(f"{args.config} on {platform.processor() or platform.machine()}, {time.strftime('%Y-%m-%d')}")

@@ -59,9 +59,13 @@ def base() -> ml_collections.ConfigDict:
     config.optim.coupled_decay = ()  # rows (regex, weight decay that is part of the gradient, as in PyTorch's SGD)
     config.optim.lr_scale = ()  # rows (regex, rate multiplier)
     config.optim.freeze = ()  # rows (regex, fixed or not)
+    config.optim.frozen_dtype = "float32"  # of the parameters that are fixed: bfloat16 halves their memory
     config.optim.schedule = ml_collections.ConfigDict({"name": "constant"})
 
     config.checkpoint = ml_collections.ConfigDict({"every": "1 epoch", "keep": 2})
+    # The metric of an evaluation, as "likelihood/loss": the state with its `mode` (min | max) is kept in WORKDIR/best too, and
+    # `patience` evaluations without a better one end the run; 0: none do.
+    config.best = ml_collections.ConfigDict({"metric": "", "mode": "min", "patience": 0})
     config.init_from = ml_collections.ConfigDict()  # other runs, whose parameters this one starts from, one row each
     config.init_from.model = start_from(((".*", True),))
 
@@ -158,6 +162,54 @@ def picture_data(config: ml_collections.ConfigDict) -> None:
     data.answers.rule = "exact"  # exact: one annotated answer | soft: VQA v2's ten annotators
     data.readers = ml_collections.ConfigDict({"threads": 4, "prefetch_mib": 512.0, "workers": 0})
     config.compile.num_answers = 330  # for --mode=compile, which reads no data
+
+
+def text_data(config: ml_collections.ConfigDict) -> None:
+    """Adds the fields of data whose pictures are answered, or described, in words, and of the writing."""
+    data = config.data = ml_collections.ConfigDict()
+    data.dir = ""  # where data sets are built; empty: TFDS_DATA_DIR, else ~/tensorflow_datasets
+    data.questions = ""  # the part with questions or captions, as "vqa_rad/questions" or "roco/captions"
+    data.images = ""  # the part with the pictures
+    data.image_splits = ""  # splits of that part, joined by "+"; empty: all
+    data.question_types = ()  # keeps the questions whose `question_type` is one of these; empty: all
+    data.train_split = "train"
+    data.cache_mib = 512.0  # records of splits up to this size, and decoded pictures up to it, are kept in memory
+    data.limit = 0  # keeps the first examples of each split; 0: all
+    data.template = "vqa"  # what a text looks like: a row of jaxvqa.data.prompts.TEMPLATES
+    data.text_form = "raw"  # raw: questions and answers as they stand | rad: MEVF's form of VQA-RAD's
+    data.tokeniser = ""  # a folder or file, or a hub's name; empty: trained on the texts of the data
+    data.vocabulary_parts = ()  # on whose texts, so that runs on each of them share it; empty: `questions`
+    data.vocabulary_splits = "train"
+    data.vocab_size = 1000  # its most words
+    data.max_tokens = 128  # of a whole text, cut behind
+    data.max_prompt = 96  # of a prompt, whose question is cut where it does not fit
+    data.image_size = 224  # pixels; whatever the aspect ratio
+    data.mean = (0.485, 0.456, 0.406)  # of red, green and blue in [0, 1], subtracted
+    data.std = (0.229, 0.224, 0.225)  # divided by
+    # In training: pixels to crop from, turns by up to so many degrees, mirror images half the time, colours.
+    data.augment = ml_collections.ConfigDict({"crop": 0, "degrees": 0.0, "flip": False, "colour": 0.0})
+    data.questions_together = (
+        1  # questions about one picture side by side in a training batch: it is encoded once for them
+    )
+    data.blind = False  # the question-only baseline: pictures of noise
+    data.classify = False  # whether there is a class head beside the text
+    data.answers = ml_collections.ConfigDict()
+    data.answers.form = "vqa"  # of the classes: vqa | rad | med | verbatim
+    data.answers.file = ""  # the original's file of classes, or a JSON list; empty: made from the data
+    data.answers.splits = "train"
+    data.answers.min_count = 1
+    data.answers.rule = "exact"  # exact: one annotated answer | soft: VQA v2's ten annotators
+    data.readers = ml_collections.ConfigDict({"threads": 4, "prefetch_mib": 512.0, "workers": 0})
+    config.generate = ml_collections.ConfigDict()
+    config.generate.words = 20  # the most words of an answer
+    config.generate.beams = 1
+    config.generate.length_penalty = 1.0
+    config.generate.temperature = 0.0  # 0: the best word each time; otherwise words are drawn
+    config.generate.top_k = 0
+    config.generate.top_p = 1.0
+    config.generate.seed = 0  # of the draws
+    config.compile.vocab_size = 50261  # sizes for --mode=compile, which reads no data
+    config.compile.num_answers = 332
 
 
 def evaluation(split: str, *, every: str, batch_size: int, **changes: Any) -> ml_collections.ConfigDict:

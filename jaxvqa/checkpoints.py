@@ -22,15 +22,17 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import orbax.checkpoint as ocp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxvqa import paths
+from jaxvqa import configs, paths
 from jaxvqa.errors import CheckpointError, ConfigError, StorageError, UserError, nearest
 from jaxvqa.state import TrainState, start_ema
 
 FOLDER = "checkpoints"
+LEADING_ROWS = "leading rows"
 LIBRARIES = ("jaxvqa", "jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
 
 
@@ -250,8 +252,9 @@ def init_from(name: str, workdir: str, state: TrainState, table: paths.Table) ->
       workdir: the other run's folder.
       state: this run's freshly initialised state.
       table: the row's `table`, rows of (regex over this model's path, what): True takes the leaf of the same path; False
-        keeps the fresh one; a text is the other path, with regex groups as in `re.sub`. A path is the same in every
-        collection, as in "backbone/stem/norm/scale" and "backbone/stem/norm/mean".
+        keeps the fresh one; `LEADING_ROWS` takes the leaf of the same path, which may have fewer rows, and keeps the fresh
+        ones behind them, as for a vocabulary that has grown; another text is the other path, with regex groups as in
+        `re.sub`. A path is the same in every collection, as in "backbone/stem/norm/scale" and "backbone/stem/norm/mean".
 
     Returns:
       The state with what was taken over, its moving averages made equal to it. The other run's moving averages are taken
@@ -281,8 +284,10 @@ def init_from(name: str, workdir: str, state: TrainState, table: paths.Table) ->
         wanted = choice[path]
         if wanted is False:
             return leaf
-        theirs = path if wanted is True else re.sub(rows[path], wanted, path)
+        theirs = path if wanted in (True, LEADING_ROWS) else re.sub(rows[path], wanted, path)
         found = source.get(collection, {}).get(theirs)
+        if wanted == LEADING_ROWS and found is not None and len(found) < len(leaf):
+            found = jnp.concatenate([found.astype(leaf.dtype), leaf[len(found) :]])
         if found is None:
             hint = nearest(theirs, source.get(collection, {}))
             faults.append(f"missing there: {theirs} of {collection} (for {path}).{hint}")
@@ -341,7 +346,7 @@ def check_same_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
     if not file.exists():
         return
     try:
-        before = flatten_config(json.loads(file.read_text()))
+        before = flatten_config(json.loads(configs.from_json(file.read_text()).to_json()))
     except json.JSONDecodeError as error:
         raise ConfigError(f"{file} is no JSON ({error}); restore it or use another --workdir.") from error
     now = flatten_config(json.loads(config.to_json()))

@@ -1,7 +1,8 @@
 """`--mode=compile`: compiles the training step for hardware that is not here, and says what it needs.
 
-XLA compiles for a TPU topology without any TPU (libtpu must be installed: the extra `tpu`). So memory for each device,
-flops and the communication between devices are known before a machine is booked.
+XLA compiles for a TPU topology without any TPU (libtpu must be installed: the extra `tpu`), and for GPUs without any GPU or
+driver (the extra `cuda`). So memory for each device, flops (not told for GPUs) and the communication between devices are known
+before a machine is booked.
 """
 
 import os
@@ -23,14 +24,55 @@ COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "coll
 DATA_SIZE = 1_000_000
 
 
+# What XLA asks of a GPU when it compiles: the H100 SXM, NVIDIA's data sheet and `nvidia-smi`.
+H100 = """
+gpu_device_info {
+  cuda_compute_capability { major: 9 }
+  device_memory_size: 84942979072 memory_bandwidth: 3352320000000 l2_cache_size: 52428800 clock_rate_ghz: 1.98
+  core_count: 132 fpus_per_core: 128 threads_per_warp: 32 threads_per_core_limit: 2048 threads_per_block_limit: 1024
+  shared_memory_per_core: 233472 shared_memory_per_block: 49152 shared_memory_per_block_optin: 232448
+  registers_per_core_limit: 65536 registers_per_block_limit: 65536
+  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+}
+platform_name: "CUDA"
+runtime_version { major: 12 minor: 9 }
+dnn_version_info { major: 9 minor: 7 }
+device_description_str: "NVIDIA H100 80GB HBM3"
+"""
+
+GPUS = {"h100": H100}
+
+# Trying kernels out needs a GPU.
+GPU_OPTIONS = {"xla_gpu_autotune_level": 0}
+
+
+def _gpu_of(target: str) -> tuple[str, str] | None:
+    """Kind and number of a target such as "h100:8"."""
+    found = re.fullmatch(rf"({'|'.join(GPUS)}):([1-9]\d*)", target)
+    return (found[1], found[2]) if found else None
+
+
 def devices_of(target: str) -> Any:
-    """The devices to compile for: "local" for those at hand, or a TPU topology such as "v5e:2x4" or "v6e:16x16".
+    """The devices to compile for: "local" for those at hand, a TPU topology such as "v5e:2x4", or "h100:8": GPUs of one host.
 
     Raises:
-      ConfigError: when libtpu is not installed or knows no such topology.
+      ConfigError: when libtpu or JAX's CUDA plugin is not installed, or knows no such topology.
     """
     if target == "local":
         return jax.devices()
+    if gpu := _gpu_of(target):
+        from jax.experimental import topologies
+
+        kind, count = gpu
+        try:
+            return topologies.get_topology_desc(
+                target, platform="cuda", target_config=GPUS[kind], topology=f"1x1x{count}"
+            ).devices
+        except Exception as error:
+            raise ConfigError(
+                f"config.compile.target = {target!r} cannot be compiled for: {str(error).splitlines()[0]}. Compiling for GPUs "
+                "needs JAX's CUDA plugin, but no GPU: pip install 'jaxvqa[cuda]'."
+            ) from error
     # Without this libtpu asks the cloud's metadata server about the machine, for minutes where there is none.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     from jax.experimental import topologies
@@ -40,7 +82,8 @@ def devices_of(target: str) -> Any:
     except Exception as error:
         raise ConfigError(
             f"config.compile.target = {target!r} cannot be compiled for: {str(error).splitlines()[0]}. Expected 'local' or a "
-            "TPU topology such as 'v5e:2x4', 'v6e:2x4', 'v4:2x2x2'; topologies need libtpu: pip install 'jaxvqa[tpu]'."
+            "TPU topology such as 'v5e:2x4', 'v6e:2x4', 'v4:2x2x2', which need libtpu: pip install 'jaxvqa[tpu]'; or "
+            "'h100:8', for so many GPUs."
         ) from error
 
 
@@ -52,7 +95,9 @@ def compile_step(config: ml_collections.ConfigDict) -> tuple[Any, sharding.Mesh]
         program = train.make_program(
             config, task, mesh, data_size=DATA_SIZE, total_steps=DATA_SIZE // config.batch_size
         )
-        return program.step.lower(*train.abstract_step_arguments(config, task, program)).compile(), mesh
+        options = GPU_OPTIONS if _gpu_of(config.compile.target) else {}
+        lowered = program.step.lower(*train.abstract_step_arguments(config, task, program))
+        return lowered.compile(compiler_options=options), mesh
 
 
 def measures(compiled: Any) -> dict[str, float]:

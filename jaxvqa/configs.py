@@ -11,6 +11,20 @@ import ml_collections
 
 from jaxvqa.errors import ConfigError, nearest
 
+ADDED: tuple[tuple[str, str, Any], ...] = (
+    ("best.metric", "batch_size", ""),
+    ("best.mode", "batch_size", "min"),
+    ("best.patience", "batch_size", 0),
+    ("curriculum", "batch_size", ()),
+    ("data.cache_mib", "data.train_split", 256.0),
+    ("loss.mixup_off_epoch", "loss.mixup_alpha", 0),
+    ("optim.coupled_decay", "optim.clip_norm", ()),
+    ("optim.frozen_dtype", "optim.clip_norm", "float32"),
+    ("optim.restart_epochs", "optim.clip_norm", ()),
+)
+"""Fields that came after the first checkpoints: the name, a field that every config with it has, and the value that means
+what was done before. Whoever adds a field to a config adds a row, so that the checkpoints that are there can still be read."""
+
 
 def load(argument: str) -> ml_collections.ConfigDict:
     """Loads "path/to/config.py" or "path/to/config.py:arg": the locked ConfigDict that its `get_config(arg)` returns.
@@ -50,7 +64,10 @@ def _module(path: str) -> Any:
 
 
 def from_json(text: str | dict[str, Any]) -> ml_collections.ConfigDict:
-    """The locked config that a checkpoint holds as JSON. JSON has no tuples: lists become tuples again."""
+    """The locked config that a checkpoint holds as JSON, with the fields of `ADDED` that it lacks.
+
+    JSON has no tuples: lists become tuples again.
+    """
     tree = json.loads(text) if isinstance(text, str) else text
 
     def tuples(value: Any) -> Any:
@@ -58,7 +75,18 @@ def from_json(text: str | dict[str, Any]) -> ml_collections.ConfigDict:
             return {key: tuples(item) for key, item in value.items()}
         return tuple(tuples(item) for item in value) if isinstance(value, list) else value
 
-    return ml_collections.ConfigDict(tuples(tree)).lock()
+    config = ml_collections.ConfigDict(tuples(tree))
+    names = set(field_names(config))
+    for name, beside, value in ADDED:
+        if beside in names and name not in names:
+            *groups, leaf = name.split(".")
+            node = config
+            for group in groups:
+                if group not in node:
+                    node[group] = ml_collections.ConfigDict()
+                node = node[group]
+            node[leaf] = value
+    return config.lock()
 
 
 def override(config: ml_collections.ConfigDict, changes: Sequence[tuple[str, str]]) -> None:

@@ -116,8 +116,15 @@ def text_loss(
       shared_mask: count a position of every sample as often as the batch has samples with a word there, divided by the
         samples: MLMI's masks and losses broadcast against each other (Flamingo spec, section 10, Q7).
     """
-    rows = logits.reshape(-1, logits.shape[-1])
-    losses = label_smoothing(rows, targets.reshape(-1), smoothing).reshape(targets.shape)
+    # (1 - s)·nll + s·mean(-log p), written with the logarithm of the sum of exp z, so that no second array of the logits' size
+    # is kept for the gradient. A comparison picks the right word: the gradient of an index would scatter.
+    rows = logits.reshape(-1, logits.shape[-1]).astype(jnp.float32)
+    right = jax.lax.broadcasted_iota(targets.dtype, rows.shape, 1) == targets.reshape(-1, 1)
+    log_sum = jax.nn.logsumexp(rows, axis=-1)
+    losses = (
+        log_sum - (1 - smoothing) * jnp.sum(jnp.where(right, rows, 0), axis=-1) - smoothing * jnp.mean(rows, axis=-1)
+    )
+    losses = losses.reshape(targets.shape)
     weight = mask.astype(jnp.float32)
     if shared_mask:
         weight = jnp.broadcast_to(jnp.mean(weight, axis=0)[None], weight.shape)

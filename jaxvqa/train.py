@@ -3,11 +3,10 @@
 import contextlib
 import functools
 import json
-import math
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,9 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from jaxvqa import checkpoints, logs, optim, sharding
+from jaxvqa import checkpoints, logs, models, optim, sharding
 from jaxvqa import state as states
+from jaxvqa.best import Best
 from jaxvqa.data import pipeline, sources
 from jaxvqa.errors import CheckpointError, ConfigError, DivergedError, PreemptedError
 from jaxvqa.evaluators import Evaluator, evaluator_class
@@ -52,8 +52,13 @@ def make_train_step(
 
     def gradients(params: Any, extra: Any, batch: Any, key: Any, epoch: Any) -> tuple[Any, Metrics, Any]:
         rngs = {name: jax.random.fold_in(key, i) for i, name in enumerate(("dropout", "mixup"))}
-        loss = jax.value_and_grad(lambda p: task.loss(p, extra, batch, rngs, train=True, epoch=epoch), has_aux=True)
-        (_, (metrics, extra)), grads = loss(params)
+
+        def loss(params: Any) -> Any:
+            if config.optim.freeze:
+                params = optim.without_frozen_gradients(params, config.optim.freeze)
+            return task.loss(params, extra, batch, rngs, train=True, epoch=epoch)
+
+        (_, (metrics, extra)), grads = jax.value_and_grad(loss, has_aux=True)(params)
         return grads, metrics, extra
 
     def accumulated(params: Any, extra: Any, batch: Any, key: Any, epoch: Any) -> tuple[Any, Metrics, Any]:
@@ -79,7 +84,7 @@ def make_train_step(
             grads = jax.tree.map(lambda g: g / metrics["loss"][1], grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params, step=state.step)
         rate = schedule(state.step)
-        params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
+        params = jax.tree.map(lambda p, u: (p - rate * u).astype(p.dtype), state.params, updates)
         ema = state.ema
         if config.optim.ema:
             ema = states.update_ema(ema, config.optim.ema, params, extra)
@@ -113,9 +118,21 @@ def make_program(
     """Builds the jitted functions of a run on a mesh. Nothing is compiled or allocated yet."""
     if config.optim.loss not in ("sum", "mean"):
         raise ConfigError(f"config.optim.loss is {config.optim.loss!r}; known are sum, mean.")
+    if config.optim.frozen_dtype not in models.DTYPES:
+        raise ConfigError(
+            f"config.optim.frozen_dtype is {config.optim.frozen_dtype!r}; known are {', '.join(models.DTYPES)}."
+        )
     sharding.check_batch_size(config.batch_size, config.microbatches, mesh, "config.batch_size")
+
+    def variables(key: Any) -> Mapping[str, Any]:
+        fresh = dict(task.init(key))
+        if config.optim.freeze and config.optim.frozen_dtype != "float32":
+            dtype = models.DTYPES[config.optim.frozen_dtype]
+            fresh["params"] = optim.shorten_frozen(fresh["params"], config.optim.freeze, dtype)
+        return fresh
+
     # Inside jit of its own, so that the three uses of the initialisation below trace the model once.
-    init = jax.jit(task.init)
+    init = jax.jit(variables)
     params = jax.eval_shape(init, jax.eval_shape(lambda: states.key_for(config.seed, "params")))["params"]
     steps_per_epoch = data_size // config.batch_size
     optimizer = optim.make_optimizer(config.optim, params, steps_per_epoch=steps_per_epoch)
@@ -159,7 +176,13 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, float]:
     mesh = sharding.make_mesh(config.mesh)
     log.info("devices: %d x %s, mesh %s", mesh.size, mesh.devices.flat[0].device_kind, dict(mesh.shape))
     source = sources.open_vqa(config.data, config.data.train_split)
-    order = pipeline.TrainOrder(len(source), config.batch_size, config.seed, sources.curriculum_stages(config))
+    order = pipeline.TrainOrder(
+        len(source),
+        config.batch_size,
+        config.seed,
+        sources.curriculum_stages(config),
+        sources.questions_together(config, source),
+    )
     position = {"questions": config.data.questions, "split": config.data.train_split, "size": len(source)}
     last = saved.latest_step()
     if last is None:
@@ -206,23 +229,44 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, float]:
         cleanup.callback(writer.close)
         meter = Meter(config.batch_size)
         results: dict[str, float] = {}
+        rows = logs.read_metrics(workdir) if last is not None else []
+        best = Best.of(config, (row for row in rows if row["step"] <= first_step))
+        end = first_step if best.is_enough else total_steps
 
-        def save() -> None:
+        def save(into: checkpoints.Checkpoints) -> None:
             meta = {"config": json.loads(config.to_json()), "data": position | {"step": int(state.step)}}
-            saved.save(state, task.assets, meta | {"device": f"{mesh.size} x {mesh.devices.flat[0].device_kind}"})
+            into.save(state, task.assets, meta | {"device": f"{mesh.size} x {mesh.devices.flat[0].device_kind}"})
 
+        def run_evaluations(step: int, names: Iterable[str]) -> None:
+            for name in names:
+                with meter.paused():
+                    values = dict(evals[name].run(state))
+                writer.write(step, values)
+                results.update(values)
+                log.info("step %d  %s", step, headline(name, values))
+                best.check(name, values)
+                if best.add(step, values):
+                    start_workdir(best.folder(workdir), config)
+                    with contextlib.closing(checkpoints.Checkpoints(best.folder(workdir), keep=1)) as apart:
+                        save(apart)
+
+        if last is not None:  # a run that was cut off may have saved a state, and not evaluated it any more
+            known = {key.partition("/")[0] for row in rows if row["step"] == first_step for key in row}
+            run_evaluations(
+                first_step, [name for name in evals if first_step % eval_every[name] == 0 and name not in known]
+            )
         # ---- 4. the loop ----
         load = pipeline.LoadBatch(
             source, order, task.transforms(train=True), jax.process_index(), jax.process_count(), config.seed
         )
         host = cleanup.enter_context(
-            contextlib.closing(pipeline.batches(load, first_step, total_steps, readers))  # type: ignore[type-var]
+            contextlib.closing(pipeline.batches(load, first_step, end, readers))  # type: ignore[type-var]
         )
         batches = pipeline.to_device(host, sharding.batch_sharding(mesh), tuple(task.batch_keys))
         stop = cleanup.enter_context(StopSignal())
         profiler = cleanup.enter_context(Profiler(config.profile_steps, workdir, first_step))
         bar = cleanup.enter_context(logs.Progress(first_step, total_steps))
-        for step in range(first_step + 1, total_steps + 1):
+        for step in range(first_step + 1, end + 1):
             profiler.before(step)
             with meter.waiting():
                 batch, _ = next(batches)
@@ -234,25 +278,28 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, float]:
             bar.advance(step)
             ends = step == total_steps
             stopping = stop.requested(step)
-            if step % every["log"] == 0 or step % every["checkpoint"] == 0 or ends or stopping:
+            due = [name for name in evals if step % eval_every[name] == 0 or ends]
+            if step % every["log"] == 0 or step % every["checkpoint"] == 0 or (due and best.metric) or stopping:
                 values = meter.flush(saved.latest_step())  # raises before a bad state could be saved
                 writer.write(step, values)
                 bar.show(step, values, meter.seconds_left(total_steps - step))
             if step % every["checkpoint"] == 0 or ends or stopping:
-                save()
-            for name, evaluator in evals.items():
-                if step % eval_every[name] == 0 or ends:
-                    with meter.paused():
-                        values = dict(evaluator.run(state))
-                    writer.write(step, values)
-                    results |= values
-                    log.info("step %d  %s", step, headline(name, values))
+                save(saved)
+            run_evaluations(step, due)
+            if best.is_enough:
+                log.info(
+                    "%d evaluations without a better %s than %.4g at step %d (%s): the run ends here",
+                    best.since, best.metric, best.value, best.step, best.folder(workdir),
+                )  # fmt: skip
+                save(saved)
+                run_evaluations(step, [name for name in evals if name not in due])
+                break
             if stopping and not ends:
                 raise PreemptedError(
                     f"Stopped by a signal at step {step} of {total_steps}; the state is saved in {workdir}. "
                     "Start the same command again to go on."
                 )
-        if first_step >= total_steps:
+        if first_step >= end:
             log.info("this run is finished at step %d; raise config.total to go on", first_step)
             for evaluator in evals.values():
                 results |= dict(evaluator.run(state))
@@ -354,8 +401,10 @@ def headline(name: str, values: Mapping[str, float]) -> str:
     if not values:
         return f"{name}: predictions written"
     first = next(iter(values))
-    low, high = values.get(f"{first}/low", math.nan), values.get(f"{first}/high", math.nan)
-    return f"{name}: {first.rpartition('/')[2]} {values[first]:.2f} % (95 % interval {low:.2f} to {high:.2f})"
+    what = f"{name}: {first.rpartition('/')[2]}"
+    if f"{first}/low" not in values:  # a loss, which is no share of anything
+        return f"{what} {values[first]:.4g}"
+    return f"{what} {values[first]:.2f} % (95 % interval {values[f'{first}/low']:.2f} to {values[f'{first}/high']:.2f})"
 
 
 # --- what the loop leans on ----------------------------------------------------------------------------------------------

@@ -53,7 +53,7 @@ def jaxvqa_data() -> Path:
 
 @pytest.fixture(scope="session")
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder with phantom_vqa/tiny_questions and /tiny_images built in it, which all test processes share."""
+    """A data folder with phantom_vqa's tiny configs built in it, which all test processes share."""
     from tfds_builders import build
 
     above = tmp_path_factory.getbasetemp()
@@ -61,7 +61,11 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # Most runs of the tests are of the same program: compile it once.
     (folder / "xla").mkdir(mode=0o700, parents=True, exist_ok=True)
     jax.config.update("jax_compilation_cache_dir", str(folder / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # the second process finds them built
-        assert build.main(["phantom_vqa", "--config=tiny_questions,tiny_images", f"--data_dir={folder}"]) == 0
+        assert (
+            build.main(["phantom_vqa", "--config=tiny_questions,tiny_images,tiny_captions", f"--data_dir={folder}"])
+            == 0
+        )
     return folder

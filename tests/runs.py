@@ -1,5 +1,6 @@
 """Tiny runs for tests: a config over the tiny phantoms, and the program in a process of its own."""
 
+import json
 import os
 import subprocess
 import sys
@@ -7,11 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jaxvqa import checkpoints, configs
+from jaxvqa import checkpoints, configs, sharding, tasks, train
+from jaxvqa.data import sources
+from jaxvqa.state import TrainState
+from tests.made_up import made_up
 
 ROOT = Path(__file__).parent.parent
 
@@ -43,6 +48,26 @@ def tiny_config(phantoms: Path, **changes: Any) -> ml_collections.ConfigDict:
     return config
 
 
+def write(config: ml_collections.ConfigDict, workdir: Path, step: int = 0) -> tuple[tasks.Task, TrainState]:
+    """Writes the folder that a run leaves after `step` steps, with made-up numbers; nothing is compiled for it."""
+    task = tasks.make_task(config, lambda split: sources.open_vqa(config.data, split))
+    source = sources.open_vqa(config.data, config.data.train_split)
+    mesh = sharding.make_mesh(config.mesh)
+    program = train.make_program(config, task, mesh, data_size=len(source), total_steps=step + 1)
+    # Every integer of a state counts steps.
+    state = jax.tree.map(
+        lambda x, s: jax.device_put(x if jnp.issubdtype(x.dtype, jnp.floating) else x + step, s.sharding),
+        made_up(program.shapes),
+        program.shapes,
+    )
+    position = {"questions": config.data.questions, "split": config.data.train_split, "size": len(source), "step": step}
+    train.start_workdir(workdir, config)
+    saved = checkpoints.Checkpoints(workdir)
+    saved.save(state, task.assets, {"config": json.loads(config.to_json()), "data": position})
+    saved.close()
+    return task, state
+
+
 SYSU = "configs/sysu_hcp.py:small,mixup,resnet18"
 """A run with batch statistics and pictures that are mixed at random."""
 
@@ -68,6 +93,15 @@ def run(arguments: list[str], *, devices: int = 1, timeout: float = 300) -> subp
     return subprocess.run(
         arguments, cwd=ROOT, env=environment(devices), capture_output=True, text=True, timeout=timeout, check=False
     )
+
+
+def run_in_turn(
+    commands: list[list[str]], *, devices: int = 1, timeout: float = 600
+) -> subprocess.CompletedProcess[str]:
+    """Runs several command lines of `command` to their ends in one process, whose start takes seconds."""
+    program = "import json, sys; from jaxvqa import main; sys.exit(max(map(main.main, json.loads(sys.argv[1]))))"
+    arguments = json.dumps([words[3:] for words in commands])
+    return run([sys.executable, "-c", program, arguments], devices=devices, timeout=timeout)
 
 
 def final_arrays(workdir: Path) -> dict[str, np.ndarray]:

@@ -1,10 +1,13 @@
-"""What benchmarks compute themselves: the operations of a step."""
+"""What benchmarks compute themselves: the operations of a step; and the peers, where they need no others to be run."""
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from benchmarks.flop import flop
+from jaxvqa import configs, models, paths
+from jaxvqa.errors import ConfigError
 
 IMAGE, KERNEL = jnp.zeros((2, 9, 8, 4)), jnp.zeros((3, 3, 4, 6))
 
@@ -40,3 +43,49 @@ def test_a_choice_counts_its_longer_branch():
         return jax.lax.cond(a[0, 0] > 0, lambda a: a @ a, lambda a: a @ a @ a, a)
 
     assert flop(jax.jit(chosen).trace(jnp.zeros((4, 4)))) == 2 * 2 * 4**3
+
+
+def test_flamingos_peer_has_its_parameters():
+    torch = pytest.importorskip("torch")
+    from benchmarks.peers.flamingo import Flamingo
+
+    config = configs.load("configs/flamingo.py:vqa_rad,mlmi")
+    model = models.build(config.model.to_dict(), vocab_size=50261, image_token=50258, num_answers=458)
+    inputs = {"text": jnp.zeros((1, 2), jnp.int32), "image": jnp.zeros((1, 224, 224, 3))}
+    inputs["question_end"] = jnp.zeros((1,), jnp.int32)
+    shapes = jax.eval_shape(lambda key: model.init(key, **inputs), jax.random.key(0))["params"]
+    sizes = {path: leaf.size for path, leaf in paths.flatten(shapes).items()}
+    with torch.device("meta"):
+        peer = Flamingo(model, config.data.image_size)
+    # Of the vectors for media, the peer has that of a single one.
+    media = sizes["resampler/media_position"]
+    assert sum(p.numel() for p in peer.parameters()) == sum(sizes.values()) - media * (model.media - 1) // model.media
+
+
+@pytest.mark.parametrize(
+    ("network", "parameters"), [("resnet50", 24_184_202), ("resnest50", 26_110_410), ("vgg16", 135_612_554)]
+)
+def test_peers_of_sysu_have_the_published_sizes(network, parameters):
+    torch = pytest.importorskip("torch")
+    from benchmarks.peers import sysu
+
+    with torch.device("meta"):
+        assert sum(p.numel() for p in sysu.NETWORKS[network](330).parameters()) == parameters
+
+
+def test_a_peer_of_sysu_trains_and_answers():
+    torch = pytest.importorskip("torch")
+    from benchmarks.peers import sysu
+
+    config = configs.load("configs/sysu_hcp.py:vqa_med_2021,resnest50")
+    batch = {"image": torch.randint(256, (2, 40, 40, 3), dtype=torch.uint8), "answer_class": torch.tensor([1, 329])}
+    assert np.isfinite(sysu.train_step(config)(batch))
+    assert sysu.inference(config)(batch).shape == (2,)
+
+
+def test_a_peer_of_sysu_that_is_not_there_is_an_error():
+    pytest.importorskip("torch")
+    from benchmarks.peers import sysu
+
+    with pytest.raises(ConfigError, match="not densenet121"):
+        sysu.inference(configs.load("configs/sysu_hcp.py:vqa_med_2021,densenet121"))

@@ -28,6 +28,23 @@ def test_unknown_target():
         compiling.devices_of("v99:1x1")
 
 
+@pytest.mark.skipif(importlib.util.find_spec("jax_plugins") is not None, reason="a CUDA plugin may be installed")
+def test_gpus_need_the_plugin():
+    with pytest.raises(ConfigError, match=r"'h100:8' cannot be compiled for.*jaxvqa\[cuda\]"):
+        compiling.devices_of("h100:8")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("jax_plugins") is None, reason="no CUDA plugin is installed")
+def test_gpus_report_memory_and_collectives():
+    command = [runs.sys.executable, "-m", "jaxvqa.main", "--config=configs/rwsan.py:small", "--mode=compile"]
+    done = runs.run([*command, "--config.compile.target=h100:8"])
+    assert done.returncode == 0, done.stderr
+    assert "8 x NVIDIA H100" in done.stdout
+    assert "flops: not told by this backend" in done.stdout
+    assert "all-reduce" in done.stdout
+
+
 @pytest.mark.slow  # libtpu compiles for minutes
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
 def test_tpu_slice_reports_memory_flops_and_collectives():

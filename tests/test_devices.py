@@ -20,12 +20,27 @@ MESHES = {
 }
 
 
+# A rate that does not depend on the length of the run, so that its first four steps can be a run of their own.
+CONSTANT = {"optim__schedule__name": "constant"}
+
+
 @pytest.fixture(scope="module")
 def one_device(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     workdir = tmp_path_factory.mktemp("one")
-    done = runs.run(runs.command(phantoms, workdir))
+    done = runs.run(runs.command(phantoms, workdir, **CONSTANT))
     assert done.returncode == 0, done.stderr
     return workdir
+
+
+@pytest.fixture(scope="module")
+def eight_devices(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The same run on each mesh, and its first four steps on one of them."""
+    workdirs = {name: tmp_path_factory.mktemp("eight") for name in (*MESHES, "four steps")}
+    changes = MESHES | {"four steps": {**MESHES["data=2 x fsdp=4"], "total": "4 steps"}}
+    commands = [runs.command(phantoms, workdirs[name], **CONSTANT, **changes[name]) for name in workdirs]
+    done = runs.run_in_turn(commands, devices=8)
+    assert done.returncode == 0, done.stderr
+    return workdirs
 
 
 # Gradients that are zero in exact arithmetic, since a softmax ignores what is added to all scores: Adam turns their
@@ -53,10 +68,8 @@ def assert_close(workdir: Path, reference: Path) -> None:
 
 
 @pytest.mark.parametrize("mesh", MESHES)
-def test_eight_devices_give_the_numbers_of_one(phantoms, one_device, tmp_path, mesh):
-    done = runs.run(runs.command(phantoms, tmp_path, **MESHES[mesh]), devices=8)
-    assert done.returncode == 0, done.stderr
-    assert_close(tmp_path, one_device)
+def test_eight_devices_give_the_numbers_of_one(one_device, eight_devices, mesh):
+    assert_close(eight_devices[mesh], one_device)
 
 
 @pytest.mark.slow
@@ -70,25 +83,21 @@ def test_eight_devices_take_the_statistics_of_the_whole_batch(phantoms, tmp_path
     assert_close(tmp_path / "eight", tmp_path / "one")
 
 
-def test_a_checkpoint_moves_to_another_mesh(phantoms, tmp_path):
-    # A rate that does not depend on the length of the run, so that its first four steps can be a run of their own.
-    workdir, four = tmp_path / "whole", tmp_path / "moved"
-    constant = {"optim__schedule__name": "constant"}
-    reference = runs.run(runs.command(phantoms, workdir, **constant))
-    assert reference.returncode == 0, reference.stderr
-    first = runs.run(runs.command(phantoms, four, **constant, total="4 steps", mesh__data=2, mesh__fsdp=4), devices=8)
-    assert first.returncode == 0, first.stderr
-    second = runs.run(runs.command(phantoms, four, **constant))
-    assert second.returncode == 0, second.stderr
-    assert "going on from step 4" in second.stderr
-    assert_close(four, workdir)
+def test_a_checkpoint_moves_to_another_mesh(phantoms, one_device, eight_devices):
+    moved = eight_devices["four steps"]
+    done = runs.run(runs.command(phantoms, moved, **CONSTANT))
+    assert done.returncode == 0, done.stderr
+    assert "going on from step 4" in done.stderr
+    assert_close(moved, one_device)
 
 
 def test_microbatches_add_up(phantoms, tmp_path):
     """Without dropout, two halves of a batch give the gradients of the whole."""
-    for name, parts in (("whole", 1), ("halves", 2)):
-        done = runs.run(runs.command(phantoms, tmp_path / name, microbatches=parts, model__dropout=0.0))
-        assert done.returncode == 0, done.stderr
+    parts = {"whole": 1, "halves": 2}
+    done = runs.run_in_turn(
+        [runs.command(phantoms, tmp_path / name, microbatches=n, model__dropout=0.0) for name, n in parts.items()]
+    )
+    assert done.returncode == 0, done.stderr
     assert_close(tmp_path / "halves", tmp_path / "whole")
 
 
@@ -98,7 +107,7 @@ def test_two_processes_give_the_numbers_of_one(phantoms, one_device, tmp_path):
         port = probe.getsockname()[1]
     processes = [
         subprocess.Popen(
-            [*runs.command(phantoms, tmp_path), "--distributed"],
+            [*runs.command(phantoms, tmp_path, **CONSTANT), "--distributed"],
             cwd=runs.ROOT,
             env=runs.environment(2)
             | {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": str(i)},

@@ -1,6 +1,7 @@
 """Moving averages cover what a prediction needs: parameters and batch statistics."""
 
 import dataclasses
+import shutil
 
 import flax.linen as nn
 import jax
@@ -10,6 +11,7 @@ import pytest
 
 from jaxvqa import checkpoints, configs, sharding, train
 from jaxvqa.data import pipeline
+from jaxvqa.errors import CheckpointError
 from jaxvqa.evaluators.predicting import predict_all
 from jaxvqa.models.layers.batch_norm import BatchNorm
 
@@ -174,6 +176,14 @@ def test_another_run_gives_its_averages_where_it_keeps_them(run):
         state = checkpoints.init_from("model", str(workdir), program.init(), ((".*", True),))
     assert_same((state.params, state.extra), states[2].eval_variables)
     assert_same(state.eval_variables, states[2].eval_variables)
+
+
+def test_a_run_without_a_model_is_told(run, tmp_path):
+    _, program, workdir, _ = run
+    shutil.copytree(workdir, tmp_path / "run")
+    shutil.rmtree(next((tmp_path / "run").rglob("model")))
+    with jax.set_mesh(MESH), pytest.raises(CheckpointError, match=r"checkpoints/2 cannot be read: .*model"):
+        checkpoints.init_from("model", str(tmp_path / "run"), program.init(), ((".*", True),))
 
 
 def test_averages_without_batch_statistics_are_those_of_the_parameters(both, tmp_path):

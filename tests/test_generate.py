@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,8 +13,9 @@ import pytest
 
 from jaxvqa import models, paths
 from jaxvqa.errors import ConfigError
-from jaxvqa.generate import Generator, Settings, pad, restrict
+from jaxvqa.generate import MANY_WORDS, Generator, Settings, pad, restrict
 from jaxvqa.testing import golden
+from tests.made_up import made_up
 
 GOLDEN = Path(__file__).parent / "golden" / "flamingo"
 
@@ -72,22 +74,22 @@ def written(request):
         text[[i for i in images if i < len(text)]] = IMAGE
     media = jnp.asarray(rng.standard_normal((len(texts), 2, 4, 16), dtype=np.float32))
     start = {"text": jnp.zeros((1, 2), jnp.int32), "media": media[:1]}
-    params = jax.jit(lambda key: model.init(key, **start))(jax.random.key(0))
+    params = made_up(jax.eval_shape(lambda key: model.init(key, **start), jax.random.key(0)))
     opened = {p: jnp.full_like(x, 0.7) if p.endswith("_gate") else x for p, x in paths.flatten(params).items()}
     return model, paths.nest(opened), texts, media
 
 
 @pytest.fixture(scope="module")
-def uncached(written):
-    """The scores after each word of each text, from all of its words at once."""
-    model, params, texts, media = written
-    text, mask = pad(texts, PADDING, (16,))
-    logits, _ = jax.jit(lambda *given: apply(model, params, *given))(text, mask, media)
-    return logits
+def score(written):
+    """Scores after each word of each text, from all of its words at once."""
+    model, params, _, media = written
+    call = jax.jit(lambda text, mask: model.apply(params, text=text, text_mask=mask, media=media)[0])
+    return lambda texts: call(*pad(texts, PADDING, (16,)))
 
 
-def apply(model, params, text, mask, media):
-    return model.apply(params, text=text, text_mask=mask, media=media)
+@pytest.fixture(scope="module")
+def uncached(written, score):
+    return score(written[2])
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
@@ -111,13 +113,12 @@ def test_the_cache_changes_nothing_for_any_length_and_layout(written, uncached, 
 
 
 @pytest.mark.parametrize("written", ["gpt2"], indirect=True)
-def test_written_words_are_the_best_ones_and_nothing_compiles_twice(written):
+def test_written_words_are_the_best_ones_and_nothing_compiles_twice(written, score):
     model, params, texts, media = written
     generator = Generator(model, Settings(words=ANSWER, padding=PADDING), buckets=(8,))
     prompts = [text[:length].tolist() for text, (length, _) in zip(texts, TEXTS, strict=True)]
     result = generator(params, prompts, media=media)
-    text, mask = pad([p + w.tolist() for p, w in zip(prompts, result.words, strict=True)], PADDING, (16,))
-    logits, _ = jax.jit(lambda *given: apply(model, params, *given))(text, mask, media)
+    logits = score([p + w.tolist() for p, w in zip(prompts, result.words, strict=True)])
     for row, prompt in enumerate(prompts):
         best = jnp.argmax(logits[row, len(prompt) - 1 : len(prompt) - 1 + ANSWER], axis=-1)
         np.testing.assert_array_equal(result.words[row], best)
@@ -127,6 +128,20 @@ def test_written_words_are_the_best_ones_and_nothing_compiles_twice(written):
     # Rows do not depend on one another.
     again = generator(params, [*prompts[:4], *shorter[4:]], media=media)
     np.testing.assert_array_equal(again.words[:4], result.words[:4])
+
+
+@pytest.mark.parametrize("written", ["gpt2"], indirect=True)
+def test_beams_read_their_own_words_only(written, score):
+    """The score of a text that beams found, which share a cache, is that of its words all at once."""
+    model, params, texts, media = written
+    words = MANY_WORDS
+    settings = Settings(words=words, padding=PADDING, beams=3, length_penalty=0.0)
+    prompts = [text[:length].tolist() for text, (length, _) in zip(texts, TEXTS, strict=True)]
+    result = Generator(model, settings, buckets=(8,))(params, prompts, media=media)
+    logs = jax.nn.log_softmax(score([p + w.tolist() for p, w in zip(prompts, result.words, strict=True)]))
+    for row, (prompt, written_words) in enumerate(zip(prompts, result.words, strict=True)):
+        place = np.arange(len(prompt) - 1, len(prompt) - 1 + words)
+        np.testing.assert_allclose(result.scores[row], logs[row, place, written_words].sum(), rtol=1e-5)
 
 
 @pytest.mark.parametrize("written", ["gpt2"], indirect=True)
@@ -142,18 +157,25 @@ def test_texts_that_do_not_fit_are_refused(written):
 # --- searches, with a model that knows the last word only --------------------------------------------------------------
 
 
+class Nothing(flax.struct.PyTreeNode):
+    """A cache of nothing."""
+
+    def of_texts(self, change):
+        return self
+
+
 class Chain(nn.Module):
     """A Markov chain: the scores of the next word are the last one's row of a table."""
 
     table: Any
 
-    def prefill(self, *, text, text_mask, slots):
+    def prefill(self, *, text, text_mask, slots, texts):
         last = jnp.sum(text_mask, axis=1) - 1
         word = jnp.take_along_axis(text, last[:, None], axis=1)[:, 0]
-        return jnp.asarray(self.table)[word], jnp.zeros(len(text))
+        return jnp.asarray(self.table)[word], Nothing()
 
     def decode(self, word, cache):
-        return jnp.asarray(self.table)[word], cache + 1
+        return jnp.asarray(self.table)[word], cache
 
 
 STOP = 4

@@ -120,6 +120,18 @@ WALK = {
     "python -m benchmarks.train_step --peer --config=configs/cmsa.py:vqa_rad --steps=1": (
         "--peer --config=configs/cmsa.py:small --steps=1"
     ),
+    "python -m benchmarks.train_step --peer --config=configs/flamingo.py:vqa_rad,mlmi --config.batch_size=4": (
+        "--peer --config=configs/flamingo.py:vqa_rad,mlmi,small --config.batch_size=4 --steps=1"
+    ),
+    "python -m benchmarks.generate --peer --uncached": (
+        "--peer --uncached --batch=2 --prompt=4 --words=3 --size=small --rounds=1"
+    ),
+    (
+        "python -m benchmarks.train_step --peer --config=configs/sysu_hcp.py:vqa_med_2021,resnest50 --config.batch_size=8 "
+        "--config.data.image_size=224"
+    ): (
+        "--peer --config=configs/sysu_hcp.py:vqa_med_2021,vgg16 --config.batch_size=2 --config.data.image_size=32 --steps=1"
+    ),
     "python -m benchmarks.input_pipeline": "--images=200 --batches=1 --threads 1",
     "python -m benchmarks.input_pipeline --step_json=FILE": "--images=200 --batches=1 --threads 1 --step_json=step.json",
     "python -m benchmarks.start": "--steps=2",
@@ -133,6 +145,7 @@ REAL = {
     "python -m tfds_builders.build vqa_med --manual_dir=DIR": (
         "vqa_med --config=sample_questions_2019,sample_images_2019 --manual_dir={data}/data/vqa_med_2019"
     ),
+    "python -m tfds_builders.build roco --manual_dir=DIR": "roco --config=captions --manual_dir={data}/data/roco_captions",
     "python -m tfds_builders.build vqa_rad --manual_dir=DIR": "vqa_rad --manual_dir={data}/data/vqa_rad",
     "python -m jaxvqa.main --config=configs/cmsa.py:vqa_rad,compact --workdir=runs/vqa_rad": (
         f"{RAD} --workdir=runs/vqa_rad"
@@ -163,6 +176,7 @@ REAL = {
 }
 
 ELSEWHERE = {
+    "python -m tfds_builders.build mimic_cxr --manual_dir=DIR": "tests/tfds_builders/test_mimic_cxr.py: on made files",
     "python -m jaxvqa.testing.golden tests/golden/cmsa": "tests/models: each of its cases",
     "python -m jaxvqa.main --config=configs/cmsa.py": "the same command with pre-trained branches is above",
     "python -m jaxvqa.main --config=configs/cmsa.py:vqa_rad,compact": "the same command without a folder is above",

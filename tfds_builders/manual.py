@@ -31,6 +31,17 @@ class ManualFile:
                 return found[0]
         return None
 
+    def require(self, manual_dir: str | os.PathLike[str]) -> Path:
+        """Returns the first of `paths` that exists under `manual_dir`.
+
+        Raises:
+          DataError: There is none.
+        """
+        path = self.find(manual_dir)
+        if path is None:
+            raise DataError(f"There is no {self.paths[0]} in {manual_dir}: {self.url}")
+        return path
+
 
 def missing_files(manual_dir: str | os.PathLike[str], files: Iterable[ManualFile]) -> list[ManualFile]:
     """Returns those of `files` of which no path exists under `manual_dir`."""

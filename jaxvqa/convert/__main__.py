@@ -5,6 +5,8 @@
     python -m jaxvqa.convert --system=rwsan --from=runs/rwsan --to=epoch16.pkl
     python -m jaxvqa.convert --system=backbone --from=resnet34.pth --to=runs/resnet34
     python -m jaxvqa.convert --system=mtpt --from=models/backbone_epoch-49.pth --to=runs/abdomen
+    python -m jaxvqa.convert --system=flamingo --from=epoch=36.ckpt --to=runs/flamingo --tokeniser=gpt2 --answers=classes.json
+    python -m jaxvqa.convert --system=gpt2 --from=DIR --to=runs/gpt2
     python -m jaxvqa.convert --system=sysu --from=vgg16_epoch-49.pth --to=runs/vgg16 --answers=disease2id.json \\
         --config=configs/sysu_hcp.py:vqa_med_2021,vgg16
 
@@ -21,6 +23,11 @@ A file of SYSU-HCP does not tell which network it holds: --config does. With --m
 predictions may be masked by the modality that a question names. `sysu_tower` reads a network with any number of classes, such
 as torchvision's, for `config.init_from.model` of configs/sysu_hcp.py.
 
+A file of MLMI's Flamingo needs --tokeniser (GPT-2's or BERT's folder) and, if it has a class head, --answers (the classes in
+their order). One of 2022 tells its sizes; for a later one --config does. The systems `gpt2`, `bert` and `clip_vision` read a
+language or image tower from a folder as `save_pretrained` writes it, from a file, or by a hub's name, for `config.init_from`
+of configs/flamingo.py.
+
 The systems `backbone` (CMSA's pre-trained branches, or torchvision's residual networks), `maml` and `autoencoder` (what
 MEVF published) are parts of a model: the folder serves `config.init_from` of configs/cmsa.py.
 """
@@ -35,8 +42,8 @@ from typing import Any
 
 import ml_collections
 
-from jaxvqa import configs, models
-from jaxvqa.convert import cmsa, mevf, mtpt, rwsan, sysu, workdir
+from jaxvqa import checkpoints, configs, models
+from jaxvqa.convert import cmsa, flamingo, mevf, mtpt, rwsan, sysu, towers, workdir
 from jaxvqa.convert.adam import AdamState
 from jaxvqa.data import sources
 from jaxvqa.data.answers import AnswerList
@@ -44,6 +51,7 @@ from jaxvqa.data.json_files import read_json
 from jaxvqa.data.med_text import DiseaseList
 from jaxvqa.data.rad_text import RadAnswerList, RadVocabulary
 from jaxvqa.data.text import Vocabulary
+from jaxvqa.data.tokenisers import Tokeniser
 from jaxvqa.errors import CheckpointError, ConfigError, DataError, UserError
 from jaxvqa.tasks import task_class
 from jaxvqa.tasks.image_classification import mask_assets
@@ -87,6 +95,8 @@ class System:
       answers: the class of its answer list; None for one without.
       counts: entry of the assets -> field of the model with its length, which is in the data and not in the config.
       optimiser: whether its files have a place for the optimiser's state.
+      folders: whether its checkpoints may be folders, or a hub's names.
+      assets: makes the assets from (arguments, config, Loaded), where files are not enough said of by the fields above.
     """
 
     config: str
@@ -97,6 +107,8 @@ class System:
     answers: type[AnswerList] | None = None
     counts: Mapping[str, str] = field(default_factory=lambda: {"vocabulary": "vocab_size", "answers": "num_answers"})
     optimiser: bool = True
+    folders: bool = False
+    assets: Callable[[argparse.Namespace, ml_collections.ConfigDict, Loaded], dict[str, Any]] | None = None
 
 
 def _load_rwsan(path: Path, model: dict[str, Any]) -> Loaded:
@@ -181,6 +193,69 @@ def _load_tower(path: Path, model: dict[str, Any]) -> Loaded:
     return Loaded(found.variables, found.report)
 
 
+def _load_flamingo(path: Path, model: dict[str, Any]) -> Loaded:
+    options = flamingo.options_of(path)
+    found = flamingo.load(path, None if options else model)
+    # Which vocabulary and classes a model has follows from the assets.
+    own = {name: value for name, value in found.config.items() if name not in flamingo.FROM_ASSETS}
+    notes = {"hyper_parameters": options, **{name: found.config[name] for name in flamingo.FROM_ASSETS}}
+    return Loaded(
+        {"params": found.params}, found.report, own, {"classify": found.config["num_answers"] > 0}, notes=notes
+    )
+
+
+def _save_flamingo(path: Path, contents: workdir.Contents) -> None:
+    options = (contents.meta.get("converted") or {}).get("hyper_parameters")
+    step = contents.meta["data"]["step"]
+    extra = {"epoch": 0, "global_step": step, "hyper_parameters": options} if options else None
+    sizes = {"vocab_size": len(contents.params["language"]["embed"]["embedding"])}
+    config = contents.config.model.to_dict() | sizes
+    flamingo.save(path, contents.params, {"language": "gpt2", "language_sizes": {}} | config, extra=extra)
+
+
+def _flamingo_assets(
+    arguments: argparse.Namespace, config: ml_collections.ConfigDict, loaded: Loaded
+) -> dict[str, Any]:
+    """Tokeniser and classes, checked against the checkpoint's vocabulary and class head."""
+    sizes = loaded.notes
+    with config.unlocked():
+        config.data.tokeniser = arguments.tokeniser or config.data.tokeniser
+        config.data.answers.file = str(arguments.answers or config.data.answers.file)
+    try:
+        made = task_class(config.task).make_assets(config, lambda split: sources.open_vqa(config.data, split))
+    except DataError as error:
+        raise DataError(
+            f"{error}\nOr give what the checkpoint does not hold as files: --tokeniser (a folder), and --answers (the classes)."
+        ) from error
+    # The vocabulary of MIMIC-CXR's checkpoint ends before the mark of a question's end.
+    tokeniser = Tokeniser(made["tokeniser"]).cut(sizes["vocab_size"])
+    faults = [
+        f"the checkpoint has {theirs} {what}, {given} gives {ours}"
+        for what, theirs, ours, given in (
+            ("words", sizes["vocab_size"], len(tokeniser), config.data.tokeniser or "training one on the data"),
+            ("as the number of <image>", sizes["image_token"], tokeniser.image, config.data.tokeniser or "that"),
+            ("classes", sizes["num_answers"], len(made["answers"]), config.data.answers.file or config.data.questions),
+        )
+        if theirs != ours
+    ]
+    if faults:
+        raise CheckpointError(
+            "Words and classes are numbered by their place in lists, and these are not the checkpoint's lists: "
+            + "; ".join(faults)
+        )
+    return made | {"tokeniser": tokeniser.asset}
+
+
+def _tower(kind: str, prefix: str) -> Callable[[Path, dict[str, Any]], Loaded]:
+    """Reads a language or image tower, and puts it where the whole model has it."""
+
+    def load(path: Path) -> tuple[dict[str, Any], Any]:
+        found = towers.load(kind, path if path.exists() else towers.from_hub(str(path)))
+        return {"params": found.params}, found.report
+
+    return _part(load, prefix)
+
+
 def _part(load: Callable[[Path], tuple[dict[str, Any], Any]], prefix: str) -> Callable[[Path, dict[str, Any]], Loaded]:
     """Reads a part of a model, and puts it under the path at which `config.init_from` looks for it."""
 
@@ -226,6 +301,18 @@ SYSTEMS = {
         optimiser=False,
     ),
     "sysu_tower": System("configs/sysu_hcp.py:vqa_med_2021", _load_tower, sizes=sysu.SIZES),
+    "flamingo": System(
+        "configs/flamingo.py:vqa_rad,mlmi",
+        _load_flamingo,
+        _save_flamingo,
+        flamingo.SIZES,
+        counts={},
+        optimiser=False,
+        assets=_flamingo_assets,
+    ),
+    "gpt2": System("configs/flamingo.py:vqa_rad", _tower("gpt2", "language"), folders=True),
+    "bert": System("configs/flamingo.py:vqa_rad", _tower("bert", "language"), folders=True),
+    "clip_vision": System("configs/flamingo.py:vqa_rad", _tower("clip_vision", "vision"), folders=True),
     "backbone": System("configs/cmsa_pretrain.py:abdomen,real", _part(mtpt.load_backbone, "backbone")),
     "maml": System("configs/cmsa.py:vqa_rad,ban", _part(mevf.load_maml, "image/maml")),
     "autoencoder": System("configs/cmsa.py:vqa_rad,ban", _part(mevf.load_autoencoder, "image/autoencoder")),
@@ -252,12 +339,16 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--to", required=True, dest="target", type=Path, metavar="DIR|FILE")
     parser.add_argument("--config", help="config file, with `:variant`; the published one by default")
     parser.add_argument("--answers", type=Path, help="the original's answer_dict.json, or a JSON list of answers")
+    parser.add_argument(
+        "--tokeniser", default="", help="Flamingo: the folder of GPT-2's or BERT's tokeniser, or a hub's name"
+    )
     parser.add_argument("--masks", type=Path, help="SYSU-HCP's modelmask.json: the classes that each modality allows")
     words = parser.add_mutually_exclusive_group()
     words.add_argument("--vocabulary", type=Path, help="a JSON list of all words, or of the original's word -> number")
     words.add_argument("--questions", type=Path, nargs="+", help="VQA v2 question files, in the original's order")
     arguments = parser.parse_args(argv)
-    arguments.to_folder = not arguments.source.is_dir()
+    source, system = arguments.source, SYSTEMS[arguments.system]
+    arguments.to_folder = not (source.is_dir() and (not system.folders or (source / checkpoints.FOLDER).is_dir()))
     return arguments
 
 
@@ -305,6 +396,10 @@ def _assets(
     arguments: argparse.Namespace, system: System, config: ml_collections.ConfigDict, loaded: Loaded
 ) -> dict[str, Any]:
     """Vocabulary and answers, from the files given or the built data set, checked against the checkpoint's sizes."""
+    if arguments.tokeniser and not system.assets:
+        raise ConfigError(f"--tokeniser is not for {arguments.system!r}.")
+    if system.assets:
+        return system.assets(arguments, config, loaded)
     assets: dict[str, Any] = dict(loaded.assets)
     if (arguments.vocabulary or arguments.questions) and not system.vocabulary:
         raise ConfigError(f"--vocabulary and --questions are not for {arguments.system!r}, which reads no questions.")

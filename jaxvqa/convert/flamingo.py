@@ -199,6 +199,21 @@ def model_config(options: Mapping[str, Any], *, year: str = "2023") -> dict[str,
     return config
 
 
+FROM_ASSETS = ("vocab_size", "image_token", "num_answers")
+"""Fields of the model that follow from tokeniser and classes, which no checkpoint holds."""
+
+SIZES = ("compat", "language_sizes", "vision_sizes", *dict.fromkeys(OPTIONS.values()), "head", "head_dropout")
+"""Fields of a config's model that yield to those of a file with `hyper_parameters`."""
+
+
+def options_of(path: str | Path) -> dict[str, Any] | None:
+    """The flat `hyper_parameters` of a Lightning file of 2022, those that JSON can hold; None in another file."""
+    options = (files.read(path).extra or {}).get("hyper_parameters")
+    if not isinstance(options, Mapping) or not {"dim", "depth"} <= options.keys():
+        return None
+    return {key: value for key, value in options.items() if isinstance(value, str | int | float | bool | None)}
+
+
 @dataclasses.dataclass
 class Converted:
     """A checkpoint of the original in our terms.
@@ -231,8 +246,8 @@ def load(path: str | Path, config: Mapping[str, Any] | None = None) -> Converted
     """
     file = files.read(path)
     if config is None:
-        options = (file.extra or {}).get("hyper_parameters")
-        if not isinstance(options, Mapping) or not {"dim", "depth"} <= options.keys():
+        options = options_of(path)
+        if options is None:
             raise CheckpointError(
                 f"{path} has no flat hyper_parameters with dim and depth, as files of 2022 have: give the model's config."
             )

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxvqa.checkpoints import first_line
 from jaxvqa.convert import files
 from jaxvqa.convert.layers import LAYER_NORM, LINEAR, LINEAR_NO_BIAS, Stacked
 from jaxvqa.convert.table import Report, Rule, Table, nested, to_jax, to_torch
@@ -25,6 +26,8 @@ from jaxvqa.models.towers.gpt2 import GPT2
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 """In the order in which they are preferred; each may be in parts, told by a file of this name and `.index.json`."""
+
+_HUB_FILES = ("model*.safetensors", "pytorch_model*.bin")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -358,6 +361,24 @@ def read_folder(folder: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarra
         if (folder / name).is_file():
             return config, files.read(folder / name).tensors
     raise CheckpointError(f"{folder} has none of {', '.join(WEIGHT_FILES)}, and no index of their parts.")
+
+
+def from_hub(name: str) -> Path:
+    """Fetches the files of a checkpoint by its name, where a hub can be reached, and returns their folder.
+
+    Raises:
+      CheckpointError: there is no such name, or no network.
+    """
+    import huggingface_hub
+
+    try:
+        return Path(
+            huggingface_hub.snapshot_download(name, allow_patterns=["config.json", "*.index.json", *_HUB_FILES])
+        )
+    except Exception as error:  # no network, no such name, no right to it: the library has a type for each
+        raise CheckpointError(
+            f"There is no folder {name}, and no hub gives a checkpoint of that name ({first_line(error)})."
+        ) from error
 
 
 def module_fields(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,13 +2,13 @@
 
 import io
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
-from PIL import Image
+from PIL import Image, ImageEnhance
 
 from jaxvqa.data.transforms import Example
 from jaxvqa.errors import DataError
@@ -25,13 +25,15 @@ def resized(picture: Image.Image, size: int, channels: int) -> UInt8[np.ndarray,
     return np.asarray(picture).reshape(size, size, channels)
 
 
-def normalised(picture: UInt8[Array, "B S Q C"]) -> Float[Array, "B S Q C"]:
-    """What networks read: colour by ImageNet's statistics, grey in [0, 1]; float32, also under jit."""
+def normalised(
+    picture: UInt8[Array, "B S Q C"], mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
+) -> Float[Array, "B S Q C"]:
+    """What networks read: colour by the statistics of red, green and blue, grey in [0, 1]; float32, also under jit."""
     values = picture.astype(jnp.float32) / 255
     if picture.shape[-1] == 1:
         return values
-    mean, std = (jnp.asarray(numbers)[None, None, None] for numbers in (IMAGENET_MEAN, IMAGENET_STD))
-    return (values - mean) / std
+    centre, spread = (jnp.asarray(numbers, jnp.float32)[None, None, None] for numbers in (mean, std))
+    return (values - centre) / spread
 
 
 class DecodeImage:
@@ -106,9 +108,18 @@ class CropAndRotate:
     CMSA's pre-training crops 224 from 232 pixels and turns by up to 15 degrees (spec, section 10).
     """
 
-    def __init__(self, size: int, degrees: float, *, image: str = "image", label_map: str = ""):
-        """Args: the size to crop, the largest angle either way, and the entries of picture and label map ("" for none)."""
+    def __init__(self, size: int, degrees: float, *, image: str = "image", label_map: str = "", nearest: bool = False):
+        """Says how.
+
+        Args:
+          size: the size to crop.
+          degrees: the largest angle either way.
+          image: the picture's entry.
+          label_map: the label map's; "" for none.
+          nearest: turn the picture as a label map is turned, by its nearest pixels, which is torchvision's way.
+        """
         self._size, self._degrees, self._image, self._label_map = size, degrees, image, label_map
+        self._way = Image.Resampling.NEAREST if nearest else Image.Resampling.BILINEAR
 
     def __call__(self, example: Example) -> Example:
         """Changes picture and label map alike."""
@@ -116,7 +127,7 @@ class CropAndRotate:
         room = example[self._image].shape[0] - self._size
         top, left = random.integers(0, room + 1, 2)
         angle = random.uniform(-self._degrees, self._degrees)
-        ways = {self._image: Image.Resampling.BILINEAR}
+        ways = {self._image: self._way}
         if self._label_map:
             ways[self._label_map] = Image.Resampling.NEAREST
         changed = {}
@@ -168,6 +179,34 @@ class Brightness:
         shift = random.uniform(-self._amount, self._amount) / 2
         levels = np.clip(contrast * (np.arange(256) / 255 - 0.5) + 0.5 + shift, 0, 1)
         return example | {self._image: np.round(255 * levels).astype(np.uint8)[example[self._image]]}
+
+
+class ColourJitter:
+    """Random brightness, contrast, saturation and hue, in a random order, as torchvision's ColorJitter draws them.
+
+    Factors are in 1 ± amount, hue is turned by up to ± amount of the circle, of which half is the most.
+    """
+
+    def __init__(self, amount: float, *, image: str = "image"):
+        """Args: how much, in (0, 0.5], and the picture's entry."""
+        self._amount, self._image = amount, image
+
+    def __call__(self, example: Example) -> Example:
+        """Changes the picture."""
+        random = np.random.default_rng([*example["draw"], 5])
+        picture = Image.fromarray(example[self._image])
+        kinds = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color, None)
+        factors = random.uniform(-self._amount, self._amount, len(kinds))
+        for i in random.permutation(len(kinds)):
+            kind, change = kinds[i], float(factors[i])
+            picture = kind(picture).enhance(1 + change) if kind else _hue_turned(picture, change)
+        return example | {self._image: np.asarray(picture)}
+
+
+def _hue_turned(picture: Image.Image, turn: float) -> Image.Image:
+    hue, saturation, value = picture.convert("HSV").split()
+    turned = np.asarray(hue) + np.uint8(round(turn * 255) % 256)  # wraps around, as the circle does
+    return Image.merge("HSV", (Image.fromarray(turned), saturation, value)).convert("RGB")
 
 
 class NoiseImage:

@@ -4,6 +4,8 @@ The position in the data is a pure function of the step. Step s belongs to epoch
 size); each epoch is one seeded permutation of the source, of which the incomplete last batch is dropped. So a run goes
 on exactly where it stopped, with any number of reader threads, workers or processes, and nothing but the step is saved.
 An epoch that a curriculum keeps to a part of the source is as long as any other: it visits that part several times.
+
+Questions about one picture may be kept together (`Together`), so that a model looks at it once for all of them.
 """
 
 import functools
@@ -55,12 +57,43 @@ class Readers:
 DEFAULT_READERS = Readers()
 
 
+@dataclass(frozen=True, eq=False)
+class Together:
+    """Keeps `count` examples of one picture side by side in a batch, in an order that is drawn anew each epoch.
+
+    A picture with a number of examples that `count` does not divide has some of them twice.
+
+    Attributes:
+      pictures: int[N], the picture of each position of the source.
+      count: how many examples stand together.
+    """
+
+    pictures: np.ndarray
+    count: int
+
+    def permuted(self, members: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """A permutation of positions, in groups of one picture each."""
+        groups: list[np.ndarray] = []
+        shuffled = rng.permutation(members)
+        shuffled = shuffled[np.argsort(self.pictures[shuffled], kind="stable")]
+        ends = np.flatnonzero(np.diff(self.pictures[shuffled])) + 1
+        for mine in np.split(shuffled, ends):
+            groups.extend(np.resize(mine, (-(-len(mine) // self.count), self.count)))
+        return np.concatenate([groups[i] for i in rng.permutation(len(groups))])
+
+
 @functools.lru_cache(maxsize=4)
-def epoch_order(size: int, seed: int, epoch: int, parts: Sequence[tuple[int, int]]) -> np.ndarray:
+def epoch_order(
+    size: int, seed: int, epoch: int, parts: Sequence[tuple[int, int]], together: Together | None = None
+) -> np.ndarray:
     """The positions int64[size] that an epoch visits: a permutation of those in `parts`, and more of them until it is full."""
     rng = np.random.Generator(np.random.PCG64([seed, epoch]))
     members = np.concatenate([np.arange(start, end) for start, end in parts])
-    return np.concatenate([rng.permutation(members) for _ in range(-(-size // len(members)))])[:size]
+
+    def once() -> np.ndarray:
+        return together.permuted(members, rng) if together else rng.permutation(members)
+
+    return np.concatenate([once() for _ in range(-(-size // len(members)))])[:size]
 
 
 @dataclass(frozen=True)
@@ -72,12 +105,14 @@ class TrainOrder:
       batch_size: examples in the batch of all processes together.
       seed: decides the order.
       stages: in ascending order; before the first of them all of the source.
+      together: which examples stand side by side; None: none.
     """
 
     size: int
     batch_size: int
     seed: int
     stages: tuple[Stage, ...] = ()
+    together: Together | None = None
 
     def __post_init__(self) -> None:
         if self.size < self.batch_size:
@@ -96,7 +131,7 @@ class TrainOrder:
         epoch, position = divmod(step, self.steps_per_epoch)
         start = position * self.batch_size
         parts = next((parts for first, parts in reversed(self.stages) if epoch >= first), ((0, self.size),))
-        return epoch_order(self.size, self.seed, epoch, parts)[start : start + self.batch_size]
+        return epoch_order(self.size, self.seed, epoch, parts, self.together)[start : start + self.batch_size]
 
 
 @dataclass(frozen=True)

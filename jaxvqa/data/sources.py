@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow_datasets as tfds
 
-from jaxvqa.data.pipeline import Stage
+from jaxvqa.data.pipeline import Stage, Together
 from jaxvqa.errors import ConfigError, DataError, nearest
 
 
@@ -313,6 +314,24 @@ def curriculum_stages(config: Any) -> tuple[Stage, ...]:
     if faults:
         raise ConfigError("config.curriculum:\n  " + "\n  ".join(faults))
     return tuple(stages)
+
+
+def questions_together(config: Any, source: VqaSource) -> Together | None:
+    """Which questions of a source stand together, as `config.data.questions_together` says: None for 1, or without that field.
+
+    Raises:
+      ConfigError: batches or microbatches cannot be cut into such groups.
+    """
+    count = config.data.get("questions_together", 1)
+    if count == 1:
+        return None
+    if count < 1 or config.batch_size % count or config.microbatches > 1:
+        raise ConfigError(
+            f"config.data.questions_together is {count}: config.batch_size has to be a multiple of it, and config.microbatches "
+            f"1, since a microbatch takes every n-th example; they are {config.batch_size} and {config.microbatches}."
+        )
+    pictures = np.fromiter((int(question["image_id"]) for question in source.all_questions()), np.int64, len(source))
+    return Together(pictures, count)
 
 
 @functools.lru_cache(maxsize=16)

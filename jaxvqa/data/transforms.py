@@ -42,6 +42,16 @@ class ScoreAnswers:
 
 
 @dataclass(frozen=True)
+class ClassOfAnswer:
+    """`multiple_choice_answer` str -> `answer_class` int32, -1 where it is none of the classes, or where there is none."""
+
+    classes: AnswerList = field(repr=False)
+
+    def __call__(self, example: Example) -> Example:
+        return example | {"answer_class": np.int32(self.classes.label(example.get("multiple_choice_answer", "")))}
+
+
+@dataclass(frozen=True)
 class PadRegions:
     """`features` [n, F] and `boxes` [n, 4] -> `regions` [R, F] and `boxes` [R, 4]: the first R, zero rows at the end."""
 

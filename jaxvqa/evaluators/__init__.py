@@ -23,6 +23,8 @@ EVALUATORS = {
     "vqa": "jaxvqa.evaluators.vqa:VqaEvaluator",
     "vqa_med": "jaxvqa.evaluators.vqa_med:VqaMedEvaluator",
     "vqa_rad": "jaxvqa.evaluators.vqa_rad:VqaRadEvaluator",
+    "generation": "jaxvqa.evaluators.generation:GenerationEvaluator",
+    "likelihood": "jaxvqa.evaluators.likelihood:LikelihoodEvaluator",
     "scores": "jaxvqa.evaluators.scores:ScoresEvaluator",
 }
 

@@ -31,6 +31,11 @@ def _exact(predicted: str, annotators: list[str]) -> float:
     return float(any(normalise_answer(predicted) == normalise_answer(answer) for answer in annotators))
 
 
+def annotators_of(question: Mapping[str, Any]) -> list[str]:
+    """The right answers of a record: its annotators', or its caption if it has no question."""
+    return list(question["answers"]) if "question" in question else [question["caption"]]
+
+
 RULES = {"soft": question_accuracy, "exact": _exact}
 
 
@@ -102,8 +107,7 @@ class VqaEvaluator:
         rows = self.rows(outputs)
         if jax.process_index() == 0:
             self._write(step, rows)
-        scored = [row for row in rows if "accuracy" in row]
-        if scored:
+        if scored := [row for row in rows if "annotators" in row]:
             yield from self._measures(scored)
         if unanswered := [row["id"] for row in rows if row.get("unanswered")]:
             log.warning(
@@ -112,7 +116,7 @@ class VqaEvaluator:
             yield f"{self.name}/unanswered", 100 * len(unanswered) / len(rows)
 
     def _measures(self, scored: list[dict[str, Any]]) -> Iterator[tuple[str, float]]:
-        """Values by name, from predictions with their `accuracy`."""
+        """Values by name, from predictions with their `accuracy`; each question has an answer to compare with."""
         accuracies = np.asarray([row["accuracy"] for row in scored])
         yield f"{self.name}/accuracy", 100 * float(accuracies.mean())
         low, high = confidence_interval(accuracies)
@@ -127,23 +131,28 @@ class VqaEvaluator:
                 yield f"{self.name}/{group}/{member}", 100 * float(np.mean(members[member]))
 
     def _row(self, question: Mapping[str, Any], output: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        answer, probability = self._chosen(output)
         row = {
             "id": int(question["question_id"]),
             "image_id": int(question["image_id"]),
-            "question": question["question"],
-            "answer": self._answer(output["answer"][0]),
-            "probability": round(float(output["probability"][0]), 6),
+            "question": question.get("question", ""),
+            "answer": answer,
+            "probability": round(probability, 6),
         }
-        unanswered = output["answer"][0] < 0
+        unanswered = "answer" in output and output["answer"][0] < 0
         if unanswered:
             row["unanswered"] = True
         if "votes" in output:
             row["votes"] = [self._answer(vote) for vote in output["votes"]]
         row |= {group: question[group] for group in self.groups if question.get(group)}
-        if len(question["answers"]):
-            row["annotators"] = list(question["answers"])
+        if annotators := annotators_of(question):
+            row["annotators"] = annotators
             row["accuracy"] = 0.0 if unanswered else self._rule(row["answer"], row["annotators"])
         return row
+
+    def _chosen(self, output: Mapping[str, np.ndarray]) -> tuple[str, float]:
+        """The answer as it is written down, and its probability."""
+        return self._answer(output["answer"][0]), float(output["probability"][0])
 
     def _answer(self, index: Any) -> str:
         """An answer as it is written down: the text, empty for none."""

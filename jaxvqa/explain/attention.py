@@ -14,6 +14,7 @@ from jaxtyping import Float
 from jaxvqa import checkpoints, configs, sharding, train
 from jaxvqa.data import sources
 from jaxvqa.errors import ConfigError, DataError
+from jaxvqa.evaluators.vqa import annotators_of
 from jaxvqa.tasks import AnswerTask, task_with_assets
 
 BATCH_SIZE = 16
@@ -216,9 +217,9 @@ def _explanation(
     task: AnswerTask | None,
     pictures: sources.VqaSource | None,
 ) -> Explanation:
-    words = task.words(example["question"]) if task else []
+    question = example.get("question", "")  # a caption answers none
+    words = task.words(question) if task else []
     boxes = task.boxes(example) if task else np.zeros((0, 4), np.float32)
-    answers = task.assets["answers"] if task else []
     image: Mapping[str, Any] = example
     if pictures is not None and "image" not in example:
         try:
@@ -228,14 +229,11 @@ def _explanation(
     return Explanation(
         id=int(example["question_id"]),
         image_id=int(example["image_id"]),
-        question=example["question"],
+        question=question,
         words=tuple(words),
         word_attention=np.asarray(output.get("question_attention", np.zeros(len(words)))[: len(words)], np.float32),
-        answers=tuple(
-            (answers[int(a)], float(p))
-            for a, p in zip(output.get("answer", ()), output.get("probability", ()), strict=True)
-        ),
-        annotators=tuple(example["answers"]),
+        answers=task.answers_of(output) if task else (),
+        annotators=tuple(annotators_of(example)),
         boxes=boxes if "region_attention" in output else boxes[:0],
         region_attention=np.asarray(output.get("region_attention", ())[: len(boxes)], np.float32),
         image=bytes(image.get("image", b"")),

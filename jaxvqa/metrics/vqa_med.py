@@ -5,7 +5,6 @@ left out without reweighting the others, so that a perfect answer of one word sc
 The evaluator of 2020 takes the same steps; the rule here serves for all years.
 """
 
-import collections
 import functools
 import math
 import string
@@ -15,10 +14,8 @@ from dataclasses import dataclass, field
 from jaxvqa.data.answers import process_punctuation, process_words
 from jaxvqa.errors import DataError
 from jaxvqa.metrics.snowball import stem
+from jaxvqa.metrics.text import MAX_ORDER, brevity_penalty, word_sequences
 from jaxvqa.metrics.vqa import normalise_prediction
-
-MAX_ORDER = 4
-"""Longest word sequences that BLEU counts; each order weighs a quarter."""
 
 DECIMALS = 4
 """The evaluator rounds both scores at the end, and only then."""
@@ -89,19 +86,14 @@ def _sentence_bleu(predicted: tuple[str, ...], reference: tuple[str, ...]) -> fl
         return float(predicted == reference)
     logarithm = 0.0
     for order in range(1, MAX_ORDER + 1):
-        ours, theirs = _sequences(predicted, order), _sequences(reference, order)
+        ours, theirs = word_sequences(predicted, order), word_sequences(reference, order)
         matches = (ours & theirs).total()
         if not matches:
             if order == 1:
                 return 0.0
             break
         logarithm += math.log(matches / ours.total()) / MAX_ORDER
-    brevity = 0.0 if len(predicted) > len(reference) else 1 - len(reference) / len(predicted)
-    return math.exp(logarithm + brevity)
-
-
-def _sequences(words: tuple[str, ...], order: int) -> collections.Counter[tuple[str, ...]]:
-    return collections.Counter(words[i : i + order] for i in range(len(words) - order + 1))
+    return math.exp(logarithm) * brevity_penalty(len(predicted), len(reference))
 
 
 # Whole submissions.

@@ -13,11 +13,12 @@ text in which each image has a mark go in, scores of each next word come out, an
 What MLMI's published checkpoints need beside their values, and what would be wrong for any other, is in `COMPAT`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import flax.linen as nn
 import flax.struct
+import jax
 import jax.numpy as jnp
 from flax.core import FrozenDict
 from jaxtyping import Array, Bool, Float, Float32, Int
@@ -31,6 +32,7 @@ from jaxvqa.models.towers.bert import BERT
 from jaxvqa.models.towers.clip import VisionTransformer
 from jaxvqa.models.towers.gpt2 import GPT2
 from jaxvqa.models.towers.palm import PaLM
+from jaxvqa.models.towers.resnet import PatchResNet
 
 COMPAT: Mapping[str, str] = {
     "mlmi_gpt2": "GPT-2's scores are not scaled, its GELU is exact, its last normalisation has no bias (Q4)",
@@ -69,6 +71,7 @@ FREEZE: Mapping[str, tuple[tuple[str, bool], ...]] = {
 """Tables for `config.optim.freeze` (spec, section 9): MLMI's `flamingo_mode`, which trains the embedding; all but vision."""
 
 LANGUAGES: Mapping[str, type[nn.Module]] = {"gpt2": GPT2, "bert": BERT, "palm": PaLM}
+VISIONS: Mapping[str, type[nn.Module]] = {"clip": VisionTransformer, "resnet": PatchResNet}
 
 HEADS = ("image_and_text", "text", "image")
 
@@ -88,23 +91,30 @@ def parse_compat(compat: str) -> frozenset[str]:
 
 
 class Cache(flax.struct.PyTreeNode):
-    """What is kept of a text from one word to the next.
+    """What is kept of texts from one word to the next: N texts of B prompts, as many of each.
+
+    The texts of a prompt share its places, and those of one another's words; each knows which ones are its own. A text that
+    goes on from another one takes over what that one knows, and nothing is copied.
 
     Attributes:
-      blocks: keys and values of each block of the language model, with S places.
-      media: those of the latents, of each cross-attention; none without media.
-      filled: bool[B, S], which places hold a word.
+      blocks: keys and values of each block of the language model, with S places; of B rows.
+      media: those of the latents, of each cross-attention; none without media; of B rows.
+      filled: bool[N, S], which places hold a word of each text.
       slot: int32[], the next place, the same for all rows.
-      position: int32[B], the next word's number in its own text, from 0.
-      count: int32[B], how many media have begun.
+      position: int32[N], the next word's number in its own text, from 0.
+      count: int32[N], how many media have begun.
     """
 
     blocks: tuple[KeyValue, ...]
     media: tuple[KeyValue, ...]
-    filled: Bool[Array, "B S"]
+    filled: Bool[Array, "N S"]
     slot: Int[Array, ""]
-    position: Int[Array, " B"]
-    count: Int[Array, " B"]
+    position: Int[Array, " N"]
+    count: Int[Array, " N"]
+
+    def of_texts(self, change: Callable[[Array], Array]) -> "Cache":
+        """The same with `change` applied to what has a row for each text."""
+        return self.replace(filled=change(self.filled), position=change(self.position), count=change(self.count))
 
 
 class Flamingo(nn.Module):
@@ -116,15 +126,18 @@ class Flamingo(nn.Module):
       num_answers: number of classes A; 0: no class head.
       language: `gpt2`, `bert` or `palm`.
       language_sizes: fields of that tower that differ from its defaults.
-      vision_sizes: fields of the vision transformer that differ from ViT-B/32's.
+      vision: `clip`, whose vision transformer the published one has, or `resnet`, which learns sooner from nothing.
+      vision_sizes: fields of that tower that differ from its defaults, which are ViT-B/32's.
       patches: the resampler reads an image's patches, in place of its one projected vector.
       every: there is a cross-attention after blocks 0, every, 2·every, ….
       latents: latents L of each medium.
+      latent_scale: standard deviation that the latents start from; less than 1 for a network from nothing.
       resampler_depth: layers of the resampler.
       cross_heads: heads of resampler and cross-attention.
       cross_head_width: size of a query, a key and a value there.
       media: the most media of a sample.
       cross_activation: activation there, a name of `ACTIVATIONS`.
+      gate: what the gates of the cross-attentions start from, before their tanh; more than 0 for a network from nothing.
       immediate: text reads the last image before it only, in place of all before it.
       head: what the class head reads: `image_and_text`, `text`, or `image` alone.
       mean_head: it reads the mean of all states up to the question's end, in place of that at the end.
@@ -140,15 +153,18 @@ class Flamingo(nn.Module):
     num_answers: int = 0
     language: str = "gpt2"
     language_sizes: Mapping[str, Any] = FrozenDict()
+    vision: str = "clip"
     vision_sizes: Mapping[str, Any] = FrozenDict()
     patches: bool = False
     every: int = 3
     latents: int = 64
+    latent_scale: float = 1.0
     resampler_depth: int = 2
     cross_heads: int = 8
     cross_head_width: int = 64
     media: int = 4
     cross_activation: str = "gelu"
+    gate: float = 0.0
     immediate: bool = True
     head: str = "image_and_text"
     mean_head: bool = False
@@ -156,11 +172,48 @@ class Flamingo(nn.Module):
     compat: str = ""
     dtype: Any = jnp.float32
 
+    @property
+    def writes(self) -> bool:
+        """Whether the language model can write: BERT reads in both directions, and cannot."""
+        return LANGUAGES[self.language].is_causal  # type: ignore[attr-defined]
+
+    def patches_a_side(self, image_size: int) -> int:
+        """How many patches an image of that size has in either direction."""
+        patch = self.vision_sizes.get("patch", VISIONS[self.vision].patch)  # type: ignore[attr-defined]
+        return -(-image_size // patch)
+
+    def patch_attention(self, out: Mapping[str, Array], place: Int[Array, " B"]) -> Float32[Array, "B N"]:
+        """What the word at a place reads of the first image's patches: weights float32[B, N] that add up to 1.
+
+        The word's attention to the latents, a mean over heads and cross-attentions, times the last layer's of the latents to
+        what they read. If that is one vector an image, the patches weigh as in the vision transformer's last block for its
+        class token.
+
+        Args:
+          out: the intermediates of a call with one image a sample.
+          place: int[B], the word's place.
+        """
+        if self.patches:
+            maps = [out[name] for name in out if name.startswith("media_attention_")]
+            to_latents = jnp.mean(jnp.stack(maps), axis=(0, 2))
+            to_latents = jnp.take_along_axis(to_latents, place[:, None, None], axis=1)[:, 0, : self.latents]
+            to_tokens = jnp.mean(out[f"resampler_attention_{self.resampler_depth - 1}"], axis=1)
+            weights = jnp.einsum("bl,bln->bn", to_latents, to_tokens[:, :, 1 : to_tokens.shape[-1] - self.latents])
+        else:
+            last = self.vision_sizes.get("depth", VisionTransformer.depth) - 1
+            weights = jnp.mean(out[f"vision_attention_{last}"][:, 0, :, 0, 1:], axis=1)
+        return weights / jnp.maximum(jnp.sum(weights, axis=-1, keepdims=True), 1e-9)
+
     def setup(self) -> None:
         """Makes the parts."""
         if self.language not in LANGUAGES:
             hint = nearest(self.language, LANGUAGES)
             raise ConfigError(f"model.language is {self.language!r}; there is {', '.join(LANGUAGES)}.{hint}")
+        if self.vision not in VISIONS:
+            hint = nearest(self.vision, VISIONS)
+            raise ConfigError(f"model.vision is {self.vision!r}; there is {', '.join(VISIONS)}.{hint}")
+        if self.vision != "clip" and not self.patches:
+            raise ConfigError(f"model.vision is {self.vision!r}, which is read by its patches: set model.patches.")
         if self.head not in HEADS:
             raise ConfigError(f"model.head is {self.head!r}; there is {', '.join(HEADS)}.{nearest(self.head, HEADS)}")
         self.quirks = parse_compat(self.compat)
@@ -171,7 +224,7 @@ class Flamingo(nn.Module):
             own |= {"types": 0, "pooler": False, "with_readout": True}
         self.tower = LANGUAGES[self.language](**own, name="language")
         width = self.tower.width
-        self.vision = VisionTransformer(**self.vision_sizes, dtype=self.dtype)
+        self.eye = VISIONS[self.vision](**self.vision_sizes, dtype=self.dtype, name="vision")
         self.projection = Linear(width, self.dtype)
         self.resampler = PerceiverResampler(
             self.latents,
@@ -180,11 +233,18 @@ class Flamingo(nn.Module):
             self.cross_head_width,
             self.media,
             self.cross_activation,
+            self.latent_scale,
             self.dtype,
         )
         self.cross = {
             str(i): GatedCrossAttention(
-                self.cross_heads, self.cross_head_width, width, self.cross_activation, self.dtype, name=f"cross_{i}"
+                self.cross_heads,
+                self.cross_head_width,
+                width,
+                self.cross_activation,
+                self.gate,
+                self.dtype,
+                name=f"cross_{i}",
             )
             for i in range(0, self.tower.depth, self.every)
         }
@@ -198,8 +258,8 @@ class Flamingo(nn.Module):
         *,
         text: Int[Array, "B T"],
         text_mask: Bool[Array, "B T"] | None = None,
-        image: Float[Array, "B *M H W 3"] | None = None,
-        media: Float[Array, "B M N D"] | None = None,
+        image: Float[Array, "I *M H W 3"] | None = None,
+        media: Float[Array, "I M N D"] | None = None,
         question_end: Int[Array, " B"] | None = None,
         train: bool = False,
     ) -> tuple[Float32[Array, "B T V"], dict[str, Array]]:
@@ -209,7 +269,7 @@ class Flamingo(nn.Module):
           text: int[B, T], numbers of the words, with an `image_token` where each image belongs.
           text_mask: bool[B, T], False for padding, on either side, which nothing reads; none is padding without.
           image: float[B, H, W, 3] or float[B, M, H, W, 3], normalised. Behind a sample's own images may
-            stand any others, which no word sees.
+            stand any others, which no word sees. Or B / n of them, each for n texts side by side, which is seen once.
           media: float[B, M, N, D], tokens for the resampler in place of images.
           question_end: int[B], place of the last word that the class head may read.
           train: applies dropout, which needs the random stream "dropout".
@@ -217,10 +277,13 @@ class Flamingo(nn.Module):
         Returns:
           float32[B, T, V] logits, and the named intermediates: those of `see`; `embedded`, `block_i`, `cross_i` and `hidden`
           [B, T, D], the states before the first block, after each, after each cross-attention, and the last of them;
-          `attention_i` float32[B, K, T, T] and `media_attention_i` float32[B, K, T, M·L]; and with a class head
-          `class_logits` float32[B, A], if it has what it reads.
+          `attention_i` float32[B, K, T, T], but of a GPT-2 without `maps`; `media_attention_i` float32[B, K, T, M·L]; and with
+          a class head `class_logits` float32[B, A], if it has what it reads.
         """
         latents, out = self.see(image=image, media=media, train=train)
+        if latents is not None and len(latents) != len(text):
+            times = len(text) // len(latents)
+            latents, out = jax.tree.map(lambda x: jnp.repeat(x, times, axis=0), (latents, out))
         real = jnp.ones_like(text, jnp.bool_) if text_mask is None else text_mask
         keys = tuple(cross.project(latents) for cross in self.cross.values()) if latents is not None else ()
         x, inside, _ = self._run(text, self._positions(real), self._count(text), self._mask(real), keys, train=train)
@@ -249,7 +312,7 @@ class Flamingo(nn.Module):
         if image is not None:
             image = image[:, None] if image.ndim == 4 else image
             batch, count = image.shape[:2]
-            vector, inside = self.vision(image.reshape(batch * count, *image.shape[2:]), train=train)
+            vector, inside = self.eye(image.reshape(batch * count, *image.shape[2:]), train=train)
 
             def apart(x: Array) -> Array:
                 return x.reshape(batch, count, *x.shape[1:])
@@ -274,6 +337,7 @@ class Flamingo(nn.Module):
         image: Float[Array, "B *M H W 3"] | None = None,
         media: Float[Array, "B M N D"] | None = None,
         slots: int,
+        texts: int = 1,
     ) -> tuple[Float32[Array, "B V"], Cache]:
         """Reads prompts, to go on with `decode`.
 
@@ -282,7 +346,8 @@ class Flamingo(nn.Module):
           text_mask: bool[B, T], False for padding, on either side.
           image: as in a call.
           media: as in a call.
-          slots: how many words there will be in all, padding included.
+          slots: how many words a text will have in all, padding included.
+          texts: how many texts of each prompt there will be.
 
         Returns:
           The scores of each row's next word, and the cache.
@@ -302,6 +367,7 @@ class Flamingo(nn.Module):
         positions, count = self._positions(text_mask), self._count(text)
         x, _, seen = self._run(text, positions, count, self._mask(text_mask), keys, train=False)
         length = text.shape[1]
+        slots = length + texts * (slots - length)
         last = jnp.max(jnp.where(text_mask, jnp.arange(length)[None], 0), axis=-1)
         cache = Cache(
             blocks=tuple(s.padded(slots) for s in seen),
@@ -314,23 +380,27 @@ class Flamingo(nn.Module):
         logits, _ = self.tower.logits(jnp.take_along_axis(x, last[:, None, None], axis=1))
         return logits[:, 0], cache
 
-    def decode(self, word: Int[Array, " B"], cache: Cache) -> tuple[Float32[Array, "B V"], Cache]:
+    def decode(self, word: Int[Array, " N"], cache: Cache) -> tuple[Float32[Array, "N V"], Cache]:
         """Adds one word to each text: the scores of the next one, and the cache with it."""
-        filled = cache.filled | (jnp.arange(cache.filled.shape[1]) == cache.slot)[None]
+        texts, slots = cache.filled.shape
+        prompts = cache.blocks[0].key.shape[0]
+        # To attention, the texts of a prompt are positions in a row, of which each reads its own words only.
+        beside = texts // prompts
+        filled = cache.filled | (jnp.arange(slots)[None] == cache.slot + jnp.arange(texts)[:, None] % beside)
         count = cache.count + (word == self.image_token)
-        mask = filled[:, None, None]
         x, _, seen = self._run(
-            word[:, None],
-            cache.position[:, None],
-            count[:, None],
-            mask,
+            word.reshape(prompts, beside),
+            cache.position.reshape(prompts, beside),
+            count.reshape(prompts, beside),
+            filled.reshape(prompts, 1, beside, slots),
             cache.media,
             past=[(block, cache.slot) for block in cache.blocks],
             train=False,
         )
         logits, _ = self.tower.logits(x)
-        slot, position = cache.slot + 1, cache.position + 1
-        return logits[:, 0], cache.replace(blocks=seen, filled=filled, slot=slot, position=position, count=count)
+        slot, position = cache.slot + beside, cache.position + 1
+        cache = cache.replace(blocks=seen, filled=filled, slot=slot, position=position, count=count)
+        return logits.reshape(texts, -1), cache
 
     def _run(
         self,
@@ -357,7 +427,9 @@ class Flamingo(nn.Module):
             )
         for i, block in enumerate(self.tower.blocks):
             earlier = None if past is None else past[i]
-            y, out[f"attention_{i}"], kept = block(x, mask, earlier, positions=positions, train=train)
+            y, weights, kept = block(x, mask, earlier, positions=positions, train=train)
+            if weights is not None:
+                out[f"attention_{i}"] = weights
             if "doubled_residual" in self.quirks and self.language != "palm":
                 y = x + (y[:1] if "first_sample" in self.quirks and self.language == "gpt2" else y)
             x = out[f"block_{i}"] = y

@@ -263,7 +263,7 @@ def content(run: Run, baseline: Run | None = None) -> dict[str, Any]:
         "versions": run.meta.get("versions", {}),
         "charts": []
         if run.members  # they answer once
-        else charts(run, baseline, name, [s for s, _ in scores(run, name) if s != f"{name}/accuracy"]),
+        else charts(run, baseline, name, curves(run, name)),
         "groups": groups(scored, before) or groups_from_metrics(run, baseline, name),
         "calibration": calibration(scored_answers),
         "examples": [cards[row["id"]] for row in examples],
@@ -327,6 +327,12 @@ def scores(run: Run, name: str) -> list[tuple[str, dict[str, Any]]]:
     return found
 
 
+def curves(run: Run, name: str) -> list[str]:
+    """Metrics in percent beside the accuracy whose curves are worth drawing: scores, and how well captions are written."""
+    found = [score for score, _ in scores(run, name) if score != f"{name}/accuracy"]
+    return found or [f"{name}/{measure}" for measure in ("bleu", "bleu_4") if not run.series(f"{name}/accuracy")[0]]
+
+
 def difference(scored: Sequence[Row], before: Mapping[int, float]) -> dict[str, Any] | None:
     """The mean difference in accuracy on the questions that both answered, in points, with its paired interval."""
     pairs = [row["accuracy"] - before[row["id"]] for row in scored if row["id"] in before]
@@ -336,7 +342,7 @@ def difference(scored: Sequence[Row], before: Mapping[int, float]) -> dict[str, 
     return {"points": 100 * float(np.mean(pairs)), "low": 100 * low, "high": 100 * high, "questions": len(pairs)}
 
 
-TASKS = {"multi_task_pretraining": "Multi-task pre-training"}
+TASKS = {"multi_task_pretraining": "Multi-task pre-training", "text_generation": "Answers and captions in words"}
 """Tasks that are not called visual question answering."""
 
 GROUP_TITLES = {
@@ -480,7 +486,7 @@ def _notes(run: Run, baseline: Run | None, name: str) -> list[str]:
             f"Whether this run is finished cannot be told: it has reached step {integer(run.step)}, and there is no "
             "checkpoint that says how long an epoch is."
         )
-    if run.rows and not run.series(f"{name}/accuracy")[0] and not scores(run, name):
+    if run.rows and not any(run.series(f"{name}/{m}")[0] for m in ("accuracy", "bleu")) and not scores(run, name):
         if run.predictions(name)[1]:
             notes.append(
                 f"The evaluation {name!r} has predictions, but no accuracy: its split has no annotated answers."

@@ -28,6 +28,7 @@ def charts(run: "Run", baseline: "Run | None", name: str, scores: Sequence[str] 
     drawn = [
         accuracy_chart(run, baseline, name),
         *(line_chart(run, score, score, "%") for score in scores),
+        gate_chart(run),
         line_chart(run, "train/loss", "Training loss", "for each question"),
         line_chart(run, "train/learning_rate", "Learning rate", ""),
         line_chart(run, "train/gradient_norm", "Gradient norm", "before clipping", log=True),
@@ -87,6 +88,27 @@ def line_chart(run: "Run", key: str, title: str, unit: str, *, log: bool = False
     first, last = (f"{significant(values[i])} at step {integer(steps[i])}" for i in (0, -1))
     words = f"From {first} to {last}."
     return {"title": title, "words": words, "svg": svg(draw, f"{title}. {words}", key.replace("/", "-"))}
+
+
+def gate_chart(run: "Run") -> dict[str, str] | None:
+    """How far each cross-attention is open: tanh of its gates, 0 where images change nothing (`jaxvqa.models.flamingo`)."""
+    keys = sorted({key for row in run.rows for key in row if key.startswith("train/gate/")})
+    if not keys:
+        return None
+    final = {key.removeprefix("train/gate/"): run.series(key)[1][-1] for key in keys}
+
+    def draw(axes: Axes) -> None:
+        for key in keys:
+            colour, style = (_OURS, "-") if key.endswith("/attention") else (_BASE, (0, (4, 2)))
+            axes.plot(*run.series(key), color=colour, linestyle=style, linewidth=1.6)
+        axes.axhline(0, color=_INK, linewidth=0.8)
+        axes.plot([], [], color=_OURS, label="attention")
+        axes.plot([], [], color=_BASE, linestyle=(0, (4, 2)), label="feed-forward")
+        axes.set_ylabel("tanh(gate)")
+        axes.legend(frameon=False, labelcolor=_INK, fontsize=9)
+
+    words = "At the end " + ", ".join(f"{name} {value:.2f}" for name, value in final.items()) + "."
+    return {"title": "Gates of the cross-attentions", "words": words, "svg": svg(draw, words, "gates")}
 
 
 def calibration_chart(bins: Sequence[tuple[float, float, int]]) -> str:

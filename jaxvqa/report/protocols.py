@@ -9,6 +9,24 @@ from jaxvqa.report.numbers import percent, points
 if TYPE_CHECKING:
     from jaxvqa.report import Run
 
+TEXT_WORDS = {
+    "accuracy": "answers by the data set's rule",
+    "exact": "answers that are the annotated one to the letter",
+    "exact/open_closed/closed": "of those whose question names the possible answers, or asks for yes or no",
+    "exact/open_closed/open": "of the others",
+    "exact/answer_type/CLOSED": "of closed questions",
+    "exact/answer_type/OPEN": "of open questions",
+    "nearest": "texts whose states are nearest to those of their own answer",
+    "bleu": "BLEU-1 of each text, the mean",
+    "bleu_1": "BLEU-1 of all texts together",
+    "bleu_2": "BLEU-2",
+    "bleu_3": "BLEU-3",
+    "bleu_4": "BLEU-4",
+    "rouge_l": "ROUGE-L of each text, the mean",
+    "word_accuracy": "words of the true texts that are the most probable where they stand",
+}
+"""Measures of texts, in percent."""
+
 PROTOCOL_WORDS = {
     "original_308": "free-form questions; CMSA's own script (its 68.8)",
     "strict_308": "free-form questions; an answer outside the list is wrong",
@@ -77,9 +95,30 @@ def member_table(run: "Run", name: str) -> dict[str, Any] | None:
     return {"title": "Beside its members", "columns": ("", agreement, *measures), "rows": rows}
 
 
+def text_table(run: "Run", name: str) -> dict[str, Any] | None:
+    """What was written, by every measure, beside what is written to a black picture; and how probable the true texts are."""
+    evals = run.config.get("evals", {})
+    own = evals.get(name, {})
+    of_texts = [
+        other
+        for other, row in evals.items()
+        if row.get("type") in ("generation", "likelihood") and row.get("split") == own.get("split")
+    ]
+    rows = []
+    for measure, words in TEXT_WORDS.items():
+        cells = [_with_interval(_last(run, f"{other}/{measure}"), f"{other}/{measure}") for other in of_texts]
+        if set(cells) - {"–"}:
+            rows.append((measure.rpartition("/")[2], words, cells))
+    for measure, words in (("cider", "CIDEr, from 0 to 10"), ("perplexity", "of the true texts' words"), ("loss", "")):
+        values = [_last(run, f"{other}/{measure}").get(f"{other}/{measure}") for other in of_texts]
+        if any(value is not None for value in values):
+            rows.append((measure, words, ["–" if value is None else f"{value:.3g}" for value in values]))
+    return {"title": "Texts", "columns": ("measure", "what it is", *of_texts), "rows": rows} if rows else None
+
+
 def tables(run: "Run", name: str) -> Sequence[dict[str, Any]]:
     """The tables that the evaluation `name` has numbers for: `title`, `columns`, `rows` of (label, words, cells)."""
-    made = (make(run, name) for make in (member_table, protocol_table, control_table))
+    made = (make(run, name) for make in (member_table, protocol_table, text_table, control_table))
     return [table for table in made if table]
 
 

@@ -83,11 +83,28 @@ class AnswerTask(Task, Protocol):
     def boxes(self, example: Mapping[str, Any]) -> Float[np.ndarray, "R 4"]:
         """What `region_attention` lies on: x1, y1, x2, y2 in pixels of the picture; [0, 4] for a model without sight."""
 
+    def answers_of(self, output: Mapping[str, np.ndarray]) -> tuple[tuple[str, float], ...]:
+        """The answers with their probabilities, best first, from what a predict function gives for one example."""
+
+
+class ClosedAnswers:
+    """What tasks share whose answers are numbers of `assets["answers"]`."""
+
+    assets: Assets
+
+    def answers_of(self, output: Mapping[str, np.ndarray]) -> tuple[tuple[str, float], ...]:
+        """The answers with their probabilities; one that is none (-1) is empty."""
+        return tuple(
+            (self.assets["answers"][int(answer)] if answer >= 0 else "", float(probability))
+            for answer, probability in zip(output["answer"], output["probability"], strict=True)
+        )
+
 
 TASKS = {
     "answer_classification": "jaxvqa.tasks.answer_classification:AnswerClassification",
     "radiology_vqa": "jaxvqa.tasks.radiology_vqa:RadiologyVqa",
     "image_classification": "jaxvqa.tasks.image_classification:ImageClassification",
+    "text_generation": "jaxvqa.tasks.text_generation:TextGeneration",
     "multi_task_pretraining": "jaxvqa.tasks.multi_task_pretraining:MultiTaskPretraining",
 }
 

@@ -17,12 +17,12 @@ from jaxvqa.data import transforms
 from jaxvqa.data.answers import AnswerList
 from jaxvqa.data.text import Vocabulary, load_glove, tokenise
 from jaxvqa.errors import ConfigError, DataError
-from jaxvqa.tasks import Assets, Metrics
+from jaxvqa.tasks import Assets, ClosedAnswers, Metrics
 
 ANSWER_RULES = ("soft", "exact")
 
 
-class AnswerClassification:
+class AnswerClassification(ClosedAnswers):
     """Binary cross-entropy against a score for each answer, summed over answers and examples (RWSAN, spec section 5)."""
 
     batch_keys: Sequence[str] = ("regions", "question", "answer_scores", "mask")

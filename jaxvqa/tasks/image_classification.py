@@ -17,22 +17,11 @@ from jaxvqa import losses, models, voting
 from jaxvqa.data import images, transforms
 from jaxvqa.data.med_text import DiseaseList
 from jaxvqa.errors import ConfigError, DataError
-from jaxvqa.tasks import Assets, Metrics
+from jaxvqa.tasks import Assets, ClosedAnswers, Metrics
 from jaxvqa.tasks.answer_classification import ANSWER_RULES
 
 SHOWN = 5
 """How many of the best answers an explanation lists."""
-
-
-@dataclass(frozen=True)
-class ClassOfAnswer:
-    """`multiple_choice_answer` str -> `answer_class` int32, -1 where it is none of the classes."""
-
-    classes: DiseaseList
-
-    def __call__(self, example: transforms.Example) -> transforms.Example:
-        """Adds the class."""
-        return example | {"answer_class": np.int32(self.classes.label(example["multiple_choice_answer"]))}
 
 
 @dataclass(frozen=True)
@@ -96,7 +85,7 @@ RULES = {
 """Predict function -> rule. With `_flip` behind its name, logits are the mean of the picture's and its mirror image's."""
 
 
-class ImageClassification:
+class ImageClassification(ClosedAnswers):
     """Cross-entropy over the answers, or what `config.loss` makes of it (SYSU spec, section 9); the question is not read.
 
     `config.loss`: `mixup`, `label_smooth` and `superloss` (bool), `mixup_alpha`, `mixup_off_epoch` (from when on pictures are
@@ -191,7 +180,7 @@ class ImageClassification:
         return (
             images.DecodeImage({"image": (size + room, 3)}, cache_mib=data.cache_mib),
             *([images.CropAndFlip(size)] if room else []),
-            ClassOfAnswer(self.classes),
+            transforms.ClassOfAnswer(self.classes),
             FindModality(self._masks),
             transforms.Keep(("image", "answer_class", "modality")),
         )

@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from jaxvqa import checkpoints, main, paths
+from jaxvqa import checkpoints, configs, main, paths
 from jaxvqa.convert import __main__ as convert
+from tests import runs
 
 
 def arrays(folder):
@@ -16,24 +17,23 @@ def arrays(folder):
     return paths.flatten({"params": model["params"], **model["extra"]})
 
 
+STEPS = 2
+
+
 @pytest.fixture(scope="module")
 def settings(phantoms):
-    changes = {
-        "data.dir": phantoms,
-        "data.questions": "phantom_vqa/tiny_questions",
-        "data.images": "phantom_vqa/tiny_images",
-        "data.answers.min_count": 1,
-        "data.limit": 64,
-        "compilation_cache": phantoms / "xla",
-        "report": False,
-        "total": "2 steps",
-    }
-    return [f"--config.{name}={value}" for name, value in changes.items()]
+    return [
+        ("data.dir", str(phantoms)),
+        ("data.questions", "phantom_vqa/tiny_questions"),
+        ("data.images", "phantom_vqa/tiny_images"),
+        ("data.answers.min_count", "1"),
+        ("data.limit", "64"),
+    ]
 
 
 @pytest.fixture(scope="module")
 def converted(settings, tmp_path_factory):
-    """Trains a model of a system and writes it as the original's file: the run, the file, and options with its lists."""
+    """Writes a run of a system as the original's file: the run, the file, and options with its lists."""
     pytest.importorskip("torch")
     done = {}
 
@@ -41,15 +41,14 @@ def converted(settings, tmp_path_factory):
         if system not in done:
             folder = tmp_path_factory.mktemp(system)
             run, file = folder / "run", folder / "model.pth"
-            config = "--config=configs/cmsa.py:" + ("small" if system == "cmsa" else f"small,{system}")
-            assert main.main([config, f"--workdir={run}", *settings]) == 0
+            name = "configs/cmsa.py:" + ("small" if system == "cmsa" else f"small,{system}")
+            config = configs.load(name)
+            configs.override(config, settings)
+            task, _ = runs.write(config, run, STEPS)
             assert convert.main([f"--system={system}", f"--from={run}", f"--to={file}"]) == 0
-            saved = checkpoints.Checkpoints(run, read_only=True)
-            assets, _ = saved.read_json()
-            saved.close()
-            options = [config]
+            options = [f"--config={name}"]
             for name in ("vocabulary", "answers"):
-                (folder / f"{name}.json").write_text(json.dumps(assets[name]))
+                (folder / f"{name}.json").write_text(json.dumps(task.assets[name]))
                 options.append(f"--{name}={folder / name}.json")
             done[system] = run, file, options
         return done[system]
@@ -68,8 +67,8 @@ def test_a_run_becomes_the_originals_file_and_a_run_again(converted, settings, t
         np.testing.assert_array_equal(array, theirs[path], err_msg=path)
     if system == "cmsa":
         # The optimiser came along: the file names two steps, and so does the folder.
-        assert checkpoints.Checkpoints(again, read_only=True).latest_step() == 2
-    data = [word for word in settings if ".data.dir=" in word or "questions=" in word or "images=" in word]
+        assert checkpoints.Checkpoints(again, read_only=True).latest_step() == STEPS
+    data = [f"--config.{name}={value}" for name, value in settings[:3]]
     assert main.main([f"--workdir={again}", "--mode=predict", "--split=val", *data]) == 0
     assert next((again / "predictions").glob("val_*.jsonl")).read_text()
 

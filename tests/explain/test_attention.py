@@ -8,32 +8,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxvqa import checkpoints, report, sharding, tasks, train
+from jaxvqa import checkpoints, report
 from jaxvqa.data import sources
 from jaxvqa.errors import CheckpointError, DataError
 from jaxvqa.explain import attention
 from jaxvqa.explain.attention import explain, question_spans
-from tests.runs import tiny_config
+from tests import runs
 
 command = importlib.import_module("jaxvqa.explain.__main__")
 
 
-def save_untrained(config, workdir):
-    """Writes a checkpoint of fresh parameters; returns the task and the parameters."""
-    task = tasks.make_task(config, lambda split: sources.open_vqa(config.data, split))
-    program = train.make_program(config, task, sharding.make_mesh(config.mesh), data_size=64, total_steps=1)
-    fresh = program.init()
-    saved = checkpoints.Checkpoints(workdir)
-    saved.save(fresh, task.assets, {"config": json.loads(config.to_json()), "data": {"size": 64, "step": 0}})
-    saved.close()
-    return task, fresh.params
-
-
 @pytest.fixture(scope="module")
 def run(phantoms, tmp_path_factory):
-    config = tiny_config(phantoms)
+    config = runs.tiny_config(phantoms)
     workdir = tmp_path_factory.mktemp("run")
-    return (workdir, config, *save_untrained(config, workdir))
+    task, state = runs.write(config, workdir)
+    (workdir / "config.json").unlink()  # only a checkpoint, as of a converted model
+    return workdir, config, task, state.params
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +40,7 @@ def test_explanations_are_the_models_own_numbers(run, explained):
     for transform in task.transforms(train=False):
         examples = [transform(example) for example in examples]
     batch = {key: jnp.stack([example[key] for example in examples]) for key in ("regions", "question")}
-    logits, out = task.model.apply({"params": params}, batch["regions"], batch["question"])
+    logits, out = jax.jit(task.model.apply)({"params": params}, batch["regions"], batch["question"])
     for i, (record, e) in enumerate(zip(raw, explained, strict=True)):
         assert e.id == record["question_id"]
         assert e.question == record["question"]
@@ -131,8 +122,8 @@ def test_a_folder_without_checkpoint_is_named(tmp_path, capsys):
 
 
 def test_without_sight_there_are_no_boxes_and_without_pictures_no_picture(phantoms, tmp_path):
-    config = tiny_config(phantoms, data__blind=True)
-    save_untrained(config, tmp_path)
+    config = runs.tiny_config(phantoms, data__blind=True)
+    runs.write(config, tmp_path)
     blind = explain(tmp_path, count=1)[0]
     # What the data hold now stands in config.json, which goes before the config in the checkpoint.
     with config.unlocked():

@@ -15,10 +15,11 @@ from jaxvqa.models.layers.non_local import Mixture, NonLocal, cross_modal_map, s
 from jaxvqa.models.layers.transformer import sinusoids
 from jaxvqa.models.question import QuestionEncoder, WordEmbedding
 from jaxvqa.testing import golden
+from tests.made_up import made_up
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "cmsa"
 SIZES = {"vocab_size": 30, "num_answers": 11}
-SMALL = {"name": "cmsa", "embed_width": 6, "width": 16, "depth": 18, "branch_width": 4}
+SMALL = {"name": "cmsa", "embed_width": 6, "width": 16, "depth": 10, "branch_width": 4}
 SMALL |= {"organ_width": 4, "organ_hidden": 8}
 
 
@@ -35,19 +36,24 @@ def inputs():
     return {"image": jnp.asarray(image), "question": jnp.asarray(question, jnp.int32)}
 
 
-@pytest.fixture(scope="module")
-def fresh(inputs):
-    return jax.jit(lambda key: make().init(key, **inputs))(jax.random.key(0))
+BLOCKS = ("block_0", "block_1")
+
+
+def with_norms(variables, norms):
+    """The variables with other normalisations at the ends of the non-local blocks."""
+    params = variables["params"]
+    return variables | {"params": params | {name: params[name] | {"norm": norms[name]} for name in BLOCKS}}
 
 
 @pytest.fixture(scope="module")
-def variables(fresh):
+def variables(inputs):
     """Variables whose non-local blocks add something: at first they are the identity."""
-    params = dict(fresh["params"])
-    for name in ("block_0", "block_1"):
-        norm = {"scale": jnp.full_like(params[name]["norm"]["scale"], 0.5), "bias": params[name]["norm"]["bias"] + 0.1}
-        params[name] = params[name] | {"norm": norm}
-    return {**fresh, "params": params}
+    variables = made_up(jax.eval_shape(lambda key: make().init(key, **inputs), jax.random.key(0)))
+    norms = {name: variables["params"][name]["norm"] for name in BLOCKS}
+    values = {"scale": 0.5, "bias": 0.1}
+    return with_norms(
+        variables, {name: {k: jnp.full_like(v, values[k]) for k, v in norm.items()} for name, norm in norms.items()}
+    )
 
 
 @functools.cache  # three residual networks take long to compile: once for all tests
@@ -157,8 +163,12 @@ def test_block_gives_what_the_spelt_out_one_does(train):
     assert moved == train
 
 
-def test_blocks_begin_as_the_identity(inputs, fresh):
-    _, out = apply(make(), fresh, inputs)
+def test_blocks_begin_as_the_identity(inputs, variables):
+    def norms(key):
+        params = make().init(key, **inputs)["params"]
+        return {name: params[name]["norm"] for name in BLOCKS}
+
+    _, out = apply(make(), with_norms(variables, jax.jit(norms)(jax.random.key(0))), inputs)
     np.testing.assert_array_equal(out["block_0"], out["map"])
     np.testing.assert_allclose(out["block_1"], 2 * out["map"], rtol=1e-6)
 

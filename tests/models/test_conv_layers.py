@@ -8,7 +8,7 @@ import pytest
 from jaxvqa.errors import ConfigError
 from jaxvqa.models.layers import conv
 from jaxvqa.models.layers.batch_norm import BatchNorm
-from jaxvqa.models.layers.conv import Conv, ConvTranspose, convolve, kaiming_fan_out
+from jaxvqa.models.layers.conv import Conv, ConvTranspose, convolve, kaiming_fan_out, multiply
 from jaxvqa.models.layers.gru import GRU
 from jaxvqa.models.layers.pooling import adaptive_average_pool, average_pool, max_pool, window_average
 
@@ -40,12 +40,12 @@ def test_convolution_and_its_gradients_are_pytorchs(kernel, stride, padding, bia
     params |= {"bias": jnp.asarray(theirs.bias.detach().numpy())} if bias else {}
     layer = Conv(6, kernel, stride, padding, use_bias=bias)
 
-    @jax.jit
     def run(params, x):
         y = layer.apply({"params": params}, x)
         return jnp.sum(jnp.sin(y)), y
 
-    (_, y), (gradient, of_x) = jax.value_and_grad(run, argnums=(0, 1), has_aux=True)(params, to_ours(x))
+    both = jax.jit(jax.value_and_grad(run, argnums=(0, 1), has_aux=True))
+    (_, y), (gradient, of_x) = both(params, to_ours(x))
     same(y, expected)
     same(of_x, x.grad)
     np.testing.assert_allclose(gradient["kernel"], theirs.weight.grad.permute(2, 3, 1, 0), rtol=1e-5, atol=1e-4)
@@ -61,7 +61,8 @@ def test_transposed_convolution_is_pytorchs(kernel, stride, padding, more):
     x = image(2, 5, 4, 3)
     params = {"kernel": theirs.weight.permute(2, 3, 0, 1), "bias": theirs.bias}
     params = {name: jnp.asarray(value.detach().numpy()) for name, value in params.items()}
-    same(ConvTranspose(6, kernel, stride, padding, more).apply({"params": params}, to_ours(x)), theirs(x))
+    ours = jax.jit(ConvTranspose(6, kernel, stride, padding, more).apply)({"params": params}, to_ours(x))
+    same(ours, theirs(x))
 
 
 def test_initial_values_have_pytorchs_bounds():
@@ -83,18 +84,19 @@ def test_batch_norm_is_pytorchs_in_training_and_evaluation():
     np.testing.assert_array_equal(variables["batch_stats"]["var"], 1)  # untouched by `init`
     params = {"scale": jnp.arange(1.0, 6.0), "bias": jnp.arange(5.0)}
     stats = variables["batch_stats"]
+
+    def run(params, x, stats):
+        y, changed = layer.apply({"params": params, "batch_stats": stats}, x, train=True, mutable="batch_stats")
+        return jnp.sum(jnp.sin(y)), (y, changed["batch_stats"])
+
+    both = jax.jit(jax.value_and_grad(run, argnums=(0, 1), has_aux=True))
     for seed in range(3):
         x = (3 * image(2, 5, 3, 2, seed=seed) + 1).requires_grad_()
         expected = theirs(x)
         theirs.zero_grad()
         expected.sin().sum().backward()
 
-        def run(params, x, stats=stats):
-            variables = {"params": params, "batch_stats": stats}
-            y, changed = layer.apply(variables, x, train=True, mutable="batch_stats")
-            return jnp.sum(jnp.sin(y)), (y, changed["batch_stats"])
-
-        (_, (y, stats)), (gradient, of_x) = jax.value_and_grad(run, argnums=(0, 1), has_aux=True)(params, to_ours(x))
+        (_, (y, stats)), (gradient, of_x) = both(params, to_ours(x), stats)
         same(y, expected)
         same(of_x, x.grad)
         np.testing.assert_allclose(gradient["scale"], theirs.weight.grad, rtol=1e-5, atol=1e-4)
@@ -131,8 +133,12 @@ def test_pooling_and_its_gradient_are_pytorchs(size, stride, padding):
     x = (image(2, 5, 9, 12) - 5).requires_grad_()  # all negative: a padding of zeros would win
     expected = torch.nn.functional.max_pool2d(x, size, stride, padding)
     expected.sin().sum().backward()
-    same(max_pool(to_ours(x), size, stride, padding), expected)
-    same(jax.grad(lambda x: jnp.sum(jnp.sin(max_pool(x, size, stride, padding))))(to_ours(x)), x.grad)
+
+    def run(x):
+        return max_pool(x, size, stride, padding)
+
+    same(jax.jit(run)(to_ours(x)), expected)
+    same(jax.jit(jax.grad(lambda x: jnp.sum(jnp.sin(run(x)))))(to_ours(x)), x.grad)
 
 
 def test_equal_maxima_share_the_gradient():
@@ -158,7 +164,7 @@ def test_gru_is_pytorchs():
 
 @pytest.mark.parametrize(("stride", "padding", "dtype"), [(1, 1, "float32"), (2, 3, "float32"), (1, 0, "bfloat16")])
 def test_gradients_of_large_kernels(stride, padding, dtype):
-    """Large enough for the gradient that is summed over the images; XLA's own is the reference."""
+    """Large enough for the gradient that is summed over blocks of rows; XLA's own is the reference."""
     x = jax.random.normal(jax.random.key(0), (2, 41 * stride, 41 * stride, 32), dtype)
     kernel = jax.random.normal(jax.random.key(1), (3, 3, 32, 64), dtype)
 
@@ -184,10 +190,25 @@ def test_gradients_of_large_kernels(stride, padding, dtype):
         np.testing.assert_allclose(one / scale, other / scale, atol=1e-5 if dtype == "float32" else 2e-2)
 
 
+def test_wide_matrix_products_have_the_usual_gradient():
+    x, kernel = (jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate([(50, 128), (128, 130)]))
+
+    def gradients(product):
+        traced = jax.jit(jax.grad(lambda x, kernel: jnp.sum(jnp.sin(product(x, kernel))), (0, 1))).trace(x, kernel)
+        return traced.lower().compile()(x, kernel), str(traced.jaxpr)
+
+    ours, how = gradients(multiply)
+    theirs, _ = gradients(jnp.dot)
+    assert "platform_index" in how
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4)
+
+
 @pytest.mark.parametrize(("kernel", "padding", "groups"), [((1, 7), (0, 3), 1), ((3, 1), 0, 1), (3, 1, 2), (1, 0, 3)])
-@pytest.mark.parametrize("threshold", [0, 1e12], ids=["by image", "by xla"])
+@pytest.mark.parametrize("threshold", [0, 1e12], ids=["by rows", "by xla"])
 def test_oblong_and_grouped_convolutions_are_pytorchs(kernel, padding, groups, threshold, monkeypatch):
     monkeypatch.setattr(conv, "PER_IMAGE_FLOP", threshold)  # both ways to a kernel's gradient
+    monkeypatch.setattr(conv, "BLOCK", 16)  # two rows a block, the last of which is not full
     theirs = torch.nn.Conv2d(6, 12, kernel, 1, padding, groups=groups)
     x = image(2, 6, 9, 8).requires_grad_()
     expected = theirs(x)
@@ -196,12 +217,12 @@ def test_oblong_and_grouped_convolutions_are_pytorchs(kernel, padding, groups, t
     params = {name: jnp.asarray(value.detach().numpy()) for name, value in params.items()}
     layer = Conv(12, kernel, 1, padding, groups=groups)
 
-    @jax.jit
     def run(params, x):
         y = layer.apply({"params": params}, x)
         return jnp.sum(jnp.sin(y)), y
 
-    (_, y), (gradient, of_x) = jax.value_and_grad(run, argnums=(0, 1), has_aux=True)(params, to_ours(x))
+    both = jax.jit(jax.value_and_grad(run, argnums=(0, 1), has_aux=True))
+    (_, y), (gradient, of_x) = both(params, to_ours(x))
     same(y, expected)
     same(of_x, x.grad)
     np.testing.assert_allclose(gradient["kernel"], theirs.weight.grad.permute(2, 3, 1, 0), rtol=1e-5, atol=1e-4)

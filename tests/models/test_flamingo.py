@@ -13,6 +13,7 @@ from jaxvqa.models.flamingo import COMPAT, FREEZE, PUBLISHED, parse_compat
 from jaxvqa.models.layers.perceiver import visible_media
 from jaxvqa.models.towers.gpt2 import GPT2
 from jaxvqa.testing import golden
+from tests.made_up import made_up
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "flamingo"
 IMAGE, WORDS = 10, 12
@@ -50,16 +51,22 @@ def inputs():
     }
 
 
-@pytest.fixture(scope="module")
-def fresh(inputs):
-    return jax.jit(lambda key: make().init(key, **inputs))(jax.random.key(0))["params"]
+def gates_of(params):
+    return {path: gate for path, gate in paths.flatten(params).items() if path.endswith("_gate")}
 
 
 @pytest.fixture(scope="module")
-def params(fresh):
+def params(inputs):
     """Parameters whose gates are open."""
-    flat = {path: jnp.full_like(x, 0.7) if path.endswith("_gate") else x for path, x in paths.flatten(fresh).items()}
-    return paths.nest(flat)
+    made = made_up(jax.eval_shape(lambda key: make().init(key, **inputs), jax.random.key(0)))["params"]
+    return paths.nest(paths.flatten(made) | {path: jnp.full_like(gate, 0.7) for path, gate in gates_of(made).items()})
+
+
+@pytest.fixture(scope="module")
+def fresh(inputs, params):
+    """The same parameters with the gates as they are initialised."""
+    gates = jax.jit(lambda key: gates_of(make().init(key, **inputs)["params"]))(jax.random.key(0))
+    return paths.nest(paths.flatten(params) | gates)
 
 
 @pytest.fixture(scope="module")

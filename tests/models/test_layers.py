@@ -8,6 +8,7 @@ import torch
 
 from jaxvqa.models.layers.attention import LowRankAttention
 from jaxvqa.models.layers.dropout import Dropout, keep_mask
+from jaxvqa.models.layers.linear import FEW_ROWS, Linear
 from jaxvqa.models.layers.lstm import LSTM
 from jaxvqa.models.layers.norm import StdNorm
 
@@ -33,6 +34,16 @@ def test_norm_has_pytorchs_gradient_also_on_constant_rows():
     y = (t - t.mean(-1, keepdim=True)) / (t.std(-1, keepdim=True) + 1e-6)
     (torch.tensor(weights) * y).sum().backward()
     np.testing.assert_allclose(gradient, t.grad, rtol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [1, FEW_ROWS[-1]])
+def test_a_map_is_the_same_by_its_transposed_kernel(rows):
+    x = jax.random.normal(jax.random.key(0), (rows, 1, 5))
+    variables = Linear(7).init(jax.random.key(1), x)
+    expected = Linear(7).apply(variables, x)
+    kernel = variables["params"].pop("kernel")
+    given = {"params": variables["params"] | {"kernel": 0 * kernel}, "transposed": {"kernel": kernel.T}}
+    np.testing.assert_allclose(Linear(7).apply(given, x), expected, atol=1e-6)
 
 
 def test_lstm_is_pytorchs():

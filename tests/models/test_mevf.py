@@ -20,6 +20,7 @@ from jaxvqa.models.mevf import (
     channels_first,
 )
 from jaxvqa.testing import golden
+from tests.made_up import made_up
 
 GOLDEN = Path(__file__).parents[1] / "golden/cmsa"
 SIZES = {"vocab_size": 30, "num_answers": 11}
@@ -60,19 +61,6 @@ def inputs_of(model, batch):
 
 def init(model, batch):
     return made_up(jax.eval_shape(lambda x: model.init(jax.random.key(0), **x), inputs_of(model, batch)))
-
-
-def made_up(shapes):
-    """Values for variables; compiling the real initialisers takes longer than all else here."""
-    rng = np.random.default_rng(1)
-
-    def value(path, leaf):
-        name = path[-1].key
-        if name in ("var", "scale", "g"):
-            return jnp.asarray(rng.uniform(0.5, 1.5, leaf.shape), jnp.float32)
-        return jnp.asarray(rng.standard_normal(leaf.shape) / max(np.prod(leaf.shape[:-1]), 4) ** 0.5, jnp.float32)
-
-    return jax.tree_util.tree_map_with_path(value, shapes)
 
 
 def apply(model, variables, batch):

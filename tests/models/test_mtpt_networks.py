@@ -12,6 +12,7 @@ from jaxvqa import models
 from jaxvqa.errors import ConfigError
 from jaxvqa.models.mtpt import UpBlock
 from jaxvqa.testing import golden
+from tests.made_up import made_up
 
 GOLDEN = Path(__file__).parents[1] / "golden/cmsa"
 SMALL = {
@@ -39,18 +40,6 @@ def inputs():
 
 def shapes_of(model, inputs):
     return jax.eval_shape(lambda *x: model.init(jax.random.key(0), *x), *inputs)
-
-
-def made_up(shapes):
-    """Values for variables; compiling the real initialisers takes longer than all else here."""
-    rng = np.random.default_rng(1)
-
-    def value(path, leaf):
-        if path[-1].key in ("var", "scale", "g"):
-            return jnp.asarray(rng.uniform(0.5, 1.5, leaf.shape), jnp.float32)
-        return jnp.asarray(rng.standard_normal(leaf.shape) / max(np.prod(leaf.shape[:-1]), 4) ** 0.5, jnp.float32)
-
-    return jax.tree_util.tree_map_with_path(value, shapes)
 
 
 @pytest.mark.parametrize(

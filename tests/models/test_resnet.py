@@ -9,6 +9,7 @@ from jaxvqa.convert import Table, to_jax, to_torch
 from jaxvqa.convert.layers import COUNTER, RESNET, in_collections, with_counters
 from jaxvqa.errors import ConfigError
 from jaxvqa.models.towers.resnet import ResNet
+from tests.made_up import made_up
 
 torch = pytest.importorskip("torch")
 KEYS = Table(in_collections(RESNET), (COUNTER,))
@@ -115,7 +116,7 @@ def test_maps_and_statistics_are_torchs(depth, counts):
 
 def test_remat_changes_neither_gradients_nor_statistics():
     image = jax.random.normal(jax.random.key(1), (2, 64, 64, 3))
-    variables = jax.jit(lambda key: ResNet(18, 8).init(key, image, train=False))(jax.random.key(0))
+    variables = made_up(shapes_of(ResNet(18, 8)))
 
     def run(remat):
         def loss(params):
@@ -132,7 +133,7 @@ def test_remat_changes_neither_gradients_nor_statistics():
 
 def test_bfloat16_maps_stay_close():
     image = jax.random.normal(jax.random.key(1), (2, 64, 64, 3))
-    variables = jax.jit(lambda key: ResNet(18, 8).init(key, image, train=False))(jax.random.key(0))
+    variables = made_up(shapes_of(ResNet(18, 8)))
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
 
     def run(dtype):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxvqa.convert import towers
-from jaxvqa.models.layers.multi_head import KeyValue, MultiHeadAttention, attend, causal
+from jaxvqa.models.layers.multi_head import KeyValue, MultiHeadAttention, attend, attend_in_parts, causal
 from jaxvqa.models.towers import bert, clip, gpt2
 from jaxvqa.models.towers.palm import PaLM
 from jaxvqa.testing import golden
@@ -194,3 +194,66 @@ def test_bfloat16_keeps_parameters_and_logits_in_float32():
     (exact, _), (logits, out) = (jax.jit(m.apply)(params, text) for m in models)
     assert (logits.dtype, out["block_1"].dtype, out["attention_0"].dtype) == (jnp.float32, jnp.bfloat16, jnp.float32)
     assert 0 < jnp.abs(logits - exact).max() < 0.05 * jnp.abs(exact).max()
+
+
+# --- attention in parts --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("padding", ["none", "right", "left"])
+def test_in_parts_the_same_is_read_with_the_same_gradients(padding):
+    """Causal and not, with parts that do not divide the length, scaled or as MLMI's GPT-2."""
+    rng = np.random.default_rng(0)
+    query, key, value, weight = (jnp.asarray(rng.standard_normal((2, 3, 10, 4), np.float32)) for _ in range(4))
+    real = {"none": np.ones((2, 10)), "right": np.arange(10) < [[10], [6]], "left": np.arange(10) >= [[0], [4]]}
+    mask = causal(10) & jnp.asarray(real[padding], bool)[:, None, None] if padding != "none" else None
+    scale = 0.5 if padding == "left" else 1.0
+
+    def result(read):
+        return jax.value_and_grad(
+            lambda q, k, v: jnp.sum(weight * read(q, KeyValue(k, v), mask, scale=scale)), argnums=(0, 1, 2)
+        )
+
+    expected = jax.jit(result(lambda *given, **options: attend(*given, **options)[0]))(query, key, value)
+    in_parts = jax.jit(result(functools.partial(attend_in_parts, part=4)))(query, key, value)
+    for one, other in zip(jax.tree.leaves(in_parts), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_in_parts_memory_grows_with_the_length_and_not_with_its_square():
+    def temporary(read, length):
+        x = jax.ShapeDtypeStruct((1, 2, length, 4), jnp.float32)
+        gradient = jax.grad(lambda q, k, v: jnp.sum(jnp.sin(read(q, KeyValue(k, v), None, scale=1.0))), (0, 1, 2))
+        return jax.jit(gradient).lower(x, x, x).compile().memory_analysis().temp_size_in_bytes
+
+    in_parts = functools.partial(attend_in_parts, part=16)
+    assert temporary(in_parts, 1024) < 2.5 * temporary(in_parts, 512)
+
+    def whole(*given, **options):
+        return attend(*given, **options)[0]
+
+    assert temporary(whole, 1024) > 3 * temporary(whole, 512)
+
+
+def test_gpt2_without_maps_is_the_same_and_drops_weights():
+    text = jnp.asarray(TEXT, jnp.int32)
+    sizes = {"vocab_size": 11, "width": 16, "depth": 1, "heads": 2, "positions": 8}
+    model, without = gpt2.GPT2(**sizes), gpt2.GPT2(**sizes, maps=False)
+    variables = jax.jit(model.init)(jax.random.key(0), text)
+    logits, out = jax.jit(model.apply)(variables, text, jnp.asarray(REAL, bool))
+    again, out_again = jax.jit(without.apply)(variables, text, jnp.asarray(REAL, bool))
+    np.testing.assert_allclose(again, logits, atol=1e-5)
+    assert out.keys() - out_again.keys() == {"attention_0"}
+    attention = MultiHeadAttention(2, 8, 16, dropout=0.5, maps=False)
+    x = jax.random.normal(jax.random.key(1), (2, 6, 16))
+    params = attention.init(jax.random.key(0), x, method=lambda module, x: module(x, module.project(x), train=False))
+
+    def read(seed):
+        return attention.apply(
+            params,
+            x,
+            rngs={"dropout": jax.random.key(seed)},
+            method=lambda module, x: module(x, module.project(x), train=True)[0],
+        )
+
+    np.testing.assert_array_equal(read(0), read(0))
+    assert (read(0) != read(1)).any()

@@ -13,6 +13,7 @@ from jaxvqa.data import pipeline, sources
 from jaxvqa.errors import ConfigError, DataError
 from jaxvqa.tasks import make_task, task_with_assets
 from jaxvqa.tasks.image_classification import allowed_unless_confident, as_written, best, best_allowed
+from tests.made_up import variables_of
 
 CHANGES = {
     "data.questions": "phantom_vqa/tiny_questions",
@@ -161,20 +162,19 @@ def test_a_mask_never_lets_another_class_through(phantoms, tmp_path):
     assert {text: int(find({"question": text})["modality"]) for text in asked} == asked
     # What a checkpoint keeps gives the same task.
     again = task_with_assets(config, json.loads(json.dumps(task.assets)))
-    variables = dict(jax.jit(again.init)(jax.random.key(0)))
-    params = variables.pop("params")
+    params, variables = variables_of(again)
+    names = ("answers", "answers_masked", "answers_flip", "logits")
+    predict = jax.jit(lambda p, e, b: {name: again.predict_fns[name](p, e, b) for name in names})
     batch = batch_of(config, again, train=False) | {"modality": jnp.asarray([0, 1, 2, 3])}
-    answers, masked, flipped, logits = (
-        jax.jit(again.predict_fns[name])(params, variables, batch)
-        for name in ("answers", "answers_masked", "answers_flip", "logits")
-    )
+    predicted = predict(params, variables, batch)
+    answers, masked, flipped, logits = (predicted[name] for name in names)
     assert int(masked["answer"][0, 0]) in (1, 2)
     assert int(masked["answer"][1, 0]) == 0
     np.testing.assert_array_equal(masked["answer"][2:], answers["answer"][2:])  # an empty mask is none
     np.testing.assert_array_equal(np.argmax(logits["logits"], axis=1), answers["answer"][:, 0])
     assert 0 < float(answers["probability"].min()) < float(answers["probability"].max()) <= 1
     mirrored = batch | {"image": jnp.concatenate([batch["image"], batch["image"][:, :, ::-1]])[4:]}
-    same = jax.jit(again.predict_fns["answers_flip"])(params, variables, mirrored)
+    same = predict(params, variables, mirrored)["answers_flip"]
     np.testing.assert_allclose(same["probability"], flipped["probability"], rtol=1e-5)
 
 

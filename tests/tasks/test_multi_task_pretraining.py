@@ -12,6 +12,7 @@ from jaxvqa.data import pipeline, sources
 from jaxvqa.metrics import segmentation
 from jaxvqa.tasks import make_task
 from jaxvqa.tasks.multi_task_pretraining import mean_iou
+from tests.made_up import variables_of
 from tfds_builders import build
 
 ORGANS = ("abdomen", "brain", "chest")
@@ -57,8 +58,7 @@ def test_both_tasks_are_learned_and_scored(mtpt, organ, measure):
     batch = batch_of(config, task)
     for key, array in task.init_batch(config.batch_size).items():
         assert (batch[key].shape, batch[key].dtype) == (array.shape, array.dtype), key
-    variables = dict(task.init(jax.random.key(0)))
-    params = variables.pop("params")
+    params, variables = variables_of(task)
     loss = jax.jit(lambda p, e, b: task.loss(p, e, b, {"dropout": jax.random.key(1)}, train=True))
     value, (metrics, after) = loss(params, variables, batch)
     parts = [float(metrics[name][0]) for name in ("image_loss", "compatibility_loss")]

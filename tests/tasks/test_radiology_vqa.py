@@ -1,5 +1,7 @@
 """CMSA's task: what a batch holds, what the loss is made of, what is predicted, and the controls."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,7 @@ from jaxvqa.data import pipeline, sources
 from jaxvqa.errors import ConfigError, DataError
 from jaxvqa.tasks import make_task, task_with_assets
 from jaxvqa.tasks.radiology_vqa import dynamic_weights
+from tests.made_up import variables_of
 
 
 def small_config(phantoms, variant="small", **changes):
@@ -32,13 +35,22 @@ def ready(config):
     source = sources.open_vqa(config.data, "train")
     order = pipeline.TrainOrder(len(source), config.batch_size, 0)
     batch = pipeline.LoadBatch(source, order, task.transforms(train=True), 0, 1)(0)
-    variables = dict(task.init(jax.random.key(0)))
-    return task, variables.pop("params"), variables, {key: jnp.asarray(batch[key]) for key in task.batch_keys}
+    return task, *variables_of(task), {key: jnp.asarray(batch[key]) for key in task.batch_keys}
+
+
+@functools.cache  # compiled once for all tests
+def compiled_loss(task, train):
+    return jax.jit(lambda p, e, b: task.loss(p, e, b, {"dropout": jax.random.key(1)}, train=train))
 
 
 def loss_of(task, params, extra, batch, *, train=True):
-    rngs = {"dropout": jax.random.key(1)}
-    return jax.jit(lambda p, e, b: task.loss(p, e, b, rngs, train=train))(params, extra, batch)
+    return compiled_loss(task, train)(params, extra, batch)
+
+
+@functools.cache
+def compiled_predictions(task):
+    names = ("answers", "explain", "answers_blank")
+    return jax.jit(lambda p, e, b: {name: task.predict_fns[name](p, e, b) for name in names})
 
 
 @pytest.fixture(scope="module")
@@ -85,16 +97,15 @@ def test_padding_examples_change_nothing_in_evaluation(cmsa):
 
 def test_predictions_are_ranked_and_the_blank_control_sees_no_picture(cmsa):
     task, params, extra, batch = cmsa
-    answers, explained, blank = (
-        task.predict_fns[name](params, extra, batch) for name in ("answers", "explain", "answers_blank")
-    )
+    predict = compiled_predictions(task)
+    predicted = predict(params, extra, batch)
+    answers, explained, blank = (predicted[name] for name in ("answers", "explain", "answers_blank"))
     assert answers["answer"].shape == (4, 1)
     assert (np.diff(np.asarray(explained["probability"]), axis=1) <= 0).all()
     np.testing.assert_array_equal(answers["answer"][:, 0], explained["answer"][:, 0])
     shuffled = batch | {"image": batch["image"][::-1]}
-    np.testing.assert_array_equal(
-        blank["probability"], task.predict_fns["answers_blank"](params, extra, shuffled)["probability"]
-    )
+    again = predict(params, extra, shuffled)["answers_blank"]
+    np.testing.assert_array_equal(blank["probability"], again["probability"])
     for name in ("region_attention", "question_attention"):
         np.testing.assert_allclose(np.asarray(explained[name]).sum(axis=1), 1, rtol=1e-4)
 
@@ -103,7 +114,7 @@ def test_boxes_cover_the_picture_as_the_attention_does(cmsa, phantoms):
     task, params, extra, batch = cmsa
     source = sources.open_vqa(small_config(phantoms).data, "train")
     boxes = task.boxes(source[0])
-    regions = task.predict_fns["explain"](params, extra, batch)["region_attention"].shape[1]
+    regions = compiled_predictions(task)(params, extra, batch)["explain"]["region_attention"].shape[1]
     assert boxes.shape == (regions, 4)
     area = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sum()
     assert area == pytest.approx(int(source[0]["image_w"]) * int(source[0]["image_h"]), rel=1e-5)
@@ -129,7 +140,7 @@ def test_the_other_models_learn_from_the_same_task(phantoms, variant, inputs):
 def test_assets_of_a_checkpoint_give_the_same_task(cmsa, phantoms):
     task, params, extra, batch = cmsa
     again = task_with_assets(small_config(phantoms), task.assets)
-    ours, theirs = (t.predict_fns["answers"](params, extra, batch) for t in (task, again))
+    ours, theirs = (compiled_predictions(t)(params, extra, batch)["answers"] for t in (task, again))
     np.testing.assert_array_equal(ours["probability"], theirs["probability"])
 
 
@@ -152,7 +163,8 @@ def test_dynamic_weights_in_training_are_part_of_the_state(phantoms):
     task, params, extra, batch = ready(small_config(phantoms, loss__dynamic=True))
     _, (_, after) = loss_of(task, params, extra, batch)
     assert int(after["losses"]["steps"]) == 1
-    assert task.predict_fns["answers"](params, extra, batch)["answer"].shape == (4, 1)
+    shapes = jax.eval_shape(task.predict_fns["answers"], params, extra, batch)
+    assert shapes["answer"].shape == (4, 1)
 
 
 def test_mistakes_are_told(phantoms):

@@ -14,11 +14,12 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from jaxvqa.data.sources import Records, VqaSource
 from tfds_builders.build import build
 from tfds_builders.phantom_vqa.phantom_vqa_dataset_builder import Builder
 from tfds_builders.phantom_vqa.questions import ANNOTATORS, QUESTION_TYPES, TEMPLATES, make_questions
 from tfds_builders.phantom_vqa.render import ORGANS, SIZE, render
-from tfds_builders.phantom_vqa.scenes import ABNORMALITIES, LARGE_RADIUS, SIDE_MARGIN, SMALL_RADIUS, make_scene
+from tfds_builders.phantom_vqa.scenes import ABNORMALITIES, LARGE_RADIUS, SIDE_MARGIN, SMALL_RADIUS, caption, make_scene
 from tfds_builders.regions import FEATURE_WIDTH, region_features
 
 TINY = {"train": 48, "val": 16, "test": 16}
@@ -27,7 +28,7 @@ TINY = {"train": 48, "val": 16, "test": 16}
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("phantoms")
-    for config in ("tiny_questions", "tiny_images"):
+    for config in ("tiny_questions", "tiny_images", "tiny_captions"):
         build("phantom_vqa", config, data_dir=folder)
     return folder
 
@@ -42,6 +43,12 @@ def images(data_dir):
 @pytest.fixture(scope="module")
 def questions(data_dir):
     builder = tfds.builder_from_directory(Path(data_dir) / "phantom_vqa" / "tiny_questions" / "1.0.0")
+    return {split: list(builder.as_data_source(split)) for split in TINY}
+
+
+@pytest.fixture(scope="module")
+def captions(data_dir):
+    builder = tfds.builder_from_directory(Path(data_dir) / "phantom_vqa" / "tiny_captions" / "1.0.0")
     return {split: list(builder.as_data_source(split)) for split in TINY}
 
 
@@ -110,6 +117,22 @@ def test_splits_share_no_image_and_ids_are_unique(images, questions):
     assert len(set(ids)) == len(ids)
     for records in questions.values():
         assert [r["question_id"] for r in records] == sorted(r["question_id"] for r in records)
+
+
+def test_captions_are_those_of_the_images(captions, images):
+    stated = {split: [(r["image_id"], r["caption"]) for r in records] for split, records in images.items()}
+    assert {s: [(r["image_id"], r["caption"]) for r in records] for s, records in captions.items()} == stated
+    for record in [r for records in captions.values() for r in records]:
+        assert set(record) == {"question_id", "image_id", "caption"}
+        assert record["question_id"] == record["image_id"]
+
+
+def test_captions_join_their_pictures(data_dir):
+    records = [Records(f"phantom_vqa/tiny_{part}", "test", folder=str(data_dir)) for part in ("captions", "images")]
+    source = VqaSource(records[0], [records[1]])
+    example = source[3]
+    assert example["caption"] == caption(make_scene(3603))
+    assert pixels(example["image"]).shape == (SIZE, SIZE)
 
 
 def test_boxes_are_inside_and_features_are_never_zero(images):

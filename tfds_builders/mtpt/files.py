@@ -113,9 +113,7 @@ def read_list(manual_dir: Path, organ: str, split: str) -> list[tuple[str, dict[
       DataError: The list is empty, or a line has other columns or a label that is none.
     """
     images = IMAGE_SETS[organ]
-    path = list_file(organ, split).find(manual_dir)
-    if path is None:
-        raise DataError(f"There is no {list_file(organ, split).paths[0]} in {manual_dir}.")
+    path = list_file(organ, split).require(manual_dir)
     lines = []
     for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         if not text.strip():

@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 from tfds_builders.phantom_vqa.questions import QUESTIONS_PER_IMAGE, make_questions
 from tfds_builders.phantom_vqa.records import image_record
 from tfds_builders.phantom_vqa.render import ORGANS
-from tfds_builders.phantom_vqa.scenes import ABNORMALITIES, BODY_PARTS, MODALITIES, PLANES
+from tfds_builders.phantom_vqa.scenes import ABNORMALITIES, BODY_PARTS, MODALITIES, PLANES, caption, make_scene
 from tfds_builders.regions import FEATURE_WIDTH
 
 _FIRST_IDS = {"train": 0, "val": 3200, "test": 3600}
@@ -37,15 +37,19 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     BUILDER_CONFIGS = [  # noqa: RUF012
         Config(name="questions", description="Questions and answers.", part="questions", images=_FULL),
         Config(name="images", description="Pictures, regions, masks, captions.", part="images", images=_FULL),
+        Config(name="captions", description="Captions, without the pictures.", part="captions", images=_FULL),
         Config(name="tiny_questions", description="A few, for tests.", part="questions", images=_TINY),
         Config(name="tiny_images", description="A few, for tests.", part="images", images=_TINY),
+        Config(name="tiny_captions", description="A few, for tests.", part="captions", images=_TINY),
     ]
-    DEFAULT_CONFIGS = ("questions", "images")
+    DEFAULT_CONFIGS = ("questions", "images", "captions")
     EXPECTED_COUNTS = {  # noqa: RUF012
         "questions": {split: count * QUESTIONS_PER_IMAGE for split, count in _FULL.items()},
         "images": _FULL,
+        "captions": _FULL,
         "tiny_questions": {split: count * QUESTIONS_PER_IMAGE for split, count in _TINY.items()},
         "tiny_images": _TINY,
+        "tiny_captions": _TINY,
     }
 
     # Processes that render; the build command sets it. More than one needs a main module that spawned processes can
@@ -66,6 +70,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
                 "open_closed": features.Text(),
                 "template_id": np.int32,
             }
+            metadata = None
+        elif self.builder_config.part == "captions":
+            columns = {"question_id": np.int64, "image_id": np.int64, "caption": features.Text()}
             metadata = None
         else:
             box_list = features.Tensor(shape=(None, 4), dtype=np.float32, encoding="bytes")
@@ -105,6 +112,11 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
         if self.builder_config.part == "images":
             yield from self._image_examples(self._image_ids(split))
+            return
+        if self.builder_config.part == "captions":
+            for image_id in self._image_ids(split):
+                text = caption(make_scene(image_id))
+                yield image_id, {"question_id": image_id, "image_id": image_id, "caption": text}
             return
         for image_id in self._image_ids(split):
             for question in make_questions(image_id):

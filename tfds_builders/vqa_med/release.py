@@ -6,8 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from jaxvqa.data import med_text
 from jaxvqa.errors import DataError
 from tfds_builders.manual import ManualFile
@@ -216,9 +214,7 @@ def _record(part: Part, row: med_text.Row, given: Sequence[str], category: str) 
 
 
 def _read(file: ManualFile, columns: Sequence[str], manual_dir: Path) -> list[med_text.Row]:
-    path = file.find(manual_dir)
-    if path is None:
-        raise DataError(f"There is no {file.paths[0]} in {manual_dir}: {file.url}")
+    path = file.require(manual_dir)
     try:
         rows = med_text.parse_rows(path.read_bytes().decode("utf-8"), columns, path)
     except UnicodeDecodeError as error:
@@ -275,15 +271,6 @@ def find_images(names: Iterable[str], parts: Iterable[Part], manual_dir: Path) -
         anywhere = {path.stem: path for path in sorted(manual_dir.rglob("*.jpg"), reverse=True)}
         found = {name: anywhere[name] for name in wanted & anywhere.keys()} | found
     return found
-
-
-def picture_size(path: Path) -> tuple[int, int] | None:
-    """Returns (width, height) of a picture; None if the file is none."""
-    try:
-        with Image.open(path) as picture:
-            return picture.size
-    except OSError:
-        return None
 
 
 def missing_images(names: Iterable[str], found: Mapping[str, Path], part: Part) -> list[str]:

@@ -12,6 +12,7 @@ from absl import logging
 from jaxvqa.data.med_text import DiseaseList
 from jaxvqa.errors import DataError
 from tfds_builders.manual import ManualFile
+from tfds_builders.pictures import picture_size
 from tfds_builders.vqa_med import release
 from tfds_builders.vqa_med.release import Record
 
@@ -187,7 +188,7 @@ def _pictures(parts: Mapping[str, list[Record]], manual_dir: Path, faults: list[
             records[:] = [record for record in records if record["image_name"] in found]
         else:
             faults += absent
-    faults += [f"{path} is not a picture" for path in sorted(found.values()) if release.picture_size(path) is None]
+    faults += [f"{path} is not a picture" for path in sorted(found.values()) if picture_size(path) is None]
     return found
 
 
@@ -237,6 +238,6 @@ def image_examples(images: Iterable[tuple[int, str]], files: Mapping[str, Path])
       files: Image name -> file, a picture.
     """
     for image_id, name in images:
-        width, height = release.picture_size(files[name]) or (0, 0)
+        width, height = picture_size(files[name]) or (0, 0)
         content = files[name].read_bytes()
         yield {"image_id": image_id, "image_name": name, "image": content, "image_w": width, "image_h": height}

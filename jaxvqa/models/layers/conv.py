@@ -11,7 +11,13 @@ from jaxtyping import Array, Float
 from jaxvqa.models.layers.linear import fan_in_uniform
 
 PER_IMAGE_FLOP = 50e6
-"""Operations of an image's share in a kernel's gradient from which `_kernel_gradient_by_image` is the faster one on CPU."""
+"""Operations of an image's share in a kernel's gradient from which `_kernel_gradient_by_rows` is the faster one on CPU."""
+
+BLOCK = 1024
+"""Places whose share is one matrix product there: what they read shall stay in a core's cache."""
+
+WIDE = 128
+"""Channels on both sides from which a matrix product over places is faster on CPU with the transposed inputs copied first."""
 
 
 def kaiming_fan_out(kernel_size: int, features: int) -> nn.initializers.Initializer:
@@ -51,7 +57,7 @@ def convolve(
 ) -> Float[Array, "B P Q O"]:
     """Returns y[p] = Σ_q x[stride·p + q − padding] · kernel[q], with zeros outside of x.
 
-    Gradients are XLA's own, but for large kernels' on a single CPU, where a sum of matrix products over the images is faster.
+    Gradients are XLA's own, but for a large kernel on a single CPU, where a sum of products over a few rows each is faster.
     """
     return _convolve(x, kernel, stride, padding)
 
@@ -66,37 +72,69 @@ def _backward(stride: int, padding: Pair, saved: tuple[Array, Array], dy: Array)
     def by_xla(x: Array, dy: Array) -> Array:
         return jax.linear_transpose(lambda kernel: _convolve(x, kernel, stride, padding), kernel)(dy)[0]
 
-    def by_image(x: Array, dy: Array) -> Array:
-        return _kernel_gradient_by_image(x, dy, kernel.shape[:2], stride, _pair(padding))
+    def by_rows(x: Array, dy: Array) -> Array:
+        return _kernel_gradient_by_rows(x, dy, kernel.shape[:2], stride, _pair(padding))
 
     (dx,) = jax.linear_transpose(lambda x: _convolve(x, kernel, stride, padding), x)(dy)
     # Over several devices the sum over the images would fetch all of them to each device.
     if jax.sharding.get_abstract_mesh().size > 1 or 2 * dy[0].size * kernel[..., 0].size < PER_IMAGE_FLOP:
         return dx, by_xla(x, dy)
-    return dx, jax.lax.platform_dependent(x, dy, cpu=by_image, default=by_xla)
+    return dx, jax.lax.platform_dependent(x, dy, cpu=by_rows, default=by_xla)
 
 
 convolve.defvjp(_forward, _backward)
 
 
-def _kernel_gradient_by_image(
+def _kernel_gradient_by_rows(
     x: Array, dy: Array, size: tuple[int, ...], stride: int, padding: tuple[int, int]
 ) -> Array:
-    """Sums over the images what each row of the kernel gets: the row's inputs at each place, times the place's gradient."""
-    (_, rows, columns, features), inputs = dy.shape, x.shape[-1]
-    x = jnp.pad(x, ((0, 0), *((p, p) for p in padding), (0, 0)))
+    """Sums over blocks of an image's rows what each row of the kernel gets: inputs at each place, times the gradient there."""
+    (batch, rows, columns, features), inputs = dy.shape, x.shape[-1]
+    blocks = -(-rows // max(BLOCK // columns, 1))
+    high = -(-rows // blocks)
+    # Rows without gradient fill the last block.
+    dy = jnp.pad(dy, ((0, 0), (0, blocks * high - rows), (0, 0), (0, 0)))
+    missing = stride * (blocks * high - 1) + size[0] - x.shape[1] - 2 * padding[0]
+    x = jnp.pad(x, ((0, 0), (padding[0], padding[0] + max(missing, 0)), (padding[1], padding[1]), (0, 0)))
 
-    def from_image(total: Array, image: tuple[Array, Array]) -> tuple[Array, None]:
-        x, dy = image
+    def from_block(total: Array, block: tuple[Array, Array]) -> tuple[Array, None]:
+        i, dy = block
+        first = (i // blocks, i % blocks * high * stride, 0, 0)
+        below = jax.lax.dynamic_slice(x, first, (1, stride * (high - 1) + size[0], *x.shape[2:]))[0]
         last = stride * (columns - 1) + 1
-        beside = jnp.concatenate([x[:, q : q + last : stride] for q in range(size[1])], axis=-1)
-        last = stride * (rows - 1) + 1
-        below = [beside[q : q + last : stride].reshape(rows * columns, -1) for q in range(size[0])]
-        dy = dy.reshape(rows * columns, features)
-        return total + jnp.stack([jnp.dot(row.T, dy, preferred_element_type=jnp.float32) for row in below]), None
+        beside = jnp.concatenate([below[:, q : q + last : stride] for q in range(size[1])], axis=-1)
+        last = stride * (high - 1) + 1
+        each = [beside[q : q + last : stride].reshape(high * columns, -1) for q in range(size[0])]
+        return total + jnp.stack([jnp.dot(row.T, dy, preferred_element_type=jnp.float32) for row in each]), None
 
-    total, _ = jax.lax.scan(from_image, jnp.zeros((size[0], size[1] * inputs, features)), (x, dy))
+    over = jnp.arange(batch * blocks), dy.reshape(batch * blocks, high * columns, features)
+    total, _ = jax.lax.scan(from_block, jnp.zeros((size[0], size[1] * inputs, features)), over)
     return total.reshape(*size, inputs, features).astype(dy.dtype)
+
+
+@jax.custom_vjp
+def multiply(x: Float[Array, "N I"], kernel: Float[Array, "I O"]) -> Float[Array, "N O"]:
+    """The matrix product x · kernel. Its gradient is the usual; on a single CPU that of a wide kernel is computed faster."""
+    return jnp.dot(x, kernel)
+
+
+def _multiply_backward(saved: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
+    x, kernel = saved
+
+    def usual(x: Array, dy: Array) -> Array:
+        return jnp.dot(x.T, dy)
+
+    def copied(x: Array, dy: Array) -> Array:
+        # XLA would leave the transposition to the product, which then steps through memory by whole rows.
+        return jnp.dot(jax.lax.optimization_barrier(x.T), dy)
+
+    dx = jnp.dot(dy, kernel.T)
+    if jax.sharding.get_abstract_mesh().size > 1 or min(kernel.shape) < WIDE:
+        return dx, usual(x, dy)
+    return dx, jax.lax.platform_dependent(x, dy, cpu=copied, default=usual)
+
+
+multiply.defvjp(lambda x, kernel: (jnp.dot(x, kernel), (x, kernel)), _multiply_backward)
 
 
 def convolve_in_groups(
@@ -179,7 +217,7 @@ class Conv(nn.Module):
         elif size == (1, 1) and _pair(self.padding) == (0, 0):
             # A multiplication of matrices, which XLA on CPU does faster than the same as a convolution.
             x = x[:, :: self.stride, :: self.stride]
-            y = jnp.dot(x.reshape(-1, inputs), weights[0, 0]).reshape(*x.shape[:-1], self.features)
+            y = multiply(x.reshape(-1, inputs), weights[0, 0]).reshape(*x.shape[:-1], self.features)
         else:
             y = convolve(x, weights, self.stride, self.padding)
         if self.use_bias:

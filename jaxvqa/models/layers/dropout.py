@@ -34,6 +34,13 @@ def keep_mask(key: Array, keep: float, shape: tuple[int, ...]) -> Bool[Array, ".
     return _mix(_mix(position + words[0]) + words[1]) < threshold
 
 
+def drop(x: Float[Array, "..."], key: Array, rate: float) -> Float[Array, "..."]:
+    """Sets entries to 0 with probability `rate` and divides the others by 1 − rate."""
+    keep = keep_mask(key, 1 - rate, x.shape)
+    # In float32, since bfloat16 would round 1 / (1 − rate) and so shift the expectation.
+    return jnp.where(keep, x.astype(jnp.float32) / (1 - rate), 0).astype(x.dtype)
+
+
 class Dropout(nn.Module):
     """Sets entries to 0 with probability `rate` and divides the others by 1 − rate; the identity unless `train`.
 
@@ -50,6 +57,4 @@ class Dropout(nn.Module):
         """Drops entries of x when `train` is set."""
         if not train or self.rate == 0:
             return x
-        keep = keep_mask(self.make_rng("dropout"), 1 - self.rate, x.shape)
-        # In float32, since bfloat16 would round 1 / (1 − rate) and so shift the expectation.
-        return jnp.where(keep, x.astype(jnp.float32) / (1 - self.rate), 0).astype(x.dtype)
+        return drop(x, self.make_rng("dropout"), self.rate)

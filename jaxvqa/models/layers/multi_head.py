@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int
 
 from jaxvqa.models.layers.attention import FeedForward
-from jaxvqa.models.layers.dropout import Dropout
-from jaxvqa.models.layers.linear import Linear
+from jaxvqa.models.layers.dropout import Dropout, drop
+from jaxvqa.models.layers.linear import Linear, times_transposed
 
 LOWEST = -0.7 * float(jnp.finfo(jnp.float32).max)
 """Score of what must not be read. Finite: a query that may read nothing reads everything alike, and not NaN."""
@@ -82,6 +82,53 @@ def attend(
     return jnp.einsum("bkqs,bksr->bkqr", drop(weights).astype(seen.value.dtype), seen.value), weights
 
 
+PART = 256
+"""Queries that `attend_in_parts` takes at a time: enough for matrix products that keep an accelerator busy."""
+
+
+def attend_in_parts(
+    query: Float[Array, "B K Q R"],
+    seen: KeyValue,
+    mask: Bool[Array, "#B #K #Q S"] | None,
+    *,
+    scale: float,
+    drop: Callable[[Array, Array], Array] = lambda weights, part: weights,
+    part: int = PART,
+) -> Float[Array, "B K Q R"]:
+    """Reads what `attend` reads, a part of the queries after the other, and keeps no weights.
+
+    Their gradient computes them once more. So memory grows with the number of positions and not with its square, but for the
+    mask, a byte for each pair of positions. `jax.nn.dot_product_attention` does less: but for cuDNN's kernel, which is for half
+    precision on some GPUs and has no dropout, it holds all weights.
+
+    Args:
+      query: float[B, K, Q, R].
+      seen: what is there to read.
+      mask: as for `attend`.
+      scale: factor of the scores.
+      drop: dropout of the weights of the part with the given number.
+      part: queries in a part.
+    """
+
+    @jax.checkpoint
+    def read(number: Array, query: Array, mask: Array | None) -> Array:
+        return attend(query, seen, mask, scale=scale, drop=lambda weights: drop(weights, number))[0]
+
+    length = query.shape[2]
+    if length <= part:
+        return read(jnp.zeros((), jnp.int32), query, mask)
+    count = -(-length // part)
+
+    def split(x: Array) -> Array:
+        padded = jnp.pad(x, ((0, 0), (0, 0), (0, count * part - length), (0, 0)))
+        return jnp.moveaxis(padded.reshape(*x.shape[:2], count, part, x.shape[-1]), 2, 0)
+
+    if mask is not None:
+        mask = split(jnp.broadcast_to(mask, (*mask.shape[:2], length, mask.shape[-1])))
+    parts = jax.lax.map(lambda given: read(*given), (jnp.arange(count), split(query), mask))
+    return jnp.moveaxis(parts, 0, 2).reshape(*query.shape[:2], -1, query.shape[-1])[:, :, :length]
+
+
 def causal(length: int) -> Bool[Array, "1 1 T T"]:
     """The mask by which a position reads itself and those before it."""
     return jnp.tril(jnp.ones((length, length), jnp.bool_))[None, None]
@@ -100,6 +147,7 @@ class MultiHeadAttention(nn.Module):
       use_bias: whether the four maps have biases.
       dropout: rate of dropout on the attention weights.
       kernel_init: initialiser of the kernels, as in `Linear`.
+      maps: whether the weights are given back; without, memory grows linearly (`attend_in_parts`).
       dtype: type of the multiplications; scores and softmax are float32.
     """
 
@@ -110,6 +158,7 @@ class MultiHeadAttention(nn.Module):
     use_bias: bool = True
     dropout: float = 0.0
     kernel_init: nn.initializers.Initializer | None = None
+    maps: bool = True
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
@@ -127,11 +176,21 @@ class MultiHeadAttention(nn.Module):
 
     def __call__(
         self, x: Float[Array, "B Q D"], seen: KeyValue, mask: Bool[Array, "#B #K #Q S"] | None = None, *, train: bool
-    ) -> tuple[Float[Array, "B Q F"], Float32[Array, "B K Q S"]]:
-        """Lets every position of x read where `mask` is True. Returns the result and the weights."""
+    ) -> tuple[Float[Array, "B Q F"], Float32[Array, "B K Q S"] | None]:
+        """Lets every position of x read where `mask` is True. Returns the result and the weights, None without `maps`."""
         scale = 1 / math.sqrt(self.head_width) if self.scale is None else self.scale
-        drop = functools.partial(self.drop, train=train)
-        read, weights = attend(self._split(self.query(x)), seen, mask, scale=scale, drop=drop)
+        query, weights = self._split(self.query(x)), None
+        if self.maps:
+            read, weights = attend(query, seen, mask, scale=scale, drop=functools.partial(self.drop, train=train))
+        elif train and self.dropout:
+            key = self.make_rng("dropout")
+
+            def drop_part(weights: Array, part: Array) -> Array:
+                return drop(weights, jax.random.fold_in(key, part), self.dropout)
+
+            read = attend_in_parts(query, seen, mask, scale=scale, drop=drop_part)
+        else:
+            read = attend_in_parts(query, seen, mask, scale=scale)
         return self.output(jnp.moveaxis(read, 1, 2).reshape(*x.shape[:2], -1)), weights
 
     def _split(self, x: Array) -> Array:
@@ -164,7 +223,7 @@ class Readout(nn.Module):
         if table is None or not self.tied:
             table = self.param("table", nn.initializers.normal(0.02), (self.vocab_size, x.shape[-1]))
         rows = x.reshape(-1, x.shape[-1])
-        logits = jnp.einsum("td,vd->tv", rows, table.astype(self.dtype), preferred_element_type=jnp.float32)
+        logits = times_transposed(rows, table.astype(self.dtype))
         return logits.reshape(*x.shape[:-1], -1), x
 
 
@@ -189,6 +248,7 @@ class PreNormBlock(nn.Module):
       attention_dropout: rate of dropout on the attention weights.
       attention_output_dropout: rate of dropout of what the attention adds; `dropout` without.
       kernel_init: initialiser of the kernels, as in `Linear`.
+      maps: whether the attention weights are given back, as in `MultiHeadAttention`.
       dtype: type of the multiplications; statistics, scores and softmax are float32.
     """
 
@@ -200,6 +260,7 @@ class PreNormBlock(nn.Module):
     attention_dropout: float = 0.0
     attention_output_dropout: float | None = None
     kernel_init: nn.initializers.Initializer | None = nn.initializers.normal(0.02)
+    maps: bool = True
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -211,8 +272,8 @@ class PreNormBlock(nn.Module):
         *,
         positions: Int[Array, "B T"] | None = None,
         train: bool,
-    ) -> tuple[Float[Array, "B T D"], Float32[Array, "B K T S"], KeyValue]:
-        """Returns the result, the attention weights, and keys and values of all positions up to these.
+    ) -> tuple[Float[Array, "B T D"], Float32[Array, "B K T S"] | None, KeyValue]:
+        """Returns the result, the attention weights (None without `maps`), and keys and values of all positions up to these.
 
         Args:
           x: float[B, T, D].
@@ -229,6 +290,7 @@ class PreNormBlock(nn.Module):
             self.scale,
             dropout=self.attention_dropout,
             kernel_init=self.kernel_init,
+            maps=self.maps,
             dtype=self.dtype,
             name="attention",
         )

@@ -39,6 +39,8 @@ class PerceiverResampler(nn.Module):
       head_width: size of a query, a key and a value in each head.
       media: the most media that a sample may have: each has a vector of its own, added to all its tokens.
       activation: a name of `ACTIVATIONS`.
+      scale: standard deviation that latents and media's vectors start from. With the original's 1 they outweigh what is read of
+        an image by far, which a network from nothing needs long to change.
       dtype: type of the multiplications; statistics, scores and softmax are float32.
     """
 
@@ -48,6 +50,7 @@ class PerceiverResampler(nn.Module):
     head_width: int = 64
     media: int = 4
     activation: str = "gelu"
+    scale: float = 1.0
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -63,7 +66,7 @@ class PerceiverResampler(nn.Module):
         batch, count, _, width = media.shape
         if count > self.media:
             raise ConfigError(f"A sample has {count} media; model.media allows {self.media}.")
-        normal = nn.initializers.normal(1.0)
+        normal = nn.initializers.normal(self.scale)
         latents = self.param("latents", normal, (self.latents, width)).astype(self.dtype)
         position = self.param("media_position", normal, (self.media, 1, width)).astype(self.dtype)
         media = (media.astype(self.dtype) + position[None, :count]).reshape(batch * count, -1, width)
@@ -116,13 +119,17 @@ def visible_media(
 
 
 class GatedCrossAttention(nn.Module):
-    """y = x + tanh(gate)·attention(norm(x), media), then y + tanh(gate)·feed_forward(y). Both gates start at 0: the identity.
+    """y = x + tanh(gate)·attention(norm(x), media), then y + tanh(gate)·feed_forward(y).
+
+    Gates that start at 0 make it the identity at first, which keeps a trained language model whole. A network from nothing
+    stays there: through a gate of 0 no gradient reaches what encodes images, and the gate has none while that tells nothing.
 
     Attributes:
       heads: number of heads.
       head_width: size of a query, a key and a value in each head.
       features: width D of the text's states.
       activation: a name of `ACTIVATIONS`.
+      gate: what both gates start from.
       dtype: type of the multiplications; statistics, scores and softmax are float32.
     """
 
@@ -130,6 +137,7 @@ class GatedCrossAttention(nn.Module):
     head_width: int = 64
     features: int = 768
     activation: str = "gelu"
+    gate: float = 0.0
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
@@ -175,4 +183,4 @@ class GatedCrossAttention(nn.Module):
         return x + self._gate("feed_forward_gate") * added, {"read": read, "attention": weights}
 
     def _gate(self, name: str) -> Float32[Array, "1 1 1"]:
-        return jnp.tanh(self.param(name, nn.initializers.zeros, (1,)))[None, None].astype(self.dtype)
+        return jnp.tanh(self.param(name, nn.initializers.constant(self.gate), (1,)))[None, None].astype(self.dtype)

@@ -41,6 +41,7 @@ class GPT2(nn.Module):
       dropout: dropout rate.
       mlmi: the form that MLMI's code gives it (Flamingo spec, section 5): scores are not scaled, GELU is the exact one, nothing
         is dropped between attention and residual, the last normalisation has no bias.
+      maps: whether there are attention maps among the intermediates; without, memory grows linearly with the text's length.
       dtype: type of the multiplications and of the states; parameters, statistics, softmaxes and logits are float32.
     """
 
@@ -54,6 +55,7 @@ class GPT2(nn.Module):
     tied: bool = True
     dropout: float = 0.1
     mlmi: bool = False
+    maps: bool = True
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
@@ -72,6 +74,7 @@ class GPT2(nn.Module):
                 dropout=self.dropout,
                 attention_output_dropout=0.0 if self.mlmi else None,
                 attention_dropout=self.dropout,
+                maps=self.maps,
                 dtype=self.dtype,
             )
             for _ in range(self.depth)
@@ -106,7 +109,7 @@ class GPT2(nn.Module):
 
         Returns:
           float32[B, T, V] logits, and the named intermediates: `embedded` and `block_0`, … [B, T, D], the states before the
-          first block and after each; `normed` [B, T, D]; `attention_0`, … float32[B, K, T, T].
+          first block and after each; `normed` [B, T, D]; and with `maps` `attention_0`, … float32[B, K, T, T].
         """
         positions = jnp.broadcast_to(jnp.arange(text.shape[1])[None], text.shape)
         x = self.embed_text(text, positions, train=train)
@@ -115,7 +118,7 @@ class GPT2(nn.Module):
             mask = mask & text_mask[:, None, None]
         out = {"embedded": x}
         for i, block in enumerate(self.blocks):
-            x, out[f"attention_{i}"], _ = block(x, mask, train=train)
-            out[f"block_{i}"] = x
+            x, weights, _ = block(x, mask, train=train)
+            out |= {f"block_{i}": x} | ({} if weights is None else {f"attention_{i}": weights})
         logits, out["normed"] = self.logits(x)
         return logits, out

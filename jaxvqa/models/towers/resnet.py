@@ -6,7 +6,7 @@ K. He, X. Zhang, S. Ren, J. Sun, "Deep Residual Learning for Image Recognition",
     image ── 7×7/2 ── pool ── stage_1 ── stage_2 /2 ── stage_3 /2 ── stage_4 /2
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from jaxvqa.errors import ConfigError
 from jaxvqa.models.layers.conv_norm import ConvNorm
+from jaxvqa.models.layers.linear import Linear
 from jaxvqa.models.layers.pooling import max_pool
 
 STAGES = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
@@ -135,3 +136,43 @@ class ResNet(nn.Module):
             stage = Stage(block, count, self.width * 2**i, 1 if i == 0 else 2, self.dtype, name=f"stage_{i + 1}")
             x = out[f"layer{i + 1}"] = stage(x, train)
         return out
+
+
+class PatchResNet(nn.Module):
+    """A residual network in place of a vision transformer: the places of its last map are its patches.
+
+    Attributes:
+      depth: as for `ResNet`.
+      width: as for `ResNet`.
+      features: size E of the projected vector; 0 for none.
+      dtype: type of the multiplications and of the maps; parameters and statistics are float32.
+    """
+
+    depth: int = 18
+    width: int = 64
+    features: int = 512
+    dtype: Any = jnp.float32
+
+    patch: ClassVar[int] = 32
+
+    @nn.compact
+    def __call__(
+        self, image: Float[Array, "B H W 3"], *, train: bool = False
+    ) -> tuple[Float[Array, "B E"], dict[str, Array]]:
+        """Encodes images.
+
+        Args:
+          image: float[B, H, W, 3], normalised; only images of the size that it began with fit its positions.
+          train: normalises by the batch's statistics and updates the running ones (collection `batch_stats`).
+
+        Returns:
+          [B, E] the projected mean over the last map, without a projection the mean; and the named intermediate `tokens`
+          [B, 1 + N, D], the mean and the places of the map, row by row, each with a vector for where it is.
+        """
+        *_, last = ResNet(self.depth, self.width, self.dtype, name="network")(image, train=train)
+        places = last.reshape(len(last), -1, last.shape[-1])
+        position = self.param("position", nn.initializers.normal(0.02), places.shape[1:]).astype(self.dtype)
+        mean = jnp.mean(places, axis=1, dtype=jnp.float32).astype(self.dtype)
+        tokens = jnp.concatenate([mean[:, None], places + position[None]], axis=1)
+        vector = Linear(self.features, self.dtype, name="projection")(mean) if self.features else mean
+        return vector, {"tokens": tokens}

@@ -1,0 +1,280 @@
+"""Flamingo: answers, captions and reports in words (F. Scherer and others, MLMI; after Alayrac et al., NeurIPS 2022).
+
+    python -m jaxvqa.main --config=configs/flamingo.py                     the embedded phantoms: a small network from nothing
+    python -m jaxvqa.main --config=configs/flamingo.py:captions            their captions in place of questions
+    python -m jaxvqa.main --config=configs/flamingo.py:classify            a class head beside the text
+    python -m jaxvqa.main --config=configs/flamingo.py:blind               the question-only baseline
+    python -m jaxvqa.main --config=configs/flamingo.py:small               smaller still; to see that everything runs
+    python -m jaxvqa.main --config=configs/flamingo.py:mimic_cxr           pre-training on reports, for a GPU
+    python -m jaxvqa.main --config=configs/flamingo.py:roco                pre-training on captions
+    python -m jaxvqa.main --config=configs/flamingo.py:vqa_rad             fine-tuning on VQA-RAD, text and class head
+    python -m jaxvqa.main --config=configs/flamingo.py:imageclef           fine-tuning on VQA-Med 2021; also with `classify`
+
+The published size is ViT-B/32, a resampler of 64 latents, and GPT-2 with a cross-attention after every third block: 250 million
+parameters, of which 78 million are trained where vision and GPT-2 stay as they are (`flamingo_mode`). Both are taken from other
+files, as the last run is by a fine-tuning:
+
+    python -m jaxvqa.convert --system=gpt2 --from=DIR --to=runs/gpt2
+    python -m jaxvqa.convert --system=clip_vision --from=DIR --to=runs/clip
+    … --config.data.tokeniser=DIR --config.init_from.language.workdir=runs/gpt2 --config.init_from.vision.workdir=runs/clip
+    … --config.data.tokeniser=DIR --config.init_from.model.workdir=runs/roco/best
+
+`mlmi` computes as MLMI's code of July 2022 does, which checkpoints of theirs need (`jaxvqa.models.flamingo.COMPAT`).
+Recipes: Flamingo spec, section 11. Published: VQA-RAD 126 of 225 test answers by the class head, VQA-Med 2021 validation
+122 of 500 exact, BLEU-1 0.273 (section 21).
+"""
+
+from typing import Any
+
+import ml_collections
+
+from configs import common
+from jaxvqa.checkpoints import LEADING_ROWS
+from jaxvqa.models.flamingo import FREEZE
+
+DATA_SETS = ("mimic_cxr", "roco", "vqa_rad", "imageclef")
+VARIANTS = (*DATA_SETS, "captions", "classify", "flamingo_mode", "mlmi", "blind", "small")
+
+NOT_TRAINED = "a network that starts from nothing needs far more data than there is; the original starts from {}."
+
+SHARDING = (
+    (r"language/embed/embedding", (None, "fsdp")),
+    (r".*/(up|query|key|value)/kernel", ("fsdp", "tensor")),
+    (r".*/(down|output)/kernel", ("tensor", "fsdp")),
+    (r".*", ()),
+)
+
+
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
+    """Returns the config of a variant; several are joined by commas."""
+    variants = common.parse_variants(arg, VARIANTS)
+    config = common.base()
+    common.text_data(config)
+    config.name = "flamingo"
+    config.task = "text_generation"
+    config.sharding.params = SHARDING
+    config.model = ml_collections.ConfigDict({"name": "flamingo"})
+    config.loss = ml_collections.ConfigDict()
+    config.loss.text = True  # words are learnt
+    config.loss.text_smoothing = 0.0
+    config.loss.class_smoothing = 0.0
+    config.loss.prompt = True  # the words of the prompt are learnt too, as in the original
+    config.data.classify = "classify" in variants
+    config.data.blind = "blind" in variants
+
+    chosen = next((name for name in DATA_SETS if name in variants), "")
+    if chosen:
+        _published(config, mlmi="mlmi" in variants)
+        {"mimic_cxr": _mimic_cxr, "roco": _roco, "vqa_rad": _vqa_rad, "imageclef": _imageclef}[chosen](config)
+        if "flamingo_mode" in variants:
+            config.optim.freeze = FREEZE["flamingo_mode"]
+    else:
+        _phantom_vqa(config, captions="captions" in variants)
+    config.name += "".join(f"-{name}" for name in VARIANTS[4:] if name in variants and name != "small")
+    if "small" in variants:
+        _small(config)
+    return config
+
+
+# --- the embedded phantoms -----------------------------------------------------------------------------------------------
+
+
+def _phantom_vqa(config: ml_collections.ConfigDict, *, captions: bool) -> None:
+    """A small network from nothing: a residual network sees, and the gates start open."""
+    config.name = "flamingo-phantom_vqa"
+    model = config.model
+    model.patches = True
+    model.latents = 16
+    model.latent_scale = 0.02
+    model.cross_heads = 4
+    model.cross_head_width = 32
+    model.every = 1
+    model.gate = 0.5
+    model.language_sizes = {"width": 128, "depth": 2, "heads": 4, "positions": 96, "dropout": 0.0}
+    model.vision = "resnet"
+    model.vision_sizes = {"depth": 10, "width": 32, "features": 0}
+    config.loss.prompt = False
+    config.data.questions = "phantom_vqa/captions" if captions else "phantom_vqa/questions"
+    config.data.images = "phantom_vqa/images"
+    config.data.vocabulary_parts = ("phantom_vqa/questions", "phantom_vqa/captions")
+    config.data.template = "caption" if captions else "vqa"
+    config.data.image_size = 96
+    config.data.max_tokens = 40 if captions else 24
+    config.data.max_prompt = 6 if captions else 22
+    config.data.questions_together = 1 if captions else 5
+    config.data.answers.min_count = 10
+    config.data.answers.rule = "soft"
+    config.compile.vocab_size = 700
+    config.compile.num_answers = 60
+    config.generate.words = 36 if captions else 6
+    config.batch_size = 32 if captions else 80
+    config.total = "20 epochs" if captions else "6 epochs"
+    config.optim.lr = 1e-3
+    config.optim.clip_norm = 1.0
+    config.optim.schedule = ml_collections.ConfigDict({"name": "cosine", "warmup": "5 %", "end": 0.01})
+    config.checkpoint.every = "20 %"
+    _evaluations(config, every="20 %", batch_size=80, captions=captions)
+
+
+# --- the published size --------------------------------------------------------------------------------------------------
+
+
+def _published(config: ml_collections.ConfigDict, *, mlmi: bool) -> None:
+    """The network, and what all its recipes share (spec, sections 1 and 11)."""
+    config.model.language_sizes = {"positions": 256} if mlmi else {}
+    config.model.vision_sizes = {"heads": 8} if mlmi else {}
+    config.model.compat = "2022" if mlmi else ""
+    config.data.tokeniser = "gpt2"
+    config.data.cache_mib = 4096.0
+    config.optim.lr = 1e-4
+    config.optim.decay = ((r".*", 0.01),)
+    config.optim.schedule = ml_collections.ConfigDict({"name": "linear", "warmup": "569 steps", "end": 1.0})
+    config.optim.freeze = FREEZE["vision"]
+    config.log_every = "50 steps"
+    config.compile.vocab_size = 50261
+    # GPT-2 as it is published but for the new words; MLMI's form has positions and a last normalisation of its own.
+    own = ((r"language/(position|readout)/.*", False),) if mlmi else ()
+    gpt2 = ((r"language/embed/embedding", LEADING_ROWS), *own, (r"language/.*", True), (r".*", False))
+    config.init_from.language = common.start_from(gpt2, NOT_TRAINED.format("GPT-2"))
+    config.init_from.vision = common.start_from(
+        ((r"vision/.*", True), (r".*", False)), NOT_TRAINED.format("PubMedCLIP")
+    )
+
+
+def _from_another_run(config: ml_collections.ConfigDict) -> None:
+    """A fine-tuning takes all of a pre-trained network but the class head."""
+    head = ((r"class_.*", False),) if config.data.classify else ()
+    config.init_from.model = common.start_from((*head, (r".*", True)))
+
+
+def _mimic_cxr(config: ml_collections.ConfigDict) -> None:
+    config.name = "flamingo-mimic_cxr"
+    config.data.questions, config.data.images = "mimic_cxr/reports", "mimic_cxr/images"
+    config.data.template = "caption"
+    config.data.max_tokens, config.data.max_prompt = 256, 16
+    config.data.mean, config.data.std = (0.4719,) * 3, (0.3029,) * 3
+    config.data.augment.degrees = 10.0
+    config.generate.words = 180
+    config.batch_size = 96
+    config.total = "200 epochs"
+    config.optim.freeze = FREEZE["flamingo_mode"]
+    config.checkpoint.every = "1 epoch"
+    _evaluations(config, every="1 epoch", batch_size=96, captions=True, texts_every="10 epochs")
+
+
+def _roco(config: ml_collections.ConfigDict) -> None:
+    config.name = "flamingo-roco"
+    config.data.questions, config.data.images = "roco/captions", "roco/images"
+    config.data.template = "caption"
+    config.data.max_tokens, config.data.max_prompt = 128, 16
+    config.data.mean, config.data.std = (0.3570, 0.3621, 0.3636), (0.2924, 0.2941, 0.2951)
+    config.data.augment.degrees = 10.0
+    config.generate.words = 100
+    config.batch_size = 96
+    config.total = "200 epochs"
+    config.optim.decay = ((r"resampler/.*", 0.0), (r".*", 0.01))
+    config.checkpoint.every = "1 epoch"
+    _evaluations(config, every="1 epoch", batch_size=96, captions=True, texts_every="10 epochs")
+
+
+def _vqa_rad(config: ml_collections.ConfigDict) -> None:
+    config.name = "flamingo-vqa_rad"
+    config.data.classify = True
+    config.data.questions, config.data.images = "vqa_rad/questions", "vqa_rad/images"
+    config.data.text_form = "rad"
+    config.data.answers.form = "rad"
+    config.data.max_tokens, config.data.max_prompt = 64, 48
+    config.data.augment.degrees = 10.0
+    config.data.augment.colour = 0.4
+    config.loss.class_smoothing = 0.2
+    config.compile.num_answers = 458
+    config.batch_size = 64
+    config.total = "80 epochs"
+    config.optim.lr = 1e-5
+    config.optim.decay = ((r"resampler/.*", 0.0), (r".*", 0.01))
+    config.optim.schedule.warmup = "30 steps"
+    config.optim.freeze = FREEZE["flamingo_mode"]
+    config.checkpoint.every = "5 epochs"
+    _evaluations(config, every="1 epoch", batch_size=64, split="test", texts_every="5 epochs", classes="vqa_rad")
+    config.best.patience = 5
+    _from_another_run(config)
+
+
+def _imageclef(config: ml_collections.ConfigDict) -> None:
+    config.name = "flamingo-imageclef"
+    config.data.questions, config.data.images = "vqa_med/questions_2021", "vqa_med/images_2021"
+    config.data.answers.form = "verbatim"
+    config.data.max_tokens, config.data.max_prompt = 128, 96
+    config.data.mean, config.data.std = (0.2570,) * 3, (0.2710,) * 3
+    config.data.augment.degrees = 10.0
+    config.data.augment.flip = True
+    config.loss.class_smoothing = 0.2
+    config.batch_size = 32
+    config.total = "120 epochs"
+    config.optim.clip_norm = 1.0
+    config.optim.decay = ((r"resampler/.*", 0.0), (r".*", 0.01))
+    config.optim.schedule.warmup = "30 steps"
+    config.checkpoint.every = "5 epochs"
+    _evaluations(config, every="1 epoch", batch_size=50, texts_every="10 epochs", classes="vqa_med")
+    config.best.patience = 10
+    if config.data.classify:
+        config.best.metric, config.best.mode = "likelihood/class_accuracy", "max"
+    _from_another_run(config)
+
+
+def _evaluations(
+    config: ml_collections.ConfigDict,
+    *,
+    every: str,
+    batch_size: int,
+    captions: bool = False,
+    split: str = "val",
+    texts_every: str = "",
+    classes: str = "vqa",
+) -> None:
+    """The loss often, which says which state is the best; what is written more seldom, and at the end with a black picture."""
+    row: dict[str, Any] = {"batch_size": batch_size}
+    config.evals = ml_collections.ConfigDict()
+    if config.data.classify:
+        fields: dict[str, dict[str, Any]] = {"vqa_rad": {"train_split": "train"}, "vqa_med": {"repair_names": False}}
+        config.evals.classes = common.evaluation(
+            split, every=every, type=classes, predict="classes", **row, **fields.get(classes, {})
+        )
+    config.evals[split] = common.evaluation(split, every=texts_every or every, type="generation", **row)
+    config.evals[f"{split}_blank"] = common.evaluation(
+        split, every=config.total, type="generation", predict="answers_blank", **row
+    )
+    if not captions:
+        config.evals.nearest = common.evaluation(
+            split, every=config.total, type="generation", predict="embeddings", **row
+        )
+    config.evals.likelihood = common.evaluation(split, every=every, type="likelihood", predict="likelihood", **row)
+    config.best.metric = "likelihood/loss"
+
+
+def _small(config: ml_collections.ConfigDict) -> None:
+    """Runs end to end on 2 CPU cores in little time; its numbers mean nothing."""
+    config.name += "-small"
+    config.data.limit = 160
+    config.data.tokeniser = ""
+    config.data.vocabulary_parts = ()
+    config.data.vocab_size = 400
+    config.data.image_size = 32
+    config.data.questions_together = 1
+    config.data.answers.min_count = 1
+    config.model.language_sizes = {"width": 32, "depth": 2, "heads": 2, "positions": 512}
+    config.model.vision = "clip"
+    config.model.vision_sizes = {"width": 32, "depth": 1, "heads": 2, "patch": 8, "features": 16}
+    config.model.patches = False
+    config.model.latents = 4
+    config.model.cross_heads = 2
+    config.model.cross_head_width = 16
+    config.optim.freeze = ()
+    config.batch_size = 16
+    config.total = "2 epochs"
+    config.log_every = "5 steps"
+    config.checkpoint.every = "1 epoch"
+    config.generate.words = 6
+    for row in config.evals.values():
+        row.every = config.total
+        row.batch_size = 16

@@ -1,0 +1,95 @@
+"""The best state of a run so far by one of its evaluations, kept apart, and when to stop looking for a better one."""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+from jaxvqa.errors import ConfigError, nearest
+
+DIRECTIONS = {"min": -1, "max": 1}
+
+
+@dataclasses.dataclass
+class Best:
+    """Follows a metric through a run.
+
+    Its state follows from the metrics that were written down, so that a run that was stopped goes on as one that was not.
+
+    Attributes:
+      metric: what is followed, such as "likelihood/loss"; empty: nothing.
+      mode: whether a `min` or a `max` is wanted.
+      patience: how many evaluations without a better value end the run; 0: none do.
+      value: the best so far; None before the first.
+      step: where that was.
+      since: evaluations since then.
+    """
+
+    metric: str = ""
+    mode: str = "min"
+    patience: int = 0
+    value: float | None = None
+    step: int = 0
+    since: int = 0
+
+    @classmethod
+    def of(cls, config: ml_collections.ConfigDict, rows: Iterable[Mapping[str, Any]]) -> "Best":
+        """Reads `config.best` and the rows of metrics.jsonl so far.
+
+        Raises:
+          ConfigError: the metric is none of an evaluation, or the mode is not known.
+        """
+        best = cls(**config.best)
+        faults = []
+        evaluation = best.metric.partition("/")[0]
+        if best.metric and evaluation not in config.evals:
+            faults.append(
+                f"config.best.metric is {best.metric!r}, and no evaluation is called {evaluation!r}; there is "
+                f"{', '.join(config.evals) or 'none'}.{nearest(evaluation, config.evals)}"
+            )
+        if best.mode not in DIRECTIONS:
+            faults.append(f"config.best.mode is {best.mode!r}; known are {', '.join(DIRECTIONS)}.")
+        if best.patience and not best.metric:
+            faults.append(f"config.best.patience is {best.patience}; it needs a config.best.metric to look at.")
+        if faults:
+            raise ConfigError("\n".join(faults))
+        for row in rows:
+            best.add(row["step"], row)
+        return best
+
+    def add(self, step: int, values: Mapping[str, Any]) -> bool:
+        """Takes an evaluation's values, and says whether they are the best so far; it passes over those without the metric."""
+        if not self.metric or self.metric not in values:
+            return False
+        value = float(values[self.metric])
+        sign = DIRECTIONS[self.mode]
+        if math.isfinite(value) and (self.value is None or sign * value > sign * self.value):
+            self.value, self.step, self.since = value, step, 0
+            return True
+        self.since += 1
+        return False
+
+    def check(self, name: str, values: Mapping[str, Any]) -> None:
+        """Checks that the evaluation `name` has given the metric.
+
+        Raises:
+          ConfigError: it has not; names what it gives.
+        """
+        if self.metric.partition("/")[0] == name and self.metric not in values:
+            raise ConfigError(
+                f"config.best.metric is {self.metric!r}; the evaluation gives {', '.join(values)}."
+                + nearest(self.metric, values)
+            )
+
+    @staticmethod
+    def folder(workdir: Path) -> Path:
+        """A work directory of its own under the run's, with the best checkpoint: to evaluate, predict or start from."""
+        return workdir / "best"
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether the patience is at its end."""
+        return bool(self.patience) and self.since >= self.patience

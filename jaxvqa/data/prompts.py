@@ -1,0 +1,143 @@
+"""How an image, a question and its answer become one text: the templates of MLMI's data sets (Flamingo spec, section 12)."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from jaxvqa.data.rad_text import normalise_rad_answer
+from jaxvqa.data.tokenisers import Tokeniser
+from jaxvqa.data.transforms import Example
+
+
+@dataclass(frozen=True)
+class Template:
+    """What a text looks like. `{question}` and `{answer}` stand for those of an example.
+
+    Attributes:
+      text: the whole text; training reads it.
+      prompt: what a generated text goes on from.
+    """
+
+    text: str
+    prompt: str
+
+
+_BEGIN = "<|endoftext|> "
+_VQA = "<image> question: {question} <EOQ> answer:"
+
+TEMPLATES: Mapping[str, Template] = {
+    "vqa": Template(f"{_BEGIN}{_VQA} {{answer}} <EOC>", f"{_BEGIN}{_VQA}"),
+    "caption": Template(f"{_BEGIN}<image> Output: {{answer}} <EOC>", f"{_BEGIN}<image> Output:"),
+    # The prompt of the original's notebooks has a blank at its end, which no text of the training has there as a word.
+    "report": Template(f"{_BEGIN}<image> Output: {{answer}} <EOC>", f"{_BEGIN}<image> Output: "),
+    "bert": Template(
+        "[CLS] <image> question: {question} <EOQ> [SEP]", "[CLS] <image> question: {question} <EOQ> [SEP]"
+    ),
+    # As the code of July 2022 has it, with the mark before the question, and asked in its notebooks without.
+    "vqa_rad_2022": Template(
+        f"{_BEGIN}<image> Question: <EOQ>{{question}} Answer: {{answer}} <EOC>",
+        f"{_BEGIN}<image> question: {{question}} answer:",
+    ),
+    "mixed_rad": Template(
+        f"{_BEGIN}<image> Question: {{question}} Answer: {{answer}} <EOC>",
+        f"{_BEGIN}<image> Question: {{question}} Answer:",
+    ),
+    "mixed_clef": Template(
+        f"{_BEGIN}<image> question: {{question}} answer: {{answer}} <EOC>",
+        f"{_BEGIN}<image> question: {{question}} answer:",
+    ),
+    # The current code begins with a mark that GPT-2's vocabulary has not, and which becomes four words (Q10).
+    "imageclef_bos": Template(f"<BOS> {_VQA} {{answer}} <EOC>", f"{_BEGIN}{_VQA}"),
+}
+"""`config.data.template` -> the template. `vqa` and `caption` are the sound ones; the others are for published checkpoints."""
+
+
+_RAD_ENDINGS = re.compile(r"\? -yes/no|\? -open|\? - open")
+
+
+def rad_question(question: str) -> str:
+    """MEVF's form of a VQA-RAD question (spec, section 12, q'): lower case, without marks, "x-ray" for "x ray"."""
+    question = _RAD_ENDINGS.sub("", question.lower())
+    for old, new in ((",", ""), ("?", ""), (".", ""), ("'s", " 's"), ("x ray", "x-ray")):
+        question = question.replace(old, new)
+    return question
+
+
+FORMS: Mapping[str, tuple[Callable[[str], str], Callable[[str], str]]] = {
+    "raw": (str, str),
+    "rad": (rad_question, normalise_rad_answer),
+}
+"""`config.data.text_form` -> what becomes of a question, and of an answer."""
+
+
+def asked_and_true(record: Mapping[str, Any]) -> tuple[str, str]:
+    """The question of a record and its annotated answer; a record without a question is a caption, the answer to none.
+
+    A picture may have a caption too, which is not what its questions ask for.
+    """
+    return (record["question"], record["multiple_choice_answer"]) if "question" in record else ("", record["caption"])
+
+
+@dataclass(frozen=True)
+class WriteText:
+    """A question with its answer, or a caption -> numbers of words, int32, filled up with padding.
+
+    Adds `text` [T] and `text_mask` bool[T], the whole text, cut at its end; `question_end` int32, the place of the mark behind
+    the question, or of the last word where there is none; `answer_start` int32, the place of the first word behind the prompt;
+    `prompt` [P] and `prompt_mask` bool[P], in which a question that is too long is cut at its end.
+
+    Attributes:
+      tokeniser: the tokeniser.
+      template: see `TEMPLATES`.
+      max_tokens: T, the longest text.
+      max_prompt: P, the longest prompt.
+      form: see `FORMS`.
+    """
+
+    tokeniser: Tokeniser = field(repr=False)
+    template: Template
+    max_tokens: int
+    max_prompt: int
+    form: str = "raw"
+
+    def __call__(self, example: Example) -> Example:
+        """Adds the text and the prompt."""
+        question_form, answer_form = FORMS[self.form]
+        question, answer = asked_and_true(example)
+        parts = {"question": question_form(question), "answer": answer_form(answer)}
+        words = self.tokeniser.encode(self.template.text.format(**parts))[: self.max_tokens]
+        prompt = self.tokeniser.encode(self.template.prompt.format(**parts))
+        last, mark = len(words) - 1, self.tokeniser.question_end
+        text, text_mask = _filled(words, self.max_tokens, self.tokeniser.padding)
+        asked, prompt_mask = _filled(self._fitting(prompt), self.max_prompt, self.tokeniser.padding)
+        return example | {
+            "text": text,
+            "text_mask": text_mask,
+            "question_end": np.int32(words.index(mark) if mark in words else last),
+            "answer_start": np.int32(min(_alike(words, prompt), last)),
+            "prompt": asked,
+            "prompt_mask": prompt_mask,
+        }
+
+    def _fitting(self, prompt: list[int]) -> list[int]:
+        """The prompt, less words at the question's end, so that what asks for the answer stays."""
+        if len(prompt) <= self.max_prompt:
+            return prompt
+        tail = self.tokeniser.encode(self.template.prompt.partition("{question}")[2])
+        return prompt[: self.max_prompt - len(tail)] + tail
+
+
+def _filled(words: Sequence[int], length: int, padding: int) -> tuple[np.ndarray, np.ndarray]:
+    text, mask = np.full(length, padding, np.int32), np.zeros(length, np.bool_)
+    text[: len(words)], mask[: len(words)] = words, True
+    return text, mask
+
+
+def _alike(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many words two texts begin with alike."""
+    return next(
+        (i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second))
+    )

@@ -1,0 +1,194 @@
+"""Text to numbers of words, and back: byte pairs as GPT-2 has them, or BERT's word pieces, with marks for images and ends.
+
+A tokeniser comes from files (what `save_pretrained` writes, or GPT-2's `vocab.json` and `merges.txt`, or BERT's `vocab.txt`),
+from a hub by its name, or is trained on the texts of a data set. What a checkpoint holds of it is the JSON of `tokenizers`.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
+
+from jaxvqa.errors import DataError
+
+IMAGE, END, QUESTION_END = "<image>", "<EOC>", "<EOQ>"
+"""Where an image belongs; the end of a text; the end of its question (Flamingo spec, sections 1 and 12)."""
+
+GPT2_BEGIN, GPT2_PADDING = "<|endoftext|>", "[PAD]"
+BERT_MARKS = ("[PAD]", "[CLS]", "[SEP]")
+
+
+class Tokeniser:
+    """A tokeniser with the marks.
+
+    Attributes:
+      asset: what makes it again, a JSON value.
+      padding: number of the word that fills a text.
+      begin: number of the word that a text begins with.
+      end: number of the word that ends a text.
+      image: number of the word that marks an image.
+      question_end: number of the word that ends a question; None in a vocabulary without it, such as MIMIC-CXR's.
+    """
+
+    def __init__(self, asset: Mapping[str, Any]):
+        """Args: what `tokenizers` saves.
+
+        Raises:
+          DataError: it is nothing that `tokenizers` reads, or has not the marks; names those that it lacks.
+        """
+        self.asset = dict(asset)
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(self.asset))
+        except Exception as error:  # the library raises nothing more special
+            raise DataError(f"The tokeniser of this checkpoint cannot be read: {error}") from error
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        begin = GPT2_BEGIN if self.number(GPT2_BEGIN) is not None else BERT_MARKS[1]
+        marks = {name: self.number(name) for name in (GPT2_PADDING, begin, END, IMAGE)}
+        missing = [name for name, number in marks.items() if number is None]
+        if missing:
+            raise DataError(
+                f"The tokeniser has no word {', '.join(missing)}, which texts with images are written with."
+            )
+        self.padding, self.begin, self.end, self.image = (
+            int(number) for number in marks.values() if number is not None
+        )
+        self.question_end = self.number(QUESTION_END)
+
+    def __len__(self) -> int:
+        """Number of words V, marks included."""
+        return self._tokenizer.get_vocab_size(with_added_tokens=True)
+
+    @property
+    def is_bert(self) -> bool:
+        """Whether it is one of word pieces, whose texts stand between [CLS] and [SEP]."""
+        return self.number(GPT2_BEGIN) is None
+
+    def cut(self, size: int) -> "Tokeniser":
+        """The same without the marks that a vocabulary of `size` words has no room for, the last ones; itself if it has."""
+        marks = self.asset.get("added_tokens", [])
+        if size >= len(self) or not marks:
+            return self
+        return Tokeniser(self.asset | {"added_tokens": [mark for mark in marks if mark["id"] < size]})
+
+    def number(self, word: str) -> int | None:
+        """The number of a word; None where there is none."""
+        return self._tokenizer.token_to_id(word)
+
+    def encode(self, text: str) -> list[int]:
+        """Numbers of the words of a text, in which marks stand as they are spelt; nothing is added around it."""
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def decode(self, words: Iterable[int]) -> str:
+        """The text of numbers, without marks and padding, stripped."""
+        marks = {self.padding, self.begin, self.end, self.image, self.question_end}
+        return self._tokenizer.decode([int(word) for word in words if int(word) not in marks]).strip()
+
+    def pieces(self, text: str) -> list[str]:
+        """The words of a text as they are spelt in it."""
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        return [text[start:end].strip() for start, end in encoding.offsets]
+
+
+def with_marks(tokenizer: tokenizers.Tokenizer) -> dict[str, Any]:
+    """The asset of a tokenizer, to whose words the missing marks are added in the original's order (spec, section 1).
+
+    To GPT-2's 50,257 words come `[PAD]`, `<image>`, `<EOC>` and `<EOQ>`, to BERT's the last three. Blanks beside a mark stay.
+    """
+    marks = [mark for mark in (GPT2_PADDING, IMAGE, END, QUESTION_END) if tokenizer.token_to_id(mark) is None]
+    tokenizer.add_special_tokens([AddedToken(mark, normalized=False, special=True) for mark in marks])
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return json.loads(tokenizer.to_str())
+
+
+def load(source: str | Path) -> dict[str, Any]:
+    """Reads a tokeniser's files, and adds the marks.
+
+    Args:
+      source: a folder with `tokenizer.json`, with `vocab.json` and `merges.txt` (GPT-2's), or with `vocab.txt` (BERT's); a
+        `tokenizer.json`; or a name for a hub, where one can be reached.
+
+    Raises:
+      DataError: there is no such file or name, or it cannot be read.
+    """
+    path = Path(source)
+    folder = path if path.is_dir() else path.parent
+    try:
+        if path.is_file():
+            return with_marks(tokenizers.Tokenizer.from_file(str(path)))
+        if (path / "tokenizer.json").is_file():
+            return with_marks(tokenizers.Tokenizer.from_file(str(path / "tokenizer.json")))
+        if path.is_dir() and (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+            pairs = models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
+            return with_marks(_byte_pairs(pairs))
+        if path.is_dir() and (folder / "vocab.txt").is_file():
+            return with_marks(_word_pieces(folder))
+    except Exception as error:  # the library raises nothing more special
+        raise DataError(f"The tokeniser in {source} cannot be read: {error}") from error
+    if path.exists():
+        raise DataError(
+            f"{source} holds no tokeniser: expected tokenizer.json, or vocab.json and merges.txt, or vocab.txt; there is "
+            f"{', '.join(sorted(p.name for p in path.iterdir())[:8]) or 'nothing'}."
+        )
+    return with_marks(_from_hub(str(source)))
+
+
+def train(texts: Iterable[str], vocab_size: int) -> dict[str, Any]:
+    """Makes a tokeniser of byte pairs, as GPT-2's, from the texts of a data set.
+
+    Args:
+      texts: the texts, without marks.
+      vocab_size: the most words, marks included; never fewer than the 256 bytes and the marks.
+    """
+    tokenizer = _byte_pairs(models.BPE())
+    marks = [GPT2_BEGIN, GPT2_PADDING, IMAGE, END, QUESTION_END]
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=marks,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return with_marks(tokenizer)
+
+
+def stand_in(vocab_size: int) -> dict[str, Any]:
+    """A tokeniser of that many words, for tracing without any data."""
+    marks = [GPT2_BEGIN, GPT2_PADDING, IMAGE, END, QUESTION_END]
+    words = {f"word{i}": i for i in range(vocab_size - len(marks))}
+    tokenizer = tokenizers.Tokenizer(models.WordLevel(words, unk_token="word0"))
+    tokenizer.add_special_tokens(marks)
+    return json.loads(tokenizer.to_str())
+
+
+def _byte_pairs(pairs: models.BPE) -> tokenizers.Tokenizer:
+    tokenizer = tokenizers.Tokenizer(pairs)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    if tokenizer.token_to_id(GPT2_BEGIN) is not None:
+        tokenizer.add_special_tokens([GPT2_BEGIN])
+    return tokenizer
+
+
+def _word_pieces(folder: Path) -> tokenizers.Tokenizer:
+    """BERT's, in lower case unless its `tokenizer_config.json` says otherwise."""
+    settings = folder / "tokenizer_config.json"
+    lower = json.loads(settings.read_text()).get("do_lower_case", True) if settings.is_file() else True
+    tokenizer = tokenizers.BertWordPieceTokenizer(str(folder / "vocab.txt"), lowercase=lower)
+    return tokenizer._tokenizer
+
+
+def _from_hub(name: str) -> tokenizers.Tokenizer:
+    import transformers  # seconds to import, and only here of use
+
+    try:
+        return transformers.AutoTokenizer.from_pretrained(name).backend_tokenizer
+    except Exception as error:  # no network, no such name, no fast tokeniser: the library has a type for each
+        raise DataError(
+            f"There is no folder {name}, and no hub gives a tokeniser of that name ({str(error).splitlines()[0]}). Give the "
+            "folder of one with --config.data.tokeniser=DIR, or an empty text to train one on the data."
+        ) from error

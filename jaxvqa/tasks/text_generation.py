@@ -1,0 +1,430 @@
+"""Writing an answer, a caption or a report, and choosing a class beside it where there is a head for that: Flamingo."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
+
+from jaxvqa import generate, losses, models
+from jaxvqa.data import images, tokenisers, transforms
+from jaxvqa.data.answers import AnswerList
+from jaxvqa.data.med_text import DiseaseList
+from jaxvqa.data.prompts import FORMS, TEMPLATES, WriteText, asked_and_true
+from jaxvqa.data.rad_text import RadAnswerList
+from jaxvqa.data.sources import open_vqa
+from jaxvqa.data.tokenisers import Tokeniser
+from jaxvqa.errors import ConfigError, DataError, nearest
+from jaxvqa.models.flamingo import parse_compat
+from jaxvqa.tasks import Assets, Metrics
+from jaxvqa.tasks.answer_classification import ANSWER_RULES
+
+
+class VerbatimList(AnswerList):
+    """Answers as they stand, "yes" and "no" among them: MLMI's classes of VQA-Med (Flamingo spec, section 13)."""
+
+    @staticmethod
+    def form(raw: str | int) -> str:
+        """An answer as it stands."""
+        return str(raw)
+
+
+ANSWER_LISTS: Mapping[str, type[AnswerList]] = {
+    "vqa": AnswerList,
+    "rad": RadAnswerList,
+    "med": DiseaseList,
+    "verbatim": VerbatimList,
+}
+"""`config.data.answers.form` -> the list of classes."""
+
+SHOWN = 5
+"""How many of the best classes an explanation lists."""
+
+MARKS = re.compile(r"<[^<> ]+>|\[[A-Z]+\]")
+"""What in a template is no text of its own."""
+
+
+class TextGeneration:
+    """Cross-entropy of each next word, and of the class where the model has a head for it (Flamingo spec, section 10).
+
+    `config.loss`: `text` (whether words are learnt), `text_smoothing` and `class_smoothing` (shares of the target that are
+    spread over all words or classes), `prompt` (whether the words of the question are learnt too, as in the original, or only
+    the answer's). Words count alike, and so do classes; the sum of the two means is what is descended.
+    """
+
+    def __init__(self, config: ml_collections.ConfigDict, assets: Assets):
+        """Reads the options.
+
+        Args:
+          config: the whole config.
+          assets: `tokeniser` (see `Tokeniser.asset`) and `answers` (list of str, the classes; empty without a class head).
+
+        Raises:
+          ConfigError: an option is not known; all of them in one message.
+        """
+        data = config.data
+        rows = (
+            ("answers.rule", data.answers.rule, ANSWER_RULES),
+            ("answers.form", data.answers.form, ANSWER_LISTS),
+            ("template", data.template, TEMPLATES),
+            ("text_form", data.text_form, FORMS),
+        )
+        faults = [
+            f"config.data.{name} is {value!r}; known are {', '.join(known)}.{nearest(value, known)}"
+            for name, value, known in rows
+            if value not in known
+        ]
+        if not (config.loss.text or data.classify):
+            faults.append("config.loss.text and config.data.classify are both false: nothing is left to learn.")
+        if faults:
+            raise ConfigError("\n".join(faults))
+        self.assets, self.answer_rule = assets, data.answers.rule
+        self._data, self._loss = data, config.loss
+        self.tokeniser = Tokeniser(assets["tokeniser"])
+        self.answers = ANSWER_LISTS[data.answers.form](tuple(assets["answers"]))
+        self.model = models.build(
+            config.model.to_dict(),
+            dtype=config.dtype,
+            vocab_size=len(self.tokeniser),
+            image_token=self.tokeniser.image,
+            num_answers=len(self.answers) if data.classify else 0,
+        )
+        self._shared_mask = "shared_loss_mask" in parse_compat(self.model.compat)
+        self._writes = self.model.writes and config.loss.text
+        if not (self._writes or data.classify):
+            raise ConfigError(
+                f"A model with model.language = {self.model.language!r} writes nothing; set config.data.classify for a class "
+                "head."
+            )
+        settings = config.generate.to_dict()
+        self._seed = settings.pop("seed")
+        self._generator = generate.Generator(
+            self.model, generate.Settings(**settings, stop=self.tokeniser.end, padding=self.tokeniser.padding)
+        )
+        self.batch_keys: Sequence[str] = (
+            *("image", "text", "text_mask", "question_end", "answer_start", "prompt", "prompt_mask", "answer_class"),
+            "mask",
+        )
+        answers = self._predict_text if self._writes else self._predict_class
+        self.predict_fns: Mapping[str, Callable[[Any, Any, Mapping[str, Array]], dict[str, Array]]] = {
+            "answers": answers,
+            "answers_blank": partial(_without_picture, answers),
+            "likelihood": self._predict_likelihood,
+            "explain": self._predict_with_attention,
+            **(
+                {"classes": self._predict_class, "classes_blank": partial(_without_picture, self._predict_class)}
+                if data.classify
+                else {}
+            ),
+            **({"embeddings": self._predict_embeddings} if self._writes else {}),
+        }
+
+    # --- assets ------------------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def make_assets(config: ml_collections.ConfigDict, open_source: Callable[[str], Any]) -> Assets:
+        """Reads the tokeniser that the config names, or trains one on the texts, and makes the list of classes.
+
+        Texts are those of `config.data.vocabulary_parts` and `vocabulary_splits`; classes the answers of
+        `config.data.answers.splits` that occur `min_count` times, or those of the file that the config names.
+
+        Raises:
+          DataError: a file cannot be read, or no answer occurs that often.
+        """
+        data = config.data
+        tokeniser = (
+            tokenisers.load(data.tokeniser) if data.tokeniser else tokenisers.train(_texts(data), data.vocab_size)
+        )
+        if not data.classify:
+            return {"tokeniser": tokeniser, "answers": []}
+        kind = ANSWER_LISTS[data.answers.form]
+        if data.answers.file:
+            answers = kind.from_file(data.answers.file)
+        else:
+            splits = data.answers.splits.split("+")
+            given = (q["multiple_choice_answer"] for split in splits for q in open_source(split).all_questions())
+            answers = kind.build(given, data.answers.min_count)
+        if not len(answers):
+            raise DataError(
+                f"No answer of {data.questions} ({data.answers.splits}) occurs {data.answers.min_count} times: "
+                "lower config.data.answers.min_count."
+            )
+        return {"tokeniser": tokeniser, "answers": list(answers.answers)}
+
+    @staticmethod
+    def stand_in_assets(config: ml_collections.ConfigDict) -> Assets:
+        """Assets of the sizes `config.compile.vocab_size` and, with a class head, `.num_answers`, without any data."""
+        count = config.compile.num_answers if config.data.classify else 0
+        return {
+            "tokeniser": tokenisers.stand_in(config.compile.vocab_size),
+            "answers": [f"answer{i}" for i in range(count)],
+        }
+
+    # --- data --------------------------------------------------------------------------------------------------------------
+
+    def transforms(self, *, train: bool) -> Sequence[transforms.Transform]:
+        """Raw example to the picture, the text and the prompt (see `WriteText`), `answer_class` and `id`."""
+        data, augment = self._data, self._data.augment
+        size, room = data.image_size, augment.crop if train else 0
+        steps: list[transforms.Transform] = []
+        if data.blind or not data.images:
+            steps.append(images.NoiseImage({"image": (size, 3)}))
+        else:
+            steps.append(images.DecodeImage({"image": (size + room, 3)}, cache_mib=data.cache_mib))
+            if train:
+                steps += [images.CropAndFlip(size)] if augment.flip else []
+                steps += [images.CropAndRotate(size, augment.degrees, nearest=True)] if augment.degrees or room else []
+                steps += [images.ColourJitter(augment.colour)] if augment.colour else []
+        return (
+            *steps,
+            WriteText(self.tokeniser, TEMPLATES[data.template], data.max_tokens, data.max_prompt, data.text_form),
+            transforms.ClassOfAnswer(self.answers),
+            transforms.Keep(tuple(key for key in self.batch_keys if key != "mask")),
+        )
+
+    def init_batch(self, batch_size: int) -> dict[str, np.ndarray]:
+        """`image` uint8[B, S, S, 3]; `text`, `prompt` int32[B, T or P] with masks; int32[B] places and classes; `mask`."""
+        data = self._data
+        lengths = {"text": data.max_tokens, "prompt": data.max_prompt}
+        return {
+            "image": np.zeros((batch_size, data.image_size, data.image_size, 3), np.uint8),
+            **{name: np.zeros((batch_size, length), np.int32) for name, length in lengths.items()},
+            **{f"{name}_mask": np.ones((batch_size, length), np.bool_) for name, length in lengths.items()},
+            **{name: np.zeros((batch_size,), np.int32) for name in ("question_end", "answer_start", "answer_class")},
+            "mask": np.ones((batch_size,), np.float32),
+        }
+
+    def decode(self, words: Int[np.ndarray, " W"], length: int) -> str:
+        """The text of generated words."""
+        return self.tokeniser.decode(words[:length])
+
+    # --- explanations ------------------------------------------------------------------------------------------------------
+
+    def words(self, question: str) -> list[str]:
+        """No words: what an answer owes to each word of the question is not told."""
+        return []
+
+    def boxes(self, example: Mapping[str, Any]) -> Float[np.ndarray, "R 4"]:
+        """The patches of the picture, row by row: x1, y1, x2, y2 in the picture's own pixels."""
+        if self._data.blind or not self._data.images:
+            return np.zeros((0, 4), np.float32)
+        cells = self.model.patches_a_side(self._data.image_size)
+        rows, columns = np.meshgrid(np.arange(cells), np.arange(cells), indexing="ij")
+        corners = np.stack([columns, rows, columns + 1, rows + 1], axis=-1).reshape(-1, 4) / cells
+        width, height = int(example["image_w"]), int(example["image_h"])
+        return (corners * [width, height, width, height]).astype(np.float32)
+
+    def answers_of(self, output: Mapping[str, np.ndarray]) -> tuple[tuple[str, float], ...]:
+        """The text that was written with its probability; or the best classes with theirs."""
+        if "words" in output:
+            return ((self.decode(output["words"], int(output["length"])), float(np.exp(output["score"]))),)
+        return tuple(
+            (self.answers.answers[int(a)], float(p))
+            for a, p in zip(output["answer"], output["probability"], strict=True)
+        )
+
+    # --- model -------------------------------------------------------------------------------------------------------------
+
+    def init(self, key: Key[Array, ""]) -> Mapping[str, Any]:
+        """Fresh variables."""
+        batch = {name: jnp.asarray(array) for name, array in self.init_batch(1).items()}
+        return self.model.init({"params": key}, **self._inputs(batch))
+
+    def _inputs(self, batch: Mapping[str, Array]) -> dict[str, Any]:
+        """What the model reads of whole texts, by keyword."""
+        names = ("text", "text_mask", "question_end")
+        return {"image": self._picture(batch)} | {name: batch[name] for name in names}
+
+    def _picture(self, batch: Mapping[str, Array]) -> Float[Array, "B S S 3"]:
+        return images.normalised(batch["image"], self._data.mean, self._data.std)
+
+    def loss(
+        self,
+        params: Any,
+        extra: Any,
+        batch: Mapping[str, Array],
+        rngs: Mapping[str, Key[Array, ""]],
+        *,
+        train: bool,
+        epoch: ArrayLike = 0.0,
+    ) -> tuple[Float[Array, ""], tuple[Metrics, Any]]:
+        """The loss, by words or, where classes are learnt too, by examples; metrics `loss`, `accuracy` and those of its parts.
+
+        `accuracy` is the share of right classes, without a class head of right words among the answers'. `gate/…` are the gates
+        of the cross-attentions, behind their tanh.
+        """
+        streams = {"dropout": rngs["dropout"]} if train else {}
+        inputs = self._inputs(batch)
+        if train and self._data.questions_together > 1:
+            inputs["image"] = inputs["image"].reshape(-1, self._data.questions_together, *inputs["image"].shape[1:])[
+                :, 0
+            ]
+        (logits, out), updates = self.model.apply(
+            {"params": params, **extra}, **inputs, train=train, rngs=streams, mutable=["batch_stats"] if train else []
+        )
+        examples = jnp.sum(batch["mask"])
+        metrics: Metrics = {name: (gate, jnp.ones(())) for name, gate in gates(params).items()}
+        parts: list[tuple[Array, Array]] = []
+        if self._loss.text:
+            targets, mask = next_words(batch, self.tokeniser.padding), self._learnt(batch)
+            total = losses.text_loss(
+                logits, targets, mask, smoothing=self._loss.text_smoothing, shared_mask=self._shared_mask
+            )
+            parts.append((jnp.sum(total * batch["mask"]), jnp.sum(mask * batch["mask"][:, None])))
+            answers = answer_words(batch) & (batch["mask"][:, None] > 0)
+            right = jnp.sum((jnp.argmax(logits, axis=-1) == targets) & answers)
+            metrics |= {
+                "text_loss": parts[-1],
+                "accuracy": (right.astype(jnp.float32), jnp.sum(answers, dtype=jnp.float32)),
+            }
+        if "class_logits" in out:
+            known = ((batch["answer_class"] >= 0) & (batch["mask"] > 0)).astype(jnp.float32)
+            target = jnp.maximum(batch["answer_class"], 0)
+            each = losses.label_smoothing(out["class_logits"], target, self._loss.class_smoothing)
+            # At least 1: a batch without any class has no gradient, not one of 0 / 0.
+            count = jnp.maximum(jnp.sum(known), 1)
+            parts.append((jnp.sum(each * known), count))
+            right = jnp.sum((jnp.argmax(out["class_logits"], axis=-1) == target) * known)
+            metrics |= {"class_loss": parts[-1], "accuracy": (right, count)}
+        if len(parts) == 1:
+            loss, count = parts[0]
+        else:
+            # A mean over words and one over examples: their sum is a mean over the examples once more.
+            loss, count = sum(total / n for total, n in parts) * examples, examples
+        return loss, (metrics | {"loss": (loss, count)}, {**extra, **updates})
+
+    def _learnt(self, batch: Mapping[str, Array]) -> Bool[Array, "B T"]:
+        """The positions whose next words count: all of a text, the last of which foretells padding (Q8), or the answer's."""
+        if self._loss.prompt:
+            return batch["text_mask"]
+        return batch["text_mask"] & _behind_prompt(batch)
+
+    # --- predictions -------------------------------------------------------------------------------------------------------
+
+    def _predict_text(self, params: Any, extra: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
+        """`words` int32[B, W] that were written, `length` int32[B], `score` float32[B], the sum of their log-probabilities."""
+        variables, inputs = {"params": params, **extra}, {"image": self._picture(batch)}
+        slots = self._data.max_prompt + self._generator.settings.words
+        logits, cache = self._generator.prefill(variables, batch["prompt"], batch["prompt_mask"], inputs, slots=slots)
+        found = self._generator.loop(variables, logits, cache, jax.random.key(self._seed))
+        return {"words": found.words, "length": found.lengths, "score": found.scores}
+
+    def _predict_class(self, params: Any, extra: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
+        """`answer` int32[B, 1] and its `probability` float32[B, 1] among the classes."""
+        _, out = self.model.apply({"params": params, **extra}, **self._inputs(batch))
+        return _best_classes(out["class_logits"], 1)
+
+    def _predict_likelihood(self, params: Any, extra: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
+        """How probable the true text is, sums over each example's words: float32[B] each.
+
+        `loss` and `loss_words` as in training, without dropout; `nll` and `words` of the answer's words given the prompt;
+        `right`, how many of these are the most probable. With a class head `class_loss`, `class_right` and `class_known`.
+        """
+        logits, out = self.model.apply({"params": params, **extra}, **self._inputs(batch))
+        found: dict[str, Array] = {}
+        if self._loss.text:
+            targets, learnt, answers = (
+                next_words(batch, self.tokeniser.padding),
+                self._learnt(batch),
+                answer_words(batch),
+            )
+            right = (jnp.argmax(logits, axis=-1) == targets) & answers
+            found |= {
+                "loss": losses.text_loss(logits, targets, learnt, smoothing=self._loss.text_smoothing),
+                "loss_words": jnp.sum(learnt, axis=-1, dtype=jnp.float32),
+                "nll": losses.text_loss(logits, targets, answers),
+                "words": jnp.sum(answers, axis=-1, dtype=jnp.float32),
+                "right": jnp.sum(right, axis=-1, dtype=jnp.float32),
+            }
+        if "class_logits" in out:
+            known, target = batch["answer_class"] >= 0, jnp.maximum(batch["answer_class"], 0)
+            each = losses.label_smoothing(out["class_logits"], target, self._loss.class_smoothing)
+            found |= {
+                "class_loss": jnp.where(known, each, 0),
+                "class_known": known.astype(jnp.float32),
+                "class_right": (known & (jnp.argmax(out["class_logits"], axis=-1) == target)).astype(jnp.float32),
+            }
+        return found
+
+    def _predict_embeddings(self, params: Any, extra: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
+        """What `answers` gives, and the mean states float32[B, D] of the `written` and the `true` text (spec, section 15)."""
+        written = self._predict_text(params, extra, batch)
+        text = jnp.concatenate([batch["prompt"], written["words"]], axis=1)
+        real = jnp.arange(written["words"].shape[1])[None] < written["length"][:, None]
+        mask = jnp.concatenate([batch["prompt_mask"], real], axis=1)
+        picture = self._picture(batch)
+        for name, words, real in (("written", text, mask), ("true", batch["text"], batch["text_mask"])):
+            _, out = self.model.apply({"params": params, **extra}, text=words, text_mask=real, image=picture)
+            written[name] = jnp.mean(out["hidden"], axis=1, where=real[..., None], dtype=jnp.float32)
+        return written
+
+    def _predict_with_attention(self, params: Any, extra: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
+        """What is answered, and `region_attention` float32[B, N]: from the prompt's last word back to the picture's patches."""
+        variables = {"params": params, **extra}
+        if self._writes:
+            found = self._predict_text(params, extra, batch)
+            asked = self._inputs({**batch, "text": batch["prompt"], "text_mask": batch["prompt_mask"]})
+            place = jnp.sum(batch["prompt_mask"], axis=-1) - 1
+        else:
+            asked, place = self._inputs(batch), batch["question_end"]
+        _, out = self.model.apply(variables, **asked)
+        if not self._writes:
+            found = _best_classes(out["class_logits"], SHOWN)
+        return found | {"region_attention": self.model.patch_attention(out, place)}
+
+
+def gates(params: Mapping[str, Any]) -> dict[str, Float[Array, ""]]:
+    """How far the cross-attentions of a model are open: tanh of each gate, "gate/cross_0/attention" and so on."""
+    return {
+        f"gate/{name}/{gate.removesuffix('_gate')}": jnp.tanh(value[0])
+        for name, part in params.items()
+        if name.startswith("cross_")
+        for gate, value in part.items()
+        if gate.endswith("_gate")
+    }
+
+
+def next_words(batch: Mapping[str, Array], padding: int) -> Int[Array, "B T"]:
+    """The word that follows each, padding behind the last place (spec, section 10)."""
+    return jnp.pad(batch["text"][:, 1:], ((0, 0), (0, 1)), constant_values=padding)
+
+
+def answer_words(batch: Mapping[str, Array]) -> Bool[Array, "B T"]:
+    """The positions whose next words are the answer's, its end mark included."""
+    following = jnp.pad(batch["text_mask"][:, 1:], ((0, 0), (0, 1)))
+    return following & _behind_prompt(batch)
+
+
+def _behind_prompt(batch: Mapping[str, Array]) -> Bool[Array, "B T"]:
+    return jnp.arange(batch["text"].shape[1])[None] >= batch["answer_start"][:, None] - 1
+
+
+def _best_classes(logits: Float[Array, "B A"], count: int) -> dict[str, Array]:
+    probability, answer = jax.lax.top_k(jax.nn.softmax(logits), min(count, logits.shape[-1]))
+    return {"answer": answer, "probability": probability}
+
+
+def _without_picture(
+    predict: Callable[..., dict[str, Array]], params: Any, extra: Any, batch: Mapping[str, Array]
+) -> dict[str, Array]:
+    """The same with a black picture: how far the model needs to look."""
+    return predict(params, extra, {**batch, "image": jnp.zeros_like(batch["image"])})
+
+
+def _texts(data: ml_collections.ConfigDict) -> Iterator[str]:
+    """The texts that a tokeniser is trained on, as the templates of questions and captions have them, without their marks."""
+    question_form, answer_form = FORMS[data.text_form]
+    for part in data.vocabulary_parts or (data.questions,):
+        own = data.copy_and_resolve_references()
+        with own.unlocked():
+            own.questions, own.images = part, ""
+        for split in data.vocabulary_splits.split("+"):
+            for record in open_vqa(own, split).all_questions():
+                question, answer = asked_and_true(record)
+                template = TEMPLATES["vqa" if question else "caption"].text
+                yield from MARKS.split(template.format(question=question_form(question), answer=answer_form(answer)))

@@ -1,0 +1,1 @@
+"""MIMIC-CXR: chest radiographs with the reports of their studies."""

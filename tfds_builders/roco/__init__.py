@@ -1,0 +1,1 @@
+"""ROCO: radiology figures of articles, and others, with their captions."""
