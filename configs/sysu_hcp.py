@@ -110,7 +110,7 @@ def _vqa_med(config: ml_collections.ConfigDict) -> None:
     config.log_every = "1 epoch"
     config.checkpoint.every = "5 epochs"
     # repair_names mends the names of six garbled classes in the answers.
-    row: dict[str, Any] = {"type": "vqa_med", "batch_size": 50, "repair_names": False}
+    row: dict[str, Any] = {"type": "vqa_med", "train_split": "train", "batch_size": 50, "repair_names": False}
     config.evals = ml_collections.ConfigDict()
     config.evals.val = common.evaluation("val", every="10 epochs", **row)
     config.evals.val_flip = common.evaluation("val", every="10 epochs", predict="answers_flip", **row)
@@ -158,7 +158,8 @@ def _vqa_med_2019(config: ml_collections.ConfigDict, variants: set[str]) -> None
     config.checkpoint.every = "20 epochs"
     config.evals = ml_collections.ConfigDict()
     for split in ("train", "val"):
-        config.evals[split] = common.evaluation(split, every=config.total, type="vqa_med", batch_size=60)
+        row: dict[str, Any] = {"type": "vqa_med", "train_split": "train", "batch_size": 60}
+        config.evals[split] = common.evaluation(split, every=config.total, **row)
 
 
 def _small(config: ml_collections.ConfigDict) -> None:

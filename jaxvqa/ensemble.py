@@ -29,6 +29,9 @@ from jaxvqa.tasks import Task, task_with_assets
 SAME = ("questions", "images", "question_types", "limit")
 """Fields of `config.data` that say which questions are answered: the members' have to be the same."""
 
+WHERE = ("dir", "image_splits", "cache_mib")
+"""Fields that say how they are read: the report reads them as the first member does."""
+
 _SHOWN = 3
 
 
@@ -69,7 +72,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: Path, split: str = "") 
     config = config.copy_and_resolve_references()
     with config.unlocked():
         config.evals = first.config.evals
-        config.data.update({field: first.config.data.get(field, config.data[field]) for field in SAME})
+        config.data.update({field: first.config.data[field] for field in (*SAME, *WHERE) if field in first.config.data})
     checkpoints.check_same_config(workdir, config)
     train.start_workdir(workdir, config)
     mesh = sharding.make_mesh(config.mesh)

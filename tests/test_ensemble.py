@@ -99,6 +99,8 @@ def test_two_networks_from_the_command_line(runs, phantoms, tmp_path, capsys):
     best = max(values[f"test/members/{name}/accuracy"] for name in ("narrow", "wider"))
     assert values["test/over_best_member"] == values["test/accuracy"] - best
     assert values["test/over_best_member/low"] <= values["test/over_best_member"]
+    assert values["test/controls/ceiling"] == 50  # "ulcer" is none of the classes
+    assert values["test/controls/majority"] == 50  # gout
     # The challenge's own reader takes the file.
     submission = (tmp_path / "predictions/test_0_imageclef.txt").read_text(encoding="utf-8")
     assert vqa_med.read_submission(submission.splitlines(), IMAGES) == dict(zip(IMAGES, answers(rows), strict=True))
@@ -106,10 +108,11 @@ def test_two_networks_from_the_command_line(runs, phantoms, tmp_path, capsys):
     assert main.main([f"--workdir={tmp_path}", "--mode=predict", "--split=val", cache]) == 0
     assert (tmp_path / "predictions/val_0_imageclef.txt").read_text().startswith("synpic21|")
     page = " ".join(report.write(tmp_path).read_text().split())
-    for words in ("Beside its members", "narrow", "wider", "--mode=eval"):
+    for words in ("Beside its members", "narrow", "wider", "the most that the answer list allows", "--mode=eval"):
         assert words in page
-    assert "not finished" not in page
-    assert "after step" not in page
+    assert "data:image/jpeg" in page
+    for words in ("not finished", "after step", "cannot be shown", "attention"):
+        assert words not in page
 
 
 @pytest.mark.parametrize(

@@ -326,7 +326,32 @@ def test_examples_show_attention_on_words_and_regions(tmp_path, monkeypatch):
     assert 'title="75.0 % of the attention"' in html
     assert "attention over 2 regions; the strongest: 88 %, 12 %." in html
     assert "Empty canvas in the size of picture" in html
+    for words in ("Words are tinted", "warm areas"):
+        assert words in html
     assert "62.5 %" in words_of(page)
+
+
+@pytest.mark.parametrize("part", ["questions", "image_disjoint"])
+def test_protocols_stand_beside_what_needs_no_model(tmp_path, part):
+    values = {
+        "val/strict_451": 62.5,
+        "val/strict_451/low": 58.25,
+        "val/strict_451/high": 66.75,
+        "val/strict_451/open": 43.5,
+    }
+    values |= {"val/controls/ceiling": 90.5, "val/controls/majority": 29.5}
+    workdir = make_run(tmp_path, rows=[eval_row(40, 62.5) | values], questions=f"vqa_rad/{part}", limit=0)
+    text = words_of(page_of(workdir))
+    for words in (
+        "strict_451free-form and paraphrased",
+        "62.5 % (58.2 to 66.8)",
+        "43.5 %",
+        "allows90.5 %",
+        "answer29.5 %",
+    ):
+        assert words in text, words
+    assert "same image and question type" not in text  # nothing was counted so
+    assert ("not the 308 and 451 questions" in text) == (part == "image_disjoint")
 
 
 def test_a_picture_that_cannot_be_read_is_said_and_the_rest_is_shown(tmp_path, monkeypatch):

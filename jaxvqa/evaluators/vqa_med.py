@@ -1,27 +1,43 @@
 """ImageCLEF VQA-Med by the rules of its official evaluator: accuracy and BLEU, each the best over a question's answers."""
 
-from collections.abc import Iterator, Mapping
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from jaxvqa.data.med_text import repaired
+from jaxvqa.data.sources import VqaSource
+from jaxvqa.errors import DataError
 from jaxvqa.evaluators.vqa import VqaEvaluator
 from jaxvqa.metrics import vqa_med
 from jaxvqa.metrics.bootstrap import confidence_interval
+from jaxvqa.metrics.vqa import normalise_prediction
 
 
 class VqaMedEvaluator(VqaEvaluator):
     """Yields `accuracy` and what else `VqaEvaluator` gives, by the official rule, and `bleu` in percent with its interval.
 
+    `NAME/controls/…`, in percent of accuracy: `ceiling`, the most that the classes allow, since a question whose answer is none
+    of them is lost; `majority`, the most frequent train answer to every question.
+
     Beside the predictions it writes `NAME_STEP_imageclef.txt`, lines `image|answer`, where the challenge would take them: each
     picture is asked about once, and every question is answered.
     """
 
-    def __init__(self, name: str, config: Any, **options: Any):
-        """Args: as for `VqaEvaluator`; with `repair_names` in the row, answers are written without SYSU-HCP's garbling."""
-        super().__init__(name, config, **options)
+    def __init__(self, name: str, config: Any, *, open_source: Callable[[str], VqaSource], **options: Any):
+        """Args: as for `VqaEvaluator`; with `repair_names` in the row, answers are written without SYSU-HCP's garbling.
+
+        The row's `train_split` is for `majority`; a data set without that split, as 2021's, has none.
+        """
+        super().__init__(name, config, open_source=open_source, **options)
         self._written = repaired if config.get("repair_names", False) else str
+        self._majority = ""
+        if split := config.get("train_split"):
+            with contextlib.suppress(DataError):
+                answers = (question["multiple_choice_answer"] for question in open_source(split).all_questions())
+                self._majority = Counter(answers).most_common(1)[0][0]
 
     def _answer(self, index: Any) -> str:
         return self._written(super()._answer(index))
@@ -48,3 +64,9 @@ class VqaMedEvaluator(VqaEvaluator):
         yield f"{self.name}/bleu", 100 * float(bleu.mean())
         yield f"{self.name}/bleu/low", 100 * low
         yield f"{self.name}/bleu/high", 100 * high
+        classes = {normalise_prediction(self._answer(i)) for i in range(len(self._task.assets["answers"]))}
+        possible = [any(vqa_med.normalise_reference(a) in classes for a in row["annotators"]) for row in scored]
+        yield f"{self.name}/controls/ceiling", 100 * float(np.mean(possible))
+        if self._majority:
+            right = [vqa_med.accuracy(self._majority, row["annotators"]) for row in scored]
+            yield f"{self.name}/controls/majority", 100 * float(np.mean(right))

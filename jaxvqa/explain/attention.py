@@ -109,6 +109,22 @@ def explain(
         saved.close()
 
 
+def show(config: ml_collections.ConfigDict, *, split: str, positions: Sequence[int]) -> list[Explanation]:
+    """Questions with their pictures alone, for answers that no single model gave: without answers, words and attention.
+
+    Args:
+      config: of a run, or of runs that answer together.
+      split: questions of which split.
+      positions: their places in it.
+
+    Raises:
+      DataError: the data set is not built, or holds no such picture.
+    """
+    source = sources.open_vqa(config.data, split)
+    where = _pictures(config, source)
+    return [_explanation(example, {}, None, where) for example in source.read(positions)]
+
+
 def run_config(workdir: Path, meta: Mapping[str, Any]) -> ml_collections.ConfigDict:
     """The config of a run: config.json, which says where its data lie now; a converted folder has it in `meta` alone."""
     file = workdir / "config.json"
@@ -198,11 +214,12 @@ def _pictures(config: ml_collections.ConfigDict, source: sources.VqaSource) -> s
 def _explanation(
     example: Mapping[str, Any],
     output: Mapping[str, np.ndarray],
-    task: AnswerTask,
+    task: AnswerTask | None,
     pictures: sources.VqaSource | None,
 ) -> Explanation:
     question = example.get("question", "")  # a caption answers none
-    words, boxes = task.words(question), task.boxes(example)
+    words = task.words(question) if task else []
+    boxes = task.boxes(example) if task else np.zeros((0, 4), np.float32)
     image: Mapping[str, Any] = example
     if pictures is not None and "image" not in example:
         try:
@@ -215,7 +232,7 @@ def _explanation(
         question=question,
         words=tuple(words),
         word_attention=np.asarray(output.get("question_attention", np.zeros(len(words)))[: len(words)], np.float32),
-        answers=task.answers_of(output),
+        answers=task.answers_of(output) if task else (),
         annotators=tuple(annotators_of(example)),
         boxes=boxes if "region_attention" in output else boxes[:0],
         region_attention=np.asarray(output.get("region_attention", ())[: len(boxes)], np.float32),

@@ -26,11 +26,11 @@ import jax
 import jinja2
 import numpy as np
 
-from jaxvqa import checkpoints, logs, optim
+from jaxvqa import checkpoints, configs, logs, optim
 from jaxvqa.errors import CheckpointError, ConfigError, DataError, UserError
 from jaxvqa.evaluators.vqa import write_whole
 from jaxvqa.explain import overlay
-from jaxvqa.explain.attention import Explanation, explain, question_spans
+from jaxvqa.explain.attention import Explanation, explain, question_spans, show
 from jaxvqa.metrics.bootstrap import confidence_interval
 from jaxvqa.report import protocols
 from jaxvqa.report.charts import VARIABLES, accuracy_chart, calibration_chart, charts
@@ -239,6 +239,7 @@ def content(run: Run, baseline: Run | None = None) -> dict[str, Any]:
     scored_answers = [row for row in answers if "accuracy" in row]
     examples, mistakes = choose_examples(answers), confident_mistakes(scored_answers)
     explained, why_not = _explanations(run, name, predictions, [*examples, *mistakes])
+    cards = {row["id"]: card(row, explained.get(row["id"])) for row in [*examples, *mistakes]}
     return {
         "run": run,
         "baseline": baseline,
@@ -265,8 +266,12 @@ def content(run: Run, baseline: Run | None = None) -> dict[str, Any]:
         else charts(run, baseline, name, curves(run, name)),
         "groups": groups(scored, before) or groups_from_metrics(run, baseline, name),
         "calibration": calibration(scored_answers),
-        "examples": [card(row, explained.get(row["id"])) for row in examples],
-        "mistakes": [card(row, explained.get(row["id"])) for row in mistakes],
+        "examples": [cards[row["id"]] for row in examples],
+        "mistakes": [cards[row["id"]] for row in mistakes],
+        "attention": {
+            "words": any(weight for item in cards.values() for _, weight in item["spans"]),
+            "picture": any(item["overlay"] for item in cards.values()),
+        },
         "no_pictures": why_not,
         "config": checkpoints.flatten_config(run.config),
         "commands": commands(run, baseline),
@@ -564,7 +569,11 @@ def _explanations(
     ids = list(dict.fromkeys(row["id"] for row in wanted))
     split = run.config.get("evals", {}).get(name, {}).get("split", name)
     try:
-        found = explain(run.workdir, split=split, positions=[places[i] for i in ids])
+        positions = [places[i] for i in ids]
+        if run.members:  # their one answer is no model's: the pictures, then, without attention
+            found = show(configs.from_json(dict(run.config)), split=split, positions=positions)
+        else:
+            found = explain(run.workdir, split=split, positions=positions)
     except UserError as error:
         return {}, f"The pictures cannot be shown. {error}"
     if [e.id for e in found] != ids:
@@ -586,6 +595,7 @@ def card(row: Row, explanation: Explanation | None) -> dict[str, Any]:
         "spans": [(row["question"], None)],
         "answers": [(row["answer"], row["probability"])],
         "picture": None,
+        "overlay": None,
         "fault": "",
     }
     if explanation is None:
@@ -593,7 +603,7 @@ def card(row: Row, explanation: Explanation | None) -> dict[str, Any]:
     spans = question_spans(explanation.question, explanation.words, explanation.word_attention)
     top = max((weight for _, weight in spans if weight), default=0.0)
     shown["spans"] = [(text, None if w is None else (w, w / top if top else 0.0)) for text, w in spans]
-    shown["answers"] = explanation.answers
+    shown["answers"] = explanation.answers or shown["answers"]
     try:
         drawn = overlay.canvas(explanation)
     except DataError as error:
@@ -602,7 +612,6 @@ def card(row: Row, explanation: Explanation | None) -> dict[str, Any]:
         return shown
     image, boxes = drawn
     shown["picture"] = _data_url(image)
-    shown["overlay"] = None
     weights = explanation.region_attention
     if len(boxes):
         shown["overlay"] = _data_url(overlay.overlay(image, boxes, weights))

@@ -34,6 +34,9 @@ PROTOCOL_WORDS = {
     "strict_451": "free-form and paraphrased; an answer outside the list is wrong",
 }
 
+STANDARD_SPLIT = "vqa_rad/questions"
+"""The questions that the protocols are named after: 308 of them free-form, 451 in all."""
+
 CONTROL_WORDS = {
     "ceiling": "the most that the answer list allows",
     "same_image_and_type": "the most frequent train answer to the same image and question type: the split's leak",
@@ -52,11 +55,14 @@ def protocol_table(run: "Run", name: str) -> dict[str, Any] | None:
             cells = [_with_interval(last, f"{name}/{protocol}{part}") for part in ("", "/closed", "/open")]
             rows.append((protocol, PROTOCOL_WORDS[protocol], cells))
     columns = ("protocol", "what counts", "all", "closed", "open")
-    return {"title": "Accuracy by protocol", "columns": columns, "rows": rows} if rows else None
+    data, title = run.config["data"], "Accuracy by protocol"
+    if data["questions"] != STANDARD_SPLIT or data["limit"]:
+        title += ": not the 308 and 451 questions of the literature, whose numbers do not compare"
+    return {"title": title, "columns": columns, "rows": rows} if rows else None
 
 
 def control_table(run: "Run", name: str) -> dict[str, Any] | None:
-    """The model beside a black picture and beside answers that are only counted, all questions, strict rule."""
+    """The model beside a black picture and beside answers that are only counted, all questions; VQA-RAD by the strict rule."""
     last = _last(run, f"{name}/controls/ceiling")
     if not last:
         return None
@@ -66,7 +72,8 @@ def control_table(run: "Run", name: str) -> dict[str, Any] | None:
             values = _last(run, f"{other}/accuracy")
             if values:
                 rows.append((other, "this model, shown a black picture", [_with_interval(values, f"{other}/accuracy")]))
-    rows += [(key, words, [percent(last[f"{name}/controls/{key}"])]) for key, words in CONTROL_WORDS.items()]
+    found = {key: last.get(f"{name}/controls/{key}") for key in CONTROL_WORDS}
+    rows += [(key, CONTROL_WORDS[key], [percent(value)]) for key, value in found.items() if value is not None]
     return {"title": "Beside what needs no model", "columns": ("", "what it is", "accuracy"), "rows": rows}
 
 
