@@ -27,7 +27,7 @@ PROMPTS = ([3], [IMAGE, 4], [1, IMAGE, 2, IMAGE, 5, 6], [7, 8, IMAGE, 1])
 ANSWERS = ([4], [5, 9], [4, 3, 2, 9], [IMAGE, 6, 9], [5, 9, 9])
 
 
-@pytest.mark.parametrize("together", [1, 2, 5])
+@pytest.mark.parametrize("together", [2, 5])
 @pytest.mark.parametrize("language", ["gpt2", pytest.param("palm", marks=pytest.mark.slow)])
 def test_likelihoods_are_those_of_whole_texts(language, together, monkeypatch):
     """Whatever the lengths, with images in prompt and answer, and however many answers are read at a time."""

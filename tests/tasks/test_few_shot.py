@@ -179,7 +179,7 @@ def test_an_evaluation_by_image_finds_the_twin(ready, tmp_path):
     vectors = np.asarray(
         task.predict_fns["image_vectors"](variables["params"], {}, {"image": jnp.asarray(raw)})["vector"]
     )
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     for question in sources.open_vqa(changed.data, "train").read([0, 20, 47]):
         shown = [int(shot["image_id"]) for shot in support(question)]
         me = pictures.ids.tolist().index(int(question["image_id"]))
