@@ -221,6 +221,9 @@ def _flamingo_assets(
     with config.unlocked():
         config.data.tokeniser = arguments.tokeniser or config.data.tokeniser
         config.data.answers.file = str(arguments.answers or config.data.answers.file)
+        if not sizes["num_answers"]:  # nothing to evaluate of a class head that is not there
+            for name in [name for name, row in config.evals.items() if row.predict.startswith("classes")]:
+                del config.evals[name]
     try:
         made = task_class(config.task).make_assets(config, lambda split: sources.open_vqa(config.data, split))
     except DataError as error:
@@ -365,6 +368,8 @@ def _to_folder(arguments: argparse.Namespace) -> None:
         config.model.update({k: v for k, v in told.items() if k in config.model or v != defaults[k]})
         config.data.update(dict(loaded.data))
         config.optim.update(dict(loaded.optim))
+        if not system.save:  # tables over all parameters of a model fit none of its parts
+            config.optim.update(dict.fromkeys(("decay", "coupled_decay", "lr_scale", "freeze"), ()))
     assets = _assets(arguments, system, config, loaded) if system.save else {}
     notes = {"file": arguments.source.name, "system": arguments.system} | dict(loaded.notes)
     step = workdir.write(arguments.target, config, loaded.variables, loaded.adam, assets, notes)

@@ -5,11 +5,13 @@ from a hub by its name, or is trained on the texts of a data set. What a checkpo
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tokenizers
+from jaxtyping import Int
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 
 from jaxvqa.errors import DataError
@@ -82,7 +84,7 @@ class Tokeniser:
         """Numbers of the words of a text, in which marks stand as they are spelt; nothing is added around it."""
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
-    def decode(self, words: Iterable[int]) -> str:
+    def decode(self, words: Sequence[int] | Int[np.ndarray, " W"]) -> str:
         """The text of numbers, without marks and padding, stripped."""
         marks = {self.padding, self.begin, self.end, self.image, self.question_end}
         return self._tokenizer.decode([int(word) for word in words if int(word) not in marks]).strip()

@@ -103,7 +103,7 @@ class VqaEvaluator:
     def rows(self, outputs: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
         """The predictions as they are written, scored where the split has answers; `outputs` as in `score`."""
         return [
-            self._row(question, {key: values[i] for key, values in outputs.items()})
+            self._row(question, {key: np.asarray(values[i]) for key, values in outputs.items()})
             for i, question in enumerate(self.source.all_questions())
         ]
 

@@ -11,6 +11,7 @@ from jaxvqa import models, optim, paths
 from jaxvqa.errors import ConfigError
 from jaxvqa.models.flamingo import COMPAT, FREEZE, PUBLISHED, parse_compat
 from jaxvqa.models.layers.perceiver import visible_media
+from jaxvqa.models.towers.clip import VisionTransformer
 from jaxvqa.models.towers.gpt2 import GPT2
 from jaxvqa.testing import golden
 from tests.made_up import made_up
@@ -197,6 +198,73 @@ def test_frozen_parameters_have_no_gradient_and_may_be_short(inputs, params, cal
     exact, _ = call(params, inputs)
     rounded, _ = call(short, inputs)
     assert 0 < jnp.abs(rounded - exact).max() < 0.03 * jnp.abs(exact).max()
+
+
+def test_texts_side_by_side_may_share_their_images(inputs, params, call):
+    logits, out = call(params, inputs | {"image": jnp.repeat(inputs["image"][:1], 2, axis=0)})
+    shared, shared_out = call(params, inputs | {"image": inputs["image"][:1]})
+    np.testing.assert_allclose(shared, logits, atol=1e-5)
+    assert shared_out.keys() == out.keys()
+    for name, value in out.items():
+        assert shared_out[name].shape == value.shape, name
+    np.testing.assert_allclose(shared_out["class_logits"], out["class_logits"], atol=1e-5)
+
+
+# --- for a small network from nothing ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gate", [0.0, 0.5])
+def test_gates_start_where_they_are_told_to(inputs, gate):
+    @jax.jit
+    def start(key):
+        params = make(gate=gate).init(key, **inputs)["params"]
+        return [
+            params[name][kind] for name in ("cross_0", "cross_2") for kind in ("attention_gate", "feed_forward_gate")
+        ]
+
+    np.testing.assert_array_equal(start(jax.random.key(0)), np.full((4, 1), gate, np.float32))
+
+
+def test_a_stem_of_convolutions_makes_patches_that_see_what_is_near():
+    tower = VisionTransformer(width=8, depth=1, heads=2, features=0, stem=(4, 6))
+    picture = jnp.asarray(np.random.default_rng(0).standard_normal((1, 32, 32, 3), dtype=np.float32))
+    params = jax.jit(tower.init)(jax.random.key(0), picture)
+    shapes = {path: leaf.shape for path, leaf in paths.flatten(params["params"]).items()}
+    assert shapes["stem_0/kernel"] == (3, 3, 3, 4)
+    assert shapes["stem_1/kernel"] == (3, 3, 4, 6)
+    assert shapes["patches/kernel"] == (1, 1, 6, 8)
+    assert shapes["position"] == (1 + 8 * 8, 8)
+    embedded = jax.jit(lambda picture: tower.apply(params, picture)[1]["embedded"][0, 1:].reshape(8, 8, 8))
+    changed = embedded(picture.at[:, 16:20, 16:20].add(1.0)) != embedded(picture)
+    # Two 3×3 convolutions of stride 2: a patch sees seven pixels either way.
+    seen = np.flatnonzero(np.asarray(changed).any(axis=(0, 2)))
+    assert seen.tolist() == [4, 5]
+    assert make(vision_sizes={"stem": (4, 6)}).patches_a_side(32) == 8
+    assert make().patches_a_side(8) == 2
+
+
+@pytest.mark.parametrize("patches", [True, False])
+def test_what_a_word_reads_of_the_patches_adds_up_to_one(inputs, patches):
+    model, place = make(patches=patches), jnp.asarray([4, 3])
+    one = inputs | {"image": inputs["image"][:, 0]}
+
+    def of_a_call(key):
+        out = model.apply(model.init(key, **one), **one)[1]
+        return out, model.patch_attention(out, place)
+
+    shapes, weights = jax.eval_shape(of_a_call, jax.random.key(0))
+    assert (weights.shape, weights.dtype) == ((2, 4), jnp.float32)
+    random = np.random.default_rng(0)
+    maps = {name: random.random(s.shape, np.float32) for name, s in shapes.items() if "attention_" in name}
+    out = {name: jnp.asarray(array / array.sum(-1, keepdims=True)) for name, array in maps.items()}
+    found = np.asarray(model.patch_attention(out, place))
+    np.testing.assert_allclose(found.sum(-1), 1, rtol=1e-6)
+    if patches:
+        latents = np.mean([out["media_attention_0"], out["media_attention_2"]], axis=(0, 2))[np.arange(2), place]
+        expected = np.einsum("bl,bln->bn", latents, np.mean(out["resampler_attention_0"], axis=1)[:, :, 1:5])
+    else:
+        expected = np.mean(out["vision_attention_0"][:, 0, :, 0, 1:], axis=1)
+    np.testing.assert_allclose(found, expected / expected.sum(-1, keepdims=True), rtol=1e-5)
 
 
 # --- faults ------------------------------------------------------------------------------------------------------------
