@@ -70,7 +70,7 @@ def base() -> ml_collections.ConfigDict:
     config.init_from.model = start_from(((".*", True),))
 
     config.compile = ml_collections.ConfigDict()
-    config.compile.target = "v5e:2x4"  # --mode=compile: a TPU topology, or "local"
+    config.compile.target = "v5e:2x4"  # --mode=compile: a TPU topology, "h100:8", or "local"
     return config
 
 
@@ -183,6 +183,12 @@ def text_data(config: ml_collections.ConfigDict) -> None:
     data.vocab_size = 1000  # its most words
     data.max_tokens = 128  # of a whole text, cut behind
     data.max_prompt = 96  # of a prompt, whose question is cut where it does not fit
+    data.shots = 0  # examples before each prompt in evaluation; max_prompt has to have room for them
+    data.shots_by = "seed"  # drawn by (generate.seed, question) | image: those with the most similar pictures
+    data.shots_split = "train"  # where they are from
+    data.candidates = (
+        ""  # a JSON list of answers that `ranked` chooses from; empty: the classes, without any yes and no
+    )
     data.image_size = 224  # pixels; whatever the aspect ratio
     data.mean = (0.485, 0.456, 0.406)  # of red, green and blue in [0, 1], subtracted
     data.std = (0.229, 0.224, 0.225)  # divided by
@@ -207,7 +213,7 @@ def text_data(config: ml_collections.ConfigDict) -> None:
     config.generate.temperature = 0.0  # 0: the best word each time; otherwise words are drawn
     config.generate.top_k = 0
     config.generate.top_p = 1.0
-    config.generate.seed = 0  # of the draws
+    config.generate.seed = 0  # of the draws, and of the examples before a prompt
     config.compile.vocab_size = 50261  # sizes for --mode=compile, which reads no data
     config.compile.num_answers = 332
 

@@ -19,6 +19,12 @@ files, as the last run is by a fine-tuning:
     … --config.data.tokeniser=DIR --config.init_from.language.workdir=runs/gpt2 --config.init_from.vision.workdir=runs/clip
     … --config.data.tokeniser=DIR --config.init_from.model.workdir=runs/roco/best
 
+A trained run also answers after examples (`config.data.shots`), drawn or with the most similar pictures, or by the likelihood
+of given answers: the classes, those of a JSON list, or yes and no.
+
+    … --mode=eval --config.data.shots=3 --config.data.max_prompt=90 --config.data.shots_by=image
+    … --mode=eval --config.evals.val.predict=ranked --config.data.candidates=answers.json
+
 `mlmi` computes as MLMI's code of July 2022 does, which checkpoints of theirs need (`jaxvqa.models.flamingo.COMPAT`).
 Recipes: Flamingo spec, section 11. Published: VQA-RAD 126 of 225 test answers by the class head, VQA-Med 2021 validation
 122 of 500 exact, BLEU-1 0.273 (section 21).
@@ -53,7 +59,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.name = "flamingo"
     config.task = "text_generation"
     config.sharding.params = SHARDING
-    config.model = ml_collections.ConfigDict({"name": "flamingo"})
+    # Training shows one image; that all have the same vector lets several stand before a prompt (data.shots).
+    config.model = ml_collections.ConfigDict({"name": "flamingo", "media_numbered": False})
     config.loss = ml_collections.ConfigDict()
     config.loss.text = True  # words are learnt
     config.loss.text_smoothing = 0.0
@@ -108,8 +115,8 @@ def _phantom_vqa(config: ml_collections.ConfigDict, *, captions: bool) -> None:
     config.compile.num_answers = 60
     config.generate.words = 36 if captions else 6
     config.batch_size = 32 if captions else 80
-    config.total = "20 epochs" if captions else "6 epochs"
-    config.optim.lr = 1e-3
+    config.total = "12 epochs" if captions else "9 epochs"
+    config.optim.lr = 1.5e-3
     config.optim.clip_norm = 1.0
     config.optim.schedule = ml_collections.ConfigDict({"name": "cosine", "warmup": "5 %", "end": 0.01})
     config.checkpoint.every = "20 %"

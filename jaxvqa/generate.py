@@ -149,8 +149,8 @@ class Generator:
         return self.loop(variables, logits, cache, jax.random.key(seed))
 
     def _prefill(self, variables: Any, text: Any, mask: Any, inputs: Mapping[str, Any], *, slots: int) -> Any:
-        room = {"slots": slots, "texts": self.settings.beams}
-        return self.model.apply(variables, text=text, text_mask=mask, **room, **inputs, method="prefill")
+        given = {"text": text, "text_mask": mask, "slots": slots, "texts": self.settings.beams, **inputs}
+        return self.model.apply(variables, method="prefill", **given)
 
     def _loop(self, variables: Any, logits: Float32[Array, "B V"], cache: Any, key: Key[Array, ""]) -> Generated:
         settings, batch = self.settings, len(logits)

@@ -82,9 +82,10 @@ class MetricWriter:
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
-    """The rows of WORKDIR/metrics.jsonl; a last line that was cut off is left out."""
+    """The rows of WORKDIR/metrics.jsonl, none without such a file; a last line that was cut off is left out."""
+    file = workdir / "metrics.jsonl"
     rows = []
-    for line in (workdir / "metrics.jsonl").read_text().splitlines():
+    for line in file.read_text().splitlines() if file.exists() else ():
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:

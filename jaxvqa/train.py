@@ -231,7 +231,6 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, float]:
         results: dict[str, float] = {}
         rows = logs.read_metrics(workdir) if last is not None else []
         best = Best.of(config, (row for row in rows if row["step"] <= first_step))
-        end = first_step if best.is_enough else total_steps
 
         def save(into: checkpoints.Checkpoints) -> None:
             meta = {"config": json.loads(config.to_json()), "data": position | {"step": int(state.step)}}
@@ -241,20 +240,26 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, float]:
             for name in names:
                 with meter.paused():
                     values = dict(evals[name].run(state))
-                writer.write(step, values)
-                results.update(values)
-                log.info("step %d  %s", step, headline(name, values))
                 best.check(name, values)
                 if best.add(step, values):
+                    # The run's own state as well, so that it never goes on from before its best one; and both before the
+                    # value is written down, which says that they are there.
+                    save(saved)
+                    saved.wait()
                     start_workdir(best.folder(workdir), config)
                     with contextlib.closing(checkpoints.Checkpoints(best.folder(workdir), keep=1)) as apart:
                         save(apart)
+                writer.write(step, values)
+                results.update(values)
+                log.info("step %d  %s", step, headline(name, values))
 
-        if last is not None:  # a run that was cut off may have saved a state, and not evaluated it any more
+        if rows:  # a run that was cut off may have saved a state, and not evaluated it any more
             known = {key.partition("/")[0] for row in rows if row["step"] == first_step for key in row}
-            run_evaluations(
-                first_step, [name for name in evals if first_step % eval_every[name] == 0 and name not in known]
-            )
+            due = [name for name in evals if first_step % eval_every[name] == 0]
+            run_evaluations(first_step, [name for name in due if name not in known])
+            if best.is_enough or first_step >= total_steps:
+                run_evaluations(first_step, [name for name in evals if name not in known and name not in due])
+        end = first_step if best.is_enough else total_steps
         # ---- 4. the loop ----
         load = pipeline.LoadBatch(
             source, order, task.transforms(train=True), jax.process_index(), jax.process_count(), config.seed
@@ -301,8 +306,9 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, float]:
                 )
         if first_step >= end:
             log.info("this run is finished at step %d; raise config.total to go on", first_step)
-            for evaluator in evals.values():
-                results |= dict(evaluator.run(state))
+            for name, evaluator in evals.items():
+                if not any(key.startswith(f"{name}/") for key in results):
+                    results |= dict(evaluator.run(state))
     return results
 
 
@@ -401,10 +407,11 @@ def headline(name: str, values: Mapping[str, float]) -> str:
     if not values:
         return f"{name}: predictions written"
     first = next(iter(values))
-    what = f"{name}: {first.rpartition('/')[2]}"
-    if f"{first}/low" not in values:  # a loss, which is no share of anything
-        return f"{what} {values[first]:.4g}"
-    return f"{what} {values[first]:.2f} % (95 % interval {values[f'{first}/low']:.2f} to {values[f'{first}/high']:.2f})"
+    measure = first.rpartition("/")[2]
+    if f"{first}/low" not in values:  # a loss, which is no share
+        return f"{name}: {measure} {values[first]:.4g}"
+    low, high = values[f"{first}/low"], values[f"{first}/high"]
+    return f"{name}: {measure} {values[first]:.2f} % (95 % interval {low:.2f} to {high:.2f})"
 
 
 # --- what the loop leans on ----------------------------------------------------------------------------------------------

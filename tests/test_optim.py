@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxvqa import configs, optim
+from jaxvqa import configs, optim, train
 from jaxvqa.errors import ConfigError
+from jaxvqa.state import TrainState
 
 GOLDEN = Path(__file__).parent / "golden" / "rwsan" / "text_cases.json"
 
@@ -209,3 +210,29 @@ def test_decay_and_rates_pass_over_what_is_frozen():
     tables = {"decay": ((".*", 0.5),), "coupled_decay": ((".*", 0.25),), "lr_scale": ((".*", 2.0),)}
     update = _one_update(params, params, name="sgd", momentum=0.0, freeze=(("a", True), ("b", False)), **tables)
     assert {name: float(u[0]) for name, u in update.items()} == {"a": 0.0, "b": 2 * (1 + 0.25 + 0.5)}
+
+
+def test_a_step_leaves_what_is_frozen_bit_for_bit_and_takes_no_gradient_of_it():
+    class Product:
+        assets, batch_keys, predict_fns = {}, ("x",), {}
+        transforms = init_batch = init = lambda *_, **__: None  # which a step does not call
+
+        def loss(self, params, extra, batch, rngs, *, train, epoch):
+            total = jnp.sum(params["a"] * params["b"] * batch["x"])
+            return total, ({"loss": (total, jnp.ones(()))}, extra)
+
+    config = configs.load("configs/rwsan.py")
+    with config.unlocked():
+        config.optim.update({"name": "sgd", "momentum": 0.0, "clip_norm": 0.0, "decay": ((".*", 0.5),)})
+        config.optim.freeze = (("a", True), ("b", False))
+    start = {"a": jnp.asarray([0.1, 3.0]), "b": jnp.asarray([1.0, 2.0])}
+    params = optim.shorten_frozen(start, config.optim.freeze)
+    optimizer = optim.make_optimizer(config.optim, params)
+    step = jax.jit(train.make_train_step(config, Product(), optimizer, lambda step: 0.1, 1))
+    state = TrainState(jnp.zeros((), jnp.int32), params, {}, optimizer.init(params), None)
+    after, metrics = step(state, {"x": jnp.asarray([1.0, 1.0])})
+    assert after.params["a"].dtype == jnp.bfloat16
+    np.testing.assert_array_equal(after.params["a"], params["a"])
+    short = np.asarray(params["a"], np.float32)
+    np.testing.assert_allclose(after.params["b"], [1 - 0.1 * (short[0] + 0.5), 2 - 0.1 * (short[1] + 1.0)], rtol=1e-6)
+    assert float(metrics["gradient_norm"][0]) == pytest.approx(float(np.linalg.norm(short)), rel=1e-5)

@@ -8,6 +8,7 @@ Besides what TFDS asks of it, a builder class may declare
 
 - `DEFAULT_CONFIGS`: names of the configs that are built when none is named (default: all);
 - `EXPECTED_COUNTS`: {config: {split: records}}, checked after building (a config or split not named is not checked);
+- `OPTIONAL_SPLITS`: {config: splits} that may be left out, whatever their expected count;
 - `manual_files(self) -> Iterable[ManualFile]`: what the chosen config needs in `manual_dir`, checked before building;
 - `workers`: the build command sets it to the number of processes the builder may start (--workers);
 - `OFFERS_BEAM = True`: on `--beam`, the attribute `use_beam` is set to True, and the builder may return
@@ -102,8 +103,9 @@ def verify(builder: tfds.core.DatasetBuilder) -> dict[str, int]:
             if records != stated:
                 faults.append(f"{path}: {records} records, dataset_info.json states {stated}")
             counts[split] += records
+    optional = getattr(builder, "OPTIONAL_SPLITS", {}).get(config, ())
     for split, number in expected.items():
-        if counts.get(split) != number:
+        if counts.get(split) != number and (split in counts or split not in optional):
             faults.append(f"split {split}: {counts.get(split, 0)} records, expected {number}")
     if faults:
         raise DataError(

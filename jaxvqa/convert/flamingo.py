@@ -211,7 +211,14 @@ def options_of(path: str | Path) -> dict[str, Any] | None:
     options = (files.read(path).extra or {}).get("hyper_parameters")
     if not isinstance(options, Mapping) or not {"dim", "depth"} <= options.keys():
         return None
-    return {key: value for key, value in options.items() if isinstance(value, str | int | float | bool | None)}
+    return {key: value for key, value in options.items() if _is_plain(value)}
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether it is a number, a text, or a table of such by names."""
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and _is_plain(inner) for key, inner in value.items())
+    return isinstance(value, str | int | float | bool | None)
 
 
 @dataclasses.dataclass

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from jaxvqa.data.rad_text import normalise_rad_answer
-from jaxvqa.data.tokenisers import Tokeniser
+from jaxvqa.data.tokenisers import END, IMAGE, Tokeniser
 from jaxvqa.data.transforms import Example
+from jaxvqa.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -24,33 +25,51 @@ class Template:
     text: str
     prompt: str
 
+    @property
+    def opening(self) -> str:
+        """What the prompt begins with, before its image."""
+        return self.prompt.partition(IMAGE)[0]
+
+    @property
+    def asked(self) -> str:
+        """The prompt from its image on."""
+        return self.prompt.removeprefix(self.opening)
+
+    @property
+    def example(self) -> str:
+        """The text from its image on, as it stands before a prompt."""
+        return IMAGE + self.text.partition(IMAGE)[2] + " "
+
+
+ANSWER = f" {{answer}} {END}"
+"""What every prompt is to be continued by."""
 
 _BEGIN = "<|endoftext|> "
 _VQA = "<image> question: {question} <EOQ> answer:"
 
 TEMPLATES: Mapping[str, Template] = {
-    "vqa": Template(f"{_BEGIN}{_VQA} {{answer}} <EOC>", f"{_BEGIN}{_VQA}"),
-    "caption": Template(f"{_BEGIN}<image> Output: {{answer}} <EOC>", f"{_BEGIN}<image> Output:"),
+    "vqa": Template(f"{_BEGIN}{_VQA}{ANSWER}", f"{_BEGIN}{_VQA}"),
+    "caption": Template(f"{_BEGIN}<image> Output:{ANSWER}", f"{_BEGIN}<image> Output:"),
     # The prompt of the original's notebooks has a blank at its end, which no text of the training has there as a word.
-    "report": Template(f"{_BEGIN}<image> Output: {{answer}} <EOC>", f"{_BEGIN}<image> Output: "),
+    "report": Template(f"{_BEGIN}<image> Output:{ANSWER}", f"{_BEGIN}<image> Output: "),
     "bert": Template(
         "[CLS] <image> question: {question} <EOQ> [SEP]", "[CLS] <image> question: {question} <EOQ> [SEP]"
     ),
     # As the code of July 2022 has it, with the mark before the question, and asked in its notebooks without.
     "vqa_rad_2022": Template(
-        f"{_BEGIN}<image> Question: <EOQ>{{question}} Answer: {{answer}} <EOC>",
+        f"{_BEGIN}<image> Question: <EOQ>{{question}} Answer:{ANSWER}",
         f"{_BEGIN}<image> question: {{question}} answer:",
     ),
     "mixed_rad": Template(
-        f"{_BEGIN}<image> Question: {{question}} Answer: {{answer}} <EOC>",
+        f"{_BEGIN}<image> Question: {{question}} Answer:{ANSWER}",
         f"{_BEGIN}<image> Question: {{question}} Answer:",
     ),
     "mixed_clef": Template(
-        f"{_BEGIN}<image> question: {{question}} answer: {{answer}} <EOC>",
+        f"{_BEGIN}<image> question: {{question}} answer:{ANSWER}",
         f"{_BEGIN}<image> question: {{question}} answer:",
     ),
     # The current code begins with a mark that GPT-2's vocabulary has not, and which becomes four words (Q10).
-    "imageclef_bos": Template(f"<BOS> {_VQA} {{answer}} <EOC>", f"{_BEGIN}{_VQA}"),
+    "imageclef_bos": Template(f"<BOS> {_VQA}{ANSWER}", f"{_BEGIN}{_VQA}"),
 }
 """`config.data.template` -> the template. `vqa` and `caption` are the sound ones; the others are for published checkpoints."""
 
@@ -86,8 +105,10 @@ class WriteText:
     """A question with its answer, or a caption -> numbers of words, int32, filled up with padding.
 
     Adds `text` [T] and `text_mask` bool[T], the whole text, cut at its end; `question_end` int32, the place of the mark behind
-    the question, or of the last word where there is none; `answer_start` int32, the place of the first word behind the prompt;
-    `prompt` [P] and `prompt_mask` bool[P], in which a question that is too long is cut at its end.
+    the question, or of the last word where there is none; `answer_start` int32, the place of the first word behind the prompt,
+    which is behind the text where that is cut before; `prompt` [P] and `prompt_mask` bool[P], in which a question that is too
+    long is cut at its end. Records `shots` stand before it as examples, whose longest questions, or captions, are cut first
+    until all of it fits.
 
     Attributes:
       tokeniser: the tokeniser.
@@ -110,14 +131,15 @@ class WriteText:
         parts = {"question": question_form(question), "answer": answer_form(answer)}
         words = self.tokeniser.encode(self.template.text.format(**parts))[: self.max_tokens]
         prompt = self.tokeniser.encode(self.template.prompt.format(**parts))
-        last, mark = len(words) - 1, self.tokeniser.question_end
+        mark = self.tokeniser.question_end
         text, text_mask = _filled(words, self.max_tokens, self.tokeniser.padding)
-        asked, prompt_mask = _filled(self._fitting(prompt), self.max_prompt, self.tokeniser.padding)
+        fitting = self._with_shots(example, parts) if example.get("shots") else self._fitting(prompt)
+        asked, prompt_mask = _filled(fitting, self.max_prompt, self.tokeniser.padding)
         return example | {
             "text": text,
             "text_mask": text_mask,
-            "question_end": np.int32(words.index(mark) if mark in words else last),
-            "answer_start": np.int32(min(_alike(words, prompt), last)),
+            "question_end": np.int32(words.index(mark) if mark in words else len(words) - 1),
+            "answer_start": np.int32(_alike(words, prompt)),
             "prompt": asked,
             "prompt_mask": prompt_mask,
         }
@@ -128,6 +150,54 @@ class WriteText:
             return prompt
         tail = self.tokeniser.encode(self.template.prompt.partition("{question}")[2])
         return prompt[: self.max_prompt - len(tail)] + tail
+
+    def least(self, shots: int) -> int:
+        """How many words a prompt with so many examples takes at least: without questions and answers."""
+        nothing = {"question": "", "answer": ""}
+        parts = [self._part(self.template.example, nothing)] * shots + [self._part(self.template.asked, nothing)]
+        return len(self.tokeniser.encode(self.template.opening)) + sum(part.head + part.tail for part in parts)
+
+    def _with_shots(self, example: Example, asked: Mapping[str, str]) -> list[int]:
+        question_form, answer_form = FORMS[self.form]
+        pairs = [asked_and_true(shot) for shot in example["shots"]]
+        shots = [{"question": question_form(question), "answer": answer_form(answer)} for question, answer in pairs]
+        parts = [*(self._part(self.template.example, shot) for shot in shots), self._part(self.template.asked, asked)]
+        opening = self.tokeniser.encode(self.template.opening)
+        while (length := len(opening) + sum(len(part.words) for part in parts)) > self.max_prompt:
+            longest = max(parts[:-1], key=lambda part: part.spare)
+            longest = longest if longest.spare > 0 else parts[-1]
+            if longest.spare <= 0:
+                raise ConfigError(
+                    f"Question {example['question_id']} with {len(shots)} examples takes {length} words, with nothing left to "
+                    f"cut; config.data.max_prompt is {self.max_prompt}. Raise it, or lower config.data.shots."
+                )
+            longest.cut()
+        return [*opening, *(word for part in parts for word in part.words)]
+
+    def _part(self, form: str, parts: Mapping[str, str]) -> "_Part":
+        words = self.tokeniser.encode(form.format(**parts))
+        head, mark, tail = form.partition("{question}" if "{question}" in form else "{answer}")
+        if not mark:
+            return _Part(words, len(words), 0)
+        # A blank before a word is part of it.
+        before, behind = self.tokeniser.encode(head.rstrip()), self.tokeniser.encode(tail.format(**parts))
+        return _Part(words, len(before), len(behind))
+
+
+@dataclass
+class _Part:
+    """The words of an example or a prompt, of which those between `head` and `tail` may be cut."""
+
+    words: list[int]
+    head: int
+    tail: int
+
+    @property
+    def spare(self) -> int:
+        return len(self.words) - self.head - self.tail
+
+    def cut(self) -> None:
+        del self.words[len(self.words) - self.tail - 1]
 
 
 def _filled(words: Sequence[int], length: int, padding: int) -> tuple[np.ndarray, np.ndarray]:

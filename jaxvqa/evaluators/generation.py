@@ -29,7 +29,7 @@ class GenerationEvaluator(VqaEvaluator):
         self._captions = len(self.source) > 0 and "question" not in self.source.question(0)
 
     def _chosen(self, output: Mapping[str, np.ndarray]) -> tuple[str, float]:
-        return self._task.answers_of(output)[0]
+        return self._task.answers_of(output)[0] if "words" in output else super()._chosen(output)
 
     def _row(self, question: Mapping[str, Any], output: Mapping[str, np.ndarray]) -> dict[str, Any]:
         row = super()._row(question, output)

@@ -1,5 +1,6 @@
 """Running a predict function over a whole split, each example exactly once."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from jaxvqa.data import pipeline
+from jaxvqa.data.transforms import Transform
 from jaxvqa.errors import ConfigError
 from jaxvqa.sharding import batch_sharding, check_batch_size
 from jaxvqa.state import TrainState
@@ -38,20 +40,23 @@ def predict_all(
     batch_size: int,
     mesh: Mesh,
     readers: pipeline.Readers,
+    transforms: Sequence[Transform] | None = None,
 ) -> dict[str, np.ndarray]:
     """Returns what `predict` gives for every example of the source, in its order; the same in every process.
 
     Args:
       predict: one of the task's predict functions, jitted.
       state: whose `eval_variables` to predict with.
-      task: whose transforms make the batches.
+      task: whose transforms make the batches, and which entries of them it reads.
       source: the examples.
       batch_size: examples a step over all devices.
       mesh: the devices.
       readers: how batches are read ahead.
+      transforms: in place of the task's own.
     """
     order = pipeline.EvalOrder(len(source), batch_size)
-    load = pipeline.LoadBatch(source, order, task.transforms(train=False), jax.process_index(), jax.process_count())
+    steps = task.transforms(train=False) if transforms is None else transforms
+    load = pipeline.LoadBatch(source, order, steps, jax.process_index(), jax.process_count())
     host = pipeline.batches(load, 0, order.steps, readers)
     kept = []
     for step, (batch, _) in enumerate(pipeline.to_device(host, batch_sharding(mesh), tuple(task.batch_keys))):

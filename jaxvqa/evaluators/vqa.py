@@ -16,6 +16,7 @@ from jaxvqa.checkpoints import storage_errors
 from jaxvqa.data import pipeline
 from jaxvqa.data.answers import normalise_answer
 from jaxvqa.data.sources import VqaSource
+from jaxvqa.evaluators.few_shot import PromptExamples
 from jaxvqa.evaluators.predicting import predict_all, predict_function
 from jaxvqa.logs import log
 from jaxvqa.metrics.bootstrap import confidence_interval
@@ -69,6 +70,18 @@ class VqaEvaluator:
         self._task, self._mesh, self._workdir = task, mesh, workdir
         self._batch_size, self._readers, self._rule = config.batch_size, readers, RULES[task.answer_rule]
         self._predict = predict_function(name, config, task, mesh)
+        self._answers = task.answers_among(config.predict)
+        self._examples: PromptExamples | None = None
+        if shots := task.shots(config.predict):
+            self._examples = PromptExamples(
+                shots,
+                self.source,
+                task=task,
+                open_source=open_source,
+                batch_size=config.batch_size,
+                mesh=mesh,
+                readers=readers,
+            )
 
     def run(self, state: TrainState) -> Iterator[tuple[str, float]]:
         """Predicts and scores: see `predict` and `score`."""
@@ -84,6 +97,7 @@ class VqaEvaluator:
             batch_size=self._batch_size,
             mesh=self._mesh,
             readers=self._readers,
+            transforms=self._examples.transforms(state) if self._examples else None,
         )
 
     def rows(self, outputs: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
@@ -156,7 +170,7 @@ class VqaEvaluator:
 
     def _answer(self, index: Any) -> str:
         """An answer as it is written down: the text, empty for none."""
-        return self._task.assets["answers"][int(index)] if index >= 0 else ""
+        return self._answers[int(index)] if index >= 0 else ""
 
     def _submission(self, rows: list[dict[str, Any]]) -> dict[str, str]:
         """The file that the data set's server takes, by what its name ends in; empty where it would take none."""

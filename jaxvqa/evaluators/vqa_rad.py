@@ -33,7 +33,6 @@ class VqaRadEvaluator(VqaEvaluator):
     def __init__(self, name: str, config: Any, *, open_source: Callable[[str], VqaSource], **options: Any):
         """Args: as for `VqaEvaluator`; the row of `config.evals` has a `train_split` too, for the controls."""
         super().__init__(name, config, open_source=open_source, **options)
-        self._answers = tuple(self._task.assets["answers"])
         self._truth = {int(q["question_id"]): q for q in self.source.all_questions()}
         self._controls = dict(self._count(list(open_source(config.train_split).all_questions())))
 

@@ -136,6 +136,8 @@ class Flamingo(nn.Module):
       cross_heads: heads of resampler and cross-attention.
       cross_head_width: size of a query, a key and a value there.
       media: the most media of a sample.
+      media_numbered: each has a vector of its own by its number; training with one image teaches the first of them only. False:
+        all have the first one's, as the paper's images have, so that several can be read, and any number of them.
       cross_activation: activation there, a name of `ACTIVATIONS`.
       gate: what the gates of the cross-attentions start from, before their tanh; more than 0 for a network from nothing.
       immediate: text reads the last image before it only, in place of all before it.
@@ -163,6 +165,7 @@ class Flamingo(nn.Module):
     cross_heads: int = 8
     cross_head_width: int = 64
     media: int = 4
+    media_numbered: bool = True
     cross_activation: str = "gelu"
     gate: float = 0.0
     immediate: bool = True
@@ -235,6 +238,7 @@ class Flamingo(nn.Module):
             self.cross_activation,
             self.latent_scale,
             self.dtype,
+            self.media_numbered,
         )
         self.cross = {
             str(i): GatedCrossAttention(
@@ -401,6 +405,31 @@ class Flamingo(nn.Module):
         slot, position = cache.slot + beside, cache.position + 1
         cache = cache.replace(blocks=seen, filled=filled, slot=slot, position=position, count=count)
         return logits.reshape(texts, -1), cache
+
+    def decode_given(self, words: Int[Array, "C W"], cache: Cache) -> Float32[Array, "B C W V"]:
+        """Reads C texts, each behind each of the cache's: the scores of the word after each of theirs.
+
+        To attention, all of them are positions in a row, of which each reads the cache and its own text's earlier words: what
+        has been read before is there once for all. The cache stays as it is.
+        """
+        batch, slots = cache.filled.shape
+        count, length = words.shape
+        row = jnp.arange(count * length)
+        own = (row[:, None] // length == row[None] // length) & (row[None] <= row[:, None])
+        mask = jnp.concatenate(
+            [jnp.repeat(cache.filled[:, None], len(row), axis=1), jnp.repeat(own[None], batch, axis=0)], axis=-1
+        )
+        x, _, _ = self._run(
+            jnp.repeat(words.reshape(1, -1), batch, axis=0),
+            cache.position[:, None] + (row % length)[None],
+            cache.count[:, None] + self._count(words).reshape(1, -1),
+            mask[:, None],
+            cache.media,
+            past=[(block.padded(slots + len(row)), jnp.asarray(slots, jnp.int32)) for block in cache.blocks],
+            train=False,
+        )
+        logits, _ = self.tower.logits(x)
+        return logits.reshape(batch, count, length, -1)
 
     def _run(
         self,

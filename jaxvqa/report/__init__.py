@@ -146,7 +146,7 @@ def read_run(workdir: Path) -> Run:
         config = json.loads(file.read_text())
     except json.JSONDecodeError as error:
         raise ConfigError(f"{file} is no JSON ({error}).") from error
-    rows = logs.read_metrics(workdir) if (workdir / "metrics.jsonl").exists() else []
+    rows = logs.read_metrics(workdir)
     meta: Mapping[str, Any] = {}
     parameters = 0
     # Reading a checkpoint waits for all processes of a job, and only the first of them writes the report.

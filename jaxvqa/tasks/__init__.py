@@ -12,6 +12,7 @@ import ml_collections
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Key
 
+from jaxvqa.data.few_shot import Shots
 from jaxvqa.data.pipeline import Source
 from jaxvqa.data.transforms import Transform
 from jaxvqa.errors import ConfigError, nearest
@@ -86,6 +87,12 @@ class AnswerTask(Task, Protocol):
     def answers_of(self, output: Mapping[str, np.ndarray]) -> tuple[tuple[str, float], ...]:
         """The answers with their probabilities, best first, from what a predict function gives for one example."""
 
+    def answers_among(self, predict: str) -> Sequence[str]:
+        """The answers whose numbers a predict function gives."""
+
+    def shots(self, predict: str) -> Shots | None:
+        """The examples that stand before the prompts of a predict function; None for none."""
+
 
 class ClosedAnswers:
     """What tasks share whose answers are numbers of `assets["answers"]`."""
@@ -98,6 +105,13 @@ class ClosedAnswers:
             (self.assets["answers"][int(answer)] if answer >= 0 else "", float(probability))
             for answer, probability in zip(output["answer"], output["probability"], strict=True)
         )
+
+    def answers_among(self, predict: str) -> Sequence[str]:
+        """All of them."""
+        return self.assets["answers"]
+
+    def shots(self, predict: str) -> None:
+        """None: there are no prompts."""
 
 
 TASKS = {

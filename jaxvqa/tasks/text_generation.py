@@ -11,14 +11,16 @@ import ml_collections
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
 
-from jaxvqa import generate, losses, models
-from jaxvqa.data import images, tokenisers, transforms
+from jaxvqa import generate, likelihood, losses, models
+from jaxvqa.data import few_shot, images, tokenisers
 from jaxvqa.data.answers import AnswerList
+from jaxvqa.data.json_files import read_json
 from jaxvqa.data.med_text import DiseaseList
-from jaxvqa.data.prompts import FORMS, TEMPLATES, WriteText, asked_and_true
+from jaxvqa.data.prompts import ANSWER, FORMS, TEMPLATES, WriteText, asked_and_true
 from jaxvqa.data.rad_text import RadAnswerList
 from jaxvqa.data.sources import open_vqa
 from jaxvqa.data.tokenisers import Tokeniser
+from jaxvqa.data.transforms import ClassOfAnswer, Keep, Transform
 from jaxvqa.errors import ConfigError, DataError, nearest
 from jaxvqa.models.flamingo import parse_compat
 from jaxvqa.tasks import Assets, Metrics
@@ -43,7 +45,13 @@ ANSWER_LISTS: Mapping[str, type[AnswerList]] = {
 """`config.data.answers.form` -> the list of classes."""
 
 SHOWN = 5
-"""How many of the best classes an explanation lists."""
+"""How many of the best classes an explanation lists, and of the best given answers `ranked`."""
+
+CLOSED = ("yes", "no")
+"""The answers that `ranked` chooses from without a list."""
+
+PROMPTED = ("answers", "answers_blank", "ranked", "ranked_blank", "embeddings")
+"""The predict functions whose prompts may have examples before them; the others read an example alone, as in training."""
 
 MARKS = re.compile(r"<[^<> ]+>|\[[A-Z]+\]")
 """What in a template is no text of its own."""
@@ -55,6 +63,8 @@ class TextGeneration:
     `config.loss`: `text` (whether words are learnt), `text_smoothing` and `class_smoothing` (shares of the target that are
     spread over all words or classes), `prompt` (whether the words of the question are learnt too, as in the original, or only
     the answer's). Words count alike, and so do classes; the sum of the two means is what is descended.
+
+    In evaluation, `config.data.shots` examples stand before each prompt (`jaxvqa.data.few_shot`); training has none.
     """
 
     def __init__(self, config: ml_collections.ConfigDict, assets: Assets):
@@ -65,7 +75,8 @@ class TextGeneration:
           assets: `tokeniser` (see `Tokeniser.asset`) and `answers` (list of str, the classes; empty without a class head).
 
         Raises:
-          ConfigError: an option is not known; all of them in one message.
+          ConfigError: an option is not known, or does not go with others; all of a kind in one message.
+          DataError: `config.data.candidates` is no list of answers.
         """
         data = config.data
         rows = (
@@ -73,6 +84,7 @@ class TextGeneration:
             ("answers.form", data.answers.form, ANSWER_LISTS),
             ("template", data.template, TEMPLATES),
             ("text_form", data.text_form, FORMS),
+            ("shots_by", data.shots_by, few_shot.WAYS),
         )
         faults = [
             f"config.data.{name} is {value!r}; known are {', '.join(known)}.{nearest(value, known)}"
@@ -101,6 +113,12 @@ class TextGeneration:
                 f"A model with model.language = {self.model.language!r} writes nothing; set config.data.classify for a class "
                 "head."
             )
+        self._write = WriteText(
+            self.tokeniser, TEMPLATES[data.template], data.max_tokens, data.max_prompt, data.text_form
+        )
+        if faults := list(self._faults_of_shots()):
+            raise ConfigError("\n".join(faults))
+        self.candidates = _candidates(data.candidates) or tuple(assets["answers"]) or CLOSED
         settings = config.generate.to_dict()
         self._seed = settings.pop("seed")
         self._generator = generate.Generator(
@@ -121,8 +139,40 @@ class TextGeneration:
                 if data.classify
                 else {}
             ),
-            **({"embeddings": self._predict_embeddings} if self._writes else {}),
+            **(
+                {
+                    "embeddings": self._predict_embeddings,
+                    "ranked": self._predict_ranked,
+                    "ranked_blank": partial(_without_picture, self._predict_ranked),
+                }
+                if self._writes
+                else {}
+            ),
+            "image_vectors": self._predict_vectors,
         }
+
+    def _faults_of_shots(self) -> Iterator[str]:
+        """What does not go together with `config.data.shots`."""
+        data, shots, media = self._data, self._data.shots, self.model.media
+        if shots < 0:
+            yield f"config.data.shots is {shots}; expected 0 or more."
+        if shots <= 0:
+            return
+        if not self._writes:
+            yield f"config.data.shots is {shots}, but this model writes nothing, and has no prompts."
+        if data.shots_by == "image" and (data.blind or not data.images):
+            yield "config.data.shots_by is 'image', but there are no pictures to compare; take 'seed'."
+        if self.model.media_numbered and shots >= media and "one_medium" not in parse_compat(self.model.compat):
+            yield (
+                f"config.data.shots is {shots}: a prompt has {shots + 1} pictures; model.media, a size of the checkpoint, "
+                f"allows {media}. Take at most {media - 1}, or --config.model.media_numbered=false, which allows any number."
+            )
+        if (least := self._write.least(shots)) > data.max_prompt:
+            yield (
+                f"config.data.shots is {shots}: prompts take {least} words without any question and answer; "
+                f"config.data.max_prompt is {data.max_prompt}. Raise it: an example has up to config.data.max_tokens = "
+                f"{data.max_tokens}."
+            )
 
     # --- assets ------------------------------------------------------------------------------------------------------------
 
@@ -167,11 +217,26 @@ class TextGeneration:
 
     # --- data --------------------------------------------------------------------------------------------------------------
 
-    def transforms(self, *, train: bool) -> Sequence[transforms.Transform]:
+    def transforms(self, *, train: bool) -> Sequence[Transform]:
         """Raw example to the picture, the text and the prompt (see `WriteText`), `answer_class` and `id`."""
+        return self._with_text(self._see(train=train))
+
+    def _few_shot_transforms(self, support: few_shot.Support) -> Sequence[Transform]:
+        """Those of evaluation, with examples before the prompt and their pictures before the picture."""
+        see = self._see(train=False)
+        return self._with_text([*see, few_shot.ShowExamples(support, see)])
+
+    def shots(self, predict: str) -> few_shot.Shots | None:
+        """Those of `config.data`, for the predict functions that are `PROMPTED`."""
+        data = self._data
+        if not data.shots or predict not in PROMPTED:
+            return None
+        return few_shot.Shots(data.shots, data.shots_by, data.shots_split, self._seed, self._few_shot_transforms)
+
+    def _see(self, *, train: bool) -> list[Transform]:
         data, augment = self._data, self._data.augment
         size, room = data.image_size, augment.crop if train else 0
-        steps: list[transforms.Transform] = []
+        steps: list[Transform] = []
         if data.blind or not data.images:
             steps.append(images.NoiseImage({"image": (size, 3)}))
         else:
@@ -180,11 +245,14 @@ class TextGeneration:
                 steps += [images.CropAndFlip(size)] if augment.flip else []
                 steps += [images.CropAndRotate(size, augment.degrees, nearest=True)] if augment.degrees or room else []
                 steps += [images.ColourJitter(augment.colour)] if augment.colour else []
+        return steps
+
+    def _with_text(self, see: Sequence[Transform]) -> Sequence[Transform]:
         return (
-            *steps,
-            WriteText(self.tokeniser, TEMPLATES[data.template], data.max_tokens, data.max_prompt, data.text_form),
-            transforms.ClassOfAnswer(self.answers),
-            transforms.Keep(tuple(key for key in self.batch_keys if key != "mask")),
+            *see,
+            self._write,
+            ClassOfAnswer(self.answers),
+            Keep(tuple(key for key in self.batch_keys if key != "mask")),
         )
 
     def init_batch(self, batch_size: int) -> dict[str, np.ndarray]:
@@ -228,6 +296,10 @@ class TextGeneration:
             for a, p in zip(output["answer"], output["probability"], strict=True)
         )
 
+    def answers_among(self, predict: str) -> Sequence[str]:
+        """The classes, or those that `ranked` chooses from."""
+        return self.candidates if predict.startswith("ranked") else self.assets["answers"]
+
     # --- model -------------------------------------------------------------------------------------------------------------
 
     def init(self, key: Key[Array, ""]) -> Mapping[str, Any]:
@@ -240,8 +312,10 @@ class TextGeneration:
         names = ("text", "text_mask", "question_end")
         return {"image": self._picture(batch)} | {name: batch[name] for name in names}
 
-    def _picture(self, batch: Mapping[str, Array]) -> Float[Array, "B S S 3"]:
-        return images.normalised(batch["image"], self._data.mean, self._data.std)
+    def _picture(self, batch: Mapping[str, Array]) -> Float[Array, "B *k S S 3"]:
+        picture = batch["image"]
+        flat = images.normalised(picture.reshape(-1, *picture.shape[-3:]), self._data.mean, self._data.std)
+        return flat.reshape(picture.shape)
 
     def loss(
         self,
@@ -352,16 +426,44 @@ class TextGeneration:
         return found
 
     def _predict_embeddings(self, params: Any, extra: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
-        """What `answers` gives, and the mean states float32[B, D] of the `written` and the `true` text (spec, section 15)."""
+        """What `answers` gives, and the mean states float32[B, D] of the `written` and the `true` text (spec, section 15).
+
+        Examples before the prompt are read, and not part of the written text's mean.
+        """
         written = self._predict_text(params, extra, batch)
         text = jnp.concatenate([batch["prompt"], written["words"]], axis=1)
         real = jnp.arange(written["words"].shape[1])[None] < written["length"][:, None]
         mask = jnp.concatenate([batch["prompt_mask"], real], axis=1)
-        picture = self._picture(batch)
-        for name, words, real in (("written", text, mask), ("true", batch["text"], batch["text_mask"])):
-            _, out = self.model.apply({"params": params, **extra}, text=words, text_mask=real, image=picture)
-            written[name] = jnp.mean(out["hidden"], axis=1, where=real[..., None], dtype=jnp.float32)
+        pictures = self._picture(batch)
+        own = pictures if pictures.ndim == 4 else pictures[:, -1]
+        read = (("written", text, mask, pictures), ("true", batch["text"], batch["text_mask"], own))
+        for name, words, real, seen in read:
+            _, out = self.model.apply({"params": params, **extra}, text=words, text_mask=real, image=seen)
+            images_before = jnp.cumsum(words == self.tokeniser.image, axis=-1)
+            counted = real & ((images_before == 0) | (images_before == images_before[:, -1:]))
+            written[name] = jnp.mean(out["hidden"], axis=1, where=counted[..., None], dtype=jnp.float32)
         return written
+
+    def _predict_ranked(self, params: Any, extra: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
+        """The most likely of the `candidates` after the prompt: `answer` int32[B, K], best first, `probability` float32[B, K].
+
+        Answers are compared by the sum of their words' log-probabilities, the end mark's among them, divided by their number to
+        the power `config.generate.length_penalty`; the softmax of that is the share of each among all of them.
+        """
+        variables, inputs = {"params": params, **extra}, {"image": self._picture(batch)}
+        answer_form = FORMS[self._data.text_form][1]
+        words = [self.tokeniser.encode(ANSWER.format(answer=answer_form(answer))) for answer in self.candidates]
+        given = likelihood.Given(words, self.tokeniser.padding)
+        slots = self._data.max_prompt + given.words.shape[1] - 1
+        logits, cache = self._generator.prefill(variables, batch["prompt"], batch["prompt_mask"], inputs, slots=slots)
+        sums = likelihood.log_likelihoods(self.model, variables, given, logits, cache)
+        lengths = jnp.asarray(given.lengths, jnp.float32) ** self._generator.settings.length_penalty
+        return _best_classes(sums / lengths[None], SHOWN)
+
+    def _predict_vectors(self, params: Any, extra: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
+        """`vector` float32[B, E], what the vision tower makes of the picture."""
+        _, out = self.model.apply({"params": params, **extra}, image=self._picture(batch), method="see")
+        return {"vector": out["image_vector"][:, 0].astype(jnp.float32)}
 
     def _predict_with_attention(self, params: Any, extra: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
         """What is answered, and `region_attention` float32[B, N]: from the prompt's last word back to the picture's patches."""
@@ -414,6 +516,18 @@ def _without_picture(
 ) -> dict[str, Array]:
     """The same with a black picture: how far the model needs to look."""
     return predict(params, extra, {**batch, "image": jnp.zeros_like(batch["image"])})
+
+
+def _candidates(file: str) -> tuple[str, ...]:
+    """The answers of a JSON list; none without a file."""
+    if not file:
+        return ()
+    content = read_json(file, "list of candidates", "a JSON list of answers, as config.data.candidates says")
+    if not (isinstance(content, list) and content and all(isinstance(answer, str) for answer in content)):
+        raise DataError(
+            f"{file}: expected a list of answers, which are texts, to choose from (config.data.candidates)."
+        )
+    return tuple(content)
 
 
 def _texts(data: ml_collections.ConfigDict) -> Iterator[str]:

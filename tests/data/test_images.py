@@ -130,3 +130,37 @@ def test_what_a_crop_and_a_flip_are():
     picture = np.arange(5 * 6, dtype=np.uint8).reshape(5, 6, 1)
     np.testing.assert_array_equal(images.cropped_and_flipped(picture, 2, 3, 1, False)[..., 0], [[9, 10], [15, 16]])
     np.testing.assert_array_equal(images.cropped_and_flipped(picture, 2, 3, 1, True)[..., 0], [[10, 9], [16, 15]])
+
+
+def test_a_picture_may_be_turned_by_its_nearest_pixels():
+    picture = np.where(np.mgrid[:32, :32].sum(axis=0) % 7 < 3, 200, 10).astype(np.uint8)[..., None].repeat(3, axis=-1)
+    values = {}
+    for nearest in (True, False):
+        turn = images.CropAndRotate(32, 10.0, nearest=nearest)
+        values[nearest] = set(np.unique(turn({"image": picture, "draw": (0, 1, 2)})["image"]).tolist())
+    assert values[True] <= {0, 10, 200}  # 0: what comes in from outside
+    assert len(values[False]) > 20
+
+
+def test_colours_change_by_the_draw_alone_and_grey_stays_grey():
+    random = np.random.default_rng(0)
+    picture = random.integers(0, 256, (8, 8, 3), np.uint8)
+    change = images.ColourJitter(0.4)
+    first, again, other = (change({"image": picture, "draw": (0, 1, i)})["image"] for i in (2, 2, 3))
+    assert (first.shape, first.dtype) == (picture.shape, np.uint8)
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+    grey = np.repeat(random.integers(60, 180, (8, 8, 1), np.uint8), 3, axis=-1)
+    for i in range(8):
+        changed = change({"image": grey, "draw": (0, 0, i)})["image"]
+        assert np.ptp(changed, axis=-1).max() == 0
+        order = np.argsort(grey[..., 0].ravel(), kind="stable")
+        assert (
+            np.diff(changed[..., 0].ravel()[order].astype(int)) >= 0
+        ).all()  # brightness and contrast keep the order
+
+
+@pytest.mark.parametrize(("turn", "colour"), [(1 / 3, [0, 255, 0]), (-1 / 3, [0, 0, 255]), (0.0, [255, 0, 0])])
+def test_hue_is_turned_around_the_circle(turn, colour):
+    red = Image.new("RGB", (2, 2), (255, 0, 0))
+    np.testing.assert_allclose(np.asarray(images._hue_turned(red, turn))[0, 0], colour, atol=8)

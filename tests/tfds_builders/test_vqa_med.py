@@ -8,7 +8,7 @@ import pytest
 from jaxvqa.data.sources import Records, VqaSource
 from jaxvqa.errors import DataError
 from tests import vqa_med_files
-from tests.vqa_med_files import TEST_21, TRAIN_19, VAL_19, VAL_21
+from tests.vqa_med_files import SETS_20, TEST_21, TRAIN_19, VAL_19, VAL_21
 from tfds_builders.build import build
 from tfds_builders.vqa_med import release
 from tfds_builders.vqa_med.vqa_med_dataset_builder import Builder, read_splits
@@ -55,6 +55,30 @@ def test_2020_and_2021_join_their_references(made, tmp_path):
     assert {*column(test, "question_type")} == {"abnormality"}
     assert column(read(tmp_path, "questions_2021", "test"), "answers") == [["ulcer", "gout", "ulcers"], ["ulcer"]]
     assert column(read(tmp_path, "questions_2021", "val"), "member") == ["val_2021"]
+    train = read(tmp_path, "questions_2021", "train")
+    assert train == read(tmp_path, "questions_2020", "train") + read(tmp_path, "questions_2020", "val")
+
+
+@pytest.mark.parametrize("absent", ["TrainingSet", "ValidationSet"])
+def test_2021_without_the_files_of_2020_has_no_training_set(made, tmp_path, caplog, monkeypatch, absent):
+    """Nor half of one. The other splits are as they were."""
+    shutil.rmtree(made / f"{SETS_20}{absent}")
+    monkeypatch.setattr(Builder, "EXPECTED_COUNTS", {"images_2021": {"train": 4_500, "val": 1}})
+    with caplog.at_level("WARNING", logger="absl"):
+        for config in ("questions_2021", "images_2021"):
+            build("vqa_med", config, manual_dir=made, data_dir=tmp_path)
+    name = {"TrainingSet": "train_2020", "ValidationSet": "val_2020"}[absent]
+    assert f"vqa_med: no files of {name}; the split train is left out" in caplog.text
+    assert column(read(tmp_path, "questions_2021", "val"), "member") == ["val_2021"]
+    assert column(read(tmp_path, "images_2021", "test"), "image_id") == [22, 23]
+    with pytest.raises(DataError, match="no split 'train'"):
+        read(tmp_path, "questions_2021", "train")
+
+
+def test_2021_with_half_of_its_training_set_is_not_whole(made, tmp_path, monkeypatch):
+    monkeypatch.setattr(Builder, "EXPECTED_COUNTS", {"questions_2021": {"train": 4_500}})
+    with pytest.raises(DataError, match="split train: 5 records, expected 4500"):
+        build("vqa_med", "questions_2021", manual_dir=made, data_dir=tmp_path)
 
 
 def test_pictures_are_stored_as_they_are_and_join(made, tmp_path):
@@ -161,7 +185,7 @@ def test_a_sample_leaves_out_what_has_no_picture(made, tmp_path):
 
 
 def test_the_official_counts_are_checked():
-    years = {"2019": (12_792, 2_000, 500), "2020": (4_000, 500, 500)}
+    years = {"2019": (12_792, 2_000, 500), "2020": (4_000, 500, 500), "2021": (4_500, 500, 500)}
     for year, counts in years.items():
         assert tuple(Builder.EXPECTED_COUNTS[f"questions_{year}"].values()) == counts
     assert {config.name for config in Builder.BUILDER_CONFIGS} - set(Builder.DEFAULT_CONFIGS) == {

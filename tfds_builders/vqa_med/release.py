@@ -129,13 +129,16 @@ PARTS = {
         ),
     )
 }
-"""By name, the years' splits in order. The training set of 2021 is that of 2020 with its validation set."""
+"""By name, the years' splits in order."""
+
+TRAIN_2021 = ("train_2020", "val_2020")
+"""The training set of 2021: that of 2020 with its validation set."""
 
 DISEASES = ManualFile(("disease2id.json", "**/disease2id.json"), "the authors' data archive")
 """The list of classes of SYSU-HCP's released models; without it, the list is made anew by their rule."""
 
 SYSU = {
-    "train": ("train_2020", "val_2020"),
+    "train": TRAIN_2021,
     "extra": ("train_2019", "val_2019", "test_2019"),
     "val": ("val_2021",),
     "test": ("test_2021",),
@@ -148,9 +151,6 @@ SYSU_TRAINED = ("train", "extra")
 
 SYSU_OPTIONAL = ("extra", "test_2020")
 """Splits that are built of those parts that are there."""
-
-CLASSES_FROM = ("train_2020", "val_2020")
-"""The parts whose answers are the classes, in this order."""
 
 
 def read_part(part: Part, manual_dir: Path, faults: list[str]) -> list[Record]:

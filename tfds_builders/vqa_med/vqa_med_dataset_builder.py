@@ -16,11 +16,13 @@ from tfds_builders.pictures import picture_size
 from tfds_builders.vqa_med import release
 from tfds_builders.vqa_med.release import Record
 
-_BY_YEAR = {
+_BY_YEAR: dict[str, Mapping[str, Sequence[str]]] = {
     str(year): {part.split: (name,) for name, part in release.PARTS.items() if part.year == year}
     for year in (2019, 2020, 2021)
 }
+_BY_YEAR["2021"] = {"train": release.TRAIN_2021, **_BY_YEAR["2021"]}
 _SPLITS: Mapping[str, Mapping[str, Sequence[str]]] = {**_BY_YEAR, "sysu": release.SYSU}
+_OPTIONAL: Mapping[str, Sequence[str]] = {"2021": ("train",), "sysu": release.SYSU_OPTIONAL}
 
 
 @dataclasses.dataclass
@@ -64,18 +66,16 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         "questions_2019": {"train": 12_792, "val": 2_000, "test": 500},
         "images_2019": {"train": 3_200, "val": 500, "test": 500},
         **{f"{kind}_2020": {"train": 4_000, "val": 500, "test": 500} for kind in ("questions", "images")},
-        **{
-            f"{kind}_{source}": {"val": 500, "test": 500}
-            for kind in ("questions", "images")
-            for source in ("2021", "sysu")
-        },
+        **{f"{kind}_2021": {"train": 4_500, "val": 500, "test": 500} for kind in ("questions", "images")},
+        **{f"{kind}_sysu": {"val": 500, "test": 500} for kind in ("questions", "images")},
     }
+    OPTIONAL_SPLITS = dict.fromkeys(("questions_2021", "images_2021"), _OPTIONAL["2021"])
     MANUAL_DOWNLOAD_INSTRUCTIONS = "See tfds_builders/vqa_med/README.md for the files and their places."
 
     def manual_files(self) -> Iterable[ManualFile]:
         """Returns the text files that the chosen config needs."""
         needed = _SPLITS[self.builder_config.source].items()
-        optional = release.SYSU_OPTIONAL if self.builder_config.source == "sysu" else ()
+        optional = _OPTIONAL.get(self.builder_config.source, ())
         return [
             file for split, names in needed if split not in optional for n in names for file in release.PARTS[n].files
         ]
@@ -150,7 +150,9 @@ def read_splits(
       DataError: Text files are of another form, or pictures are missing or damaged; one message names all of it.
     """
     plan = {
-        split: [name for name in names if _is_needed(source, split, name, manual_dir)]
+        split: _present(split, names, manual_dir, whole=source != "sysu")
+        if split in _OPTIONAL.get(source, ())
+        else list(names)
         for split, names in _SPLITS[source].items()
     }
     names = [name for names in plan.values() for name in names]
@@ -192,21 +194,21 @@ def _pictures(parts: Mapping[str, list[Record]], manual_dir: Path, faults: list[
     return found
 
 
-def _is_needed(source: str, split: str, name: str, manual_dir: Path) -> bool:
-    """Whether a part is read: all are, but for those of optional splits that are not there."""
-    if source != "sysu" or split not in release.SYSU_OPTIONAL:
-        return True
-    there = release.PARTS[name].rows.find(manual_dir) is not None
-    if not there:
-        logging.warning("vqa_med: no files of %s; the split %s is built without", name, split)
-    return there
+def _present(split: str, names: Sequence[str], manual_dir: Path, *, whole: bool) -> list[str]:
+    """The parts of an optional split that are there; with `whole` all of them or none."""
+    absent = [name for name in names if release.PARTS[name].rows.find(manual_dir) is None]
+    if not absent:
+        return list(names)
+    what = "left out" if whole else "built without"
+    logging.warning("vqa_med: no files of %s; the split %s is %s", " and ".join(absent), split, what)
+    return [] if whole else [name for name in names if name not in absent]
 
 
 def _classes(parts: Mapping[str, Sequence[Record]], manual_dir: Path, faults: list[str]) -> DiseaseList | None:
     """The original's list where its file is there, else one by its rule."""
     path = release.DISEASES.find(manual_dir)
     if path is None:
-        return DiseaseList.build(r["raw_answer"] for name in release.CLASSES_FROM for r in parts[name])
+        return DiseaseList.build(r["raw_answer"] for name in release.TRAIN_2021 for r in parts[name])
     try:
         return DiseaseList.from_file(path)
     except DataError as error:

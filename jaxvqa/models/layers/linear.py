@@ -70,8 +70,8 @@ class Linear(nn.Module):
         # takes up to a third longer, forward and backward together.
         rows = x.astype(self.dtype).reshape(-1, x.shape[-1])
         if self.has_variable("transposed", "kernel"):
-            transposed = self.get_variable("transposed", "kernel").astype(self.dtype)
-            y = times_transposed(rows, transposed).astype(self.dtype)
+            transposed: Array = self.get_variable("transposed", "kernel")
+            y = times_transposed(rows, transposed.astype(self.dtype)).astype(self.dtype)
         else:
             y = jnp.dot(rows, kernel.astype(self.dtype))
         if self.use_bias:

@@ -42,6 +42,7 @@ class PerceiverResampler(nn.Module):
       scale: standard deviation that latents and media's vectors start from. With the original's 1 they outweigh what is read of
         an image by far, which a network from nothing needs long to change.
       dtype: type of the multiplications; statistics, scores and softmax are float32.
+      numbered: media have vectors by their number; otherwise all have the first one's, and there may be any number of them.
     """
 
     latents: int = 64
@@ -52,6 +53,7 @@ class PerceiverResampler(nn.Module):
     activation: str = "gelu"
     scale: float = 1.0
     dtype: Any = jnp.float32
+    numbered: bool = True
 
     @nn.compact
     def __call__(self, media: Float[Array, "B M N D"]) -> tuple[Float[Array, "B M L D"], dict[str, Array]]:
@@ -64,12 +66,13 @@ class PerceiverResampler(nn.Module):
           ConfigError: there are more media than vectors for them.
         """
         batch, count, _, width = media.shape
-        if count > self.media:
+        if count > self.media and self.numbered:
             raise ConfigError(f"A sample has {count} media; model.media allows {self.media}.")
         normal = nn.initializers.normal(self.scale)
         latents = self.param("latents", normal, (self.latents, width)).astype(self.dtype)
         position = self.param("media_position", normal, (self.media, 1, width)).astype(self.dtype)
-        media = (media.astype(self.dtype) + position[None, :count]).reshape(batch * count, -1, width)
+        position = position[None, : count if self.numbered else 1]
+        media = (media.astype(self.dtype) + position).reshape(batch * count, -1, width)
         x = jnp.broadcast_to(latents[None], (batch * count, *latents.shape))
         out: dict[str, Array] = {}
         for i in range(self.depth):

@@ -1,0 +1,161 @@
+"""Tokenisers: trained ones, GPT-2's and BERT's files with the marks, as the original's tokenisers number them, and faults."""
+
+import json
+
+import pytest
+import tokenizers
+from tokenizers import models, pre_tokenizers, trainers
+
+from jaxvqa.data import tokenisers
+from jaxvqa.data.tokenisers import GPT2_BEGIN, Tokeniser
+from jaxvqa.errors import DataError
+
+TEXTS = (
+    "question: what is seen in the left lung?",
+    "answer: a small mass",
+    "question: is this a chest x-ray?",
+    "answer: yes",
+)
+MARKED = "<|endoftext|> <image> question: is this a mass? <EOQ> answer: yes <EOC>"
+PIECES = (
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
+    "question",
+    "answer",
+    ":",
+    "is",
+    "this",
+    "a",
+    "mass",
+    "?",
+    "yes",
+    "##es",
+)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return Tokeniser(tokenisers.train(TEXTS, 300))
+
+
+@pytest.fixture(scope="module")
+def gpt2_folder(tmp_path_factory):
+    """GPT-2's two files with a few words, the last of which begins and ends a text, as there."""
+    folder = tmp_path_factory.mktemp("gpt2")
+    small = tokenizers.Tokenizer(models.BPE())
+    small.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    small.train_from_iterator(
+        TEXTS, trainers.BpeTrainer(vocab_size=290, initial_alphabet=alphabet, show_progress=False)
+    )
+    small.model.save(str(folder))
+    words = json.loads((folder / "vocab.json").read_text())
+    (folder / "vocab.json").write_text(json.dumps(words | {GPT2_BEGIN: len(words)}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bert_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bert")
+    (folder / "vocab.txt").write_text("\n".join(PIECES) + "\n")
+    return folder
+
+
+def test_a_trained_one_gives_back_every_text(trained):
+    assert len(trained) <= 300
+    assert (trained.padding, trained.begin, trained.image, trained.end, trained.question_end) == (1, 0, 2, 3, 4)
+    assert not trained.is_bert
+    for text in (*TEXTS, "Ünseen: 12 × 3 cm,\n✓ {braces}"):
+        assert trained.decode(trained.encode(text)) == text
+        assert "".join(trained.pieces("left lung")) == "leftlung"
+    assert len(trained.encode(TEXTS[0])) < len(TEXTS[0])
+    assert len(Tokeniser(tokenisers.train(TEXTS, 10))) == 256 + 5  # no fewer than the bytes and the marks
+
+
+def test_training_gives_the_same_each_time_and_a_checkpoint_keeps_it(trained):
+    assert tokenisers.train(TEXTS, 300) == trained.asset
+    again = Tokeniser(json.loads(json.dumps(trained.asset)))
+    assert again.encode(MARKED) == trained.encode(MARKED)
+
+
+def test_marks_are_words_of_their_own_and_no_part_of_what_is_read(trained):
+    words = trained.encode(MARKED)
+    assert [words.count(mark) for mark in (trained.begin, trained.image, trained.question_end, trained.end)] == [1] * 4
+    # Blanks beside a mark stay.
+    assert trained.decode(words) == "question: is this a mass?  answer: yes"
+    assert trained.decode([*trained.encode("yes"), trained.end, trained.padding, trained.padding]) == "yes"
+
+
+def test_gpt2s_files_with_marks_are_the_originals_tokeniser(gpt2_folder):
+    transformers = pytest.importorskip("transformers")
+    ours = Tokeniser(tokenisers.load(gpt2_folder))
+    size = len(json.loads((gpt2_folder / "vocab.json").read_text()))
+    marks = ("[PAD]", "<image>", "<EOC>", "<EOQ>")  # the original's order
+    assert [ours.number(mark) for mark in marks] == list(range(size, size + 4))
+    assert (ours.begin, len(ours)) == (size - 1, size + 4)
+    theirs = transformers.GPT2TokenizerFast.from_pretrained(str(gpt2_folder))
+    theirs.add_special_tokens({"pad_token": "[PAD]"})
+    theirs.add_tokens(list(marks[1:]), special_tokens=True)
+    texts = [MARKED, MARKED.replace("<|endoftext|>", "<BOS>"), "<image> Output: a mass. <EOC>", "answer:  two  blanks "]
+    for text in texts:
+        assert ours.encode(text) == theirs.encode(text, add_special_tokens=False), text
+    blank = ours.number("Ġ")
+    assert ours.encode(MARKED)[:3] == [ours.begin, blank, ours.image]  # spec, section 12: 50256, 220, 50258
+    assert ours.encode(MARKED)[-2:] == [blank, ours.end]
+    # What transformers saves is read too, with the marks that are there already.
+    theirs.save_pretrained(str(gpt2_folder / "saved"))
+    again = Tokeniser(tokenisers.load(gpt2_folder / "saved"))
+    assert (len(again), again.encode(MARKED)) == (len(ours), ours.encode(MARKED))
+
+
+def test_berts_files_with_marks_are_the_originals_tokeniser(bert_folder, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    ours = Tokeniser(tokenisers.load(bert_folder))
+    assert ours.is_bert
+    assert (ours.padding, ours.begin) == (0, 2)
+    assert [ours.number(mark) for mark in ("<image>", "<EOC>", "<EOQ>")] == [15, 16, 17]
+    theirs = transformers.BertTokenizerFast.from_pretrained(str(bert_folder))
+    theirs.add_tokens(["<image>", "<EOC>", "<EOQ>"], special_tokens=True)
+    text = "<image> Question: is THIS a mass? yes <EOQ>"
+    assert ours.encode(f"[CLS] {text} [SEP]") == theirs.encode(text)
+    assert ours.decode(ours.encode(text)) == "question : is this a mass? yes"
+    (tmp_path / "vocab.txt").write_text((bert_folder / "vocab.txt").read_text())
+    (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": false}')
+    cased = Tokeniser(tokenisers.load(tmp_path))
+    assert cased.encode("THIS yes") == [1, 13]
+
+
+def test_a_file_and_its_folder_are_the_same(gpt2_folder, tmp_path):
+    asset = tokenisers.load(gpt2_folder)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(asset))
+    assert tokenisers.load(tmp_path) == tokenisers.load(tmp_path / "tokenizer.json") == asset
+
+
+def test_a_smaller_vocabulary_lacks_the_last_marks(gpt2_folder):
+    whole = Tokeniser(tokenisers.load(gpt2_folder))
+    cut = whole.cut(len(whole) - 1)  # MIMIC-CXR's ends before <EOQ>
+    assert (len(cut), cut.question_end, cut.image) == (len(whole) - 1, None, whole.image)
+    assert cut.encode("<image> yes <EOC>") == whole.encode("<image> yes <EOC>")
+    assert whole.question_end not in cut.encode(MARKED)
+    assert cut.decode(cut.encode("a <EOQ> b <EOC>")) == "a <EOQ> b"
+    assert whole.cut(len(whole)) is whole
+
+
+def test_what_is_no_tokeniser_is_told(tmp_path, gpt2_folder):
+    with pytest.raises(DataError, match=r"no folder .*nowhere, and no hub.*--config.data.tokeniser=DIR"):
+        tokenisers.load(tmp_path / "nowhere")
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(DataError, match=r"holds no tokeniser: expected tokenizer.json.*there is notes.txt"):
+        tokenisers.load(tmp_path)
+    (tmp_path / "tokenizer.json").write_text('{"model": ')
+    for source in (tmp_path, tmp_path / "tokenizer.json"):
+        with pytest.raises(DataError, match="cannot be read"):
+            tokenisers.load(source)
+    with pytest.raises(DataError, match="of this checkpoint cannot be read"):
+        Tokeniser({"model": {"type": "none"}})
+    without = tokenisers.load(gpt2_folder) | {"added_tokens": []}
+    with pytest.raises(DataError, match=r"no word \[PAD\], <EOC>, <image>"):
+        Tokeniser(without)
