@@ -190,6 +190,8 @@ def text_data(config: ml_collections.ConfigDict) -> None:
         ""  # a JSON list of answers that `ranked` chooses from; empty: the classes, without any yes and no
     )
     data.image_size = 224  # pixels; whatever the aspect ratio
+    data.max_regions = 16  # with model.vision = "regions", of a picture,
+    data.region_width = 320  # and the features of each
     data.mean = (0.485, 0.456, 0.406)  # of red, green and blue in [0, 1], subtracted
     data.std = (0.229, 0.224, 0.225)  # divided by
     # In training: pixels to crop from, turns by up to so many degrees, mirror images half the time, colours.

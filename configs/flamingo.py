@@ -39,7 +39,7 @@ from jaxvqa.checkpoints import LEADING_ROWS
 from jaxvqa.models.flamingo import FREEZE
 
 DATA_SETS = ("mimic_cxr", "roco", "vqa_rad", "imageclef")
-VARIANTS = (*DATA_SETS, "captions", "classify", "flamingo_mode", "mlmi", "blind", "small")
+VARIANTS = (*DATA_SETS, "captions", "pixels", "classify", "flamingo_mode", "mlmi", "blind", "small")
 
 NOT_TRAINED = "a network that starts from nothing needs far more data than there is; the original starts from {}."
 
@@ -76,7 +76,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         if "flamingo_mode" in variants:
             config.optim.freeze = FREEZE["flamingo_mode"]
     else:
-        _phantom_vqa(config, captions="captions" in variants)
+        _phantom_vqa(config, captions="captions" in variants, pixels="pixels" in variants)
     config.name += "".join(f"-{name}" for name in VARIANTS[4:] if name in variants and name != "small")
     if "small" in variants:
         _small(config)
@@ -86,8 +86,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
 # --- the embedded phantoms -----------------------------------------------------------------------------------------------
 
 
-def _phantom_vqa(config: ml_collections.ConfigDict, *, captions: bool) -> None:
-    """A small network from nothing: a residual network sees, and the gates start open."""
+def _phantom_vqa(config: ml_collections.ConfigDict, *, captions: bool, pixels: bool) -> None:
+    """A small network from nothing, whose gates start open. It reads the phantoms' regions, or sees by a residual network."""
     config.name = "flamingo-phantom_vqa"
     model = config.model
     model.patches = True
@@ -98,8 +98,8 @@ def _phantom_vqa(config: ml_collections.ConfigDict, *, captions: bool) -> None:
     model.every = 1
     model.gate = 0.5
     model.language_sizes = {"width": 128, "depth": 2, "heads": 4, "positions": 96, "dropout": 0.0}
-    model.vision = "resnet"
-    model.vision_sizes = {"depth": 10, "width": 32, "features": 0}
+    model.vision = "resnet" if pixels else "regions"
+    model.vision_sizes = {"depth": 10, "width": 32, "features": 0} if pixels else {}
     config.loss.prompt = False
     config.data.questions = "phantom_vqa/captions" if captions else "phantom_vqa/questions"
     config.data.images = "phantom_vqa/images"
@@ -108,7 +108,7 @@ def _phantom_vqa(config: ml_collections.ConfigDict, *, captions: bool) -> None:
     config.data.image_size = 96
     config.data.max_tokens = 40 if captions else 24
     config.data.max_prompt = 6 if captions else 22
-    config.data.questions_together = 1 if captions else 5
+    config.data.questions_together = 5 if pixels and not captions else 1
     config.data.answers.min_count = 10
     config.data.answers.rule = "soft"
     config.compile.vocab_size = 700

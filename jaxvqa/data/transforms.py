@@ -75,6 +75,22 @@ class BlindRegions:
 
 
 @dataclass(frozen=True)
+class RegionsAsImage:
+    """`features` [n, F] -> `image` float16[R, 1, F], the first R, zero rows at the end; all zero if `blind`.
+
+    What takes pictures takes regions so: a row for each, its features as the channels.
+    """
+
+    max_regions: int
+    width: int
+    blind: bool = False
+
+    def __call__(self, example: Example) -> Example:
+        features = np.zeros((0, self.width), np.float16) if self.blind else np.asarray(example["features"], np.float16)
+        return example | {"image": _pad(features, self.max_regions)[:, None]}
+
+
+@dataclass(frozen=True)
 class Label:
     """An entry -> its position in `values`, int32.
 

@@ -32,6 +32,7 @@ from jaxvqa.models.towers.bert import BERT
 from jaxvqa.models.towers.clip import VisionTransformer
 from jaxvqa.models.towers.gpt2 import GPT2
 from jaxvqa.models.towers.palm import PaLM
+from jaxvqa.models.towers.regions import Regions
 from jaxvqa.models.towers.resnet import PatchResNet
 
 COMPAT: Mapping[str, str] = {
@@ -71,7 +72,7 @@ FREEZE: Mapping[str, tuple[tuple[str, bool], ...]] = {
 """Tables for `config.optim.freeze` (spec, section 9): MLMI's `flamingo_mode`, which trains the embedding; all but vision."""
 
 LANGUAGES: Mapping[str, type[nn.Module]] = {"gpt2": GPT2, "bert": BERT, "palm": PaLM}
-VISIONS: Mapping[str, type[nn.Module]] = {"clip": VisionTransformer, "resnet": PatchResNet}
+VISIONS: Mapping[str, type[nn.Module]] = {"clip": VisionTransformer, "resnet": PatchResNet, "regions": Regions}
 
 HEADS = ("image_and_text", "text", "image")
 
@@ -126,7 +127,8 @@ class Flamingo(nn.Module):
       num_answers: number of classes A; 0: no class head.
       language: `gpt2`, `bert` or `palm`.
       language_sizes: fields of that tower that differ from its defaults.
-      vision: `clip`, whose vision transformer the published one has, or `resnet`, which learns sooner from nothing.
+      vision: `clip`, whose vision transformer the published one has; `resnet`, which learns sooner from nothing; or `regions`,
+        whose features were computed beforehand.
       vision_sizes: fields of that tower that differ from its defaults, which are ViT-B/32's.
       patches: the resampler reads an image's patches, in place of its one projected vector.
       every: there is a cross-attention after blocks 0, every, 2·every, ….
@@ -262,7 +264,7 @@ class Flamingo(nn.Module):
         *,
         text: Int[Array, "B T"],
         text_mask: Bool[Array, "B T"] | None = None,
-        image: Float[Array, "I *M H W 3"] | None = None,
+        image: Float[Array, "I *M H W C"] | None = None,
         media: Float[Array, "I M N D"] | None = None,
         question_end: Int[Array, " B"] | None = None,
         train: bool = False,
@@ -301,7 +303,7 @@ class Flamingo(nn.Module):
     def see(
         self,
         *,
-        image: Float[Array, "B *M H W 3"] | None = None,
+        image: Float[Array, "B *M H W C"] | None = None,
         media: Float[Array, "B M N D"] | None = None,
         train: bool = False,
     ) -> tuple[Float[Array, "B M L D"] | None, dict[str, Array]]:
@@ -338,7 +340,7 @@ class Flamingo(nn.Module):
         *,
         text: Int[Array, "B T"],
         text_mask: Bool[Array, "B T"],
-        image: Float[Array, "B *M H W 3"] | None = None,
+        image: Float[Array, "B *M H W C"] | None = None,
         media: Float[Array, "B M N D"] | None = None,
         slots: int,
         texts: int = 1,

@@ -20,7 +20,7 @@ from jaxvqa.data.prompts import ANSWER, FORMS, TEMPLATES, WriteText, asked_and_t
 from jaxvqa.data.rad_text import RadAnswerList
 from jaxvqa.data.sources import open_vqa
 from jaxvqa.data.tokenisers import Tokeniser
-from jaxvqa.data.transforms import ClassOfAnswer, Keep, Transform
+from jaxvqa.data.transforms import ClassOfAnswer, Keep, RegionsAsImage, Transform
 from jaxvqa.errors import ConfigError, DataError, nearest
 from jaxvqa.models.flamingo import parse_compat
 from jaxvqa.tasks import Assets, Metrics
@@ -107,6 +107,7 @@ class TextGeneration:
             num_answers=len(self.answers) if data.classify else 0,
         )
         self._shared_mask = "shared_loss_mask" in parse_compat(self.model.compat)
+        self._regions = self.model.vision == "regions"
         self._writes = self.model.writes and config.loss.text
         if not (self._writes or data.classify):
             raise ConfigError(
@@ -237,7 +238,10 @@ class TextGeneration:
         data, augment = self._data, self._data.augment
         size, room = data.image_size, augment.crop if train else 0
         steps: list[Transform] = []
-        if data.blind or not data.images:
+        blind = data.blind or not data.images
+        if self._regions:
+            steps.append(RegionsAsImage(data.max_regions, data.region_width, blind))
+        elif blind:
             steps.append(images.NoiseImage({"image": (size, 3)}))
         else:
             steps.append(images.DecodeImage({"image": (size + room, 3)}, cache_mib=data.cache_mib))
@@ -256,11 +260,17 @@ class TextGeneration:
         )
 
     def init_batch(self, batch_size: int) -> dict[str, np.ndarray]:
-        """`image` uint8[B, S, S, 3]; `text`, `prompt` int32[B, T or P] with masks; int32[B] places and classes; `mask`."""
+        """`image`, `text` and `prompt` int32[B, T or P] with masks; int32[B] places and classes; `mask`.
+
+        `image` is uint8[B, S, S, 3], with `model.vision = "regions"` float16[B, R, 1, F].
+        """
         data = self._data
+        shape, dtype = (data.image_size, data.image_size, 3), np.uint8
+        if self._regions:
+            shape, dtype = (data.max_regions, 1, data.region_width), np.float16
         lengths = {"text": data.max_tokens, "prompt": data.max_prompt}
         return {
-            "image": np.zeros((batch_size, data.image_size, data.image_size, 3), np.uint8),
+            "image": np.zeros((batch_size, *shape), dtype),
             **{name: np.zeros((batch_size, length), np.int32) for name, length in lengths.items()},
             **{f"{name}_mask": np.ones((batch_size, length), np.bool_) for name, length in lengths.items()},
             **{name: np.zeros((batch_size,), np.int32) for name in ("question_end", "answer_start", "answer_class")},
@@ -278,9 +288,11 @@ class TextGeneration:
         return []
 
     def boxes(self, example: Mapping[str, Any]) -> Float[np.ndarray, "R 4"]:
-        """The patches of the picture, row by row: x1, y1, x2, y2 in the picture's own pixels."""
+        """The patches of the picture, row by row, or its regions: x1, y1, x2, y2 in the picture's own pixels."""
         if self._data.blind or not self._data.images:
             return np.zeros((0, 4), np.float32)
+        if self._regions:
+            return np.asarray(example["boxes"], np.float32)[: self._data.max_regions]
         cells = self.model.patches_a_side(self._data.image_size)
         rows, columns = np.meshgrid(np.arange(cells), np.arange(cells), indexing="ij")
         corners = np.stack([columns, rows, columns + 1, rows + 1], axis=-1).reshape(-1, 4) / cells
@@ -312,8 +324,10 @@ class TextGeneration:
         names = ("text", "text_mask", "question_end")
         return {"image": self._picture(batch)} | {name: batch[name] for name in names}
 
-    def _picture(self, batch: Mapping[str, Array]) -> Float[Array, "B *k S S 3"]:
+    def _picture(self, batch: Mapping[str, Array]) -> Float[Array, "B *k H W C"]:
         picture = batch["image"]
+        if self._regions:
+            return picture.astype(jnp.float32)
         flat = images.normalised(picture.reshape(-1, *picture.shape[-3:]), self._data.mean, self._data.std)
         return flat.reshape(picture.shape)
 

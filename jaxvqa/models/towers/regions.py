@@ -1,0 +1,33 @@
+"""Regions of a picture, whose features are computed beforehand, in place of an encoder of pictures."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+class Regions(nn.Module):
+    """Takes features as they are: what stands in an image's place has a row for each region, and the features as its channels.
+
+    Attributes:
+      dtype: type of the result.
+    """
+
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, image: Float[Array, "B R 1 F"], *, train: bool = False
+    ) -> tuple[Float[Array, "B F"], dict[str, Array]]:
+        """Returns [B, F], the mean over the regions, and `tokens` [B, 1 + R, F], the mean and each region's features.
+
+        Args:
+          image: float[B, R, 1, F]; zero rows are padding, and count for nothing in the mean.
+          train: changes nothing.
+        """
+        features = image[:, :, 0].astype(jnp.float32)
+        real = jnp.any(features != 0, axis=-1, keepdims=True)
+        mean = jnp.sum(features, axis=1) / jnp.maximum(jnp.sum(real, axis=1), 1)
+        tokens = jnp.concatenate([mean[:, None], features], axis=1).astype(self.dtype)
+        return mean.astype(self.dtype), {"tokens": tokens}
