@@ -176,7 +176,8 @@ def main() -> None:
         from jaxvqa import configs
 
         config = configs.load(args.config)
-        configs.override(config, [tuple(change.removeprefix("--config.").split("=", 1)) for change in changes])
+        pairs = (change.removeprefix("--config.").partition("=") for change in changes)
+        configs.override(config, [(name, value) for name, _, value in pairs])
         print(json.dumps(ROWS[args.row](config, args.steps, args.inference)))
         return
     rows = {}

@@ -265,12 +265,13 @@ class TextGeneration:
         `image` is uint8[B, S, S, 3], with `model.vision = "regions"` float16[B, R, 1, F].
         """
         data = self._data
-        shape, dtype = (data.image_size, data.image_size, 3), np.uint8
         if self._regions:
-            shape, dtype = (data.max_regions, 1, data.region_width), np.float16
+            image: np.ndarray = np.zeros((batch_size, data.max_regions, 1, data.region_width), np.float16)
+        else:
+            image = np.zeros((batch_size, data.image_size, data.image_size, 3), np.uint8)
         lengths = {"text": data.max_tokens, "prompt": data.max_prompt}
         return {
-            "image": np.zeros((batch_size, *shape), dtype),
+            "image": image,
             **{name: np.zeros((batch_size, length), np.int32) for name, length in lengths.items()},
             **{f"{name}_mask": np.ones((batch_size, length), np.bool_) for name, length in lengths.items()},
             **{name: np.zeros((batch_size,), np.int32) for name in ("question_end", "answer_start", "answer_class")},
