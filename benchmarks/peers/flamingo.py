@@ -35,8 +35,7 @@ class Attention(nn.Module):
         made = (layer(of) for layer, of in ((self.query, x), (self.key, memory), (self.value, memory)))
         query, key, value = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in made)
         rate = self.rate if self.training else 0.0
-        options = {"dropout_p": rate, "is_causal": causal, "scale": self.scale}
-        read = F.scaled_dot_product_attention(query, key, value, mask, **options)
+        read = F.scaled_dot_product_attention(query, key, value, mask, rate, causal, self.scale)
         return self.output(read.transpose(1, 2).flatten(2))
 
 
@@ -215,7 +214,7 @@ def train_step(config: Any) -> Callable[[dict[str, torch.Tensor]], float]:
             loss = loss + F.cross_entropy(
                 classes, batch["answer_class"].long(), label_smoothing=loss_of.class_smoothing
             )
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         if config.optim.clip_norm:
             nn.utils.clip_grad_norm_(trained, config.optim.clip_norm)
         adamw.step()

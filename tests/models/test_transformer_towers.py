@@ -243,7 +243,7 @@ def test_gpt2_without_maps_is_the_same_and_drops_weights():
     again, out_again = jax.jit(without.apply)(variables, text, jnp.asarray(REAL, bool))
     np.testing.assert_allclose(again, logits, atol=1e-5)
     assert out.keys() - out_again.keys() == {"attention_0"}
-    attention = MultiHeadAttention(2, 8, 16, dropout=0.5, maps=False)
+    attention = MultiHeadAttention(2, 8, 16, dropout=0.5)
     x = jax.random.normal(jax.random.key(1), (2, 6, 16))
     params = attention.init(jax.random.key(0), x, method=lambda module, x: module(x, module.project(x), train=False))
 
@@ -252,7 +252,7 @@ def test_gpt2_without_maps_is_the_same_and_drops_weights():
             params,
             x,
             rngs={"dropout": jax.random.key(seed)},
-            method=lambda module, x: module(x, module.project(x), train=True)[0],
+            method=lambda module, x: module.in_parts(x, module.project(x), train=True),
         )
 
     np.testing.assert_array_equal(read(0), read(0))

@@ -147,7 +147,6 @@ class MultiHeadAttention(nn.Module):
       use_bias: whether the four maps have biases.
       dropout: rate of dropout on the attention weights.
       kernel_init: initialiser of the kernels, as in `Linear`.
-      maps: whether the weights are given back; without, memory grows linearly (`attend_in_parts`).
       dtype: type of the multiplications; scores and softmax are float32.
     """
 
@@ -158,7 +157,6 @@ class MultiHeadAttention(nn.Module):
     use_bias: bool = True
     dropout: float = 0.0
     kernel_init: nn.initializers.Initializer | None = None
-    maps: bool = True
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
@@ -176,22 +174,30 @@ class MultiHeadAttention(nn.Module):
 
     def __call__(
         self, x: Float[Array, "B Q D"], seen: KeyValue, mask: Bool[Array, "#B #K #Q S"] | None = None, *, train: bool
-    ) -> tuple[Float[Array, "B Q F"], Float32[Array, "B K Q S"] | None]:
-        """Lets every position of x read where `mask` is True. Returns the result and the weights, None without `maps`."""
-        scale = 1 / math.sqrt(self.head_width) if self.scale is None else self.scale
-        query, weights = self._split(self.query(x)), None
-        if self.maps:
-            read, weights = attend(query, seen, mask, scale=scale, drop=functools.partial(self.drop, train=train))
-        elif train and self.dropout:
-            key = self.make_rng("dropout")
+    ) -> tuple[Float[Array, "B Q F"], Float32[Array, "B K Q S"]]:
+        """Lets every position of x read where `mask` is True. Returns the result and the weights."""
+        drop = functools.partial(self.drop, train=train)
+        read, weights = attend(self._split(self.query(x)), seen, mask, scale=self._scale, drop=drop)
+        return self._join(read), weights
 
-            def drop_part(weights: Array, part: Array) -> Array:
-                return drop(weights, jax.random.fold_in(key, part), self.dropout)
+    def in_parts(
+        self, x: Float[Array, "B Q D"], seen: KeyValue, mask: Bool[Array, "#B #K #Q S"] | None = None, *, train: bool
+    ) -> Float[Array, "B Q F"]:
+        """The result of a call without the weights, by `attend_in_parts`."""
+        key = self.make_rng("dropout") if train and self.dropout else None
 
-            read = attend_in_parts(query, seen, mask, scale=scale, drop=drop_part)
-        else:
-            read = attend_in_parts(query, seen, mask, scale=scale)
-        return self.output(jnp.moveaxis(read, 1, 2).reshape(*x.shape[:2], -1)), weights
+        def drop_part(weights: Array, part: Array) -> Array:
+            return weights if key is None else drop(weights, jax.random.fold_in(key, part), self.dropout)
+
+        query = self._split(self.query(x))
+        return self._join(attend_in_parts(query, seen, mask, scale=self._scale, drop=drop_part))
+
+    @property
+    def _scale(self) -> float:
+        return 1 / math.sqrt(self.head_width) if self.scale is None else self.scale
+
+    def _join(self, read: Float[Array, "B K Q R"]) -> Float[Array, "B Q F"]:
+        return self.output(jnp.moveaxis(read, 1, 2).reshape(len(read), read.shape[2], -1))
 
     def _split(self, x: Array) -> Array:
         return jnp.moveaxis(x.reshape(*x.shape[:2], self.heads, self.head_width), 2, 1)
@@ -248,7 +254,7 @@ class PreNormBlock(nn.Module):
       attention_dropout: rate of dropout on the attention weights.
       attention_output_dropout: rate of dropout of what the attention adds; `dropout` without.
       kernel_init: initialiser of the kernels, as in `Linear`.
-      maps: whether the attention weights are given back, as in `MultiHeadAttention`.
+      maps: whether the attention weights are given back; without, memory grows linearly (`attend_in_parts`).
       dtype: type of the multiplications; statistics, scores and softmax are float32.
     """
 
@@ -290,13 +296,15 @@ class PreNormBlock(nn.Module):
             self.scale,
             dropout=self.attention_dropout,
             kernel_init=self.kernel_init,
-            maps=self.maps,
             dtype=self.dtype,
             name="attention",
         )
         y = LayerNorm(epsilon=1e-5, dtype=self.dtype, name="attention_norm")(x)
         seen = recall(attention.project(y), past)
-        y, weights = attention(y, seen, mask, train=train)
+        if self.maps:
+            y, weights = attention(y, seen, mask, train=train)
+        else:
+            y, weights = attention.in_parts(y, seen, mask, train=train), None
         rate = self.dropout if self.attention_output_dropout is None else self.attention_output_dropout
         x = x + Dropout(rate)(y, train=train)
         y = LayerNorm(epsilon=1e-5, dtype=self.dtype, name="feed_forward_norm")(x)
