@@ -64,7 +64,7 @@ class VqaMedEvaluator(VqaEvaluator):
         yield f"{self.name}/bleu", 100 * float(bleu.mean())
         yield f"{self.name}/bleu/low", 100 * low
         yield f"{self.name}/bleu/high", 100 * high
-        classes = {normalise_prediction(self._answer(i)) for i in range(len(self._task.assets["answers"]))}
+        classes = {normalise_prediction(self._answer(i)) for i in range(len(self._answers))}
         possible = [any(vqa_med.normalise_reference(a) in classes for a in row["annotators"]) for row in scored]
         yield f"{self.name}/controls/ceiling", 100 * float(np.mean(possible))
         if self._majority:
