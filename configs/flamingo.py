@@ -108,19 +108,19 @@ def _phantom_vqa(config: ml_collections.ConfigDict, *, captions: bool, pixels: b
     config.data.image_size = 96
     config.data.max_tokens = 40 if captions else 24
     config.data.max_prompt = 6 if captions else 22
-    config.data.questions_together = 5 if pixels and not captions else 1
+    config.data.questions_together = 4 if pixels and not captions else 1
     config.data.answers.min_count = 10
     config.data.answers.rule = "soft"
     config.compile.vocab_size = 700
     config.compile.num_answers = 60
     config.generate.words = 36 if captions else 6
-    config.batch_size = 32 if captions else 80
-    config.total = "12 epochs" if captions else "9 epochs"
+    config.batch_size = 32 if captions else 64
+    config.total = "12 epochs" if captions else "6 epochs"
     config.optim.lr = 1.5e-3
     config.optim.clip_norm = 1.0
     config.optim.schedule = ml_collections.ConfigDict({"name": "cosine", "warmup": "5 %", "end": 0.01})
     config.checkpoint.every = "20 %"
-    _evaluations(config, every="20 %", batch_size=80, captions=captions)
+    _evaluations(config, every="20 %", batch_size=128, captions=captions)
 
 
 # --- the published size --------------------------------------------------------------------------------------------------

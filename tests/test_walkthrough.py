@@ -114,6 +114,15 @@ WALK = {
         "python -m jaxvqa.main --config=configs/sysu_hcp.py:vqa_med_2021,resnet50HGap "
         "--config.init_from.model.workdir=runs/imagenet"
     ): "--config=configs/sysu_hcp.py:small --config.init_from.model.workdir=runs/tower",
+    "python -m jaxvqa.main --config=configs/flamingo.py --workdir=runs/flamingo": (
+        "--config=configs/flamingo.py:small --workdir=runs/flamingo"
+    ),
+    "python -m jaxvqa.main --mode=predict --split=test --workdir=runs/flamingo/best": (
+        "--mode=predict --split=test --workdir=runs/flamingo/best"
+    ),
+    "python -m jaxvqa.main --config=configs/flamingo.py:captions --workdir=runs/captions": (
+        "--config=configs/flamingo.py:captions,small --workdir=runs/captions"
+    ),
     "python -m jaxvqa.testing.golden tests/golden/rwsan": "tests/golden/rwsan",
     "python -m pytest tests/test_configs.py": "tests/test_configs.py",
     "python -m benchmarks.train_step --peer": "--peer --config=configs/rwsan.py:small --steps=1 --json=step.json",
@@ -182,6 +191,20 @@ ELSEWHERE = {
     "python -m jaxvqa.main --config=configs/cmsa.py:vqa_rad,compact": "the same command without a folder is above",
     "python -m jaxvqa.main --config=configs/cmsa.py:vqa_rad,compact,ban": "the same command at another size is above",
     "python -m jaxvqa.main --config=configs/sysu_hcp.py:vqa_med_2021": "tests/test_configs.py traces it",
+    **dict.fromkeys(
+        (
+            "python -m jaxvqa.convert --system=flamingo --from=epoch36.ckpt --to=runs/mlmi --tokeniser=GPT2_DIR "
+            "--answers=classes.json",
+            "python -m jaxvqa.convert --system=flamingo --from=runs/mlmi --to=back.ckpt",
+            "python -m jaxvqa.convert --system=gpt2 --from=GPT2_DIR --to=runs/gpt2",
+            "python -m jaxvqa.convert --system=clip_vision --from=CLIP_DIR --to=runs/clip",
+            "python -m jaxvqa.main --config=configs/flamingo.py:roco --config.data.tokeniser=GPT2_DIR "
+            "--config.init_from.language.workdir=runs/gpt2 --config.init_from.vision.workdir=runs/clip --workdir=runs/roco",
+            "python -m jaxvqa.main --config=configs/flamingo.py:vqa_rad --config.data.tokeniser=GPT2_DIR "
+            "--config.init_from.model.workdir=runs/roco/best --workdir=runs/vqa_rad_flamingo",
+        ),
+        "tests/convert/test_convert_flamingo_command.py: on small files",
+    ),
     **dict.fromkeys(
         (
             "python -m jaxvqa.convert --system=mtpt --from=models/backbone_epoch-49.pth --to=runs/abdomen",
