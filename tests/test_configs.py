@@ -32,6 +32,12 @@ ALL += [
     f"configs/sysu_hcp.py:{variant}"
     for variant in ("", "small", "no_hagap,mixup,smoothing,superloss", "vqa_med_2021", "vqa_med_2021,vgg19HGap")
 ]
+ALL += [f"configs/flamingo.py:{variant}" for variant in ("", "small", "captions", "classify")]
+# Twelve blocks, which every predict function traces again: three times as long as the small ones.
+ALL += [
+    pytest.param(f"configs/flamingo.py:{variant}", marks=pytest.mark.slow)
+    for variant in ("vqa_rad", "imageclef,classify,mlmi")
+]
 
 
 @functools.cache
@@ -63,6 +69,7 @@ def test_traces_at_full_size(name):
         ("configs/rwsan.py:vqa_v2", 19_540_139),
         ("configs/cmsa.py:vqa_rad", 86_020_215),
         ("configs/cmsa.py:vqa_rad,ban,distmodal", 164_563_258),
+        ("configs/flamingo.py:imageclef,classify,mlmi", 250_431_316),
         (
             "configs/sysu_hcp.py:vqa_med_2021",
             28_793_010 - 2_049_000,
