@@ -11,8 +11,9 @@ from jaxvqa import models, optim, paths
 from jaxvqa.errors import ConfigError
 from jaxvqa.models.flamingo import COMPAT, FREEZE, PUBLISHED, parse_compat
 from jaxvqa.models.layers.perceiver import visible_media
-from jaxvqa.models.towers.clip import VisionTransformer
 from jaxvqa.models.towers.gpt2 import GPT2
+from jaxvqa.models.towers.regions import Regions
+from jaxvqa.models.towers.resnet import PatchResNet
 from jaxvqa.testing import golden
 from tests.made_up import made_up
 
@@ -225,22 +226,31 @@ def test_gates_start_where_they_are_told_to(inputs, gate):
     np.testing.assert_array_equal(start(jax.random.key(0)), np.full((4, 1), gate, np.float32))
 
 
-def test_a_stem_of_convolutions_makes_patches_that_see_what_is_near():
-    tower = VisionTransformer(width=8, depth=1, heads=2, features=0, stem=(4, 6))
-    picture = jnp.asarray(np.random.default_rng(0).standard_normal((1, 32, 32, 3), dtype=np.float32))
-    params = jax.jit(tower.init)(jax.random.key(0), picture)
-    shapes = {path: leaf.shape for path, leaf in paths.flatten(params["params"]).items()}
-    assert shapes["stem_0/kernel"] == (3, 3, 3, 4)
-    assert shapes["stem_1/kernel"] == (3, 3, 4, 6)
-    assert shapes["patches/kernel"] == (1, 1, 6, 8)
-    assert shapes["position"] == (1 + 8 * 8, 8)
-    embedded = jax.jit(lambda picture: tower.apply(params, picture)[1]["embedded"][0, 1:].reshape(8, 8, 8))
-    changed = embedded(picture.at[:, 16:20, 16:20].add(1.0)) != embedded(picture)
-    # Two 3×3 convolutions of stride 2: a patch sees seven pixels either way.
-    seen = np.flatnonzero(np.asarray(changed).any(axis=(0, 2)))
-    assert seen.tolist() == [4, 5]
-    assert make(vision_sizes={"stem": (4, 6)}).patches_a_side(32) == 8
+def test_a_residual_network_gives_the_places_of_its_last_map():
+    tower = PatchResNet(depth=10, width=4, features=0)
+    pictures = jnp.asarray(np.random.default_rng(0).standard_normal((2, 64, 64, 3), dtype=np.float32))
+    variables = jax.jit(tower.init)(jax.random.key(0), pictures)
+    vector, out = jax.jit(tower.apply)(variables, pictures)
+    assert out["tokens"].shape == (2, 1 + 2 * 2, 32)
+    places = out["tokens"][:, 1:] - variables["params"]["position"][None]
+    np.testing.assert_allclose(vector, places.mean(axis=1), atol=1e-5)
+    np.testing.assert_array_equal(out["tokens"][:, 0], vector)
+    assert make(vision="resnet", vision_sizes={}, patches=True).patches_a_side(64) == 2
     assert make().patches_a_side(8) == 2
+
+
+def test_regions_are_read_as_they_are_and_padding_counts_for_nothing():
+    features = np.random.default_rng(0).random((2, 3, 1, 5), np.float32)
+    features[1, 2] = 0
+    vector, out = Regions().apply({}, jnp.asarray(features))
+    np.testing.assert_array_equal(out["tokens"][:, 1:], features[:, :, 0])
+    np.testing.assert_allclose(vector[1], features[1, :2, 0].mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(vector[0], features[0, :, 0].mean(axis=0), rtol=1e-6)
+
+
+def test_what_has_no_projected_vector_is_read_by_its_patches(inputs):
+    with pytest.raises(ConfigError, match=r"set model\.patches"):
+        jax.eval_shape(make(vision="resnet", vision_sizes={}).init, jax.random.key(0), **inputs)
 
 
 @pytest.mark.parametrize("patches", [True, False])
