@@ -191,7 +191,7 @@ def text_data(config: ml_collections.ConfigDict) -> None:
     )
     data.image_size = 224  # pixels; whatever the aspect ratio
     data.max_regions = 16  # with model.vision = "regions", of a picture,
-    data.region_width = 320  # and the features of each
+    data.region_width = 320  # and the features of each, its box aside
     data.mean = (0.485, 0.456, 0.406)  # of red, green and blue in [0, 1], subtracted
     data.std = (0.229, 0.224, 0.225)  # divided by
     # In training: pixels to crop from, turns by up to so many degrees, mirror images half the time, colours.

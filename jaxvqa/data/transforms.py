@@ -76,9 +76,10 @@ class BlindRegions:
 
 @dataclass(frozen=True)
 class RegionsAsImage:
-    """`features` [n, F] -> `image` float16[R, 1, F], the first R, zero rows at the end; all zero if `blind`.
+    """`features` [n, F] and `boxes` [n, 4] -> `image` float16[R, 1, F + 4], the first R, zero rows at the end.
 
-    What takes pictures takes regions so: a row for each, its features as the channels.
+    What takes pictures takes regions so: a row for each, whose channels are its features and its box, x1, y1, x2, y2 in shares of
+    the picture's width and height. All zero if `blind`.
     """
 
     max_regions: int
@@ -86,8 +87,13 @@ class RegionsAsImage:
     blind: bool = False
 
     def __call__(self, example: Example) -> Example:
-        features = np.zeros((0, self.width), np.float16) if self.blind else np.asarray(example["features"], np.float16)
-        return example | {"image": _pad(features, self.max_regions)[:, None]}
+        rows = np.zeros((0, self.width + 4), np.float16)
+        if not self.blind:
+            size = np.asarray([example["image_w"], example["image_h"]] * 2, np.float32)
+            rows = np.concatenate(
+                [example["features"], example["boxes"] / size], axis=1, dtype=np.float16, casting="same_kind"
+            )
+        return example | {"image": _pad(rows, self.max_regions)[:, None]}
 
 
 @dataclass(frozen=True)

@@ -262,11 +262,11 @@ class TextGeneration:
     def init_batch(self, batch_size: int) -> dict[str, np.ndarray]:
         """`image`, `text` and `prompt` int32[B, T or P] with masks; int32[B] places and classes; `mask`.
 
-        `image` is uint8[B, S, S, 3], with `model.vision = "regions"` float16[B, R, 1, F].
+        `image` is uint8[B, S, S, 3], with `model.vision = "regions"` float16[B, R, 1, F + 4].
         """
         data = self._data
         if self._regions:
-            image: np.ndarray = np.zeros((batch_size, data.max_regions, 1, data.region_width), np.float16)
+            image: np.ndarray = np.zeros((batch_size, data.max_regions, 1, data.region_width + 4), np.float16)
         else:
             image = np.zeros((batch_size, data.image_size, data.image_size, 3), np.uint8)
         lengths = {"text": data.max_tokens, "prompt": data.max_prompt}
