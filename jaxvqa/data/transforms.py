@@ -78,8 +78,8 @@ class BlindRegions:
 class RegionsAsImage:
     """`features` [n, F] and `boxes` [n, 4] -> `image` float16[R, 1, F + 4], the first R, zero rows at the end.
 
-    What takes pictures takes regions so: a row for each, whose channels are its features and its box, x1, y1, x2, y2 in shares of
-    the picture's width and height. All zero if `blind`.
+    What takes pictures takes regions so: a row for each, whose channels are its features and its box, x1, y1, x2, y2 in shares
+    of the picture's width and height. All zero if `blind`.
     """
 
     max_regions: int
