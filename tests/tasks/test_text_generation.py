@@ -69,8 +69,8 @@ class Fixed:
         self.compat, self.writes = like.compat, like.writes
         self._given = jnp.asarray(logits), {} if class_logits is None else {"class_logits": jnp.asarray(class_logits)}
 
-    def apply(self, variables, **inputs):
-        return self._given
+    def apply(self, variables, *, mutable=None, **inputs):
+        return self._given if mutable is None else (self._given, {})
 
 
 def with_scores(task, batch, seed=0, *, classes=True):
