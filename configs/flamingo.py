@@ -2,6 +2,7 @@
 
     python -m jaxvqa.main --config=configs/flamingo.py                     the embedded phantoms: a small network from nothing
     python -m jaxvqa.main --config=configs/flamingo.py:captions            their captions in place of questions
+    python -m jaxvqa.main --config=configs/flamingo.py:pixels              pictures in place of regions, which takes far longer
     python -m jaxvqa.main --config=configs/flamingo.py:classify            a class head beside the text
     python -m jaxvqa.main --config=configs/flamingo.py:blind               the question-only baseline
     python -m jaxvqa.main --config=configs/flamingo.py:small               smaller still; to see that everything runs
