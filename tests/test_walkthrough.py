@@ -189,6 +189,8 @@ ELSEWHERE = {
     "python -m jaxvqa.testing.golden tests/golden/cmsa": "tests/models: each of its cases",
     "python -m jaxvqa.main --config=configs/cmsa.py": "the same command with pre-trained branches is above",
     "python -m jaxvqa.main --config=configs/cmsa.py:vqa_rad,compact": "the same command without a folder is above",
+    "python -m jaxvqa.main --config=configs/flamingo.py": "the same command with a folder is above",
+    "python -m jaxvqa.main --config=configs/flamingo.py:captions": "the same command with a folder is above",
     "python -m jaxvqa.main --config=configs/cmsa.py:vqa_rad,compact,ban": "the same command at another size is above",
     "python -m jaxvqa.main --config=configs/sysu_hcp.py:vqa_med_2021": "tests/test_configs.py traces it",
     **dict.fromkeys(
