@@ -39,8 +39,7 @@ class PerceiverResampler(nn.Module):
       head_width: size of a query, a key and a value in each head.
       media: the most media that a sample may have: each has a vector of its own, added to all its tokens.
       activation: a name of `ACTIVATIONS`.
-      scale: standard deviation that latents and media's vectors start from. With the original's 1 they outweigh what is read of
-        an image by far, which a network from nothing needs long to change.
+      scale: standard deviation that latents and media's vectors start from; the original's is 1.
       dtype: type of the multiplications; statistics, scores and softmax are float32.
       numbered: media have vectors by their number; otherwise all have the first one's, and there may be any number of them.
     """
@@ -124,8 +123,8 @@ def visible_media(
 class GatedCrossAttention(nn.Module):
     """y = x + tanh(gate)·attention(norm(x), media), then y + tanh(gate)·feed_forward(y).
 
-    Gates that start at 0 make it the identity at first, which keeps a trained language model whole. A network from nothing
-    stays there: through a gate of 0 no gradient reaches what encodes images, and the gate has none while that tells nothing.
+    Gates that start at 0 make it the identity at first, which keeps a trained language model whole. Through a gate of 0 no
+    gradient reaches what encodes images: a network from nothing may start with its gates open.
 
     Attributes:
       heads: number of heads.
