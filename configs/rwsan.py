@@ -11,6 +11,8 @@
 of VQA v2 that has questions, but region features of few images.
 """
 
+from typing import Any
+
 import ml_collections
 
 from configs import common
@@ -121,7 +123,8 @@ def _phantom_vqa(config: ml_collections.ConfigDict) -> None:
     config.optim.lr = 1.3e-3
     config.optim.b2 = 0.999
     config.optim.schedule = ml_collections.ConfigDict({"name": "cosine", "warmup": "3 %", "end": 0.01})
-    config.evals = ml_collections.ConfigDict({"val": common.evaluation("val", every="1 epoch", batch_size=256)})
+    row: dict[str, Any] = {"batch_size": 256, "train_split": "train"}
+    config.evals = ml_collections.ConfigDict({"val": common.evaluation("val", every="1 epoch", **row)})
 
 
 def _easy_vqa(config: ml_collections.ConfigDict) -> None:
@@ -139,7 +142,8 @@ def _easy_vqa(config: ml_collections.ConfigDict) -> None:
     config.model.region_rank = 8
     config.model.guided_rank = 32
     config.total = "20 epochs"
-    config.evals = ml_collections.ConfigDict({"test": common.evaluation("test", every="2 epochs", batch_size=256)})
+    row: dict[str, Any] = {"batch_size": 256, "train_split": "train"}
+    config.evals = ml_collections.ConfigDict({"test": common.evaluation("test", every="2 epochs", **row)})
 
 
 def _narrow(config: ml_collections.ConfigDict, *, width: int) -> None:

@@ -141,7 +141,7 @@ def _phantom_vqa(config: ml_collections.ConfigDict, variants: set[str]) -> None:
     config.compile.num_answers = 9
     config.total = "12 epochs"
     config.evals = ml_collections.ConfigDict()
-    config.evals.val = common.evaluation("val", every="2 epochs", batch_size=128)
+    config.evals.val = common.evaluation("val", every="2 epochs", batch_size=128, train_split="train")
     config.evals.val_flip = common.evaluation("val", every=config.total, batch_size=128, predict="answers_flip")
 
 

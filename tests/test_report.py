@@ -332,14 +332,14 @@ def test_examples_show_attention_on_words_and_regions(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("part", ["questions", "image_disjoint"])
-def test_protocols_stand_beside_what_needs_no_model(tmp_path, part):
+def test_protocols_stand_beside_what_needs_no_picture(tmp_path, part):
     values = {
         "val/strict_451": 62.5,
         "val/strict_451/low": 58.25,
         "val/strict_451/high": 66.75,
         "val/strict_451/open": 43.5,
     }
-    values |= {"val/controls/ceiling": 90.5, "val/controls/majority": 29.5}
+    values |= {"val/controls/ceiling": 90.5, "val/controls/majority": 29.5, "val/controls/question_only": 50.25}
     workdir = make_run(tmp_path, rows=[eval_row(40, 62.5) | values], questions=f"vqa_rad/{part}", limit=0)
     text = words_of(page_of(workdir))
     for words in (
@@ -348,6 +348,7 @@ def test_protocols_stand_beside_what_needs_no_model(tmp_path, part):
         "43.5 %",
         "allows90.5 %",
         "answer29.5 %",
+        "sees no picture50.2 %",
     ):
         assert words in text, words
     assert "same image and question type" not in text  # nothing was counted so

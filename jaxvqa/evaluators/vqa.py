@@ -1,8 +1,9 @@
 """Accuracy of the chosen answers over a split: overall and by type, with confidence intervals, predictions kept by id."""
 
+import contextlib
 import json
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,11 +17,13 @@ from jaxvqa.checkpoints import storage_errors
 from jaxvqa.data import pipeline
 from jaxvqa.data.answers import normalise_answer
 from jaxvqa.data.sources import VqaSource
+from jaxvqa.errors import DataError
 from jaxvqa.evaluators.few_shot import PromptExamples
 from jaxvqa.evaluators.predicting import predict_all, predict_function
 from jaxvqa.logs import log
 from jaxvqa.metrics.bootstrap import confidence_interval
-from jaxvqa.metrics.vqa import eval_ai_results, question_accuracy
+from jaxvqa.metrics.question_only import question_only_answers
+from jaxvqa.metrics.vqa import eval_ai_results, normalise_prediction, question_accuracy
 from jaxvqa.state import TrainState
 from jaxvqa.tasks import AnswerTask
 
@@ -47,6 +50,10 @@ class VqaEvaluator:
     with the annotated answer. A split without answers (a test server's) yields no accuracy; its predictions are
     written all the same.
 
+    A row of `config.evals` with a `train_split` yields controls too, `NAME/controls/…`, in percent of accuracy: `majority`, the
+    most frequent train answer to every question; `question_only`, answers from the question's words by
+    `jaxvqa.metrics.question_only`; `ceiling`, the most that the answer list allows.
+
     Attributes:
       name: the evaluator's.
       source: the questions.
@@ -71,6 +78,8 @@ class VqaEvaluator:
         self._batch_size, self._readers, self._rule = config.batch_size, readers, RULES[task.answer_rule]
         self._predict = predict_function(name, config, task, mesh)
         self._answers = task.answers_among(config.predict)
+        self._controls: dict[str, float] | None = None if "train_split" in config else {}
+        self._train = _questions(open_source, config.get("train_split", ""))
         self._examples: PromptExamples | None = None
         if shots := task.shots(config.predict):
             self._examples = PromptExamples(
@@ -123,6 +132,9 @@ class VqaEvaluator:
             self._write(step, rows)
         if scored := [row for row in rows if "annotators" in row]:
             yield from self._measures(scored)
+            if self._controls is None:  # the same for every state
+                self._controls = dict(self._controls_of(scored))
+            yield from ((f"{self.name}/controls/{name}", value) for name, value in self._controls.items())
         if unanswered := [row["id"] for row in rows if row.get("unanswered")]:
             log.warning(
                 "%s: %d of %d questions have no answer: %s …", self.name, len(unanswered), len(rows), unanswered[:5]
@@ -143,6 +155,25 @@ class VqaEvaluator:
                     members[row[group]].append(row["accuracy"])
             for member in sorted(members):
                 yield f"{self.name}/{group}/{member}", 100 * float(np.mean(members[member]))
+
+    def _controls_of(self, scored: list[dict[str, Any]]) -> Iterator[tuple[str, float]]:
+        """What the answers that need no picture reach, in percent, and what the answer list allows; `scored` as in `_measures`."""
+        if self._train:
+            asked = [question["question"] for question in self._train]
+            answers = [question["multiple_choice_answer"] for question in self._train]
+            majority = Counter(answers).most_common(1)[0][0]
+            yield "majority", self._accuracy([majority] * len(scored), scored)
+            guesses = question_only_answers(asked, answers, [row["question"] for row in scored])
+            yield "question_only", self._accuracy(guesses, scored)
+        if len(self._answers):
+            known = {normalise_prediction(self._answer(i)) for i in range(len(self._answers))}
+            possible = [[a for a in row["annotators"] if normalise_prediction(a) in known] for row in scored]
+            best = [max(set(found), key=found.count, default="") for found in possible]
+            yield "ceiling", self._accuracy(best, scored)
+
+    def _accuracy(self, answers: list[str], scored: list[dict[str, Any]]) -> float:
+        pairs = zip(answers, scored, strict=True)
+        return 100 * float(np.mean([self._rule(answer, row["annotators"]) if answer else 0.0 for answer, row in pairs]))
 
     def _row(self, question: Mapping[str, Any], output: Mapping[str, np.ndarray]) -> dict[str, Any]:
         answer, probability = self._chosen(output)
@@ -183,6 +214,13 @@ class VqaEvaluator:
             write_whole(folder / f"{self.name}_{step}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
             for ending, text in self._submission(rows).items():
                 write_whole(folder / f"{self.name}_{step}_{ending}", text)
+
+
+def _questions(open_source: Callable[[str], VqaSource], split: str) -> list[dict[str, Any]]:
+    """The questions of a split; none if there is no such split, as in what VQA-Med 2021 gives out."""
+    with contextlib.suppress(DataError):
+        return list(open_source(split).all_questions()) if split else []
+    return []
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -19,25 +19,15 @@ from jaxvqa.metrics.vqa import normalise_prediction
 class VqaMedEvaluator(VqaEvaluator):
     """Yields `accuracy` and what else `VqaEvaluator` gives, by the official rule, and `bleu` in percent with its interval.
 
-    `NAME/controls/…`, in percent of accuracy: `ceiling`, the most that the classes allow, since a question whose answer is none
-    of them is lost; `majority`, the most frequent train answer to every question.
-
     Beside the predictions it writes `NAME_STEP_imageclef.txt`, lines `image|answer`, where the challenge would take them: each
     picture is asked about once, and every question is answered.
     """
 
-    def __init__(self, name: str, config: Any, *, open_source: Callable[[str], VqaSource], **options: Any):
-        """Args: as for `VqaEvaluator`; with `repair_names` in the row, answers are written without SYSU-HCP's garbling.
-
-        The row's `train_split` is for `majority`; a data set without that split, as 2021's, has none.
-        """
-        super().__init__(name, config, open_source=open_source, **options)
+    def __init__(self, name: str, config: Any, **options: Any):
+        """Args: as for `VqaEvaluator`; with `repair_names` in the row, answers are written without SYSU-HCP's garbling."""
+        super().__init__(name, config, **options)
+        self._rule = vqa_med.accuracy
         self._written = repaired if config.get("repair_names", False) else str
-        self._majority = ""
-        if split := config.get("train_split"):
-            with contextlib.suppress(DataError):
-                answers = (question["multiple_choice_answer"] for question in open_source(split).all_questions())
-                self._majority = Counter(answers).most_common(1)[0][0]
 
     def _answer(self, index: Any) -> str:
         return self._written(super()._answer(index))
@@ -47,8 +37,7 @@ class VqaMedEvaluator(VqaEvaluator):
         if "image_name" in question:
             row["image_name"] = question["image_name"]
         if "annotators" in row:
-            for measure, rule in (("accuracy", vqa_med.accuracy), ("bleu", vqa_med.bleu)):
-                row[measure] = 0.0 if row.get("unanswered") else rule(row["answer"], row["annotators"])
+            row["bleu"] = 0.0 if row.get("unanswered") else vqa_med.bleu(row["answer"], row["annotators"])
         return row
 
     def _submission(self, rows: list[dict[str, Any]]) -> dict[str, str]:
@@ -64,9 +53,3 @@ class VqaMedEvaluator(VqaEvaluator):
         yield f"{self.name}/bleu", 100 * float(bleu.mean())
         yield f"{self.name}/bleu/low", 100 * low
         yield f"{self.name}/bleu/high", 100 * high
-        classes = {normalise_prediction(self._answer(i)) for i in range(len(self._answers))}
-        possible = [any(vqa_med.normalise_reference(a) in classes for a in row["annotators"]) for row in scored]
-        yield f"{self.name}/controls/ceiling", 100 * float(np.mean(possible))
-        if self._majority:
-            right = [vqa_med.accuracy(self._majority, row["annotators"]) for row in scored]
-            yield f"{self.name}/controls/majority", 100 * float(np.mean(right))

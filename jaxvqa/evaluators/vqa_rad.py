@@ -1,15 +1,15 @@
 """VQA-RAD by the protocols of its literature, side by side, with what no model has to earn beside them."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 
 from jaxvqa.data.rad_text import normalise_rad_answer
-from jaxvqa.data.sources import VqaSource
 from jaxvqa.evaluators.vqa import VqaEvaluator
 from jaxvqa.metrics import vqa_rad
 from jaxvqa.metrics.bootstrap import confidence_interval
+from jaxvqa.metrics.question_only import question_only_answers
 
 CONTROLS = {
     "majority": ((),),
@@ -24,17 +24,15 @@ class VqaRadEvaluator(VqaEvaluator):
     """Accuracy on all questions under the strict rule, then every protocol of `jaxvqa.metrics.vqa_rad.PROTOCOLS`.
 
     A protocol's values are `NAME/PROTOCOL`, with an interval, its `closed` and `open`, `question_type/…` and `organ/…`.
-    `NAME/controls/…` are what counting reaches under the strict rule on all questions, and `ceiling` what the answer list
-    allows.
+    `NAME/controls/…` are `CONTROLS`, what counting reaches under the strict rule on all questions, with those of `VqaEvaluator`.
     """
 
     groups: ClassVar[tuple[str, ...]] = ("answer_type", "question_type", "phrase_type", "organ")
 
-    def __init__(self, name: str, config: Any, *, open_source: Callable[[str], VqaSource], **options: Any):
-        """Args: as for `VqaEvaluator`; the row of `config.evals` has a `train_split` too, for the controls."""
-        super().__init__(name, config, open_source=open_source, **options)
+    def __init__(self, name: str, config: Any, **options: Any):
+        """Args: as for `VqaEvaluator`; the row of `config.evals` has a `train_split` here, always."""
+        super().__init__(name, config, **options)
         self._truth = {int(q["question_id"]): q for q in self.source.all_questions()}
-        self._controls = dict(self._count(list(open_source(config.train_split).all_questions())))
 
     def _row(self, question: Mapping[str, Any], output: Mapping[str, np.ndarray]) -> dict[str, Any]:
         row = super()._row(question, output)
@@ -61,17 +59,19 @@ class VqaRadEvaluator(VqaEvaluator):
             yield from ((f"{self.name}/{protocol}/{group}", value) for group, value in table.items() if value == value)
         if "organ_right" in scored[0]:
             yield f"{self.name}/organ_accuracy", 100 * float(np.mean([row["organ_right"] for row in scored]))
-        yield from ((f"{self.name}/controls/{name}", value) for name, value in self._controls.items())
 
     def _interval(self, measure: str, right: list[Any]) -> Iterator[tuple[str, float]]:
         low, high = confidence_interval(right)
         yield f"{self.name}/{measure}/low", 100 * low
         yield f"{self.name}/{measure}/high", 100 * high
 
-    def _count(self, train: list[dict[str, Any]]) -> Iterator[tuple[str, float]]:
-        rows = list(self._truth.values())
-        for name, keys in CONTROLS.items():
-            answered = vqa_rad.with_answers(rows, vqa_rad.majority_answers(train, rows, keys))
-            summary = vqa_rad.summarise(answered, self._answers, "strict_451")
+    def _controls_of(self, scored: list[dict[str, Any]]) -> Iterator[tuple[str, float]]:
+        rows = [self._truth[row["id"]] for row in scored]
+        asked = [question["question"] for question in self._train]
+        truths = [normalise_rad_answer(question["multiple_choice_answer"]) for question in self._train]
+        answers = {name: vqa_rad.majority_answers(self._train, rows, keys) for name, keys in CONTROLS.items()}
+        answers["question_only"] = question_only_answers(asked, truths, [row["question"] for row in rows])
+        for name, answered in answers.items():
+            summary = vqa_rad.summarise(vqa_rad.with_answers(rows, answered), self._answers, "strict_451")
             yield name, summary.overall.accuracy
         yield "ceiling", summary.overall.ceiling

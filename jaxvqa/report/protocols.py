@@ -40,6 +40,7 @@ STANDARD_SPLIT = "vqa_rad/questions"
 CONTROL_WORDS = {
     "ceiling": "the most that the answer list allows",
     "same_image_and_type": "the most frequent train answer to the same image and question type: the split's leak",
+    "question_only": "a linear classifier of the question's words, which sees no picture",
     "same_question": "the most frequent train answer to the same question, else to its type",
     "majority_of_type": "the most frequent train answer to the question's type",
     "majority": "the most frequent train answer",
@@ -63,7 +64,7 @@ def protocol_table(run: "Run", name: str) -> dict[str, Any] | None:
 
 def control_table(run: "Run", name: str) -> dict[str, Any] | None:
     """The model beside a black picture and beside answers that are only counted, all questions; VQA-RAD by the strict rule."""
-    last = _last(run, f"{name}/controls/ceiling")
+    last = _last(run, f"{name}/controls/majority") or _last(run, f"{name}/controls/ceiling")
     if not last:
         return None
     rows = [("this model", "", [_with_interval(last, f"{name}/accuracy")])]
@@ -74,7 +75,7 @@ def control_table(run: "Run", name: str) -> dict[str, Any] | None:
                 rows.append((other, "this model, shown a black picture", [_with_interval(values, f"{other}/accuracy")]))
     found = {key: last.get(f"{name}/controls/{key}") for key in CONTROL_WORDS}
     rows += [(key, CONTROL_WORDS[key], [percent(value)]) for key, value in found.items() if value is not None]
-    return {"title": "Beside what needs no model", "columns": ("", "what it is", "accuracy"), "rows": rows}
+    return {"title": "Beside answers that need no picture", "columns": ("", "what it is", "accuracy"), "rows": rows}
 
 
 def member_table(run: "Run", name: str) -> dict[str, Any] | None:
