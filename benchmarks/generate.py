@@ -6,7 +6,7 @@ Each row is a process of its own, on all cores that the command may use. `jaxvqa
 has a vision tower, a resampler and four cross-attentions beside the language model. `text alone` is the same model without an
 image, which leaves GPT-2: the work that the peer does. `--peer` adds `transformers`: its `generate` for plain GPT-2 of the
 same size in PyTorch, greedy, with its cache, as many words of prompt and answer. `--uncached` adds the original's way with
-our model: everything, the image included, anew for each word.
+our model: everything, the image included, anew for each word; with `--peer` also in PyTorch, as the original runs.
 
 `decode` counts the words after each text's first one, which comes with the prompt (`prefill`). The rows take turns `--rounds`
 times, and the best round counts. `cpu` is the processor time of all threads for one word of each text: on a machine that is
@@ -167,7 +167,36 @@ def peer(args: argparse.Namespace, batch: int) -> dict[str, float]:
     return measures(read, decode, batch, args.words - 1)
 
 
-ROWS = {"jaxvqa": ours, "text alone": text_alone, "transformers": peer, "uncached": uncached}
+def uncached_peer(args: argparse.Namespace, batch: int) -> dict[str, float]:
+    """Times the original's way in PyTorch: each word takes a call with all words so far."""
+    import torch
+
+    from benchmarks.peers.flamingo import Flamingo
+
+    model, _, prompts, inputs = our_model(args.size, batch, args.prompt, see=True)
+    network = Flamingo(model, 224).eval()
+    image = torch.from_numpy(np.array(inputs["image"])).permute(0, 3, 1, 2).contiguous()
+    text = torch.from_numpy(prompts).long()
+    few = min(args.words - 1, 4)
+    middle = torch.nn.functional.pad(text, (0, (args.words - few) // 2))  # so long are texts on average
+
+    def write(longer: torch.Tensor, words: int) -> None:
+        for _ in range(words):
+            logits, _ = network(image, longer, torch.zeros(batch).long())
+            longer = torch.cat([longer, logits[:, -1].argmax(-1)[:, None]], 1)
+
+    with torch.inference_mode():
+        write(text, 1)
+        return measures(clock(lambda: write(text, 1)), clock(lambda: write(middle, few)), batch, few)
+
+
+ROWS = {
+    "jaxvqa": ours,
+    "text alone": text_alone,
+    "transformers": peer,
+    "uncached": uncached,
+    "uncached PyTorch": uncached_peer,
+}
 
 
 def main() -> None:
@@ -187,9 +216,10 @@ def main() -> None:
         print(json.dumps(ROWS[args.row](args, int(args.batch))))
         return
     wanted = ["jaxvqa", "text alone", *["transformers"] * args.peer, *["uncached"] * args.uncached]
+    wanted += ["uncached PyTorch"] * (args.peer and args.uncached)
     sizes = [f"--{name}={getattr(args, name)}" for name in ("prompt", "words", "size")]
     print(f"{platform.processor() or platform.machine()}, {time.strftime('%Y-%m-%d')}, prompts of {args.prompt} words")
-    print(f"{'':16s}{'batch':>8s}{'prefill, s':>12s}{'decode, words/s':>18s}{'cpu, ms a word':>16s}")
+    print(f"{'':17s}{'batch':>8s}{'prefill, s':>12s}{'decode, words/s':>18s}{'cpu, ms a word':>16s}")
     for batch in args.batch.split(","):
         rounds: dict[str, list[dict[str, float]]] = {row: [] for row in wanted}
         for _ in range(args.rounds):
@@ -201,7 +231,7 @@ def main() -> None:
             prefill = min(r["prefill_seconds"] for r in results)
             decode = max(r["decode_words_per_second"] for r in results)
             cpu = min(r["decode_cpu_ms"] for r in results)
-            print(f"{row:16s}{batch:>8s}{prefill:12.3f}{decode:18.1f}{cpu:16.1f}", flush=True)
+            print(f"{row:17s}{batch:>8s}{prefill:12.3f}{decode:18.1f}{cpu:16.1f}", flush=True)
 
 
 if __name__ == "__main__":

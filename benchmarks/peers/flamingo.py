@@ -35,7 +35,7 @@ class Attention(nn.Module):
         made = (layer(of) for layer, of in ((self.query, x), (self.key, memory), (self.value, memory)))
         query, key, value = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in made)
         rate = self.rate if self.training else 0.0
-        read = F.scaled_dot_product_attention(query, key, value, mask, rate, causal, self.scale)
+        read = F.scaled_dot_product_attention(query, key, value, mask, rate, causal, scale=self.scale)
         return self.output(read.transpose(1, 2).flatten(2))
 
 
