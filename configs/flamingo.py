@@ -100,7 +100,7 @@ def _phantom_vqa(config: ml_collections.ConfigDict, *, captions: bool, pixels: b
     model.gate = 0.5
     model.language_sizes = {"width": 128, "depth": 2, "heads": 4, "positions": 96, "dropout": 0.0}
     model.vision = "resnet" if pixels else "regions"
-    model.vision_sizes = {"depth": 10, "width": 32, "features": 0} if pixels else {}
+    model.vision_sizes = {"depth": 10, "width": 32, "features": 0} if pixels else {"box_frequencies": 4, "depth": 2}
     config.loss.prompt = False
     config.data.questions = "phantom_vqa/captions" if captions else "phantom_vqa/questions"
     config.data.images = "phantom_vqa/images"
@@ -248,7 +248,8 @@ def _evaluations(
         config.evals.classes = common.evaluation(
             split, every=every, type=classes, predict="classes", **row, **fields.get(classes, {})
         )
-    config.evals[split] = common.evaluation(split, every=texts_every or every, type="generation", **row)
+    controls = {} if captions else {"train_split": config.data.train_split}
+    config.evals[split] = common.evaluation(split, every=texts_every or every, type="generation", **row, **controls)
     config.evals[f"{split}_blank"] = common.evaluation(
         split, every=config.total, type="generation", predict="answers_blank", **row
     )

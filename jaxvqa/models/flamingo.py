@@ -315,6 +315,7 @@ class Flamingo(nn.Module):
           float32[B, M, K, 1 + N, 1 + N].
         """
         out: dict[str, Array] = {}
+        real = None
         if image is not None:
             image = image[:, None] if image.ndim == 4 else image
             batch, count = image.shape[:2]
@@ -327,11 +328,12 @@ class Flamingo(nn.Module):
             out |= {"image_vector": apart(vector)} | maps
             tokens = self.projection(apart(inside["tokens"] if self.patches else vector[:, None]))
             out["projected"] = tokens[:, :, 0]
+            real = apart(inside["real"]) if "real" in inside else None
             # In the original, one medium of as many tokens as there are images.
             media = tokens.reshape(batch, 1, -1, tokens.shape[-1]) if "one_medium" in self.quirks else tokens
         if media is None:
             return None, out
-        latents, inside = self.resampler(media)
+        latents, inside = self.resampler(media, real)
         out |= {f"resampler_{n}": x for n, x in inside.items() if n.startswith("attention_")}
         return latents, out | {"latents": latents}
 

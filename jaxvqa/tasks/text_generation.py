@@ -552,6 +552,8 @@ def _texts(data: ml_collections.ConfigDict) -> Iterator[str]:
         own = data.copy_and_resolve_references()
         with own.unlocked():
             own.questions, own.images = part, ""
+            if data.vocabulary_parts:  # all of each, so that every run has the same words
+                own.question_types = ()
         for split in data.vocabulary_splits.split("+"):
             for record in open_vqa(own, split).all_questions():
                 question, answer = asked_and_true(record)

@@ -55,8 +55,14 @@ class PerceiverResampler(nn.Module):
     numbered: bool = True
 
     @nn.compact
-    def __call__(self, media: Float[Array, "B M N D"]) -> tuple[Float[Array, "B M L D"], dict[str, Array]]:
+    def __call__(
+        self, media: Float[Array, "B M N D"], real: Bool[Array, "B M N"] | None = None
+    ) -> tuple[Float[Array, "B M L D"], dict[str, Array]]:
         """Turns media into latents.
+
+        Args:
+          media: float[B, M, N, D].
+          real: bool[B, M, N], False for padding, which nothing reads; all are real without.
 
         Returns:
           The latents; and of each layer i `read_i` [B, M, L, D], what was read, and `attention_i` float32[B·M, K, L, N + L].
@@ -73,6 +79,10 @@ class PerceiverResampler(nn.Module):
         position = position[None, : count if self.numbered else 1]
         media = (media.astype(self.dtype) + position).reshape(batch * count, -1, width)
         x = jnp.broadcast_to(latents[None], (batch * count, *latents.shape))
+        mask = None
+        if real is not None:
+            own = ((0, 0), (0, len(latents)))  # the latents themselves
+            mask = jnp.pad(real.reshape(batch * count, -1), own, constant_values=True)[:, None, None]
         out: dict[str, Array] = {}
         for i in range(self.depth):
             attention = MultiHeadAttention(
@@ -80,7 +90,7 @@ class PerceiverResampler(nn.Module):
             )
             asking = _norm(self.dtype, f"latents_norm_{i}")(x)
             memory = jnp.concatenate([_norm(self.dtype, f"media_norm_{i}")(media), asking], axis=1)
-            read, out[f"attention_{i}"] = attention(asking, attention.project(memory), train=False)
+            read, out[f"attention_{i}"] = attention(asking, attention.project(memory), mask, train=False)
             out[f"read_{i}"] = read.reshape(batch, count, *latents.shape)
             x = x + read
             x = x + _feed_forward(x, self.activation, self.dtype, f"feed_forward_{i}")
