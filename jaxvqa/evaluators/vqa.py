@@ -157,7 +157,7 @@ class VqaEvaluator:
                 yield f"{self.name}/{group}/{member}", 100 * float(np.mean(members[member]))
 
     def _controls_of(self, scored: list[dict[str, Any]]) -> Iterator[tuple[str, float]]:
-        """What the answers that need no picture reach, in percent, and what the answer list allows; `scored` as in `_measures`."""
+        """What answers without a picture reach, in percent, and what the answer list allows; `scored` as in `_measures`."""
         if self._train:
             asked = [question["question"] for question in self._train]
             answers = [question["multiple_choice_answer"] for question in self._train]

@@ -24,7 +24,8 @@ class VqaRadEvaluator(VqaEvaluator):
     """Accuracy on all questions under the strict rule, then every protocol of `jaxvqa.metrics.vqa_rad.PROTOCOLS`.
 
     A protocol's values are `NAME/PROTOCOL`, with an interval, its `closed` and `open`, `question_type/…` and `organ/…`.
-    `NAME/controls/…` are `CONTROLS`, what counting reaches under the strict rule on all questions, with those of `VqaEvaluator`.
+    `NAME/controls/…` are `CONTROLS`, what counting reaches under the strict rule on all questions,
+    and those of `VqaEvaluator`.
     """
 
     groups: ClassVar[tuple[str, ...]] = ("answer_type", "question_type", "phrase_type", "organ")

@@ -1,5 +1,6 @@
 """Answers from the words of the question alone: what a data set gives away before anyone looks at a picture. NumPy only."""
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -58,7 +59,7 @@ def question_only_answers(
 
 def _features(question: str) -> set[str]:
     words = ["<", *re.findall(r"[a-z0-9]+", question.lower()), ">"]
-    return {*words[1:-1], *map(" ".join, zip(words, words[1:], strict=False))}
+    return {*words[1:-1], *map(" ".join, itertools.pairwise(words))}
 
 
 def _vectors(questions: Iterable[str], columns: dict[str, int], weights: np.ndarray) -> np.ndarray:

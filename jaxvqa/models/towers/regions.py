@@ -14,9 +14,9 @@ class Regions(nn.Module):
     """What stands in an image's place has a row for each region, and the region's features and box as its channels.
 
     Attributes:
-      box_frequencies: the last four channels are a box, x1, y1, x2, y2 in shares of the picture; in their place its centre and
-        size are given as sines and cosines of so many frequencies, π, 2π, 4π, …, which lets small differences be read. 0: as they
-        are.
+      box_frequencies: the last four channels are a box, x1, y1, x2, y2 in shares of the picture; in their place its centre
+        and size are given as sines and cosines of so many frequencies, π, 2π, 4π, …, which lets small differences be read. 0:
+        as they are.
       depth: blocks in which the regions read one another, as patches do in a vision transformer. 0: features as they are.
       width: size of a state there.
       heads: heads of each block's attention.
@@ -40,8 +40,8 @@ class Regions(nn.Module):
           train: changes nothing; there is no dropout.
 
         Returns:
-          [B, E], the state that began as the mean over the regions; and `tokens` [B, 1 + R, E], this one and each region's, `real`
-          bool[B, 1 + R], which of them are there, and of each block `attention_i` float32[B, K, 1 + R, 1 + R].
+          [B, E], the state that began as the mean over the regions; and `tokens` [B, 1 + R, E], this one and each region's,
+          `real` bool[B, 1 + R], which of them are there, and of each block `attention_i` float32[B, K, 1 + R, 1 + R].
         """
         features = image[:, :, 0].astype(jnp.float32)
         real = jnp.any(features != 0, axis=-1, keepdims=True)
