@@ -1,19 +1,14 @@
 """ImageCLEF VQA-Med by the rules of its official evaluator: accuracy and BLEU, each the best over a question's answers."""
 
-import contextlib
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from jaxvqa.data.med_text import repaired
-from jaxvqa.data.sources import VqaSource
-from jaxvqa.errors import DataError
 from jaxvqa.evaluators.vqa import VqaEvaluator
 from jaxvqa.metrics import vqa_med
 from jaxvqa.metrics.bootstrap import confidence_interval
-from jaxvqa.metrics.vqa import normalise_prediction
 
 
 class VqaMedEvaluator(VqaEvaluator):
