@@ -100,7 +100,7 @@ def _phantom_vqa(config: ml_collections.ConfigDict, *, captions: bool, pixels: b
     model.gate = 0.5
     model.language_sizes = {"width": 128, "depth": 2, "heads": 4, "positions": 96, "dropout": 0.0}
     model.vision = "resnet" if pixels else "regions"
-    model.vision_sizes = {"depth": 10, "width": 32, "features": 0} if pixels else {"box_frequencies": 4, "depth": 2}
+    model.vision_sizes = {"depth": 10, "width": 32, "features": 0} if pixels else {"width": 128}
     config.loss.prompt = False
     config.data.questions = "phantom_vqa/captions" if captions else "phantom_vqa/questions"
     config.data.images = "phantom_vqa/images"
@@ -160,6 +160,7 @@ def _mimic_cxr(config: ml_collections.ConfigDict) -> None:
     config.data.questions, config.data.images = "mimic_cxr/reports", "mimic_cxr/images"
     config.data.template = "caption"
     config.data.max_tokens, config.data.max_prompt = 256, 16
+    config.model.language_sizes.maps = False  # memory grows linearly with the words
     config.data.mean, config.data.std = (0.4719,) * 3, (0.3029,) * 3
     config.data.augment.degrees = 10.0
     config.generate.words = 180

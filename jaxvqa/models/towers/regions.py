@@ -7,56 +7,43 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxvqa.models.layers.linear import Linear
-from jaxvqa.models.layers.multi_head import PreNormBlock
 
 
 class Regions(nn.Module):
     """What stands in an image's place has a row for each region, and the region's features and box as its channels.
 
     Attributes:
-      box_frequencies: the last four channels are a box, x1, y1, x2, y2 in shares of the picture; in their place its centre
-        and size are given as sines and cosines of so many frequencies, π, 2π, 4π, …, which lets small differences be read. 0:
-        as they are.
-      depth: blocks in which the regions read one another, as patches do in a vision transformer. 0: features as they are.
-      width: size of a state there.
-      heads: heads of each block's attention.
+      width: size E of a region's state: a map of its features, and one of its box, x1, y1, x2, y2 in shares of the picture in
+        the last four channels, whose centre and size are read as sines and cosines. 0: features and box as they are.
+      frequencies: of these, π, 2π, 4π, …: so many.
       dtype: type of the multiplications and of the result.
     """
 
-    box_frequencies: int = 0
-    depth: int = 0
-    width: int = 128
-    heads: int = 4
+    width: int = 0
+    frequencies: int = 4
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(
         self, image: Float[Array, "B R 1 F"], *, train: bool = False
     ) -> tuple[Float[Array, "B E"], dict[str, Array]]:
-        """Encodes regions.
+        """Returns [B, E], the mean over the regions; and `tokens` [B, 1 + R, E], the mean and each region's state, and `real`
+        bool[B, 1 + R], which of them are there.
 
         Args:
-          image: float[B, R, 1, F]; zero rows are padding, which nothing reads.
-          train: changes nothing; there is no dropout.
-
-        Returns:
-          [B, E], the state that began as the mean over the regions; and `tokens` [B, 1 + R, E], this one and each region's,
-          `real` bool[B, 1 + R], which of them are there, and of each block `attention_i` float32[B, K, 1 + R, 1 + R].
+          image: float[B, R, 1, F]; zero rows are padding, and count for nothing in the mean.
+          train: changes nothing.
         """
-        features = image[:, :, 0].astype(jnp.float32)
-        real = jnp.any(features != 0, axis=-1, keepdims=True)
-        if self.box_frequencies:
-            features = jnp.concatenate([features[..., :-4], _waves(features[..., -4:], self.box_frequencies)], axis=-1)
-            features = jnp.where(real, features, 0)
-        mean = jnp.sum(features, axis=1) / jnp.maximum(jnp.sum(real, axis=1), 1)
-        x = jnp.concatenate([mean[:, None], features], axis=1).astype(self.dtype)
-        out = {"real": jnp.pad(real[..., 0], ((0, 0), (1, 0)), constant_values=True)}
-        if self.depth:
-            x = Linear(self.width, self.dtype, name="embed")(x)
-        for i in range(self.depth):
-            block = PreNormBlock(self.heads, 4 * self.width, "gelu", dtype=self.dtype, name=f"block_{i}")
-            x, out[f"attention_{i}"], _ = block(x, out["real"][:, None, None], train=train)
-        return x[:, 0], out | {"tokens": x}
+        x = image[:, :, 0].astype(jnp.float32)
+        real = jnp.any(x != 0, axis=-1, keepdims=True)
+        if self.width:
+            place = Linear(self.width, self.dtype, name="place")(_waves(x[..., -4:], self.frequencies))
+            x = Linear(self.width, self.dtype, name="features")(x[..., :-4]) + place
+        x = jnp.where(real, x, 0).astype(self.dtype)
+        mean = jnp.sum(x, axis=1, dtype=jnp.float32) / jnp.maximum(jnp.sum(real, axis=1), 1)
+        mean = mean.astype(self.dtype)
+        is_there = jnp.pad(real[..., 0], ((0, 0), (1, 0)), constant_values=True)
+        return mean, {"tokens": jnp.concatenate([mean[:, None], x], axis=1), "real": is_there}
 
 
 def _waves(boxes: Float[Array, "B R 4"], frequencies: int) -> Float[Array, "B R W"]:
