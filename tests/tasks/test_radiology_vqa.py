@@ -10,8 +10,10 @@ import pytest
 from jaxvqa import configs
 from jaxvqa.data import pipeline, sources
 from jaxvqa.errors import ConfigError, DataError
+from jaxvqa.explain.attention import explain
 from jaxvqa.tasks import make_task, task_with_assets
 from jaxvqa.tasks.radiology_vqa import dynamic_weights
+from tests import runs
 from tests.made_up import variables_of
 
 
@@ -135,6 +137,13 @@ def test_the_other_models_learn_from_the_same_task(phantoms, variant, inputs):
         error = float(metrics["reconstruction_error"][0])
         assert 0 < error < 1
         assert float(loss) == pytest.approx(float(metrics["answer_loss"][0]) + 0.001 * error, rel=1e-6)
+
+
+def test_answers_of_a_question_only_run_can_be_shown(phantoms, tmp_path):
+    runs.write(small_config(phantoms, "small,san,blind"), tmp_path)
+    (shown,) = explain(tmp_path, count=1)
+    assert shown.boxes.shape == (0, 4)
+    assert shown.answers
 
 
 def test_assets_of_a_checkpoint_give_the_same_task(cmsa, phantoms):
