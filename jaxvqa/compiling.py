@@ -42,8 +42,8 @@ device_description_str: "NVIDIA H100 80GB HBM3"
 
 GPUS = {"h100": H100}
 
-# Trying kernels out needs a GPU.
-GPU_OPTIONS = {"xla_gpu_autotune_level": 0}
+# Trying kernels out needs a GPU; and untried, XLA finds no tiles for some small products of its own kernels.
+GPU_OPTIONS = {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False}
 
 
 def _gpu_of(target: str) -> tuple[str, str] | None:
