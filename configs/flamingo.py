@@ -91,7 +91,7 @@ def _phantom_vqa(config: ml_collections.ConfigDict, *, captions: bool, pixels: b
     """A small network from nothing, which reads the phantoms' regions, or sees by a residual network.
 
     Gates of 0 keep a trained language model whole until there is something to see. Here nothing is trained: through gates of 0
-    neither they nor what sees would learn, so they start a little open, and move five times as fast as the rest.
+    nothing that sees would learn, and what is seen gives the gates no direction either, so they start open.
     """
     config.name = "flamingo-phantom_vqa"
     model = config.model
@@ -101,10 +101,10 @@ def _phantom_vqa(config: ml_collections.ConfigDict, *, captions: bool, pixels: b
     model.cross_heads = 4
     model.cross_head_width = 32
     model.every = 1
-    model.gate = 0.1
+    model.gate = 0.5
     model.language_sizes = {"width": 128, "depth": 2, "heads": 4, "positions": 96, "dropout": 0.0}
     model.vision = "resnet" if pixels else "regions"
-    model.vision_sizes = {"depth": 10, "width": 32, "features": 0} if pixels else {"width": 128}
+    model.vision_sizes = {"depth": 10, "width": 32, "features": 0} if pixels else {}
     config.loss.prompt = False
     config.data.questions = "phantom_vqa/captions" if captions else "phantom_vqa/questions"
     config.data.images = "phantom_vqa/images"
@@ -120,9 +120,8 @@ def _phantom_vqa(config: ml_collections.ConfigDict, *, captions: bool, pixels: b
     config.compile.num_answers = 60
     config.generate.words = 36 if captions else 6
     config.batch_size = 32 if captions else 64
-    config.total = "12 epochs" if captions else "7 epochs"
+    config.total = "12 epochs" if captions else "9 epochs"
     config.optim.lr = 1.5e-3
-    config.optim.lr_scale = ((r".*_gate", 5.0), (r".*", 1.0))
     config.optim.clip_norm = 1.0
     config.optim.schedule = ml_collections.ConfigDict({"name": "cosine", "warmup": "5 %", "end": 0.01})
     config.checkpoint.every = "20 %"

@@ -40,7 +40,7 @@ def annotators_of(question: Mapping[str, Any]) -> list[str]:
     return list(question["answers"]) if "question" in question else [question["caption"]]
 
 
-RULES = {"soft": question_accuracy, "exact": _exact}
+RULES: dict[str, Callable[[str, list[str]], float]] = {"soft": question_accuracy, "exact": _exact}
 
 
 class VqaEvaluator:
@@ -75,7 +75,8 @@ class VqaEvaluator:
         """Args: the evaluator's name and its row of `config.evals` (`split`, `batch_size`, `predict`), and what it reads."""
         self.name, self.source = name, open_source(config.split)
         self._task, self._mesh, self._workdir = task, mesh, workdir
-        self._batch_size, self._readers, self._rule = config.batch_size, readers, RULES[task.answer_rule]
+        self._batch_size, self._readers = config.batch_size, readers
+        self._rule: Callable[[str, list[str]], float] = RULES[task.answer_rule]
         self._predict = predict_function(name, config, task, mesh)
         self._answers = task.answers_among(config.predict)
         self._controls: dict[str, float] | None = None if "train_split" in config else {}
