@@ -74,6 +74,10 @@ WALK = {
     "python -m jaxvqa.main --config=configs/rwsan.py:vqa_v2 --mode=compile --config.compile.target=…": (
         "--config=configs/rwsan.py:vqa_v2,small --mode=compile --config.compile.target=local"
     ),
+    (
+        "python -m jaxvqa.main --config=configs/flamingo.py:mimic_cxr --mode=compile --config.batch_size=128 "
+        "--config.data.max_tokens=512 --config.compile.target=h100:8"
+    ): "--config=configs/flamingo.py:mimic_cxr,small --mode=compile --config.batch_size=8 --config.compile.target=local",
     "python -m tfds_builders.build mtpt": "mtpt --config={mtpt}",
     **{
         f"python -m jaxvqa.main --config=configs/cmsa_pretrain.py:{organ} --workdir=runs/{organ}": (
