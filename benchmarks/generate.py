@@ -90,6 +90,7 @@ def ours(args: argparse.Namespace, batch: int, *, see: bool = True) -> dict[str,
 
     model, variables, prompts, inputs = our_model(args.size, batch, args.prompt, see=see)
     generator = Generator(model, Settings(words=args.words))
+    variables = generator.prepare(variables)
     text, mask = pad(list(prompts), 0)
     slots = text.shape[1] + args.words
 

@@ -87,6 +87,11 @@ def devices_of(target: str) -> Any:
         ) from error
 
 
+def options_for(target: str) -> dict[str, Any]:
+    """The compiler's options for a target."""
+    return GPU_OPTIONS if _gpu_of(target) else {}
+
+
 def compile_step(config: ml_collections.ConfigDict) -> tuple[Any, sharding.Mesh]:
     """Compiles the training step of a config at its full size, without data or parameters; returns it and its mesh."""
     mesh = sharding.make_mesh(config.mesh, devices_of(config.compile.target))
@@ -95,9 +100,8 @@ def compile_step(config: ml_collections.ConfigDict) -> tuple[Any, sharding.Mesh]
         program = train.make_program(
             config, task, mesh, data_size=DATA_SIZE, total_steps=DATA_SIZE // config.batch_size
         )
-        options = GPU_OPTIONS if _gpu_of(config.compile.target) else {}
         lowered = program.step.lower(*train.abstract_step_arguments(config, task, program))
-        return lowered.compile(compiler_options=options), mesh
+        return lowered.compile(compiler_options=options_for(config.compile.target)), mesh
 
 
 def measures(compiled: Any) -> dict[str, float]:

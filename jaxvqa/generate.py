@@ -32,7 +32,7 @@ BUCKETS = (16, 32, 64, 128, 256, 512, 1024)
 """Lengths of prompts for which there are programs; a longer one gets a program of its own length."""
 
 MANY_WORDS = 8
-"""From so many words on, what `_with_transposed` takes (four or five words' time) is won back."""
+"""From so many words on, what `_with_transposed` takes (four or five words' time) is won back; with a single row never."""
 
 Prompts = Sequence[Sequence[int] | np.ndarray]
 """Numbers of the words of each prompt."""
@@ -132,11 +132,19 @@ class Generator:
         self.prefill = jax.jit(self._prefill, static_argnames="slots")
         self.loop = jax.jit(self._loop)
 
+    def prepare(self, variables: Any) -> Any:
+        """Adds what makes each word faster to the model's variables, for many calls with the same ones.
+
+        On a CPU these are copies of the kernels, as large as they are (`Linear`); elsewhere nothing. A call makes them itself,
+        and forgets them, where that pays.
+        """
+        return jax.jit(_with_transposed)(variables) if jax.default_backend() == "cpu" else variables
+
     def __call__(self, variables: Any, prompts: Prompts, *, seed: int = 0, **inputs: Any) -> Generated:
         """Goes on with each prompt.
 
         Args:
-          variables: the model's.
+          variables: the model's, or what `prepare` made of them.
           prompts: numbers of the words of each, at least one.
           seed: of the draws; a row's depend on it, on its place and on the word's number, not on the other rows.
           **inputs: what else the model reads, such as `image`, with a row for each prompt.
@@ -155,8 +163,9 @@ class Generator:
     def _loop(self, variables: Any, logits: Float32[Array, "B V"], cache: Any, key: Key[Array, ""]) -> Generated:
         settings, batch = self.settings, len(logits)
         choose = functools.partial(_choose_beams if settings.beams > 1 else _choose, settings, key)
-        few_rows = batch * settings.beams in FEW_ROWS and settings.words >= MANY_WORDS
-        if few_rows and jax.default_backend() == "cpu":
+        rows = batch * settings.beams
+        pays = rows > 1 and rows in FEW_ROWS and settings.words >= MANY_WORDS
+        if pays and "transposed" not in variables and jax.default_backend() == "cpu":
             variables = _with_transposed(variables)
         state = _start(settings, batch)
         if settings.beams > 1:

@@ -128,6 +128,9 @@ def test_written_words_are_the_best_ones_and_nothing_compiles_twice(written, sco
     # Rows do not depend on one another.
     again = generator(params, [*prompts[:4], *shorter[4:]], media=media)
     np.testing.assert_array_equal(again.words[:4], result.words[:4])
+    prepared = generator.prepare(params)
+    assert set(prepared) == {"params", "transposed"}
+    np.testing.assert_array_equal(generator(prepared, prompts, media=media).words, result.words)
 
 
 @pytest.mark.parametrize("written", ["gpt2"], indirect=True)

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32
 
-FEW_ROWS = range(2, 33)
-"""Numbers of rows with which `times_transposed` is the fastest form of a product on CPU. A single row is as fast in any."""
+FEW_ROWS = range(1, 33)
+"""Numbers of rows with which `times_transposed` is the fastest form of a product on CPU."""
 
 
 def fan_in_uniform(fan_in: int) -> nn.initializers.Initializer:
