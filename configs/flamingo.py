@@ -120,12 +120,12 @@ def _phantom_vqa(config: ml_collections.ConfigDict, *, captions: bool, pixels: b
     config.compile.num_answers = 60
     config.generate.words = 36 if captions else 6
     config.batch_size = 32 if captions else 64
-    config.total = "12 epochs" if captions else "11 epochs"
+    config.total = "12 epochs" if captions else "9 epochs"
     config.optim.lr = 1.5e-3
     config.optim.clip_norm = 1.0
     config.optim.schedule = ml_collections.ConfigDict({"name": "cosine", "warmup": "5 %", "end": 0.01})
-    config.checkpoint.every = "20 %"
-    _evaluations(config, every="20 %", batch_size=128, captions=captions)
+    config.checkpoint.every = "25 %"
+    _evaluations(config, every="25 %", batch_size=128, captions=captions)
 
 
 # --- the published size --------------------------------------------------------------------------------------------------

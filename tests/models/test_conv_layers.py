@@ -28,7 +28,8 @@ def image(*shape, seed=0):
 
 
 @pytest.mark.parametrize(
-    ("kernel", "stride", "padding"), [(1, 1, 0), (1, 2, 0), (1, 1, 1), (3, 2, 1), (7, 2, 3), (2, 1, 0)]
+    ("kernel", "stride", "padding"),
+    [(1, 1, 0), (1, 2, 0), (1, 1, 1), (3, 2, 1), (7, 2, 3), (2, 1, 0), ((2, 4), 2, (0, 1)), (4, 3, 1)],
 )
 @pytest.mark.parametrize("bias", [True, False])
 def test_convolution_and_its_gradients_are_pytorchs(kernel, stride, padding, bias):

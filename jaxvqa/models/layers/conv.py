@@ -57,7 +57,8 @@ def convolve(
 ) -> Float[Array, "B P Q O"]:
     """Returns y[p] = Σ_q x[stride·p + q − padding] · kernel[q], with zeros outside of x.
 
-    Gradients are XLA's own, but for a large kernel on a single CPU, where a sum of products over a few rows each is faster.
+    Gradients are XLA's own, but for two on CPU: a large kernel's is a sum of products over a few rows each, on a single
+    device; and with a stride, that of x is put together from convolutions without one (`convolve_transposed`).
     """
     return _convolve(x, kernel, stride, padding)
 
@@ -75,7 +76,17 @@ def _backward(stride: int, padding: Pair, saved: tuple[Array, Array], dy: Array)
     def by_rows(x: Array, dy: Array) -> Array:
         return _kernel_gradient_by_rows(x, dy, kernel.shape[:2], stride, _pair(padding))
 
-    (dx,) = jax.linear_transpose(lambda x: _convolve(x, kernel, stride, padding), x)(dy)
+    def of_x(dy: Array) -> Array:
+        return jax.linear_transpose(lambda x: _convolve(x, kernel, stride, padding), x)(dy)[0]
+
+    def of_x_in_parts(dy: Array) -> Array:
+        # XLA would convolve dy with zeros put between.
+        return convolve_transposed(dy, jnp.swapaxes(kernel, 2, 3), stride, padding, x.shape[1:3])
+
+    if 1 < stride <= min(kernel.shape[:2]):
+        dx = jax.lax.platform_dependent(dy, cpu=of_x_in_parts, default=of_x)
+    else:
+        dx = of_x(dy)
     # Over several devices the sum over the images would fetch all of them to each device.
     if jax.sharding.get_abstract_mesh().size > 1 or 2 * dy[0].size * kernel[..., 0].size < PER_IMAGE_FLOP:
         return dx, by_xla(x, dy)
@@ -149,31 +160,32 @@ def convolve_in_groups(
 
 
 def convolve_transposed(
-    x: Float[Array, "B H W I"], kernel: Float[Array, "k k I O"], stride: int, padding: int, output_padding: int
+    x: Float[Array, "B H W I"], kernel: Float[Array, "k l I O"], stride: int, padding: Pair, size: tuple[int, ...]
 ) -> Float[Array, "B P Q O"]:
-    """Returns y, to whose y[stride·p + q − padding] every x[p] · kernel[q] is added.
+    """Returns y with `size` = (P, Q), to whose y[stride·p + q − padding] every x[p] · kernel[q] is added.
 
-    Rows stride·m + r of the result, for one r, take every stride-th row of the kernel: each pair of a row's and a column's r
-    is a small convolution of its own. One convolution of the input with zeros put between computes stride² times as much.
+    Rows stride·m + r of the result, for one r, take every stride-th row of the kernel, which has at least `stride` of them:
+    each pair of a row's and a column's r is a small convolution of its own. One convolution of the input with zeros put
+    between computes stride² times as much.
     """
-    size = len(kernel)
-    rows, columns = (stride * (n - 1) + size - 2 * padding + output_padding for n in x.shape[1:3])
+    pads = _pair(padding)
 
-    def part(r: int, n: int, length: int) -> tuple[slice, tuple[int, int, int]]:
-        """The kernel's rows for r, backwards, and how to pad the n rows of the input that they meet."""
-        first = (r + padding) % stride
-        last = first + (size - 1 - first) // stride * stride
-        below, above = (r + padding - last) // stride, (r + padding - first) // stride
-        return slice(last, first - 1 if first else None, -stride), (-below, above + -(-length // stride) - n, 0)
+    def part(r: int, axis: int) -> tuple[slice, tuple[int, int, int]]:
+        """The kernel's rows (columns) for r, backwards, and how to pad those of the input that they meet."""
+        first = (r + pads[axis]) % stride
+        last = first + (kernel.shape[axis] - 1 - first) // stride * stride
+        below, above = (r + pads[axis] - last) // stride, (r + pads[axis] - first) // stride
+        slices = slice(last, first - 1 if first else None, -stride)
+        return slices, (-below, above + -(-size[axis] // stride) - x.shape[1 + axis], 0)
 
     def one(r: int, s: int) -> Array:
-        (of_rows, pad_rows), (of_columns, pad_columns) = part(r, x.shape[1], rows), part(s, x.shape[2], columns)
+        (of_rows, pad_rows), (of_columns, pad_columns) = part(r, 0), part(s, 1)
         padded = jax.lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), pad_rows, pad_columns, (0, 0, 0)))
         return convolve(padded, kernel[of_rows, of_columns], 1, 0)
 
     phases = jnp.stack([jnp.stack([one(r, s) for s in range(stride)], axis=3) for r in range(stride)], axis=2)
     batch, high, _, wide, _, features = phases.shape  # B, ⌈P / stride⌉, stride, ⌈Q / stride⌉, stride, O
-    return phases.reshape(batch, high * stride, wide * stride, features)[:, :rows, :columns]
+    return phases.reshape(batch, high * stride, wide * stride, features)[:, : size[0], : size[1]]
 
 
 class Conv(nn.Module):
@@ -255,7 +267,6 @@ class ConvTranspose(nn.Module):
         init = fan_in_uniform(self.kernel**2 * self.features)
         kernel = self.param("kernel", init, (self.kernel, self.kernel, x.shape[-1], self.features))
         bias = self.param("bias", init, (self.features,))
-        y = convolve_transposed(
-            x.astype(self.dtype), kernel.astype(self.dtype), self.stride, self.padding, self.output_padding
-        )
+        size = [self.stride * (n - 1) + self.kernel - 2 * self.padding + self.output_padding for n in x.shape[1:3]]
+        y = convolve_transposed(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, self.padding, tuple(size))
         return y + bias.astype(self.dtype)[None, None, None]
