@@ -152,8 +152,11 @@ class WriteText:
         return prompt[: self.max_prompt - len(tail)] + tail
 
     def least(self, shots: int) -> int:
-        """How many words a prompt with so many examples takes at least: without questions and answers."""
+        """How many words a prompt with so many examples, or none, takes at least: without questions and answers."""
         nothing = {"question": "", "answer": ""}
+        if not shots:
+            part = self._part(self.template.prompt, nothing)
+            return part.head + part.tail
         parts = [self._part(self.template.example, nothing)] * shots + [self._part(self.template.asked, nothing)]
         return len(self.tokeniser.encode(self.template.opening)) + sum(part.head + part.tail for part in parts)
 

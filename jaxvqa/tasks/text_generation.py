@@ -117,7 +117,7 @@ class TextGeneration:
         self._write = WriteText(
             self.tokeniser, TEMPLATES[data.template], data.max_tokens, data.max_prompt, data.text_form
         )
-        if faults := list(self._faults_of_shots()):
+        if faults := list(self._faults_of_prompts()):
             raise ConfigError("\n".join(faults))
         self.candidates = _candidates(data.candidates) or tuple(assets["answers"]) or CLOSED
         settings = config.generate.to_dict()
@@ -152,12 +152,19 @@ class TextGeneration:
             "image_vectors": self._predict_vectors,
         }
 
-    def _faults_of_shots(self) -> Iterator[str]:
-        """What does not go together with `config.data.shots`."""
+    def _faults_of_prompts(self) -> Iterator[str]:
+        """What does not go together with `config.data.max_prompt` and `config.data.shots`."""
         data, shots, media = self._data, self._data.shots, self.model.media
         if shots < 0:
             yield f"config.data.shots is {shots}; expected 0 or more."
-        if shots <= 0:
+            return
+        if (least := self._write.least(shots)) > data.max_prompt:
+            yield (
+                f"config.data.shots is {shots}: prompts take {least} words without any question and answer; "
+                f"config.data.max_prompt is {data.max_prompt}. Raise it: an example has up to config.data.max_tokens = "
+                f"{data.max_tokens}."
+            )
+        if not shots:
             return
         if not self._writes:
             yield f"config.data.shots is {shots}, but this model writes nothing, and has no prompts."
@@ -167,12 +174,6 @@ class TextGeneration:
             yield (
                 f"config.data.shots is {shots}: a prompt has {shots + 1} pictures; model.media, a size of the checkpoint, "
                 f"allows {media}. Take at most {media - 1}, or --config.model.media_numbered=false, which allows any number."
-            )
-        if (least := self._write.least(shots)) > data.max_prompt:
-            yield (
-                f"config.data.shots is {shots}: prompts take {least} words without any question and answer; "
-                f"config.data.max_prompt is {data.max_prompt}. Raise it: an example has up to config.data.max_tokens = "
-                f"{data.max_tokens}."
             )
 
     # --- assets ------------------------------------------------------------------------------------------------------------

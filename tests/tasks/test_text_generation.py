@@ -441,6 +441,11 @@ def test_bert_without_a_class_head_is_told(phantoms, task):
     assert "embeddings" not in reads.predict_fns
 
 
+def test_a_prompt_without_room_for_a_question_is_told(phantoms, task):
+    with pytest.raises(ConfigError, match=r"prompts take \d+ words without any question.*max_prompt is 2\. Raise it"):
+        task_with_assets(tiny_config(phantoms, data__max_prompt=2), task.assets)
+
+
 def test_classes_that_do_not_occur_often_enough_are_told(phantoms):
     with pytest.raises(DataError, match=r"occurs 99 times: lower config.data.answers.min_count"):
         task_of(tiny_config(phantoms, data__answers__min_count=99))

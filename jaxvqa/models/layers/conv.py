@@ -83,10 +83,8 @@ def _backward(stride: int, padding: Pair, saved: tuple[Array, Array], dy: Array)
         # XLA would convolve dy with zeros put between.
         return convolve_transposed(dy, jnp.swapaxes(kernel, 2, 3), stride, padding, x.shape[1:3])
 
-    if 1 < stride <= min(kernel.shape[:2]):
-        dx = jax.lax.platform_dependent(dy, cpu=of_x_in_parts, default=of_x)
-    else:
-        dx = of_x(dy)
+    in_parts = 1 < stride <= min(kernel.shape[:2])
+    dx = jax.lax.platform_dependent(dy, cpu=of_x_in_parts, default=of_x) if in_parts else of_x(dy)
     # Over several devices the sum over the images would fetch all of them to each device.
     if jax.sharding.get_abstract_mesh().size > 1 or 2 * dy[0].size * kernel[..., 0].size < PER_IMAGE_FLOP:
         return dx, by_xla(x, dy)
