@@ -63,6 +63,9 @@ class BatchNorm(nn.Module):
                 running_mean.value += self.momentum * (jax.lax.stop_gradient(mean) - running_mean.value)
                 running_var.value += self.momentum * (jax.lax.stop_gradient(unbiased) - running_var.value)
         else:
-            mean, var = running_mean.value, running_var.value
+            # One multiplication and one addition for each element, as PyTorch.
+            factor = scale * jax.lax.rsqrt(running_var.value + self.epsilon)
+            shift = bias - running_mean.value * factor
+            return (x * over_x(factor) + over_x(shift)).astype(self.dtype)
         factor = scale * jax.lax.rsqrt(var + self.epsilon)
         return ((x - over_x(mean)) * over_x(factor) + over_x(bias)).astype(self.dtype)
