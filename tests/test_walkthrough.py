@@ -145,6 +145,7 @@ WALK = {
     ): (
         "--peer --config=configs/sysu_hcp.py:vqa_med_2021,vgg16 --config.batch_size=2 --config.data.image_size=32 --steps=1"
     ),
+    "python -m benchmarks.convolutions": "--batch=1 --image=32",
     "python -m benchmarks.input_pipeline": "--images=200 --batches=1 --threads 1",
     "python -m benchmarks.input_pipeline --step_json=FILE": "--images=200 --batches=1 --threads 1 --step_json=step.json",
     "python -m benchmarks.start": "--steps=2",
