@@ -78,6 +78,13 @@ WALK = {
         "python -m jaxvqa.main --config=configs/flamingo.py:mimic_cxr --mode=compile --config.batch_size=128 "
         "--config.data.max_tokens=512 --config.compile.target=h100:8"
     ): "--config=configs/flamingo.py:mimic_cxr,small --mode=compile --config.batch_size=8 --config.compile.target=local",
+    (
+        "python -m jaxvqa.main --mode=compile --config=configs/sysu_hcp.py:vqa_med_2021,resnest50 "
+        "--config.dtype=bfloat16 --config.batch_size=2048 --config.compile.target=v5e:2x4"
+    ): (
+        "--mode=compile --config=configs/sysu_hcp.py:vqa_med_2021,resnest50,small --config.dtype=bfloat16 "
+        "--config.batch_size=16 --config.compile.target=local"
+    ),
     "python -m tfds_builders.build mtpt": "mtpt --config={mtpt}",
     **{
         f"python -m jaxvqa.main --config=configs/cmsa_pretrain.py:{organ} --workdir=runs/{organ}": (
