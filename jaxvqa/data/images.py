@@ -1,6 +1,5 @@
 """Pictures to arrays: decoding, resizing, and small random changes in training."""
 
-import io
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,18 +9,21 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 from PIL import Image, ImageEnhance
 
+from jaxvqa.data import pictures
 from jaxvqa.data.transforms import Example
 from jaxvqa.errors import DataError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of red, green and blue in [0, 1]: what the published towers expect to be subtracted and divided by."""
 
-MODES = {1: "L", 3: "RGB"}
-
 
 def resized(picture: Image.Image, size: int, channels: int) -> UInt8[np.ndarray, "S S C"]:
-    """Resizes to a square, whatever the aspect ratio, bilinearly with antialiasing, in 8 bits (CMSA spec, section 7.4)."""
-    picture = picture.convert(MODES[channels]).resize((size, size), Image.Resampling.BILINEAR)
+    """Resizes to a square, whatever the aspect ratio, bilinearly with antialiasing, in 8 bits (CMSA spec, section 7.4).
+
+    Pictures of other kinds than 8-bit grey and RGB become those by the rule of `jaxvqa.data.pictures`.
+    """
+    picture = pictures.eight_bit(picture).convert(pictures.MODES[channels])
+    picture = picture.resize((size, size), Image.Resampling.BILINEAR)
     return np.asarray(picture).reshape(size, size, channels)
 
 
@@ -89,16 +91,16 @@ class DecodeImage:
 
     def _decode(self, encoded: bytes, image_id: int) -> dict[str, np.ndarray]:
         try:
-            with Image.open(io.BytesIO(encoded)) as picture:
-                picture.load()
-                if not self._nearest:
-                    return {name: resized(picture, *shape) for name, shape in self._sizes.items()}
-                same = {name: picture.resize((s, s), Image.Resampling.NEAREST) for name, (s, _) in self._sizes.items()}
+            if self._nearest:
+                labels = Image.fromarray(pictures.decode_labels(encoded))
+                same = {name: labels.resize((s, s), Image.Resampling.NEAREST) for name, (s, _) in self._sizes.items()}
                 return {name: np.asarray(p).reshape(*p.size, 1) for name, p in same.items()}
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            picture = pictures.decode(encoded)
+            return {name: resized(picture, *shape) for name, shape in self._sizes.items()}
+        except DataError as error:
             raise DataError(
-                f"The picture {self._source!r} of image {image_id} ({len(encoded)} bytes) cannot be decoded: {error}. Expected "
-                "a PNG or JPEG file; build the data set anew from a whole one."
+                f"The picture {self._source!r} of image {image_id} {error}. "
+                "Build the data set anew from a whole PNG or JPEG file."
             ) from error
 
 

@@ -11,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
+from jaxvqa.data import pictures
 from jaxvqa.errors import DataError
 from jaxvqa.explain.attention import Explanation
 
@@ -26,16 +27,15 @@ _OUTLINE = (64, 224, 255)  # not a colour of the heat, and bright on dark scans
 
 
 def decode(image: bytes) -> UInt8[np.ndarray, "H W 3"]:
-    """Decodes a PNG or JPEG to RGB.
+    """Decodes a picture to RGB, just as training does (`jaxvqa.data.pictures`).
 
     Raises:
       DataError: the bytes are no picture.
     """
     try:
-        with Image.open(io.BytesIO(image)) as picture:
-            return np.array(picture.convert("RGB"))
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"A picture of {len(image)} bytes cannot be decoded: {error}.") from error
+        return np.array(pictures.decode(image, 3))
+    except DataError as error:
+        raise DataError(f"A picture of {len(image)} bytes cannot be decoded: it {error}.") from error
 
 
 def encode(image: UInt8[np.ndarray, "H W 3"], kind: str = "PNG") -> bytes:
