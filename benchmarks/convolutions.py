@@ -9,6 +9,7 @@ batch split over its devices, and tells each device's operations (10⁹; not tol
 """
 
 import argparse
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxvqa import compiling, sharding
+from jaxvqa.errors import run_command
 from jaxvqa.models.layers.conv import convolve_in_groups
 
 GROUPS = 2
@@ -112,4 +114,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command("benchmarks.convolutions", main))

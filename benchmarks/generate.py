@@ -24,6 +24,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxvqa.errors import run_command
+
 VOCABULARY, IMAGE_TOKEN = 50261, 50258
 POSITIONS = 256
 
@@ -236,4 +238,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command("benchmarks.generate", main))

@@ -19,6 +19,7 @@ import numpy as np
 
 from jaxvqa import configs
 from jaxvqa.data import pipeline, sources
+from jaxvqa.errors import run_command
 from jaxvqa.tasks import make_task
 from tfds_builders import build
 
@@ -104,4 +105,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command("benchmarks.input_pipeline", main))

@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 from benchmarks import input_pipeline
-from jaxvqa.errors import PreemptedError
+from jaxvqa.errors import PreemptedError, run_command
 from jaxvqa.logs import read_metrics
 
 
@@ -73,4 +73,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command("benchmarks.start", main))

@@ -28,6 +28,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxvqa.errors import run_command
+
 MATMUL = 2048  # rows and columns
 MATMUL_FLOP = 2 * MATMUL**3
 MATMULS = 12  # a second or more on 2 cores
@@ -195,4 +197,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command("benchmarks.train_step", main))

@@ -11,7 +11,6 @@ A step folder appears under its number only once it is complete; an interrupted 
 
 import contextlib
 import dataclasses
-import errno
 import importlib.metadata
 import json
 import logging
@@ -28,7 +27,7 @@ import orbax.checkpoint as ocp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxvqa import configs, paths
-from jaxvqa.errors import CheckpointError, ConfigError, StorageError, UserError, nearest
+from jaxvqa.errors import CheckpointError, ConfigError, StorageError, first_line, nearest, os_errors
 from jaxvqa.state import TrainState, start_ema
 
 FOLDER = "checkpoints"
@@ -96,7 +95,7 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         self._check_room(state)
-        with storage_errors(self.folder):
+        with os_errors(self.folder):
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -165,12 +164,12 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Waits until the last save is complete on disk."""
-        with storage_errors(self.folder):
+        with os_errors(self.folder):
             self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits for the last save and frees the threads."""
-        with storage_errors(self.folder):
+        with os_errors(self.folder):
             self._manager.close()
 
     def _step(self, step: int | None) -> int:
@@ -378,31 +377,3 @@ def flatten_config(tree: Any, prefix: str = "") -> dict[str, Any]:
 def versions() -> dict[str, str]:
     """The installed versions of the libraries that decide what a checkpoint means."""
     return {name: importlib.metadata.version(name) for name in LIBRARIES}
-
-
-# --- storage -----------------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def storage_errors(folder: Path) -> Iterator[None]:
-    """Turns a full or read-only disk into a StorageError that names the folder."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        code = getattr(error, "errno", None)
-        full = (
-            code in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error) or "RESOURCE_EXHAUSTED" in str(error)
-        )
-        if not full and code not in (errno.EROFS, errno.EACCES, errno.EIO):
-            raise
-        raise StorageError(
-            f"Writing to {folder} failed: {first_line(error)}. Complete checkpoints are kept; free space or fix the disk, "
-            "then start the same command again."
-        ) from error
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text, or its type's name."""
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -14,8 +14,14 @@ code error                  meaning
 ==== ====================== =====================================================================
 """
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+import errno
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -58,3 +64,122 @@ def nearest(name: str, names: Iterable[str]) -> str:
     """Returns ' Did you mean …?' with the names closest to `name`, or an empty string when none is close."""
     close = difflib.get_close_matches(name, list(names), n=3, cutoff=0.5)
     return f" Did you mean {' or '.join(repr(c) for c in close)}?" if close else ""
+
+
+# --- the operating system's errors ---------------------------------------------------------------------------------------
+
+_FREE = "Free space, then start the same command again; what was complete is kept."
+_RIGHTS = "Give yourself the right to it (chmod, chown), or give another path."
+_WAIT = "Put it right, then start the same command again."
+STORAGE = {
+    errno.ENOSPC: _FREE,
+    errno.EDQUOT: _FREE,
+    errno.EFBIG: "Raise the limit (ulimit -f), or give a path on another file system.",
+    errno.EROFS: "Give a path on another file system, or mount this one for writing.",
+    errno.EACCES: _RIGHTS,
+    errno.EPERM: _RIGHTS,
+    errno.EIO: _WAIT,
+    errno.ESTALE: _WAIT,
+    errno.ETIMEDOUT: _WAIT,
+}
+"""The way out of errors of a disk: exit code 74."""
+PLACES = {
+    errno.ENOENT: "Check the path.",
+    errno.EEXIST: "Give another path, or move away what is there.",
+    errno.ENOTDIR: "Give another path, or move away what is there.",
+    errno.EISDIR: "Give the path of a file.",
+    errno.ENOTEMPTY: "Give another path, or empty the folder.",
+    errno.ENAMETOOLONG: "Give a shorter name.",
+    errno.ELOOP: "Mend the links.",
+    errno.EMFILE: "Raise the limit (ulimit -n).",
+}
+"""The way out where a path is not what it should be: exit code 2."""
+_WORDS = {os.strerror(number): number for number in STORAGE} | {"Not enough disk space": errno.ENOSPC}
+
+
+def from_os_error(
+    error: OSError, *, path: str | os.PathLike[str] = "", expected: str = "", kind: type[UserError] = UserError
+) -> UserError:
+    """Returns the operating system's error as one that a user can act on: the path, what was expected, what came, the way out.
+
+    Args:
+      error: what was raised.
+      path: what was opened, for errors that name no path.
+      expected: what should have been there: "the answer list".
+      kind: the class of the result, unless the disk is at fault, which makes it a `StorageError`.
+    """
+    named = [os.fspath(name) for name in (error.filename, error.filename2) if isinstance(name, str | os.PathLike)]
+    where = " -> ".join(named) or os.fspath(path)
+    number = _number(error)
+    came = _found_at(Path(where)) if number in (errno.ENOENT, errno.EEXIST, errno.ENOTDIR) else ""
+    parts = [
+        f"{where}:" if where else "",
+        f"{came or error.strerror or first_line(error)}.",
+        f"Expected {expected}." if expected else "",
+        (STORAGE | PLACES).get(number, ""),
+    ]
+    return (StorageError if number in STORAGE else kind)(" ".join(filter(None, parts)))
+
+
+def _number(error: BaseException) -> int:
+    """The system's number of an error, 0 if it has none; C++ libraries and TFDS only pass the system's words on."""
+    number = error.errno if isinstance(error, OSError) else None
+    return number or next((number for words, number in _WORDS.items() if words in str(error)), 0)
+
+
+def _found_at(path: Path) -> str:
+    """What stands in the way at `path` or above it, if something does."""
+    for place in (path, *path.parents):
+        with contextlib.suppress(OSError):
+            if place.is_symlink() and not place.exists():
+                return f"{place} is a symbolic link to {place.readlink()}, which does not exist"
+            if place.is_file():
+                return f"a folder was expected, and {place} is a file"
+    return ""
+
+
+@contextlib.contextmanager
+def os_errors(path: str | os.PathLike[str], expected: str = "") -> Iterator[None]:
+    """Turns errors of reading from or writing to `path` into a `UserError` or `StorageError`; `expected` as above.
+
+    Also those of libraries in C++, which report a full disk by a ValueError or RuntimeError.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError):
+            raise from_os_error(error, path=path, expected=expected) from error
+        if not _number(error):
+            raise
+        raise from_os_error(OSError(first_line(error)), path=path, expected=expected) from error
+
+
+def run_command(prog: str, function: Callable[[], int | None]) -> int:
+    """Runs a command and returns its exit code. What a user can act on is one message on stderr; a bug is raised.
+
+    Args:
+      prog: the command's name, which the message begins with.
+      function: the command; returns its exit code, None for 0.
+    """
+    try:
+        return function() or 0
+    except UserError as error:
+        message, code = str(error), error.exit_code
+    except BrokenPipeError:
+        # Whoever reads the output has enough, as in `… | head`. Python's own flush at the end must not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except OSError as error:
+        known = from_os_error(error)
+        message, code = str(known), known.exit_code
+    except KeyboardInterrupt:
+        message, code = "interrupted", 128 + signal.SIGINT
+    print(f"{prog}: {message}", file=sys.stderr)
+    return code
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or its type's name."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

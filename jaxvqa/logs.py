@@ -17,7 +17,7 @@ import rich.console
 import rich.logging
 import rich.progress
 
-from jaxvqa.checkpoints import storage_errors
+from jaxvqa.errors import os_errors
 
 log = logging.getLogger("jaxvqa")
 
@@ -47,7 +47,7 @@ class MetricWriter:
         self._file = workdir / "metrics.jsonl"
         if not self._active:
             return
-        with storage_errors(workdir):
+        with os_errors(workdir):
             if self._file.exists():
                 kept = [row for row in read_metrics(workdir) if row["step"] <= first_step]
                 partial = self._file.with_suffix(".partial")
@@ -59,7 +59,7 @@ class MetricWriter:
         """Writes one row, at once readable by others."""
         if not self._active or not values:
             return
-        with storage_errors(self._file.parent):
+        with os_errors(self._file.parent):
             with self._file.open("a") as file:
                 file.write(json.dumps({"step": step, "time": round(time.time(), 3)} | dict(values)) + "\n")
             for name, value in values.items():

@@ -37,7 +37,8 @@ import jax
 import ml_collections
 
 from jaxvqa import checkpoints, compiling, configs, ensemble, logs, train
-from jaxvqa.errors import ConfigError, UserError, nearest
+from jaxvqa.errors import ConfigError, UserError, nearest, run_command
+from jaxvqa.inputs import user_path
 from jaxvqa.logs import log
 
 MODES = ("train", "eval", "predict", "compile")
@@ -46,15 +47,7 @@ OPTIONS = ("config", "workdir", "mode", "split", "distributed", "help")
 
 def main(argv: Sequence[str]) -> int:
     """Runs the program with the given arguments (without the program's name) and returns its exit code."""
-    try:
-        _run(argv)
-    except UserError as error:
-        print(f"jaxvqa: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("jaxvqa: interrupted", file=sys.stderr)
-        return 130
-    return 0
+    return run_command("jaxvqa", lambda: _run(argv))
 
 
 def cli() -> None:
@@ -82,7 +75,7 @@ def _run(argv: Sequence[str]) -> None:
     if args.mode == "compile":
         print(compiling.report(config))
         return
-    workdir = Path(args.workdir or _fresh_workdir(config.name))
+    workdir = args.workdir or _fresh_workdir(config.name)
     if args.mode == "train":
         log.info("work directory: %s", workdir)
         train.train(config, workdir)
@@ -109,8 +102,9 @@ def _write_report(workdir: Path) -> None:
 
 def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[tuple[str, str]]]:
     parser = argparse.ArgumentParser(prog="jaxvqa", add_help=False, allow_abbrev=False, exit_on_error=False)
-    for option in ("config", "workdir", "split"):
+    for option in ("config", "split"):
         parser.add_argument(f"--{option}", default="")
+    parser.add_argument("--workdir", type=user_path)
     parser.add_argument("--mode", default="train")
     parser.add_argument("--distributed", action="store_true")
     parser.add_argument("-h", "--help", action="store_true")
@@ -151,8 +145,8 @@ def _describe_config(argument: str) -> None:
 def _config(args: argparse.Namespace) -> ml_collections.ConfigDict:
     if args.config:
         return configs.load(args.config)
-    file = Path(args.workdir, "config.json")
-    if file.is_file() and not Path(args.workdir, checkpoints.FOLDER).is_dir():
+    file = args.workdir / "config.json"
+    if file.is_file() and not (args.workdir / checkpoints.FOLDER).is_dir():
         return configs.from_json(file.read_text())  # of an ensemble, which has no checkpoint of its own
     saved = checkpoints.Checkpoints(args.workdir, read_only=True)
     _, meta = saved.read_json()
@@ -160,8 +154,8 @@ def _config(args: argparse.Namespace) -> ml_collections.ConfigDict:
     return configs.from_json(meta["config"])
 
 
-def _fresh_workdir(name: str) -> str:
-    return f"runs/{datetime.datetime.now():%Y-%m-%d_%H%M%S}_{name}"
+def _fresh_workdir(name: str) -> Path:
+    return Path(f"runs/{datetime.datetime.now():%Y-%m-%d_%H%M%S}_{name}")
 
 
 def _join_processes() -> None:

@@ -24,7 +24,7 @@ from jaxvqa import checkpoints, logs, models, optim, sharding
 from jaxvqa import state as states
 from jaxvqa.best import Best
 from jaxvqa.data import pipeline, sources
-from jaxvqa.errors import CheckpointError, ConfigError, DivergedError, PreemptedError
+from jaxvqa.errors import CheckpointError, ConfigError, DivergedError, PreemptedError, os_errors
 from jaxvqa.evaluators import Evaluator, evaluator_class
 from jaxvqa.logs import log
 from jaxvqa.state import TrainState
@@ -379,7 +379,7 @@ def make_evaluators(config: ml_collections.ConfigDict, task: Task, mesh: Mesh, w
 def start_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
     """Creates the work directory and notes its config, from process 0."""
     if jax.process_index() == 0:
-        with checkpoints.storage_errors(workdir):
+        with os_errors(workdir):
             workdir.mkdir(parents=True, exist_ok=True)
             partial = workdir / "config.json.partial"
             partial.write_text(config.to_json_best_effort(indent=1))

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from jaxvqa.data.json_files import read_json
 from jaxvqa.errors import ConfigError, DataError
+from jaxvqa.inputs import read_json
 
 Masks = Mapping[str, Collection[int]]
 """Modality, as questions spell it -> the classes that it may show; in the order of the original's `modelmask.json`."""
@@ -43,10 +43,8 @@ def read_masks(path: str | Path, classes: int) -> dict[str, frozenset[int]]:
     Raises:
       DataError: the file is missing or of another form, or an id is not below A.
     """
-    content = read_json(path, "masks", "the original's modelmask.json")
-    if not isinstance(content, dict) or not all(isinstance(ids, list) for ids in content.values()):
-        raise DataError(f"{path}: expected {{modality: [class ids]}}.")
-    masks = {name: frozenset(map(int, ids)) for name, ids in content.items()}
+    content = read_json(path, "the original's modelmask.json: {modality: [class ids]}", {str: [int]})
+    masks = {name: frozenset(ids) for name, ids in content.items()}
     wrong = {name: sorted(i for i in ids if not 0 <= i < classes) for name, ids in masks.items()}
     faults = [f"{name}: {ids[:10]}" for name, ids in wrong.items() if ids]
     if faults:

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from jaxvqa import configs, logs, report, train
-from jaxvqa.errors import UserError
+from jaxvqa.errors import run_command
 from jaxvqa.logs import log
 from jaxvqa.main import use_compilation_cache
 from tfds_builders import build
@@ -26,23 +26,23 @@ What to try next
 
 def main() -> int:
     """Runs the tour and returns its exit code."""
+    return run_command("jaxvqa", _tour)
+
+
+def _tour() -> int:
     logs.setup()
     began = time.perf_counter()
     if code := build.main(["phantom_vqa"]):
         return code
     folder = Path("runs") / f"{datetime.datetime.now():%Y-%m-%d_%H%M%S}_first_run"
-    try:
-        results = {}
-        for name, variant in (("blind", "blind,brief"), ("rwsan", "")):
-            log.info("")
-            log.info("training %s", "the question-only baseline" if name == "blind" else "RWSAN")
-            config = configs.load(f"configs/rwsan.py:{variant}")
-            use_compilation_cache(config.compilation_cache)
-            results[name] = train.train(config, folder / name)["val/accuracy"]
-        page = report.write(folder / "rwsan", baseline=folder / "blind")
-    except UserError as error:
-        print(f"jaxvqa: {error}", file=sys.stderr)
-        return error.exit_code
+    results = {}
+    for name, variant in (("blind", "blind,brief"), ("rwsan", "")):
+        log.info("")
+        log.info("training %s", "the question-only baseline" if name == "blind" else "RWSAN")
+        config = configs.load(f"configs/rwsan.py:{variant}")
+        use_compilation_cache(config.compilation_cache)
+        results[name] = train.train(config, folder / name)["val/accuracy"]
+    page = report.write(folder / "rwsan", baseline=folder / "blind")
     print(
         f"\nValidation accuracy: RWSAN {results['rwsan']:.1f} %, the question alone {results['blind']:.1f} % "
         f"({time.perf_counter() - began:.0f} s in all)"

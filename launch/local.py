@@ -15,6 +15,8 @@ import subprocess
 import sys
 import time
 
+from jaxvqa.errors import run_command
+
 
 def free_port() -> int:
     """A port of this machine that nobody listens on."""
@@ -25,6 +27,10 @@ def free_port() -> int:
 
 def main(argv: list[str]) -> int:
     """Starts the processes, waits for them, and returns the exit code."""
+    return run_command("launch.local", lambda: _launch(argv))
+
+
+def _launch(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--devices", type=int, default=1, help="simulated CPU devices of each process")

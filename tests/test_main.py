@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jaxvqa import checkpoints, logs, main, train
-from jaxvqa.errors import DivergedError, StorageError
+from jaxvqa.errors import DivergedError, StorageError, os_errors
 from tests import runs
 
 
@@ -219,7 +219,7 @@ def test_a_full_disk_keeps_the_earlier_checkpoints(phantoms, tmp_path, monkeypat
 
 
 def test_a_write_that_fails_is_told(tmp_path):
-    with pytest.raises(StorageError, match="free space"), checkpoints.storage_errors(tmp_path):
+    with pytest.raises(StorageError, match="Free space"), os_errors(tmp_path):
         raise OSError(28, "No space left on device")
 
 

@@ -64,10 +64,10 @@ def test_mean_probabilities():
 
 def test_masks_files(tmp_path):
     path = tmp_path / "modelmask.json"
-    with pytest.raises(DataError, match="No masks"):
+    with pytest.raises(DataError, match="Expected the original"):
         voting.read_masks(path, 10)
     path.write_text("{")
-    with pytest.raises(DataError, match="not a JSON"):
+    with pytest.raises(DataError, match="is not JSON"):
         voting.read_masks(path, 10)
     path.write_text("[1]")
     with pytest.raises(DataError, match="modality"):

@@ -19,7 +19,6 @@ Exit codes: 0 built or verified, 2 a wrong name, option or file, 74 no room or r
 
 import argparse
 import contextlib
-import errno
 import fcntl
 import importlib
 import os
@@ -32,7 +31,8 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from jaxvqa.errors import DataError, StorageError, UserError, nearest
+from jaxvqa.errors import DataError, nearest, os_errors, run_command
+from jaxvqa.inputs import user_path
 from tfds_builders.manual import require_files
 
 
@@ -146,21 +146,6 @@ def _beam_options(builder: tfds.core.DatasetBuilder, pipeline_options: str) -> A
     return PipelineOptions(flags=[f"--{option}" for option in pipeline_options.split(",") if option])
 
 
-@contextlib.contextmanager
-def _storage_errors(folder: Path) -> Iterator[None]:
-    """Turns a full or read-only disk into a StorageError."""
-    try:
-        yield
-    except Exception as error:
-        codes = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
-        denied = isinstance(error, OSError) and error.errno in codes
-        # The record writer is C++ and reports a failed write as a plain RuntimeError.
-        texts = [os.strerror(code) for code in codes] + ["Not enough disk space"]
-        if not denied and not any(text in str(error) for text in texts):
-            raise
-        raise StorageError(f"Could not write to {folder}: {error}. Free space or choose another --data_dir.") from error
-
-
 def build(
     name: str,
     config: str | None = None,
@@ -197,7 +182,7 @@ def build(
     make = {"data_dir": data_dir, "config": config, "file_format": "array_record"}
     builder = cls(**make)
     folder = Path(builder.data_path)
-    with _storage_errors(folder), _only_one_build(folder.parent):
+    with os_errors(folder), _only_one_build(folder.parent):
         build_now = overwrite or not folder.exists()
         if build_now:
             # Checked before anything is written or, on --overwrite, deleted.
@@ -250,6 +235,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
       argv: Arguments without the program's name; None for those of the process.
     """
+    return run_command("tfds_builders.build", lambda: _run(argv))
+
+
+def _run(argv: Sequence[str] | None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m tfds_builders.build",
         description="Builds data sets as ArrayRecord files, without TensorFlow.",
@@ -258,8 +247,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("names", nargs="+", metavar="NAME", help="data set, or NAME/CONFIG")
     parser.add_argument("--config", default="", help="configs to build, comma separated (default: see its README)")
-    parser.add_argument("--data_dir", help="where to build (default: $TFDS_DATA_DIR or ~/tensorflow_datasets)")
-    parser.add_argument("--manual_dir", help="files downloaded by hand (default: DATA_DIR/downloads/manual)")
+    parser.add_argument(
+        "--data_dir", type=user_path, help="where to build (default: $TFDS_DATA_DIR or ~/tensorflow_datasets)"
+    )
+    parser.add_argument(
+        "--manual_dir", type=user_path, help="files downloaded by hand (default: DATA_DIR/downloads/manual)"
+    )
     parser.add_argument("--overwrite", action="store_true", help="build again what is built")
     parser.add_argument("--num_shards", type=int, help="files per split (default: by size)")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one per core)")
@@ -271,36 +264,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         beam = ""
 
     tfds.display_progress_bar(sys.stderr.isatty())  # bars in a log file are noise
-    try:
-        for option in ("num_shards", "workers"):
-            if (value := getattr(args, option)) is not None and value < 1:
-                raise DataError(f"--{option}: expected a positive number, got {value}")
-        jobs = []  # all names are checked before the first is built
-        for name in args.names:
-            name, _, config = name.partition("/")
-            wanted = [*filter(None, [config]), *filter(None, args.config.split(","))]
-            jobs += [(name, each) for each in config_names(name, wanted)]
-        results = [
-            build(
-                name,
-                config,
-                data_dir=args.data_dir,
-                manual_dir=args.manual_dir,
-                overwrite=args.overwrite,
-                num_shards=args.num_shards,
-                workers=args.workers,
-                beam_pipeline_options=beam,
-            )
-            for name, config in jobs
-        ]
-    except UserError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("Interrupted; the next build starts cleanly.", file=sys.stderr)
-        return 130
+    for option in ("num_shards", "workers"):
+        if (value := getattr(args, option)) is not None and value < 1:
+            raise DataError(f"--{option}: expected a positive number, got {value}")
+    jobs = []  # all names are checked before the first is built
+    for name in args.names:
+        name, _, config = name.partition("/")
+        wanted = [*filter(None, [config]), *filter(None, args.config.split(","))]
+        jobs += [(name, each) for each in config_names(name, wanted)]
+    results = [
+        build(
+            name,
+            config,
+            data_dir=args.data_dir,
+            manual_dir=args.manual_dir,
+            overwrite=args.overwrite,
+            num_shards=args.num_shards,
+            workers=args.workers,
+            beam_pipeline_options=beam,
+        )
+        for name, config in jobs
+    ]
     print(_table(results))
-    return 0
 
 
 if __name__ == "__main__":

@@ -47,12 +47,12 @@ from jaxvqa.convert import cmsa, flamingo, mevf, mtpt, rwsan, sysu, towers, work
 from jaxvqa.convert.adam import AdamState
 from jaxvqa.data import sources
 from jaxvqa.data.answers import AnswerList
-from jaxvqa.data.json_files import read_json
 from jaxvqa.data.med_text import DiseaseList
 from jaxvqa.data.rad_text import RadAnswerList, RadVocabulary
 from jaxvqa.data.text import Vocabulary
 from jaxvqa.data.tokenisers import Tokeniser
-from jaxvqa.errors import CheckpointError, ConfigError, DataError, UserError
+from jaxvqa.errors import CheckpointError, ConfigError, DataError, run_command
+from jaxvqa.inputs import expand_home, read_json, user_path
 from jaxvqa.tasks import task_class
 from jaxvqa.tasks.image_classification import mask_assets
 
@@ -324,13 +324,12 @@ SYSTEMS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code."""
-    arguments = _parse(argv)
-    try:
+
+    def command() -> None:
+        arguments = _parse(argv)
         (_to_folder if arguments.to_folder else _to_file)(arguments)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+
+    return run_command("jaxvqa.convert", command)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -338,17 +337,24 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m jaxvqa.convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--system", required=True, choices=SYSTEMS)
-    parser.add_argument("--from", required=True, dest="source", type=Path, metavar="FILE|DIR")
-    parser.add_argument("--to", required=True, dest="target", type=Path, metavar="DIR|FILE")
+    parser.add_argument("--from", required=True, dest="source", type=user_path, metavar="FILE|DIR")
+    parser.add_argument("--to", required=True, dest="target", type=user_path, metavar="DIR|FILE")
     parser.add_argument("--config", help="config file, with `:variant`; the published one by default")
-    parser.add_argument("--answers", type=Path, help="the original's answer_dict.json, or a JSON list of answers")
+    parser.add_argument("--answers", type=user_path, help="the original's answer_dict.json, or a JSON list of answers")
     parser.add_argument(
-        "--tokeniser", default="", help="Flamingo: the folder of GPT-2's or BERT's tokeniser, or a hub's name"
+        "--tokeniser",
+        default="",
+        type=expand_home,
+        help="Flamingo: the folder of GPT-2's or BERT's tokeniser, or a hub's name",
     )
-    parser.add_argument("--masks", type=Path, help="SYSU-HCP's modelmask.json: the classes that each modality allows")
+    parser.add_argument(
+        "--masks", type=user_path, help="SYSU-HCP's modelmask.json: the classes that each modality allows"
+    )
     words = parser.add_mutually_exclusive_group()
-    words.add_argument("--vocabulary", type=Path, help="a JSON list of all words, or of the original's word -> number")
-    words.add_argument("--questions", type=Path, nargs="+", help="VQA v2 question files, in the original's order")
+    words.add_argument(
+        "--vocabulary", type=user_path, help="a JSON list of all words, or of the original's word -> number"
+    )
+    words.add_argument("--questions", type=user_path, nargs="+", help="VQA v2 question files, in the original's order")
     arguments = parser.parse_args(argv)
     source, system = arguments.source, SYSTEMS[arguments.system]
     arguments.to_folder = not (source.is_dir() and (not system.folders or (source / checkpoints.FOLDER).is_dir()))
@@ -447,25 +453,14 @@ def _assets(
 
 
 def _read_vocabulary(path: Path) -> tuple[str, ...]:
-    content = read_json(path, "vocabulary", "a list of words, or a map from word to number")
-    if isinstance(content, dict):
-        content = sorted(content, key=content.__getitem__)
-    if not isinstance(content, list) or not all(isinstance(word, str) for word in content):
-        raise DataError(f"{path} is no vocabulary: expected a JSON list of words, or a map from word to number.")
-    return tuple(content)
+    content = read_json(path, "a vocabulary: a list of words, or a map from word to number", ([str], {str: int}))
+    return tuple(sorted(content, key=content.__getitem__) if isinstance(content, dict) else content)
 
 
 def _read_questions(paths: Sequence[Path]) -> list[str]:
-    questions = []
-    for path in paths:
-        try:
-            entries = read_json(path, "questions", "a VQA v2 question file")["questions"]
-            questions += [entry["question"] for entry in entries]
-        except (KeyError, TypeError) as error:
-            raise DataError(
-                f"{path} is no VQA v2 question file: expected `questions`, each with `question`."
-            ) from error
-    return questions
+    form = {"questions": [{"question": str}]}
+    files = [read_json(path, "a VQA v2 question file", form) for path in paths]
+    return [entry["question"] for file in files for entry in file["questions"]]
 
 
 if __name__ == "__main__":

@@ -15,11 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvqa.checkpoints import first_line
 from jaxvqa.convert import files
 from jaxvqa.convert.layers import LAYER_NORM, LINEAR, LINEAR_NO_BIAS, Stacked
 from jaxvqa.convert.table import Report, Rule, Table, nested, to_jax, to_torch
-from jaxvqa.errors import CheckpointError, nearest
+from jaxvqa.errors import CheckpointError, first_line, nearest
 from jaxvqa.models.towers.bert import BERT
 from jaxvqa.models.towers.clip import TextTransformer, VisionTransformer
 from jaxvqa.models.towers.gpt2 import GPT2

@@ -16,8 +16,8 @@ from typing import ClassVar, TypeVar
 import numpy as np
 from jaxtyping import Float
 
-from jaxvqa.data.json_files import read_json
 from jaxvqa.errors import DataError
+from jaxvqa.inputs import read_json
 
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _HAS_PUNCTUATION = re.compile(f"[{re.escape(_PUNCTUATION)}]")
@@ -131,7 +131,7 @@ class AnswerList:
         Raises:
             DataError: the file is missing, is not JSON, or is neither of the two forms.
         """
-        content = read_json(path, cls.what, f"the original's {cls.file}")
+        content = read_json(path, f"the original's {cls.file}, or a list of answers")
         if isinstance(content, list) and content and all(isinstance(answer, str) for answer in content):
             return cls(tuple(content))
         return cls(cls.answers_of(content, path))

@@ -8,9 +8,9 @@ import jax
 import ml_collections
 from jax.sharding import Mesh
 
-from jaxvqa.checkpoints import storage_errors
 from jaxvqa.data import pipeline
 from jaxvqa.data.sources import VqaSource
+from jaxvqa.errors import os_errors
 from jaxvqa.evaluators.predicting import predict_all, predict_function
 from jaxvqa.evaluators.vqa import write_whole
 from jaxvqa.metrics.bootstrap import confidence_interval
@@ -52,7 +52,7 @@ class ScoresEvaluator:
             ids = [int(example["question_id"]) for example in self._source.all_questions()]
             rows = [{"id": i} | {name: round(float(v[n]), 6) for name, v in scores.items()} for n, i in enumerate(ids)]
             folder = self._workdir / "predictions"
-            with storage_errors(folder):
+            with os_errors(folder):
                 folder.mkdir(parents=True, exist_ok=True)
                 lines = "".join(json.dumps(row) + "\n" for row in rows)
                 write_whole(folder / f"{self.name}_{int(state.step)}.jsonl", lines)

@@ -13,11 +13,10 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxvqa.checkpoints import storage_errors
 from jaxvqa.data import pipeline
 from jaxvqa.data.answers import normalise_answer
 from jaxvqa.data.sources import VqaSource
-from jaxvqa.errors import DataError
+from jaxvqa.errors import DataError, os_errors
 from jaxvqa.evaluators.few_shot import PromptExamples
 from jaxvqa.evaluators.predicting import predict_all, predict_function
 from jaxvqa.logs import log
@@ -210,7 +209,7 @@ class VqaEvaluator:
 
     def _write(self, step: int, rows: list[dict[str, Any]]) -> None:
         folder = self._workdir / "predictions"
-        with storage_errors(folder):
+        with os_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             write_whole(folder / f"{self.name}_{step}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
             for ending, text in self._submission(rows).items():

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import jinja2
 
-from jaxvqa import checkpoints
-from jaxvqa.errors import ConfigError, UserError
+from jaxvqa.errors import ConfigError, os_errors, run_command
 from jaxvqa.evaluators.vqa import write_whole
 from jaxvqa.explain import overlay
 from jaxvqa.explain.attention import Explanation, explain
+from jaxvqa.inputs import user_path
 
 
 def write(explanations: Sequence[Explanation], output: Path) -> list[Path]:
@@ -28,7 +28,7 @@ def write(explanations: Sequence[Explanation], output: Path) -> list[Path]:
       StorageError: the folder cannot be written.
     """
     paths = []
-    with checkpoints.storage_errors(output):
+    with os_errors(output):
         output.mkdir(parents=True, exist_ok=True)
         for explanation in explanations:
             file = io.BytesIO()
@@ -47,28 +47,27 @@ def write(explanations: Sequence[Explanation], output: Path) -> list[Path]:
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command with the given arguments (without the program's name) and returns its exit code."""
+    return run_command("jaxvqa.explain", lambda: _run(argv))
+
+
+def _run(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m jaxvqa.explain",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--workdir", required=True, type=Path, help="the folder of the run")
-    parser.add_argument("--output", required=True, type=Path, help="the folder to write to")
+    parser.add_argument("--workdir", required=True, type=user_path, help="the folder of the run")
+    parser.add_argument("--output", required=True, type=user_path, help="the folder to write to")
     parser.add_argument("--split", default="", help="which questions; default: those of the first evaluation")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--ids", default="", help="question ids, joined by commas")
     which.add_argument("--count", default=8, type=int, help="how many questions, spread over the split")
     args = parser.parse_args(argv)
-    try:
-        if args.count < 1:
-            raise ConfigError(f"--count={args.count}: expected at least 1.")
-        found = explain(args.workdir, split=args.split, ids=_ids(args.ids), count=args.count)
-        print(write(found, args.output)[-1])
-    except UserError as error:
-        print(f"jaxvqa: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    if args.count < 1:
+        raise ConfigError(f"--count={args.count}: expected at least 1.")
+    found = explain(args.workdir, split=args.split, ids=_ids(args.ids), count=args.count)
+    print(write(found, args.output)[-1])
 
 
 def _ids(text: str) -> list[int]:

@@ -27,7 +27,7 @@ import jinja2
 import numpy as np
 
 from jaxvqa import checkpoints, configs, logs, optim
-from jaxvqa.errors import CheckpointError, ConfigError, DataError, UserError
+from jaxvqa.errors import CheckpointError, ConfigError, DataError, UserError, os_errors
 from jaxvqa.evaluators.vqa import write_whole
 from jaxvqa.explain import overlay
 from jaxvqa.explain.attention import Explanation, explain, question_spans, show
@@ -201,7 +201,7 @@ def write(workdir: Path, baseline: Path | None = None) -> Path:
     environment.filters |= {"percent": percent, "integer": integer, "points": points, "duration": duration}
     page = environment.get_template("report.html").render(content(run, other))
     path = run.workdir / "report.html"
-    with checkpoints.storage_errors(run.workdir):
+    with os_errors(run.workdir):
         write_whole(path, page)
     return path
 
@@ -223,7 +223,7 @@ def write_curve(path: Path, workdir: Path, baseline: Path | None = None) -> None
         colour = re.search(rf"{variable}: ([^;]+);", style)  # the first is that of the light page
         assert colour
         picture = picture.replace(f"var({variable})", colour[1])
-    with checkpoints.storage_errors(path.parent):
+    with os_errors(path.parent):
         write_whole(path, picture)
 
 

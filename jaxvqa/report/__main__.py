@@ -3,29 +3,30 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from jaxvqa import report
-from jaxvqa.errors import UserError
+from jaxvqa.errors import run_command
+from jaxvqa.inputs import user_path
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command with the given arguments (without the program's name) and returns its exit code."""
+    return run_command("jaxvqa.report", lambda: _run(argv))
+
+
+def _run(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m jaxvqa.report", description=report.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--workdir", required=True, type=Path, help="the folder of the run")
-    parser.add_argument("--baseline", type=Path, help="the folder of a run on the same data to compare with")
-    parser.add_argument("--curve", type=Path, metavar="FILE.svg", help="write only the curve of accuracy, to this file")
+    parser.add_argument("--workdir", required=True, type=user_path, help="the folder of the run")
+    parser.add_argument("--baseline", type=user_path, help="the folder of a run on the same data to compare with")
+    parser.add_argument(
+        "--curve", type=user_path, metavar="FILE.svg", help="write only the curve of accuracy, to this file"
+    )
     args = parser.parse_args(argv)
-    try:
-        if args.curve:
-            report.write_curve(args.curve, args.workdir, args.baseline)
-        print(args.curve or report.write(args.workdir, args.baseline))
-    except UserError as error:
-        print(f"jaxvqa: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    if args.curve:
+        report.write_curve(args.curve, args.workdir, args.baseline)
+    print(args.curve or report.write(args.workdir, args.baseline))
 
 
 if __name__ == "__main__":

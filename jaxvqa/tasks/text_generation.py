@@ -14,7 +14,6 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
 from jaxvqa import generate, likelihood, losses, models
 from jaxvqa.data import few_shot, images, tokenisers
 from jaxvqa.data.answers import AnswerList
-from jaxvqa.data.json_files import read_json
 from jaxvqa.data.med_text import DiseaseList
 from jaxvqa.data.prompts import ANSWER, FORMS, TEMPLATES, WriteText, asked_and_true
 from jaxvqa.data.rad_text import RadAnswerList
@@ -22,6 +21,7 @@ from jaxvqa.data.sources import open_vqa
 from jaxvqa.data.tokenisers import Tokeniser
 from jaxvqa.data.transforms import ClassOfAnswer, Keep, RegionsAsImage, Transform
 from jaxvqa.errors import ConfigError, DataError, nearest
+from jaxvqa.inputs import read_json
 from jaxvqa.models.flamingo import parse_compat
 from jaxvqa.tasks import Assets, Metrics
 from jaxvqa.tasks.answer_classification import ANSWER_RULES
@@ -538,11 +538,9 @@ def _candidates(file: str) -> tuple[str, ...]:
     """The answers of a JSON list; none without a file."""
     if not file:
         return ()
-    content = read_json(file, "list of candidates", "a JSON list of answers, as config.data.candidates says")
-    if not (isinstance(content, list) and content and all(isinstance(answer, str) for answer in content)):
-        raise DataError(
-            f"{file}: expected a list of answers, which are texts, to choose from (config.data.candidates)."
-        )
+    content = read_json(file, "the answers to choose from, a list of texts (config.data.candidates)", [str])
+    if not content:
+        raise DataError(f"{file} is an empty list: expected the answers to choose from (config.data.candidates).")
     return tuple(content)
 
 

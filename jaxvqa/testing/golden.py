@@ -26,7 +26,8 @@ import rich.markup
 import rich.table
 
 from jaxvqa.convert import files
-from jaxvqa.errors import UserError
+from jaxvqa.errors import UserError, run_command
+from jaxvqa.inputs import user_path
 from jaxvqa.models.sysu import BACKBONES
 from jaxvqa.testing import weights
 
@@ -299,8 +300,12 @@ def table(rows: Sequence[Row]) -> rich.table.Table:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code: 0 when everything passed, 1 otherwise."""
+    return run_command("jaxvqa.testing.golden", lambda: _command(argv))
+
+
+def _command(argv: Sequence[str] | None) -> int:
     parser = argparse.ArgumentParser(prog="python -m jaxvqa.testing.golden", description=__doc__.partition("\n")[0])
-    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="folder, manifest, .npz or case file")
+    parser.add_argument("paths", nargs="+", type=user_path, metavar="PATH", help="folder, manifest, .npz or case file")
     arguments = parser.parse_args(argv)
     start = time.monotonic()
     rows = [row for path in arguments.paths for row in run(path)]

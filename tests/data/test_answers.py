@@ -90,7 +90,7 @@ def test_from_file_reads_both_forms(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "is not a JSON file"),
+        ("{", "is not JSON"),
         ('{"net": 0}', "found dict of another form"),
         ("[1, 2]", "found list of another form"),
         ('[{"net": 0}, {"1": "net"}]', "indices are not 0 to 0"),
@@ -106,5 +106,5 @@ def test_from_file_names_what_is_wrong(tmp_path, content, message):
 
 
 def test_from_file_missing(tmp_path):
-    with pytest.raises(DataError, match="No answer list at"):
+    with pytest.raises(DataError, match="No such file"):
         AnswerList.from_file(tmp_path / "answer_dict.json")
