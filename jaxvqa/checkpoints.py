@@ -27,8 +27,8 @@ import orbax.checkpoint as ocp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxvqa import configs, paths
-from jaxvqa.errors import CheckpointError, ConfigError, StorageError, first_line, nearest, os_errors
-from jaxvqa.state import TrainState, start_ema
+from jaxvqa.errors import CheckpointError, ConfigError, DivergedError, StorageError, first_line, nearest, os_errors
+from jaxvqa.state import TrainState, not_finite, start_ema
 
 FOLDER = "checkpoints"
 LEADING_ROWS = "leading rows"
@@ -89,11 +89,13 @@ class Checkpoints:
         """Saves `state` under its step, unless that step is there already.
 
         Raises:
+          DivergedError: a number of the state is not finite.
           StorageError: when the disk has no room for it (checked before anything is written) or a write failed.
         """
         step = int(state.step)
         if step in self._manager.all_steps():
             return
+        check_finite(state, self.latest_step())
         self._check_room(state)
         with os_errors(self.folder):
             self._manager.save(
@@ -114,7 +116,7 @@ class Checkpoints:
           step: which checkpoint; the newest by default.
 
         Raises:
-          CheckpointError: lists every leaf that is missing, unexpected or of another shape.
+          CheckpointError: lists every leaf that is missing, unexpected, of another shape or not finite.
         """
         step = self._step(step)
         self._check_fits("model", step, model_item(shapes))
@@ -127,6 +129,7 @@ class Checkpoints:
                     optimizer=ocp.args.StandardRestore(optimizer_item(shapes)),
                 ),
             )
+        self._check_read({**items["model"], **items["optimizer"]}, step)
         return TrainState(
             step=items["optimizer"]["step"],
             opt_state=items["optimizer"]["opt_state"],
@@ -140,7 +143,9 @@ class Checkpoints:
         step = self._step(step)
         self._check_fits("model", step, shapes)
         with self._corruption(step):
-            return self._manager.restore(step, args=ocp.args.Composite(model=ocp.args.StandardRestore(shapes)))["model"]
+            items = self._manager.restore(step, args=ocp.args.Composite(model=ocp.args.StandardRestore(shapes)))
+        self._check_read(items["model"], step)
+        return items["model"]
 
     def model_shapes(self, step: int | None = None, sharding: Any = None) -> dict[str, Any]:
         """The saved {"params", "extra", "ema"} as ShapeDtypeStructs, read without the arrays.
@@ -206,6 +211,15 @@ class Checkpoints:
                 "(meta/metadata), or another --workdir."
             )
 
+    def _check_read(self, items: Any, step: int) -> None:
+        if faults := not_finite(items):
+            earlier = max((s for s in self._manager.all_steps() if s < step), default=None)
+            way_out = "train again" if earlier is None else f"delete that folder to use the one of step {earlier}"
+            raise CheckpointError(
+                f"The checkpoint {self.folder / str(step)} holds numbers that are not finite, in {_some(faults)}: nothing can "
+                f"be predicted or trained with it; {way_out}."
+            )
+
     def _check_room(self, state: TrainState) -> None:
         need = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) // jax.process_count()
         free = shutil.disk_usage(self.folder).free
@@ -214,6 +228,32 @@ class Checkpoints:
                 f"No room for a checkpoint: it needs {need / 2**20:.0f} MiB in {self.folder}, which has "
                 f"{free / 2**20:.0f} MiB free. Earlier checkpoints are kept; free space and start the same command again."
             )
+
+
+def check_finite(state: TrainState, last_good: int | None) -> None:
+    """Checks that no parameter, statistic, average or number of the optimiser is a NaN or infinite.
+
+    Args:
+      state: what is about to be saved or evaluated.
+      last_good: the step of the newest checkpoint, for the message.
+
+    Raises:
+      DivergedError: names what is not finite, and the checkpoint that is kept.
+    """
+    if faults := not_finite(state):
+        raise DivergedError(
+            f"The state of step {int(state.step)} is not finite, in {_some(faults)}, and is not saved; {kept(last_good)}. "
+            "Lower config.optim.lr, set config.optim.clip_norm, or look at the data of that step."
+        )
+
+
+def kept(last_good: int | None) -> str:
+    """Which checkpoint is there when a run ends in the middle, for messages."""
+    return "no checkpoint was written yet" if last_good is None else f"the checkpoint of step {last_good} is kept"
+
+
+def _some(names: list[str], shown: int = 3) -> str:
+    return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
 
 
 def model_item(state: TrainState) -> dict[str, Any]:

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Key
 
+from jaxvqa import paths
+
 
 @flax.struct.dataclass
 class TrainState:
@@ -51,6 +53,19 @@ def update_ema(ema: Any, decay: float, params: Any, extra: Any) -> dict[str, Any
         return decay * old + (1 - decay) * new if jnp.issubdtype(new.dtype, jnp.floating) else new
 
     return jax.tree.map(average, ema, {"params": params, "extra": extra})
+
+
+def not_finite(tree: Any) -> list[str]:
+    """The paths of the leaves with a NaN or an infinity in them, sorted; one flag a leaf leaves the devices."""
+    floats = {path: leaf for path, leaf in paths.flatten(tree).items() if jnp.issubdtype(leaf.dtype, jnp.inexact)}
+    flags = jax.device_get({path: _all_finite(leaf) for path, leaf in floats.items()})
+    return sorted(path for path, fine in flags.items() if not fine)
+
+
+# Leaf by leaf, not the tree as a whole: parameters and moments have few shapes, and each is compiled once.
+@jax.jit
+def _all_finite(leaf: Array) -> Array:
+    return jnp.isfinite(leaf).all()
 
 
 def create(

@@ -163,7 +163,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, float]:
 
     Raises:
       PreemptedError: a signal came; the state is saved, the same command goes on from there.
-      DivergedError: a metric is not finite; the last checkpoint before it is kept.
+      DivergedError: a metric or the state is not finite; the last checkpoint before it is kept.
       ConfigError, DataError, CheckpointError, StorageError: see their messages.
     """
     # ---- 1. the work directory ----
@@ -284,12 +284,15 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, float]:
             ends = step == total_steps
             stopping = stop.requested(step)
             due = [name for name in evals if step % eval_every[name] == 0 or ends]
-            if step % every["log"] == 0 or step % every["checkpoint"] == 0 or (due and best.metric) or stopping:
+            saves = step % every["checkpoint"] == 0 or ends or stopping
+            if step % every["log"] == 0 or saves or (due and best.metric):
                 values = meter.flush(saved.latest_step())  # raises before a bad state could be saved
                 writer.write(step, values)
                 bar.show(step, values, meter.seconds_left(total_steps - step))
-            if step % every["checkpoint"] == 0 or ends or stopping:
+            if saves:
                 save(saved)
+            elif due:
+                checkpoints.check_finite(state, saved.latest_step())
             run_evaluations(step, due)
             if best.is_enough:
                 log.info(
@@ -459,13 +462,9 @@ class Meter:
         for step, metrics in fetched:
             bad = {name: float(total) for name, (total, _) in metrics.items() if not np.isfinite(total)}
             if bad:
-                kept = (
-                    "no checkpoint was written yet"
-                    if last_good is None
-                    else f"the checkpoint of step {last_good} is kept"
-                )
                 raise DivergedError(
-                    f"Step {step}: {', '.join(f'{name} is {value}' for name, value in bad.items())}. Training stopped; {kept}. "
+                    f"Step {step}: {', '.join(f'{name} is {value}' for name, value in bad.items())}. Training stopped; "
+                    f"{checkpoints.kept(last_good)}. "
                     "Lower config.optim.lr, set config.optim.clip_norm, or look at the data of that step."
                 )
         names = fetched[0][1].keys()

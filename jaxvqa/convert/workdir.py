@@ -14,7 +14,7 @@ import optax
 from jaxvqa import checkpoints, configs, optim, train
 from jaxvqa.convert.adam import AdamState
 from jaxvqa.errors import CheckpointError
-from jaxvqa.state import TrainState, start_ema
+from jaxvqa.state import TrainState, not_finite, start_ema
 
 
 @dataclasses.dataclass
@@ -76,6 +76,8 @@ def write(
         ema=start_ema(params, extra) if config.optim.ema else None,
     )
     position = {"questions": config.data.questions, "split": config.data.train_split, "size": None, "step": step}
+    if faults := not_finite(state):
+        raise CheckpointError(f"The converted weights hold numbers that are not finite: {', '.join(faults[:5])} …")
     train.start_workdir(folder, config)
     saved = checkpoints.Checkpoints(folder)
     saved.save(state, assets, {"config": json.loads(config.to_json()), "data": position, "converted": dict(notes)})

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from jaxvqa.data import pipeline
 from jaxvqa.data.transforms import Transform
-from jaxvqa.errors import ConfigError
+from jaxvqa.errors import ConfigError, DivergedError
 from jaxvqa.sharding import batch_sharding, check_batch_size
 from jaxvqa.state import TrainState
 from jaxvqa.tasks import Task
@@ -53,6 +53,9 @@ def predict_all(
       mesh: the devices.
       readers: how batches are read ahead.
       transforms: in place of the task's own.
+
+    Raises:
+      DivergedError: an output is a NaN, though the state is finite; names the first examples.
     """
     order = pipeline.EvalOrder(len(source), batch_size)
     steps = task.transforms(train=False) if transforms is None else transforms
@@ -68,4 +71,15 @@ def predict_all(
             else jax.device_get(predicted)
         )
         kept.append({key: np.asarray(value)[real] for key, value in gathered.items()})
-    return {key: np.concatenate([k[key] for k in kept]) for key in kept[0]}
+    outputs = {key: np.concatenate([k[key] for k in kept]) for key in kept[0]}
+    for key, values in outputs.items():
+        if (
+            np.issubdtype(values.dtype, np.floating)
+            and (bad := np.isnan(values.reshape(len(values), -1)).any(axis=1)).any()
+        ):
+            raise DivergedError(
+                f"The model gives no number (NaN) as {key!r} for {bad.sum()} of {len(bad)} examples, the first at the places "
+                f"{np.flatnonzero(bad)[:5].tolist()} of their split. Look at the data there; with config.dtype = 'bfloat16', "
+                "try 'float32'."
+            )
+    return outputs
