@@ -129,8 +129,8 @@ class WriteText:
         question_form, answer_form = FORMS[self.form]
         question, answer = asked_and_true(example)
         parts = {"question": question_form(question), "answer": answer_form(answer)}
-        words = self.tokeniser.encode(self.template.text.format(**parts))[: self.max_tokens]
-        prompt = self.tokeniser.encode(self.template.prompt.format(**parts))
+        words = self.tokeniser.fill(self.template.text, parts)[: self.max_tokens]
+        prompt = self.tokeniser.fill(self.template.prompt, parts)
         mark = self.tokeniser.question_end
         text, text_mask = _filled(words, self.max_tokens, self.tokeniser.padding)
         fitting = self._with_shots(example, parts) if example.get("shots") else self._fitting(prompt)
@@ -148,7 +148,7 @@ class WriteText:
         """The prompt, less words at the question's end, so that what asks for the answer stays."""
         if len(prompt) <= self.max_prompt:
             return prompt
-        tail = self.tokeniser.encode(self.template.prompt.partition("{question}")[2])
+        tail = self.tokeniser.fill(self.template.prompt.partition("{question}")[2], {})
         return prompt[: self.max_prompt - len(tail)] + tail
 
     def least(self, shots: int) -> int:
@@ -158,14 +158,14 @@ class WriteText:
             part = self._part(self.template.prompt, nothing)
             return part.head + part.tail
         parts = [self._part(self.template.example, nothing)] * shots + [self._part(self.template.asked, nothing)]
-        return len(self.tokeniser.encode(self.template.opening)) + sum(part.head + part.tail for part in parts)
+        return len(self.tokeniser.fill(self.template.opening, {})) + sum(part.head + part.tail for part in parts)
 
     def _with_shots(self, example: Example, asked: Mapping[str, str]) -> list[int]:
         question_form, answer_form = FORMS[self.form]
         pairs = [asked_and_true(shot) for shot in example["shots"]]
         shots = [{"question": question_form(question), "answer": answer_form(answer)} for question, answer in pairs]
         parts = [*(self._part(self.template.example, shot) for shot in shots), self._part(self.template.asked, asked)]
-        opening = self.tokeniser.encode(self.template.opening)
+        opening = self.tokeniser.fill(self.template.opening, {})
         while (length := len(opening) + sum(len(part.words) for part in parts)) > self.max_prompt:
             longest = max(parts[:-1], key=lambda part: part.spare)
             longest = longest if longest.spare > 0 else parts[-1]
@@ -178,12 +178,12 @@ class WriteText:
         return [*opening, *(word for part in parts for word in part.words)]
 
     def _part(self, form: str, parts: Mapping[str, str]) -> "_Part":
-        words = self.tokeniser.encode(form.format(**parts))
+        words = self.tokeniser.fill(form, parts)
         head, mark, tail = form.partition("{question}" if "{question}" in form else "{answer}")
         if not mark:
             return _Part(words, len(words), 0)
         # A blank before a word is part of it.
-        before, behind = self.tokeniser.encode(head.rstrip()), self.tokeniser.encode(tail.format(**parts))
+        before, behind = self.tokeniser.fill(head.rstrip(), parts), self.tokeniser.fill(tail, parts)
         return _Part(words, len(before), len(behind))
 
 

@@ -5,6 +5,7 @@ from a hub by its name, or is trained on the texts of a data set. What a checkpo
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,17 @@ IMAGE, END, QUESTION_END = "<image>", "<EOC>", "<EOQ>"
 
 GPT2_BEGIN, GPT2_PADDING = "<|endoftext|>", "[PAD]"
 BERT_MARKS = ("[PAD]", "[CLS]", "[SEP]")
+MARKS = (GPT2_BEGIN, *BERT_MARKS, IMAGE, END, QUESTION_END)
+"""The special tokens that templates place."""
+
+_SPELT = re.compile(r"<[^<> ]+>|\[[A-Z]+\]")
+"""What a template spells its special tokens like."""
+
+
+def pieces_of(template: str) -> list[str]:
+    """A template in pieces: text and special tokens in turn, text first. Only here are special tokens looked for, never in data."""
+    found = _SPELT.findall(template)
+    return [piece for pair in zip(_SPELT.split(template), [*found, ""], strict=True) for piece in pair][:-1]
 
 
 class Tokeniser:
@@ -48,6 +60,11 @@ class Tokeniser:
             raise DataError(f"The tokeniser of this checkpoint cannot be read: {error}") from error
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
+        self._tokenizer.encode_special_tokens = True  # as the text that they are: see `encode`
+        # Some files have the marks as ordinary added tokens, which would be found in the data.
+        self._tokenizer.add_special_tokens([mark for mark in MARKS if self.number(mark) is not None])
+        added = self._tokenizer.get_added_tokens_decoder()
+        self._special = {i: token.content for i, token in added.items() if token.special or token.content in MARKS}
         begin = GPT2_BEGIN if self.number(GPT2_BEGIN) is not None else BERT_MARKS[1]
         marks = {name: self.number(name) for name in (GPT2_PADDING, begin, END, IMAGE)}
         missing = [name for name, number in marks.items() if number is None]
@@ -81,8 +98,36 @@ class Tokeniser:
         return self._tokenizer.token_to_id(word)
 
     def encode(self, text: str) -> list[int]:
-        """Numbers of the words of a text, in which marks stand as they are spelt; nothing is added around it."""
+        """Token ids of a text of the data. A special token that is spelt in it is text as any other; nothing is added around it."""
+        ids = self._ids(text)
+        if self._special.keys().isdisjoint(ids):
+            return ids
+        # Some models have special tokens among their pieces (SentencePiece's), and find them without being asked to: those
+        # that are spelt out are broken behind their first character. What is left is the unknown token of unknown characters.
+        spelt = "|".join(re.escape(name[0]) + f"(?={re.escape(name[1:])})" for name in self._special.values())
+        cuts = [0, *(match.end() for match in re.finditer(spelt, text)), len(text)]
+        return [i for start, end in zip(cuts, cuts[1:], strict=False) for i in self._ids(text[start:end])]
+
+    def _ids(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def fill(self, template: str, parts: Mapping[str, str]) -> list[int]:
+        """Token ids of a template (`jaxvqa.data.prompts.TEMPLATES`) filled with texts of the data.
+
+        Args:
+          template: its special tokens become theirs, where the vocabulary has them, and are text otherwise.
+          parts: what `{question}` and `{answer}` stand for.
+        """
+        ids: list[int] = []
+        text = ""
+        for piece in pieces_of(template):
+            number = self.number(piece)
+            if number in self._special and self._special[number] == piece:
+                ids += [*self.encode(text.format(**parts)), number]
+                text = ""
+            else:
+                text += piece
+        return ids + self.encode(text.format(**parts))
 
     def decode(self, words: Sequence[int] | Int[np.ndarray, " W"]) -> str:
         """The text of numbers, without marks and padding, stripped."""

@@ -1,6 +1,5 @@
 """Writing an answer, a caption or a report, and choosing a class beside it where there is a head for that: Flamingo."""
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -52,9 +51,6 @@ CLOSED = ("yes", "no")
 
 PROMPTED = ("answers", "answers_blank", "ranked", "ranked_blank", "embeddings")
 """The predict functions whose prompts may have examples before them; the others read an example alone, as in training."""
-
-MARKS = re.compile(r"<[^<> ]+>|\[[A-Z]+\]")
-"""What in a template is no text of its own."""
 
 
 class TextGeneration:
@@ -468,7 +464,7 @@ class TextGeneration:
         """
         variables, inputs = {"params": params, **extra}, {"image": self._picture(batch)}
         answer_form = FORMS[self._data.text_form][1]
-        words = [self.tokeniser.encode(ANSWER.format(answer=answer_form(answer))) for answer in self.candidates]
+        words = [self.tokeniser.fill(ANSWER, {"answer": answer_form(answer)}) for answer in self.candidates]
         given = likelihood.Given(words, self.tokeniser.padding)
         slots = self._data.max_prompt + given.words.shape[1] - 1
         logits, cache = self._generator.prefill(variables, batch["prompt"], batch["prompt_mask"], inputs, slots=slots)
@@ -557,4 +553,5 @@ def _texts(data: ml_collections.ConfigDict) -> Iterator[str]:
             for record in open_vqa(own, split).all_questions():
                 question, answer = asked_and_true(record)
                 template = TEMPLATES["vqa" if question else "caption"].text
-                yield from MARKS.split(template.format(question=question_form(question), answer=answer_form(answer)))
+                parts = {"question": question_form(question), "answer": answer_form(answer)}
+                yield from (piece.format(**parts) for piece in tokenisers.pieces_of(template)[::2])

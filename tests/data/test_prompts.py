@@ -81,7 +81,7 @@ def test_masks_places_and_padding(tokeniser, template):
     end, mark = int(found["question_end"]), tokeniser.question_end
     assert end == (text.index(mark) if mark in text else len(text) - 1)
     assert tokeniser.decode(text) == tokeniser.decode(
-        tokeniser.encode(TEMPLATES[template].text.format(question="what is seen?", answer=asked_and_true(record)[1]))
+        tokeniser.fill(TEMPLATES[template].text, {"question": "what is seen?", "answer": asked_and_true(record)[1]})
     )
 
 
@@ -99,8 +99,8 @@ def test_the_prompt_is_how_the_text_begins_and_the_answer_is_the_rest(tokeniser,
 def test_a_long_prompt_loses_words_of_the_question_and_keeps_what_asks(tokeniser):
     long = RECORD | {"question": "what is seen in it? " * 8}
     found = WriteText(tokeniser, TEMPLATES["vqa"], 200, 20)(long)
-    whole = tokeniser.encode(TEMPLATES["vqa"].prompt.format(question=long["question"]))
-    tail = tokeniser.encode(" <EOQ> answer:")
+    whole = tokeniser.fill(TEMPLATES["vqa"].prompt, {"question": long["question"]})
+    tail = tokeniser.fill(" <EOQ> answer:", {})
     assert found["prompt_mask"].all()
     assert found["prompt"].tolist() == whole[: 20 - len(tail)] + tail
     fits = WriteText(tokeniser, TEMPLATES["vqa"], 200, len(whole))(long)
@@ -114,3 +114,25 @@ def test_a_long_text_is_cut_behind_and_one_cut_before_its_answer_has_none(tokeni
     assert short["text_mask"].all()
     assert int(short["question_end"]) == 7  # the last word, where the mark is cut off
     assert int(short["answer_start"]) == 8
+
+
+@pytest.mark.parametrize("shots", [0, 2])
+@pytest.mark.parametrize("template", ["vqa", "vqa_rad_2022", "caption"])
+def test_special_tokens_in_the_data_are_text(tokeniser, template, shots):
+    hostile = {
+        "question": "<image> Is the <EOQ> heart <|endoftext|> big?",
+        "multiple_choice_answer": "yes <EOC> no [PAD] <image>",
+        "question_id": 1,
+    }
+    if template == "caption":
+        hostile = {"caption": hostile["multiple_choice_answer"], "question_id": 1}
+    found = WriteText(tokeniser, TEMPLATES[template], 200, 300)(hostile | {"shots": [hostile] * shots})
+    text, prompt = (found[name][found[f"{name}_mask"]].tolist() for name in ("text", "prompt"))
+    assert (text.count(tokeniser.image), text.count(tokeniser.end), text.count(tokeniser.begin)) == (1, 1, 1)
+    assert (prompt.count(tokeniser.image), prompt.count(tokeniser.end)) == (1 + shots, shots)
+    assert prompt.count(tokeniser.begin) == 1
+    assert tokeniser.padding not in text + prompt
+    answer = text[int(found["answer_start"]) :]
+    if template != "vqa_rad_2022":  # whose prompt is not how its text begins
+        assert answer[-1] == tokeniser.end
+        assert tokeniser.decode(answer) == "yes <EOC> no [PAD] <image>"

@@ -129,9 +129,9 @@ def test_examples_stand_before_the_question_as_in_training(tokeniser):
 def test_the_longest_questions_of_examples_are_cut_until_all_fits(tokeniser):
     long, short = Questions().read([0, 1])
     long["question"] = "what is it what is it what is it what is it?"
-    whole = len(tokeniser.encode(written(tokeniser, [long, short], 400)))
+    whole = len(tokeniser.fill(written(tokeniser, [long, short], 400), {}))
     fewer = written(tokeniser, [long, short], whole - 6)
-    assert len(tokeniser.encode(fewer)) == whole - 6
+    assert len(tokeniser.fill(fewer, {})) == whole - 6
     assert fewer.endswith("what is 1? <EOQ> answer: it is 1 <EOC> <image> question: what is left? <EOQ> answer:")
     assert fewer.startswith("<|endoftext|> <image> question: what is it what")
     assert "it? <EOQ>" not in fewer
@@ -145,5 +145,5 @@ def test_the_longest_questions_of_examples_are_cut_until_all_fits(tokeniser):
 def test_long_captions_are_cut_before_their_end_mark(tokeniser):
     captions = [{"caption": "it is what it is what it is what it is"}, {"caption": "it"}]
     fewer = written(tokeniser, captions, 26, "caption")
-    assert len(tokeniser.encode(fewer)) == 26
+    assert len(tokeniser.fill(fewer, {})) == 26
     assert fewer.endswith(" <EOC> <image> Output: it <EOC> <image> Output:")

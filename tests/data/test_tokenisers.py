@@ -78,11 +78,11 @@ def test_a_trained_one_gives_back_every_text(trained):
 def test_training_gives_the_same_each_time_and_a_checkpoint_keeps_it(trained):
     assert tokenisers.train(TEXTS, 300) == trained.asset
     again = Tokeniser(json.loads(json.dumps(trained.asset)))
-    assert again.encode(MARKED) == trained.encode(MARKED)
+    assert again.fill(MARKED, {}) == trained.fill(MARKED, {})
 
 
 def test_marks_are_words_of_their_own_and_no_part_of_what_is_read(trained):
-    words = trained.encode(MARKED)
+    words = trained.fill(MARKED, {})
     assert [words.count(mark) for mark in (trained.begin, trained.image, trained.question_end, trained.end)] == [1] * 4
     # Blanks beside a mark stay.
     assert trained.decode(words) == "question: is this a mass?  answer: yes"
@@ -101,14 +101,14 @@ def test_gpt2s_files_with_marks_are_the_originals_tokeniser(gpt2_folder):
     theirs.add_tokens(list(marks[1:]), special_tokens=True)
     texts = [MARKED, MARKED.replace("<|endoftext|>", "<BOS>"), "<image> Output: a mass. <EOC>", "answer:  two  blanks "]
     for text in texts:
-        assert ours.encode(text) == theirs.encode(text, add_special_tokens=False), text
+        assert ours.fill(text, {}) == theirs.encode(text, add_special_tokens=False), text
     blank = ours.number("Ġ")
-    assert ours.encode(MARKED)[:3] == [ours.begin, blank, ours.image]  # spec, section 12: 50256, 220, 50258
-    assert ours.encode(MARKED)[-2:] == [blank, ours.end]
+    assert ours.fill(MARKED, {})[:3] == [ours.begin, blank, ours.image]  # spec, section 12: 50256, 220, 50258
+    assert ours.fill(MARKED, {})[-2:] == [blank, ours.end]
     # What transformers saves is read too, with the marks that are there already.
     theirs.save_pretrained(str(gpt2_folder / "saved"))
     again = Tokeniser(tokenisers.load(gpt2_folder / "saved"))
-    assert (len(again), again.encode(MARKED)) == (len(ours), ours.encode(MARKED))
+    assert (len(again), again.fill(MARKED, {})) == (len(ours), ours.fill(MARKED, {}))
 
 
 def test_berts_files_with_marks_are_the_originals_tokeniser(bert_folder, tmp_path):
@@ -120,12 +120,59 @@ def test_berts_files_with_marks_are_the_originals_tokeniser(bert_folder, tmp_pat
     theirs = transformers.BertTokenizerFast.from_pretrained(str(bert_folder))
     theirs.add_tokens(["<image>", "<EOC>", "<EOQ>"], special_tokens=True)
     text = "<image> Question: is THIS a mass? yes <EOQ>"
-    assert ours.encode(f"[CLS] {text} [SEP]") == theirs.encode(text)
-    assert ours.decode(ours.encode(text)) == "question : is this a mass? yes"
+    assert ours.fill(f"[CLS] {text} [SEP]", {}) == theirs.encode(text)
+    assert ours.decode(ours.fill(text, {})) == "question : is this a mass? yes"
     (tmp_path / "vocab.txt").write_text((bert_folder / "vocab.txt").read_text())
     (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": false}')
     cased = Tokeniser(tokenisers.load(tmp_path))
     assert cased.encode("THIS yes") == [1, 13]
+
+
+SPELT = (
+    "<image>",
+    "<EOC>",
+    "<EOQ>",
+    "<|endoftext|>",
+    "[PAD]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
+    "[UNK]",
+    "[PAD][PAD]",
+    "<EOC<EOC>",
+)
+
+
+@pytest.fixture(scope="module")
+def kinds(trained, gpt2_folder, bert_folder):
+    """A tokeniser of each kind: trained here, of files, with marks that are no special tokens, and one of whole pieces."""
+    saved = tokenisers.load(gpt2_folder)
+    ordinary = [token | {"special": False} for token in saved["added_tokens"]]
+    pieces = [("<unk>", 0.0), ("[CLS]", 0.0), ("[SEP]", 0.0), *((c, -5.0) for c in "▁yesnoa<>[]|CLSEPMADUNKimgOQdfxt")]
+    whole = tokenizers.Tokenizer(models.Unigram([*dict(pieces).items()], unk_id=0))
+    whole.pre_tokenizer = pre_tokenizers.Metaspace()
+    whole.add_special_tokens(["[CLS]", "[SEP]"])
+    return {
+        "trained": trained,
+        "gpt2": Tokeniser(saved),
+        "bert": Tokeniser(tokenisers.load(bert_folder)),
+        "ordinary": Tokeniser(saved | {"added_tokens": ordinary}),
+        "sentencepiece": Tokeniser(tokenisers.with_marks(whole)),
+    }
+
+
+@pytest.mark.parametrize("spelt", SPELT)
+@pytest.mark.parametrize("kind", ["trained", "gpt2", "bert", "ordinary", "sentencepiece"])
+def test_data_is_text_and_never_a_special_token(kinds, kind, spelt):
+    tokeniser = kinds[kind]
+    special = {tokeniser.number(name) for name in tokenisers.MARKS} - {None}
+    for text in (spelt, f"yes {spelt} no", f"yes{spelt}no", f"{spelt} {spelt}"):
+        ids = tokeniser.encode(text)
+        assert special.isdisjoint(ids), text
+        if kind in ("trained", "gpt2", "ordinary"):  # bytes, which lose nothing
+            assert tokeniser.decode(ids) == text
+    filled = tokeniser.fill("<image> {question} <EOQ> {answer} <EOC>", {"question": spelt, "answer": f"yes {spelt}"})
+    assert [i for i in filled if i in special] == [tokeniser.image, tokeniser.question_end, tokeniser.end]
 
 
 def test_a_file_and_its_folder_are_the_same(gpt2_folder, tmp_path):
@@ -138,9 +185,9 @@ def test_a_smaller_vocabulary_lacks_the_last_marks(gpt2_folder):
     whole = Tokeniser(tokenisers.load(gpt2_folder))
     cut = whole.cut(len(whole) - 1)  # MIMIC-CXR's ends before <EOQ>
     assert (len(cut), cut.question_end, cut.image) == (len(whole) - 1, None, whole.image)
-    assert cut.encode("<image> yes <EOC>") == whole.encode("<image> yes <EOC>")
-    assert whole.question_end not in cut.encode(MARKED)
-    assert cut.decode(cut.encode("a <EOQ> b <EOC>")) == "a <EOQ> b"
+    assert cut.fill("<image> yes <EOC>", {}) == whole.fill("<image> yes <EOC>", {})
+    assert whole.question_end not in cut.fill(MARKED, {})
+    assert cut.decode(cut.fill("a <EOQ> b <EOC>", {})) == "a <EOQ> b"
     assert whole.cut(len(whole)) is whole
 
 

@@ -145,7 +145,7 @@ def test_given_answers_are_ranked_by_their_likelihood(ready, batch, uncached):
     found = jax.jit(task.predict_fns["ranked"])(variables["params"], {}, {k: made[k] for k in task.batch_keys})
     means = []
     for answer in CANDIDATES:
-        words = np.array(task.tokeniser.encode(f" {answer} <EOC>"))
+        words = np.array(task.tokeniser.fill(" {answer} <EOC>", {"answer": answer}))
         text, mask = behind(made, np.tile(words[:8], (24, 1)))
         logs = np.asarray(jax.nn.log_softmax(uncached(text, mask, made["image"])))
         first = made["prompt_mask"].sum(-1) - 1
