@@ -4,6 +4,7 @@ A tokeniser comes from files (what `save_pretrained` writes, or GPT-2's `vocab.j
 from a hub by its name, or is trained on the texts of a data set. What a checkpoint holds of it is the JSON of `tokenizers`.
 """
 
+import itertools
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,7 +31,7 @@ _SPELT = re.compile(r"<[^<> ]+>|\[[A-Z]+\]")
 
 
 def pieces_of(template: str) -> list[str]:
-    """A template in pieces: text and special tokens in turn, text first. Only here are special tokens looked for, never in data."""
+    """A template in pieces, text and special tokens in turn, text first; data is never looked through for special tokens."""
     found = _SPELT.findall(template)
     return [piece for pair in zip(_SPELT.split(template), [*found, ""], strict=True) for piece in pair][:-1]
 
@@ -98,7 +99,7 @@ class Tokeniser:
         return self._tokenizer.token_to_id(word)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text of the data. A special token that is spelt in it is text as any other; nothing is added around it."""
+        """Token ids of a text of the data: a special token that is spelt in it is text as any other; nothing is added."""
         ids = self._ids(text)
         if self._special.keys().isdisjoint(ids):
             return ids
@@ -106,7 +107,7 @@ class Tokeniser:
         # that are spelt out are broken behind their first character. What is left is the unknown token of unknown characters.
         spelt = "|".join(re.escape(name[0]) + f"(?={re.escape(name[1:])})" for name in self._special.values())
         cuts = [0, *(match.end() for match in re.finditer(spelt, text)), len(text)]
-        return [i for start, end in zip(cuts, cuts[1:], strict=False) for i in self._ids(text[start:end])]
+        return [i for start, end in itertools.pairwise(cuts) for i in self._ids(text[start:end])]
 
     def _ids(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=False).ids
