@@ -7,7 +7,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxvqa.convert import files
+import numpy as np
+
 from jaxvqa.convert.table import Table, to_jax, to_torch
 from jaxvqa.errors import CheckpointError
 
@@ -85,7 +86,7 @@ def from_torch(
         raise CheckpointError(f"The optimiser's state is none of torch.optim.Adam after a step: {what}." + ALONE)
 
     def moments(name: str) -> dict[str, Any]:
-        tensors = {key: files.to_numpy(state[i][name]) for i, key in zip(indices, keys, strict=True)}
+        tensors = {key: np.asarray(state[i][name]) for i, key in zip(indices, keys, strict=True)}
         return to_jax(tensors, table, target)[0]
 
     return AdamState(steps.pop(), moments("exp_avg"), moments("exp_avg_sq"), settings[0], settings[1:])
@@ -99,28 +100,30 @@ def to_torch_state(adam: AdamState, table: Table, dtypes: Mapping[str, str] | No
       table: the system's rules.
       dtypes: the parameters' keys and dtypes in the order to write, as `to_torch` takes them.
     """
-    import torch
-
     mu, nu = to_torch(adam.mu, table, dtypes), to_torch(adam.nu, table, dtypes)
     state = {
-        i: {
-            "step": torch.tensor(float(adam.step)),
-            "exp_avg": files.to_tensor(mu[key]),
-            "exp_avg_sq": files.to_tensor(nu[key]),
-        }
+        i: {"step": np.asarray(adam.step, np.float32), "exp_avg": mu[key], "exp_avg_sq": nu[key]}
         for i, key in enumerate(mu)
     }
     return fresh_state(len(mu), adam.settings) | {"state": state}
 
 
+ADAM: Mapping[str, Any] = {
+    "lr": 1e-3,
+    "betas": (0.9, 0.999),
+    "eps": 1e-8,
+    "weight_decay": 0,
+    "amsgrad": False,
+    "maximize": False,
+    "foreach": None,
+    "capturable": False,
+    "differentiable": False,
+    "fused": None,
+    "decoupled_weight_decay": False,
+}
+"""The parameter group that PyTorch's Adam writes, without `params`; older versions pass over what they do not know."""
+
+
 def fresh_state(count: int, settings: Mapping[str, Any]) -> dict[str, Any]:
     """What an Adam over `count` parameters writes before its first step; open settings are Adam's defaults."""
-    return {"state": {}, "param_groups": [fresh_settings() | dict(settings) | {"params": list(range(count))}]}
-
-
-def fresh_settings() -> dict[str, Any]:
-    """The parameter group that the installed PyTorch's Adam writes, without `params`."""
-    import torch
-
-    group = torch.optim.Adam([torch.zeros(1)]).state_dict()["param_groups"][0]
-    return {name: value for name, value in group.items() if name != "params"}
+    return {"state": {}, "param_groups": [{**ADAM, **settings, "params": list(range(count))}]}

@@ -356,9 +356,7 @@ def _read_adamax(
 
 def _write_adamax(state: adam.AdamState | None, parameters: Mapping[str, np.ndarray], table: Table) -> dict[str, Any]:
     """Writes what `torch.optim.Adamax.load_state_dict` takes; settings that `state` lacks are the published ones."""
-    import torch
-
-    first = torch.optim.Adamax([torch.zeros(1)], lr=0.005).state_dict()["param_groups"][0]
+    first = dict(ADAMAX)
     later: list[dict[str, Any]] = []
     entries: dict[int, Any] = {}
     groups = _groups(list(parameters))
@@ -377,6 +375,12 @@ def _write_adamax(state: adam.AdamState | None, parameters: Mapping[str, np.ndar
     ]
     return {"state": entries, "param_groups": param_groups}
 
+
+ADAMAX: Mapping[str, Any] = {
+    **{name: value for name, value in adam.ADAM.items() if name not in ("amsgrad", "fused", "decoupled_weight_decay")},
+    "lr": 0.005,
+}
+"""The parameter group that PyTorch's Adamax writes at the published rate, without `params`."""
 
 _ADAM_NAMES = {"exp_inf": "exp_avg_sq"}
 _ADAMAX_NAMES = {ours: theirs for theirs, ours in _ADAM_NAMES.items()}

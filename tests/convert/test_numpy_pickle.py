@@ -110,7 +110,7 @@ def test_a_file_cannot_change_how_the_next_is_read(tmp_path):
 
 
 def test_errors_say_what_the_file_is(tmp_path):
-    with pytest.raises(CheckpointError, match="There is no file"):
+    with pytest.raises(CheckpointError, match="There is no pickle of NumPy arrays"):
         numpy_pickle.read(tmp_path / "missing")
     path = write(tmp_path / "x", ARRAYS)
     path.write_bytes(path.read_bytes()[:-100])
