@@ -31,6 +31,16 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from tests import oracle
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skips what compares with PyTorch where there is none."""
+    if oracle.torch is None:
+        for item in items:
+            if item.get_closest_marker("oracle"):
+                item.add_marker(pytest.mark.skip(reason=oracle.WITHOUT))
+
 
 @pytest.fixture(autouse=True)
 def log_as_it_was() -> Iterator[None]:

@@ -8,6 +8,7 @@ import pytest
 from benchmarks.flop import flop
 from jaxvqa import configs, models, paths
 from jaxvqa.errors import ConfigError
+from tests.oracle import torch
 
 IMAGE, KERNEL = jnp.zeros((2, 9, 8, 4)), jnp.zeros((3, 3, 4, 6))
 
@@ -45,8 +46,8 @@ def test_a_choice_counts_its_longer_branch():
     assert flop(jax.jit(chosen).trace(jnp.zeros((4, 4)))) == 2 * 2 * 4**3
 
 
+@pytest.mark.oracle
 def test_flamingos_peer_has_its_parameters():
-    torch = pytest.importorskip("torch")
     from benchmarks.peers.flamingo import Flamingo
 
     config = configs.load("configs/flamingo.py:vqa_rad,mlmi")
@@ -62,19 +63,19 @@ def test_flamingos_peer_has_its_parameters():
     assert sum(p.numel() for p in peer.parameters()) == sum(sizes.values()) - media * (model.media - 1) // model.media
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize(
     ("network", "parameters"), [("resnet50", 24_184_202), ("resnest50", 26_110_410), ("vgg16", 135_612_554)]
 )
 def test_peers_of_sysu_have_the_published_sizes(network, parameters):
-    torch = pytest.importorskip("torch")
     from benchmarks.peers import sysu
 
     with torch.device("meta"):
         assert sum(p.numel() for p in sysu.NETWORKS[network](330).parameters()) == parameters
 
 
+@pytest.mark.oracle
 def test_a_peer_of_sysu_trains_and_answers():
-    torch = pytest.importorskip("torch")
     from benchmarks.peers import sysu
 
     config = configs.load("configs/sysu_hcp.py:vqa_med_2021,resnest50")
@@ -83,8 +84,8 @@ def test_a_peer_of_sysu_trains_and_answers():
     assert sysu.inference(config)(batch).shape == (2,)
 
 
+@pytest.mark.oracle
 def test_a_peer_of_sysu_that_is_not_there_is_an_error():
-    pytest.importorskip("torch")
     from benchmarks.peers import sysu
 
     with pytest.raises(ConfigError, match="not densenet121"):

@@ -11,6 +11,7 @@ import pytest
 from jaxvqa import configs, optim, train
 from jaxvqa.errors import ConfigError
 from jaxvqa.state import TrainState
+from tests.oracle import torch
 
 GOLDEN = Path(__file__).parent / "golden" / "rwsan" / "text_cases.json"
 
@@ -85,8 +86,8 @@ def test_a_table_of_epochs():
         optim.make_schedule(config, data_size=10, batch_size=4, total_steps=8)
 
 
+@pytest.mark.oracle
 def test_adamax_is_pytorchs():
-    torch = pytest.importorskip("torch")
     start = np.asarray([1.0, -2.0, 0.5], np.float32)
     theirs = torch.nn.Parameter(torch.tensor(start))
     rule = torch.optim.Adamax([theirs], lr=0.05, betas=(0.9, 0.99), eps=1e-3)
@@ -146,7 +147,6 @@ def test_unknown_names():
 
 def _torch_sgd(start, gradients, restarts, rates, nesterov):
     """The path of a parameter under PyTorch's SGD with weight decay; at a restart a new optimiser without Nesterov."""
-    torch = pytest.importorskip("torch")
     theirs = torch.nn.Parameter(torch.tensor(start))
     options = {"momentum": 0.9, "weight_decay": 0.05}
     rule = torch.optim.SGD([theirs], lr=rates[0], nesterov=nesterov, **options)
@@ -161,6 +161,7 @@ def _torch_sgd(start, gradients, restarts, rates, nesterov):
     return np.stack(path)
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize("nesterov", [True, False])
 @pytest.mark.parametrize("restart_epochs", [(), (1,), (1, 3)])
 def test_sgd_is_pytorchs_with_and_without_restarts(restart_epochs, nesterov):

@@ -34,7 +34,6 @@ def settings(phantoms):
 @pytest.fixture(scope="module")
 def converted(settings, tmp_path_factory):
     """Writes a run of a system as the original's file: the run, the file, and options with its lists."""
-    pytest.importorskip("torch")
     done = {}
 
     def convert_once(system):

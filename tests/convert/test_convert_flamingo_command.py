@@ -16,8 +16,8 @@ from jaxvqa.data import tokenisers
 from jaxvqa.state import TrainState
 from jaxvqa.tasks import task_with_assets
 from jaxvqa.testing import weights
-
-torch = pytest.importorskip("torch")
+from tests.checkpoint_files import load
+from tests.made_up import made_up
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "flamingo"
 MASK = np.tril(np.ones((1024, 1024), np.float32))[None, None]
@@ -86,11 +86,11 @@ def test_the_work_directory_answers(converted, phantoms):
 def test_and_becomes_the_same_file_again(converted, tmp_path):
     run, tensors, options = converted
     assert convert.main(["--system=flamingo", f"--from={run}", f"--to={tmp_path / 'again.pt'}"]) == 0
-    content = torch.load(tmp_path / "again.pt", weights_only=True)
+    content = load(tmp_path / "again.pt")
     assert content["hyper_parameters"] == options
     assert list(content["state_dict"]) == list(tensors)
     for key, value in tensors.items():
-        found = content["state_dict"][key].numpy()
+        found = content["state_dict"][key]
         assert (found.dtype, found.shape, found.tobytes()) == (value.dtype, value.shape, value.tobytes()), key
 
 
@@ -132,26 +132,29 @@ def test_lists_that_are_not_the_checkpoints_are_told_together(tokeniser, tmp_pat
 WORDS = 7
 
 
+PARTS = {
+    "gpt2": {"vocab_size": WORDS, "n_positions": 5, "n_embd": 8, "n_layer": 2, "n_head": 2},
+    "clip_vision": {
+        **{"hidden_size": 8, "intermediate_size": 32, "projection_dim": 6, "num_hidden_layers": 1},
+        **{"num_attention_heads": 2, "image_size": 8, "patch_size": 4},
+    },
+}
+
+
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
     """GPT-2 and CLIP's vision tower as transformers saves them, converted: the folders by system."""
-    transformers = pytest.importorskip("transformers")
     folder = tmp_path_factory.mktemp("parts")
-    torch.manual_seed(0)
-    gpt2 = transformers.GPT2Config(
-        vocab_size=WORDS, n_positions=5, n_embd=8, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0
-    )
-    clip = transformers.CLIPVisionConfig(
-        hidden_size=8, intermediate_size=32, projection_dim=6, num_hidden_layers=1, num_attention_heads=2
-    )
-    clip.image_size, clip.patch_size = 8, 4
-    for system, model in (
-        ("gpt2", transformers.GPT2LMHeadModel(gpt2)),
-        ("clip_vision", transformers.CLIPVisionModelWithProjection(clip)),
-    ):
-        model.save_pretrained(folder / f"{system}_files")
-        command = [f"--system={system}", f"--from={folder / f'{system}_files'}", f"--to={folder / system}"]
-        assert convert.main(command) == 0
+    for system, options in PARTS.items():
+        source = folder / f"{system}_files"
+        source.mkdir()
+        (source / "config.json").write_text(json.dumps(options))
+        tower = towers.TOWERS[system]
+        inputs = tower.inputs or (jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32),)
+        module = tower.module(**towers.module_fields(system, options))
+        shapes = jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
+        files.write(source / "model.safetensors", files.TorchFile(tower.layouts[-1].write(made_up(shapes))))
+        assert convert.main([f"--system={system}", f"--from={source}", f"--to={folder / system}"]) == 0
     return folder
 
 

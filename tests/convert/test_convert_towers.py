@@ -10,8 +10,6 @@ from jaxvqa.convert import files, towers
 from jaxvqa.errors import CheckpointError
 from jaxvqa.testing import weights
 
-torch = pytest.importorskip("torch")
-
 GPT2 = {"vocab_size": 7, "n_positions": 5, "n_embd": 8, "n_layer": 2, "n_head": 2}
 CLIP = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 CLIP |= {"projection_dim": 6, "patch_size": 4, "image_size": 8}

@@ -1,3 +1,3 @@
-"""Stands before PyTorch on the path of the runs that tests start: the core install has none, and importing it takes seconds."""
+"""Stands before PyTorch on the path of the runs that tests start: nothing in jaxvqa may need it."""
 
-raise ImportError("Training, evaluating and reporting need no PyTorch.")
+raise ImportError("Nothing in jaxvqa needs PyTorch.")

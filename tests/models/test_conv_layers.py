@@ -11,8 +11,7 @@ from jaxvqa.models.layers.batch_norm import BatchNorm
 from jaxvqa.models.layers.conv import Conv, ConvTranspose, convolve, kaiming_fan_out, multiply
 from jaxvqa.models.layers.gru import GRU
 from jaxvqa.models.layers.pooling import adaptive_average_pool, average_pool, max_pool, window_average
-
-torch = pytest.importorskip("torch")
+from tests.oracle import torch
 
 
 def to_ours(image):
@@ -27,6 +26,7 @@ def image(*shape, seed=0):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize(
     ("kernel", "stride", "padding"),
     [(1, 1, 0), (1, 2, 0), (1, 1, 1), (3, 2, 1), (7, 2, 3), (2, 1, 0), ((2, 4), 2, (0, 1)), (4, 3, 1)],
@@ -54,6 +54,7 @@ def test_convolution_and_its_gradients_are_pytorchs(kernel, stride, padding, bia
         np.testing.assert_allclose(gradient["bias"], theirs.bias.grad, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize(
     ("kernel", "stride", "padding", "more"), [(3, 2, 1, 1), (4, 2, 1, 0), (2, 2, 0, 0), (5, 3, 0, 2), (3, 1, 1, 0)]
 )
@@ -75,6 +76,7 @@ def test_initial_values_have_pytorchs_bounds():
     np.testing.assert_allclose(kernel.std(), np.sqrt(2 / (9 * 64)), rtol=0.05)
 
 
+@pytest.mark.oracle
 def test_batch_norm_is_pytorchs_in_training_and_evaluation():
     theirs = torch.nn.BatchNorm2d(5, momentum=0.05)
     with torch.no_grad():
@@ -109,6 +111,7 @@ def test_batch_norm_is_pytorchs_in_training_and_evaluation():
     same(layer.apply({"params": params, "batch_stats": stats}, to_ours(x), train=False), theirs(x))
 
 
+@pytest.mark.oracle
 def test_batch_norm_takes_its_statistics_of_something_else():
     x, other = jnp.asarray(image(4, 5).numpy()), jnp.asarray(image(3, 7, 5, seed=1).numpy())
     layer = BatchNorm()
@@ -119,6 +122,7 @@ def test_batch_norm_takes_its_statistics_of_something_else():
     np.testing.assert_allclose(changed["batch_stats"]["var"], 0.9 + 0.1 * rows.var(0, ddof=1), rtol=1e-5)
 
 
+@pytest.mark.oracle
 def test_batch_norm_keeps_its_statistics_in_float32():
     x = (1000 + jnp.asarray(image(64, 5).numpy())).astype(jnp.bfloat16)
     layer = BatchNorm(dtype=jnp.bfloat16)
@@ -129,6 +133,7 @@ def test_batch_norm_keeps_its_statistics_in_float32():
     np.testing.assert_allclose(changed["batch_stats"]["mean"], 0.1 * np.asarray(x, np.float64).mean(0), rtol=1e-5)
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize(("size", "stride", "padding"), [(3, 2, 1), (2, 2, 0), (3, 1, 1), (5, 3, 2)])
 def test_pooling_and_its_gradient_are_pytorchs(size, stride, padding):
     x = (image(2, 5, 9, 12) - 5).requires_grad_()  # all negative: a padding of zeros would win
@@ -147,6 +152,7 @@ def test_equal_maxima_share_the_gradient():
     np.testing.assert_array_equal(gradient, 0.25)
 
 
+@pytest.mark.oracle
 def test_gru_is_pytorchs():
     torch.manual_seed(0)
     theirs = torch.nn.GRU(5, 7, batch_first=True)
@@ -205,6 +211,7 @@ def test_wide_matrix_products_have_the_usual_gradient():
         np.testing.assert_allclose(one, other, atol=1e-4)
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize(("kernel", "padding", "groups"), [((1, 7), (0, 3), 1), ((3, 1), 0, 1), (3, 1, 2), (1, 0, 3)])
 @pytest.mark.parametrize("threshold", [0, 1e12], ids=["by rows", "by xla"])
 def test_oblong_and_grouped_convolutions_are_pytorchs(kernel, padding, groups, threshold, monkeypatch):
@@ -229,6 +236,7 @@ def test_oblong_and_grouped_convolutions_are_pytorchs(kernel, padding, groups, t
     np.testing.assert_allclose(gradient["kernel"], theirs.weight.grad.permute(2, 3, 1, 0), rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize("size", [(9, 12), (8, 7)])
 @pytest.mark.parametrize(
     ("window", "stride", "padding", "counted", "ceil"),
@@ -252,18 +260,21 @@ def test_average_pooling_and_its_gradient_are_pytorchs(size, window, stride, pad
     same(jax.jit(jax.grad(lambda x: jnp.sum(jnp.sin(run(x)))))(to_ours(x)), x.grad)
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize("size", [(9, 12), (8, 7), (112, 5)])
 def test_max_pooling_rounds_up_as_pytorchs(size):
     x = image(2, 5, *size) - 5
     same(max_pool(to_ours(x), 3, 2, 0, ceil=True), torch.nn.functional.max_pool2d(x, 3, 2, 0, ceil_mode=True))
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize("size", [(12, 3), (7, 14), (20, 7)])
 def test_adaptive_average_pooling_is_pytorchs(size):
     x = image(2, 5, *size)
     same(adaptive_average_pool(to_ours(x), 7), torch.nn.functional.adaptive_avg_pool2d(x, 7))
 
 
+@pytest.mark.oracle
 def test_a_window_takes_the_top_left_and_refuses_what_gives_not_one_value():
     x = image(2, 5, 11, 13)
     expected = torch.nn.functional.avg_pool2d(x, 7)[:, :, 0, 0]

@@ -4,13 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 
 from jaxvqa.models.layers.attention import LowRankAttention
 from jaxvqa.models.layers.dropout import Dropout, keep_mask
 from jaxvqa.models.layers.linear import FEW_ROWS, Linear
 from jaxvqa.models.layers.lstm import LSTM
 from jaxvqa.models.layers.norm import StdNorm
+from tests.oracle import torch
 
 
 def test_norm_divides_by_n_minus_1_and_adds_epsilon_to_the_deviation():
@@ -23,6 +23,7 @@ def test_norm_divides_by_n_minus_1_and_adds_epsilon_to_the_deviation():
     np.testing.assert_array_equal(y[1], params["bias"])
 
 
+@pytest.mark.oracle
 def test_norm_has_pytorchs_gradient_also_on_constant_rows():
     x = np.array([[1.0, 2.0, 6.0, 0.0], [4.0, 4.0, 4.0, 4.0]], np.float32)
     weights = np.arange(8, dtype=np.float32).reshape(2, 4)
@@ -46,6 +47,7 @@ def test_a_map_is_the_same_by_its_transposed_kernel(rows):
     np.testing.assert_allclose(Linear(7).apply(given, x), expected, atol=1e-6)
 
 
+@pytest.mark.oracle
 def test_lstm_is_pytorchs():
     torch.manual_seed(0)
     theirs = torch.nn.LSTM(5, 7, batch_first=True)

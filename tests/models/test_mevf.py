@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 
 from jaxvqa import models
 from jaxvqa.errors import ConfigError
@@ -21,6 +20,7 @@ from jaxvqa.models.mevf import (
 )
 from jaxvqa.testing import golden
 from tests.made_up import made_up
+from tests.oracle import torch
 
 GOLDEN = Path(__file__).parents[1] / "golden/cmsa"
 SIZES = {"vocab_size": 30, "num_answers": 11}
@@ -252,6 +252,7 @@ def test_flattening_has_pytorchs_order():
     np.testing.assert_array_equal(channels_first(jnp.asarray(np.moveaxis(x, 1, -1))), x.reshape(2, -1))
 
 
+@pytest.mark.oracle
 def test_maml_branch_trains_as_in_pytorch():
     torch.manual_seed(0)
     convs = [torch.nn.Conv2d(1 if i == 0 else 4, 4, 3, 2, 1) for i in range(4)]

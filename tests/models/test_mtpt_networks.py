@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 
 from jaxvqa import models
 from jaxvqa.errors import ConfigError
 from jaxvqa.models.mtpt import UpBlock
 from jaxvqa.testing import golden
 from tests.made_up import made_up
+from tests.oracle import torch
 
 GOLDEN = Path(__file__).parents[1] / "golden/cmsa"
 SMALL = {
@@ -140,6 +140,7 @@ def test_bfloat16_stays_close_to_float32(inputs):
     assert 0 < jnp.abs(low_fits - fits).max() < 0.05 * jnp.abs(fits).max()
 
 
+@pytest.mark.oracle
 def test_up_block_trains_as_in_pytorch():
     torch.manual_seed(0)
     layers = {

@@ -10,12 +10,12 @@ from jaxvqa.convert.layers import COUNTER, RESNET, in_collections, with_counters
 from jaxvqa.errors import ConfigError
 from jaxvqa.models.towers.resnet import ResNet
 from tests.made_up import made_up
+from tests.oracle import Module, torch
 
-torch = pytest.importorskip("torch")
 KEYS = Table(in_collections(RESNET), (COUNTER,))
 
 
-class Block(torch.nn.Module):
+class Block(Module):
     """A block with torchvision's names."""
 
     def __init__(self, inputs, width, stride, bottleneck):
@@ -40,7 +40,7 @@ class Block(torch.nn.Module):
         return torch.relu(y + (self.downsample(x) if hasattr(self, "downsample") else x))
 
 
-class Network(torch.nn.Module):
+class Network(Module):
     """The whole network up to its last stage."""
 
     def __init__(self, counts, width, bottleneck):
@@ -79,6 +79,7 @@ def test_unknown_depths_are_refused():
         shapes_of(ResNet(19))
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize(("depth", "counts"), [(18, (2, 2, 2, 2)), (50, (3, 4, 6, 3))])
 def test_maps_and_statistics_are_torchs(depth, counts):
     torch.manual_seed(0)

@@ -14,8 +14,8 @@ from jaxvqa.convert import sysu
 from jaxvqa.errors import ConfigError
 from jaxvqa.models.towers.resnest import SplitAttention
 from jaxvqa.testing import golden
+from tests.oracle import torch
 
-torch = pytest.importorskip("torch")
 GOLDEN = Path(__file__).parent.parent / "golden" / "sysu"
 WIDTHS = (2, 3, 4, 5, 6)
 LEVELS = ("stem", "pool", "layer1", "layer2", "layer3", "layer4")
@@ -132,6 +132,7 @@ def theirs(backbone, tensors, x):
     return linear("classifier", features), features
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize(
     ("backbone", "size"),
     [

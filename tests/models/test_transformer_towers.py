@@ -13,8 +13,7 @@ from jaxvqa.models.layers.multi_head import KeyValue, MultiHeadAttention, attend
 from jaxvqa.models.towers import bert, clip, gpt2
 from jaxvqa.models.towers.palm import PaLM
 from jaxvqa.testing import golden
-
-torch = pytest.importorskip("torch")
+from tests.oracle import torch
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "flamingo"
 
@@ -88,6 +87,7 @@ def their_result(kind, model, text, mask):
     return (result.logits if kind == "gpt2" else result.last_hidden_state), inputs
 
 
+@pytest.mark.oracle
 @pytest.mark.parametrize(
     "kind", ["gpt2", "clip_vision", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("bert", "clip_text"))]
 )
@@ -131,6 +131,7 @@ def test_a_query_that_may_read_nothing_reads_everything_alike():
     np.testing.assert_array_equal(weights[0, :, 1], jnp.asarray([[0.0, 1.0, 0.0]] * 2))
 
 
+@pytest.mark.oracle
 def test_attention_is_pytorchs():
     torch.manual_seed(0)
     theirs = torch.nn.MultiheadAttention(8, 2, batch_first=True)

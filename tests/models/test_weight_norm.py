@@ -3,15 +3,16 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import torch
-from torch.nn.utils.parametrizations import weight_norm
+import pytest
 
 from jaxvqa.models.layers.weight_norm import Classifier, WeightNormLinear, normalised, whole_norm
+from tests.oracle import torch
 
 
+@pytest.mark.oracle
 def test_linear_and_its_gradients_are_pytorchs():
     torch.manual_seed(0)
-    theirs = weight_norm(torch.nn.Linear(5, 7), dim=None)
+    theirs = torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(5, 7), dim=None)
     with torch.no_grad():
         theirs.parametrizations.weight.original0 *= 1.5  # as after training: no longer ‖v‖
     x = torch.randn(3, 4, 5)

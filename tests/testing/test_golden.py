@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from jaxvqa.convert import rwsan, to_torch
 from jaxvqa.testing import golden, weights
 from jaxvqa.testing import rwsan as golden_rwsan
+from tests.oracle import torch
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 
@@ -244,6 +244,7 @@ BASE |= {"IMG_FEAT_PAD_SIZE": 6}
 OTHER = {"HIDDEN_SIZE": 16, "MULTI_HEAD": 1, "SRWSA_LAYER": 2, "SGRWSA_LAYER": 2, "token_size": 40, "MAX_TOKEN": 9}
 
 
+@pytest.mark.oracle
 def test_a_case_of_other_sizes_passes(tmp_path):
     write_case(tmp_path, "other", BASE | OTHER, 90, train=False)
     rows = golden.run(tmp_path)
@@ -251,6 +252,7 @@ def test_a_case_of_other_sizes_passes(tmp_path):
     assert {row.output for row in rows} >= {"logits", "sga_first", "sgrwsa_first", "decoder", "attflat_img"}
 
 
+@pytest.mark.oracle
 def test_a_train_case_of_other_sizes_passes(tmp_path, monkeypatch):
     # At sizes as small as these, rounding of the gradients alone moves the losses of later steps by up to 2e-5: Adam
     # makes full steps of it in the parameters whose true gradient is 0 (spec section 9, quirk 27). Measured with this
