@@ -15,8 +15,8 @@ import safetensors.numpy
 
 from jaxvqa.convert import torch_files
 from jaxvqa.convert.file_kinds import ORIGINAL, unreadable
-from jaxvqa.data.json_files import read_json
 from jaxvqa.errors import CheckpointError, DataError, nearest
+from jaxvqa.inputs import read_json
 
 TORCH_SUFFIXES = (".pth", ".pt", ".pkl", ".bin", ".ckpt")
 INDEX = ".index.json"
@@ -163,12 +163,12 @@ def _load_safetensors(path: Path) -> dict[str, np.ndarray]:
 def _parts(index: Path) -> dict[str, np.ndarray]:
     """The tensors of the parts that an index lists."""
     try:
-        content = read_json(index, "index of a checkpoint's parts", "what `save_pretrained` writes beside them")
+        content = read_json(
+            index, "an index of a checkpoint's parts, as `save_pretrained` writes", {"weight_map": {str: str}}
+        )
     except DataError as error:
         raise CheckpointError(str(error)) from error
-    places = content.get("weight_map") if isinstance(content, dict) else None
-    if not isinstance(places, dict) or not places or not all(isinstance(part, str) for part in places.values()):
-        raise CheckpointError(f"{index} has no `weight_map` from each tensor to its file, as an index of parts has.")
+    places = content["weight_map"]
     parts = sorted(set(places.values()))
     if outside := [part for part in parts if Path(part).name != part]:
         raise CheckpointError(f"{index} names {outside[0]!r}, which is no file beside it.")
