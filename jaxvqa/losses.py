@@ -15,6 +15,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
 
 from jaxvqa.errors import ConfigError
 from jaxvqa.logs import log
+from jaxvqa.precision import wide, widened
 
 SMOOTHING = 0.1
 """The share of the target that is spread over all classes, the right one among them."""
@@ -57,7 +58,7 @@ def superloss(losses: Float[Array, " B"], classes: int, strength: float = SUPERL
       classes: C.
       strength: lambda.
     """
-    tau = jnp.float32(math.log(classes))
+    tau = _tau(losses, classes)
     # Stopped before sigma, not behind it: W's derivative is infinite where sigma stops growing, and never asked for.
     exponent = lambert_w(_sigma_argument(jax.lax.stop_gradient(losses), tau, strength))
     return (losses - tau) * jnp.exp(-exponent) + strength * jnp.square(exponent)
@@ -67,7 +68,7 @@ def superloss_confidence(
     losses: Float[Array, " B"], classes: int, strength: float = SUPERLOSS_LAMBDA
 ) -> Float[Array, " B"]:
     """SuperLoss's sigma = exp(-W(y)), y = max(-2 / e, (l - tau) / lambda) / 2: e for easy examples, 1 at tau, then less."""
-    return jnp.exp(-lambert_w(_sigma_argument(losses, jnp.float32(math.log(classes)), strength)))
+    return jnp.exp(-lambert_w(_sigma_argument(losses, _tau(losses, classes), strength)))
 
 
 def label_smoothing_superloss(
@@ -84,15 +85,19 @@ def superloss_of_nll(logits: Float[Array, "B C"], targets: Int[Array, " B"]) -> 
 
 
 def _log_softmax(logits: Float[Array, "B C"]) -> Float[Array, "B C"]:
-    return jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
+    return jax.nn.log_softmax(widened(logits), axis=-1)
 
 
 def _uniform(logits: Float[Array, "B C"]) -> Float[Array, " B"]:
     return -jnp.mean(_log_softmax(logits), axis=-1)
 
 
+def _tau(losses: Float[Array, " B"], classes: int) -> Float[Array, ""]:
+    return jnp.asarray(math.log(classes), wide(losses.dtype))
+
+
 def _sigma_argument(losses: Float[Array, " B"], tau: Float[Array, ""], strength: float) -> Float[Array, " B"]:
-    return 0.5 * jnp.maximum(jnp.float32(-2 / math.e), (losses.astype(jnp.float32) - tau) / strength)
+    return 0.5 * jnp.maximum(jnp.asarray(-2 / math.e, tau.dtype), (widened(losses) - tau) / strength)
 
 
 # --- text ----------------------------------------------------------------------------------------------------------------
@@ -118,14 +123,14 @@ def text_loss(
     """
     # (1 - s)·nll + s·mean(-log p), written with the logarithm of the sum of exp z, so that no second array of the logits' size
     # is kept for the gradient. A comparison picks the right word: the gradient of an index would scatter.
-    rows = logits.reshape(-1, logits.shape[-1]).astype(jnp.float32)
+    rows = widened(logits.reshape(-1, logits.shape[-1]))
     right = jax.lax.broadcasted_iota(targets.dtype, rows.shape, 1) == targets.reshape(-1, 1)
     log_sum = jax.nn.logsumexp(rows, axis=-1)
     losses = (
         log_sum - (1 - smoothing) * jnp.sum(jnp.where(right, rows, 0), axis=-1) - smoothing * jnp.mean(rows, axis=-1)
     )
     losses = losses.reshape(targets.shape)
-    weight = mask.astype(jnp.float32)
+    weight = mask.astype(rows.dtype)
     if shared_mask:
         weight = jnp.broadcast_to(jnp.mean(weight, axis=0)[None], weight.shape)
     return jnp.sum(losses * weight, axis=-1)
@@ -149,7 +154,7 @@ def lambert_w(y: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     # so that no compiler adds up the two numbers first.
     high, low = _INVERSE_E
     p = jnp.sqrt(jnp.maximum(2 * math.e * (y + high) + 2 * math.e * low, 0.0))
-    series = jnp.polyval(jnp.asarray(_SERIES[::-1], jnp.float32), jnp.minimum(p, 1.0))
+    series = jnp.polyval(jnp.asarray(_SERIES[::-1], y.dtype), jnp.minimum(p, 1.0))
     near = p < _NEAR_BRANCH
     safe = jnp.where(near, 1.0, y)
     start = jnp.log1p(jnp.maximum(safe, 0.0))

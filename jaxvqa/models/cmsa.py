@@ -31,6 +31,7 @@ from jaxvqa.models.layers.transformer import QueryNormAttention
 from jaxvqa.models.layers.weight_norm import Classifier
 from jaxvqa.models.question import QuestionEncoder, WordEmbedding
 from jaxvqa.models.towers.resnet import ResNet
+from jaxvqa.precision import wide, widened
 
 ORGANS = ("abdomen", "head", "chest")
 """Parts of the body, in the order of the organ classifier's classes."""
@@ -69,7 +70,7 @@ class OrganClassifier(nn.Module):
 
         x = BatchNorm(dtype=self.dtype, name="hidden_norm")(linear(self.hidden, "hidden")(x), train=train)
         x = Dropout(self.dropout)(nn.relu(x), train=train)
-        return linear(len(ORGANS), "output")(x).astype(jnp.float32)
+        return widened(linear(len(ORGANS), "output")(x))
 
 
 class CMSA(nn.Module):
@@ -181,10 +182,10 @@ class CMSA(nn.Module):
 
         (batch, height, width, _), count = image.shape, words.shape[1]
         weights = last.weights.reshape(batch, count, height * width, -1)
-        pooled = Mixture(jnp.mean(weights, axis=2, dtype=jnp.float32).astype(self.dtype), last.vectors).dense()
+        pooled = Mixture(jnp.mean(weights, axis=2, dtype=wide(weights.dtype)).astype(self.dtype), last.vectors).dense()
         read = self.read(pooled)
         joint = self.attend(words, read, train=train) if self.cross_attention else words + read
-        fused = jnp.sum(joint, axis=1, dtype=jnp.float32).astype(self.dtype)
+        fused = jnp.sum(joint, axis=1, dtype=wide(joint.dtype)).astype(self.dtype)
         logits = self.classifier(fused, train=train)
 
         out = {"organ_logits": organ_logits, "image_map": image, "question": words}

@@ -21,7 +21,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 from flax.core import FrozenDict
-from jaxtyping import Array, Bool, Float, Float32, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxvqa.errors import ConfigError, nearest
 from jaxvqa.models.layers.dropout import Dropout
@@ -34,6 +34,7 @@ from jaxvqa.models.towers.gpt2 import GPT2
 from jaxvqa.models.towers.palm import PaLM
 from jaxvqa.models.towers.regions import Regions
 from jaxvqa.models.towers.resnet import PatchResNet
+from jaxvqa.precision import wide, widened
 
 COMPAT: Mapping[str, str] = {
     "mlmi_gpt2": "GPT-2's scores are not scaled, its GELU is exact, its last normalisation has no bias (Q4)",
@@ -187,7 +188,7 @@ class Flamingo(nn.Module):
         patch = self.vision_sizes.get("patch", VISIONS[self.vision].patch)  # type: ignore[attr-defined]
         return -(-image_size // patch)
 
-    def patch_attention(self, out: Mapping[str, Array], place: Int[Array, " B"]) -> Float32[Array, "B N"]:
+    def patch_attention(self, out: Mapping[str, Array], place: Int[Array, " B"]) -> Float[Array, "B N"]:
         """What the word at a place reads of the first image's patches: weights float32[B, N] that add up to 1.
 
         The word's attention to the latents, a mean over heads and cross-attentions, times the last layer's of the latents to
@@ -268,7 +269,7 @@ class Flamingo(nn.Module):
         media: Float[Array, "I M N D"] | None = None,
         question_end: Int[Array, " B"] | None = None,
         train: bool = False,
-    ) -> tuple[Float32[Array, "B T V"], dict[str, Array]]:
+    ) -> tuple[Float[Array, "B T V"], dict[str, Array]]:
         """Scores every next word.
 
         Args:
@@ -346,7 +347,7 @@ class Flamingo(nn.Module):
         media: Float[Array, "B M N D"] | None = None,
         slots: int,
         texts: int = 1,
-    ) -> tuple[Float32[Array, "B V"], Cache]:
+    ) -> tuple[Float[Array, "B V"], Cache]:
         """Reads prompts, to go on with `decode`.
 
         Args:
@@ -388,7 +389,7 @@ class Flamingo(nn.Module):
         logits, _ = self.tower.logits(jnp.take_along_axis(x, last[:, None, None], axis=1))
         return logits[:, 0], cache
 
-    def decode(self, word: Int[Array, " N"], cache: Cache) -> tuple[Float32[Array, "N V"], Cache]:
+    def decode(self, word: Int[Array, " N"], cache: Cache) -> tuple[Float[Array, "N V"], Cache]:
         """Adds one word to each text: the scores of the next one, and the cache with it."""
         texts, slots = cache.filled.shape
         prompts = cache.blocks[0].key.shape[0]
@@ -410,7 +411,7 @@ class Flamingo(nn.Module):
         cache = cache.replace(blocks=seen, filled=filled, slot=slot, position=position, count=count)
         return logits.reshape(texts, -1), cache
 
-    def decode_given(self, words: Int[Array, "C W"], cache: Cache) -> Float32[Array, "B C W V"]:
+    def decode_given(self, words: Int[Array, "C W"], cache: Cache) -> Float[Array, "B C W V"]:
         """Reads C texts, each behind each of the cache's: the scores of the word after each of theirs.
 
         To attention, all of them are positions in a row, of which each reads the cache and its own text's earlier words: what
@@ -477,24 +478,24 @@ class Flamingo(nn.Module):
 
         def mean_over_images(x: Array) -> Array:
             own = jnp.arange(x.shape[1])[None] < jnp.maximum(count, 1)[:, None]
-            return jnp.mean(x, axis=1, where=own[..., None], dtype=jnp.float32).astype(self.dtype)
+            return jnp.mean(x, axis=1, where=own[..., None], dtype=wide(x.dtype)).astype(self.dtype)
 
         if self.head == "image":
             if "image_vector" not in out:
                 return None
             vector = self.class_drop(mean_over_images(out["image_vector"]), train=train)
-            return nn.relu(self.class_output(vector)).astype(jnp.float32)
+            return widened(nn.relu(self.class_output(vector)))
         if end is None or (self.head == "image_and_text" and "projected" not in out):
             return None
         hidden = out["hidden"]
         state = jnp.take_along_axis(hidden, end[:, None, None], axis=1)[:, 0]
         if self.mean_head:
             up_to = jnp.arange(hidden.shape[1])[None] <= end[:, None]
-            state = jnp.mean(hidden, axis=1, where=up_to[..., None], dtype=jnp.float32).astype(self.dtype)
+            state = jnp.mean(hidden, axis=1, where=up_to[..., None], dtype=wide(hidden.dtype)).astype(self.dtype)
         if self.head == "image_and_text":
             state = jnp.concatenate([mean_over_images(out["projected"]), state], axis=-1)
         state = self.class_drop(self.class_norm(state), train=train)
-        return self.class_output(state).astype(jnp.float32)
+        return widened(self.class_output(state))
 
     def _positions(self, real: Array) -> Array:
         """Each word's number in its own text; padding before it has the first word's."""

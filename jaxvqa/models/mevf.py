@@ -32,6 +32,7 @@ from jaxvqa.models.layers.pooling import max_pool
 from jaxvqa.models.layers.weight_norm import Classifier, WeightNormLinear, normalised, whole_norm
 from jaxvqa.models.question import QuestionEncoder, WordEmbedding
 from jaxvqa.models.towers.resnet import ResNet
+from jaxvqa.precision import wide, widened
 
 INPUTS = {
     "mevf": ("image_84", "image_128", "question"),
@@ -68,7 +69,7 @@ class MAMLBranch(nn.Module):
         for i in range(1, 5):
             x = nn.relu(Conv(self.width, 3, 2, 1, dtype=self.dtype, name=f"conv_{i}")(x))
             x = BatchNorm(momentum=0.05, dtype=self.dtype, name=f"norm_{i}")(x, train=train)
-        return jnp.mean(x.astype(jnp.float32), axis=(1, 2)).astype(self.dtype)
+        return jnp.mean(widened(x), axis=(1, 2)).astype(self.dtype)
 
 
 class AutoEncoder(nn.Module):
@@ -102,7 +103,7 @@ class AutoEncoder(nn.Module):
         x = nn.relu(double(code, self.width // 2, "up_1"))
         x = nn.relu(conv(x, self.width // 2, "conv_4"))
         x = nn.relu(double(x, self.width, "up_2"))
-        return code, nn.sigmoid(conv(x, 1, "conv_5").astype(jnp.float32))
+        return code, nn.sigmoid(widened(conv(x, 1, "conv_5")))
 
 
 def project(
@@ -153,7 +154,7 @@ class BilinearAttention(nn.Module):
         bias = self.param("bias", nn.initializers.normal(1.0), (self.glimpses,))
         kernel = normalised(direction, length).astype(self.dtype)
         logits = jnp.einsum(
-            "bgnd,btd->bgnt", image[:, None] * kernel[None, :, None], words, preferred_element_type=jnp.float32
+            "bgnd,btd->bgnt", image[:, None] * kernel[None, :, None], words, preferred_element_type=wide(self.dtype)
         )
         logits += bias[None, :, None, None]
         logits = jnp.where(jnp.all(v == 0, axis=-1)[:, None, :, None], MASKED_SCORE, logits)
@@ -201,9 +202,9 @@ class BilinearFusion(nn.Module):
             image = project(v, self.width, f"image_{g}", **settings)
             words = project(q, self.width, f"question_{g}", **settings)
             seen = jnp.einsum("bnt,btd->bnd", weights[:, g].astype(self.dtype), words)
-            joint = jnp.sum((image * seen).astype(jnp.float32), axis=1).astype(self.dtype)
+            joint = jnp.sum(widened(image * seen), axis=1).astype(self.dtype)
             q = q + project(joint, q.shape[-1], f"merge_{g}", activation=None, **settings)[:, None]
-        return jnp.sum(q.astype(jnp.float32), axis=1).astype(self.dtype), {"logits": logits, "weights": weights}
+        return jnp.sum(widened(q), axis=1).astype(self.dtype), {"logits": logits, "weights": weights}
 
 
 class StackedAttention(nn.Module):
@@ -235,7 +236,7 @@ class StackedAttention(nn.Module):
             init = fan_in_uniform(v.shape[-1])
             image = nn.Dense(self.width, use_bias=False, kernel_init=init, dtype=self.dtype, name=f"image_{k}")(v)
             hidden = Dropout(self.dropout)(nn.tanh(question[:, None] + image), train=train)
-            scores = Linear(1, self.dtype, name=f"score_{k}")(hidden)[..., 0].astype(jnp.float32)
+            scores = widened(Linear(1, self.dtype, name=f"score_{k}")(hidden)[..., 0])
             scores = jnp.where(jnp.all(image == 0, axis=-1), MASKED_SCORE, scores)
             weights = jax.nn.softmax(scores, axis=-1)
             seen = jnp.einsum("bn,bnd->bd", weights.astype(self.dtype), image)
@@ -304,7 +305,7 @@ class ImageVector(nn.Module):
             tower = ResNet(self.depth, self.branch_width, self.dtype, self.remat, name=name)
             branch_map = tower(image, train=train)[-1]
             if self.pool:
-                out[name] = jnp.mean(branch_map, axis=(1, 2), dtype=jnp.float32).astype(self.dtype)
+                out[name] = jnp.mean(branch_map, axis=(1, 2), dtype=wide(branch_map.dtype)).astype(self.dtype)
             else:
                 xavier = nn.initializers.variance_scaling(1.0, "fan_avg", "normal")
                 linear = nn.Dense(self.image_width, kernel_init=xavier, dtype=self.dtype, name=f"{name}_vector")

@@ -27,6 +27,7 @@ from jaxvqa.models.layers.non_local import Mixture, NonLocal, cross_modal_map
 from jaxvqa.models.layers.weight_norm import Classifier
 from jaxvqa.models.question import QuestionEncoder, WordEmbedding
 from jaxvqa.models.towers.resnet import ResNet
+from jaxvqa.precision import wide, widened
 
 
 class UpBlock(nn.Module):
@@ -75,7 +76,7 @@ class SegmentationDecoder(nn.Module):
         width = first.shape[-1] // 2
         x = nn.relu(ConvTranspose(width, 4, 2, 1, 0, dtype=self.dtype, name="final_up")(x))
         x = nn.relu(Conv(width, 3, 1, 1, dtype=self.dtype, name="final_conv")(x))
-        return Conv(self.classes, 3, 1, 1, dtype=self.dtype, name="pixel_logits")(x).astype(jnp.float32)
+        return widened(Conv(self.classes, 3, 1, 1, dtype=self.dtype, name="pixel_logits")(x))
 
 
 class ClassificationDecoder(nn.Module):
@@ -94,13 +95,13 @@ class ClassificationDecoder(nn.Module):
     @nn.compact
     def __call__(self, maps: tuple[Float[Array, "B _ _ _"], ...], *, train: bool) -> Float[Array, "B C"]:
         """Returns the logits."""
-        x = jnp.mean(maps[-1].astype(jnp.float32), axis=(1, 2)).astype(self.dtype)
+        x = jnp.mean(widened(maps[-1]), axis=(1, 2)).astype(self.dtype)
         width = x.shape[-1]
         for i, features in enumerate((2 * width, width)):
             x = Linear(features, self.dtype, name=f"hidden_{i}")(x)
             x = nn.relu(BatchNorm(dtype=self.dtype, name=f"norm_{i}")(x, train=train))
             x = Dropout(self.dropout)(x, train=train)
-        return Linear(self.classes, self.dtype, name="logits")(x).astype(jnp.float32)
+        return widened(Linear(self.classes, self.dtype, name="logits")(x))
 
 
 class Compatibility(nn.Module):
@@ -150,9 +151,9 @@ class Compatibility(nn.Module):
 
         (batch, height, width, _), count = image.shape, question.shape[1]
         weights = last.weights.reshape(batch, count, height * width, -1)
-        pooled = Mixture(jnp.mean(weights, axis=2, dtype=jnp.float32).astype(self.dtype), last.vectors).dense()
+        pooled = Mixture(jnp.mean(weights, axis=2, dtype=wide(weights.dtype)).astype(self.dtype), last.vectors).dense()
         joint = states + Linear(states.shape[-1], self.dtype, name="read")(pooled)
-        fused = jnp.sum(joint, axis=1, dtype=jnp.float32).astype(self.dtype)
+        fused = jnp.sum(joint, axis=1, dtype=wide(joint.dtype)).astype(self.dtype)
         logits = Classifier(2 * fused.shape[-1], 2, self.dropout, self.dtype, name="classifier")(fused, train=train)
 
         block = last.dense().reshape(batch, count, height, width, -1)

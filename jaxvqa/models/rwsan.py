@@ -22,6 +22,7 @@ from jaxvqa.models.layers.dropout import Dropout
 from jaxvqa.models.layers.linear import Linear
 from jaxvqa.models.layers.lstm import LSTM
 from jaxvqa.models.layers.norm import StdNorm
+from jaxvqa.precision import widened
 
 
 class SelfUnit(nn.Module):
@@ -273,4 +274,4 @@ class RWSAN(nn.Module):
         fused = StdNorm(dtype=self.dtype, name="fused_norm")(x + y)
         out |= {"question_flat": x, "region_flat": y, "fused": fused}
         logits = Linear(self.num_answers, self.dtype, name="classifier")(fused)
-        return logits.astype(jnp.float32), out
+        return widened(logits), out

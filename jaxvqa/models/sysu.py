@@ -38,6 +38,7 @@ from jaxvqa.models.towers.resnet import ResNet
 from jaxvqa.models.towers.se_resnet import SEResNet
 from jaxvqa.models.towers.vgg import VGG
 from jaxvqa.models.towers.xception import Xception
+from jaxvqa.precision import widened
 
 Stages = Mapping[str, Float[Array, "B H W D"]]
 """A tower's maps by name."""
@@ -233,7 +234,7 @@ class SYSU(nn.Module):
             image = backbone.resizer(dtype=self.dtype, name="resizer")(image, train=train)
         stages = backbone.tower(**sizes, dtype=self.dtype, name="tower").stages(image, train=train)
         logits, out = backbone.head(self.num_answers, self.dtype, name="head")(stages, train=train)
-        return logits.astype(jnp.float32), dict(stages) | out
+        return widened(logits), dict(stages) | out
 
     def _backbone(self) -> Backbone:
         if self.backbone not in BACKBONES:

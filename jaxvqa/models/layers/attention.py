@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float
 
 from jaxvqa.models.layers.dropout import Dropout
 from jaxvqa.models.layers.linear import Linear
+from jaxvqa.precision import wide, widened
 
 # Finite, so that a sequence of nothing but padding gets uniform weights in place of NaN. In float32 the weight of a
 # padding position beside a real one is exactly 0.
@@ -56,7 +57,7 @@ class LowRankAttention(nn.Module):
         key = project(memory, self.rank, "key")
         projected = project(query, self.rank, "query")
 
-        scores = jnp.einsum("bqkr,bmkr->bkqm", projected, key, preferred_element_type=jnp.float32)
+        scores = jnp.einsum("bqkr,bmkr->bkqm", projected, key, preferred_element_type=wide(self.dtype))
         scores = scores / math.sqrt(self.rank)
         scores = jnp.where(memory_padding[:, None, None, :], MASKED_SCORE, scores)
         weights = Dropout(self.dropout)(jax.nn.softmax(scores, axis=-1), train=train)
@@ -118,7 +119,7 @@ class AttentionPooling(nn.Module):
     ) -> tuple[Float[Array, "B O"], Float[Array, "B L"]]:
         """Returns the pooled vector and the weights of the positions, which sum to 1."""
         score = FeedForward(self.hidden, 1, self.dropout, self.dtype, name="score")(x, train=train)
-        score = jnp.where(padding, MASKED_SCORE, score[..., 0].astype(jnp.float32))
+        score = jnp.where(padding, MASKED_SCORE, widened(score[..., 0]))
         weights = jax.nn.softmax(score, axis=-1)
         pooled = jnp.einsum("bl,bld->bd", weights.astype(self.dtype), x)
         return Linear(self.features, self.dtype, name="merge")(pooled), weights

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxvqa.precision import widened
+
 
 class BatchNorm(nn.Module):
     """scale · (x − mean) / √(var + epsilon) + bias for each channel, as `torch.nn.BatchNorm{1,2,3}d`.
@@ -52,9 +54,9 @@ class BatchNorm(nn.Module):
         def over_x(vector: Array) -> Array:
             return jnp.expand_dims(vector, range(x.ndim - 1))
 
-        x = x.astype(jnp.float32)
+        x = widened(x)
         if train:
-            sample = (x if of is None else of.astype(jnp.float32)).reshape(-1, width)
+            sample = (x if of is None else widened(of)).reshape(-1, width)
             mean = jnp.mean(sample, axis=0)
             var = jnp.mean(jnp.square(sample - mean[None]), axis=0)
             if not self.is_initializing():

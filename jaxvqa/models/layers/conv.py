@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxvqa.models.layers.linear import fan_in_uniform
+from jaxvqa.precision import wide
 
 PER_IMAGE_FLOP = 50e6
 """Operations of an image's share in a kernel's gradient from which `_kernel_gradient_by_rows` is the faster one on CPU."""
@@ -114,10 +115,10 @@ def _kernel_gradient_by_rows(
         beside = jnp.concatenate([below[:, q : q + last : stride] for q in range(size[1])], axis=-1)
         last = stride * (high - 1) + 1
         each = [beside[q : q + last : stride].reshape(high * columns, -1) for q in range(size[0])]
-        return total + jnp.stack([jnp.dot(row.T, dy, preferred_element_type=jnp.float32) for row in each]), None
+        return total + jnp.stack([jnp.dot(row.T, dy, preferred_element_type=total.dtype) for row in each]), None
 
     over = jnp.arange(batch * blocks), dy.reshape(batch * blocks, high * columns, features)
-    total, _ = jax.lax.scan(from_block, jnp.zeros((size[0], size[1] * inputs, features)), over)
+    total, _ = jax.lax.scan(from_block, jnp.zeros((size[0], size[1] * inputs, features), wide(dy.dtype)), over)
     return total.reshape(*size, inputs, features).astype(dy.dtype)
 
 

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, UInt32
 
+from jaxvqa.precision import widened
+
 
 def _mix(x: UInt32[Array, "*shape"]) -> UInt32[Array, "*shape"]:
     """Scrambles each 32-bit word; a bijection in which every input bit moves every output bit about half the time."""
@@ -38,7 +40,7 @@ def drop(x: Float[Array, "..."], key: Array, rate: float) -> Float[Array, "..."]
     """Sets entries to 0 with probability `rate` and divides the others by 1 − rate."""
     keep = keep_mask(key, 1 - rate, x.shape)
     # In float32, since bfloat16 would round 1 / (1 − rate) and so shift the expectation.
-    return jnp.where(keep, x.astype(jnp.float32) / (1 - rate), 0).astype(x.dtype)
+    return jnp.where(keep, widened(x) / (1 - rate), 0).astype(x.dtype)
 
 
 class Dropout(nn.Module):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxvqa.models.layers.linear import fan_in_uniform
+from jaxvqa.precision import widened
 
 
 class GRU(nn.Module):
@@ -36,10 +37,10 @@ class GRU(nn.Module):
 
         # What does not depend on the state is one large multiplication before the loop.
         from_input = jnp.dot(jnp.swapaxes(x, 0, 1).astype(self.dtype), input_kernel.astype(self.dtype))
-        from_input = from_input.astype(jnp.float32) + input_bias[None, None]
+        from_input = widened(from_input) + input_bias[None, None]
 
         def step(h: Array, inputs: Array) -> tuple[Array, Array]:
-            from_state = jnp.dot(h.astype(self.dtype), hidden_kernel).astype(jnp.float32) + hidden_bias[None]
+            from_state = widened(jnp.dot(h.astype(self.dtype), hidden_kernel)) + hidden_bias[None]
             r, z, n = jnp.split(inputs, 3, axis=-1)
             r_state, z_state, n_state = jnp.split(from_state, 3, axis=-1)
             n = jnp.tanh(n + jax.nn.sigmoid(r + r_state) * n_state)
@@ -47,5 +48,5 @@ class GRU(nn.Module):
             h = (1 - z) * n + z * h
             return h, h.astype(self.dtype)
 
-        _, hidden = jax.lax.scan(step, jnp.zeros((x.shape[0], self.width)), from_input)
+        _, hidden = jax.lax.scan(step, jnp.zeros((x.shape[0], self.width), from_input.dtype), from_input)
         return jnp.swapaxes(hidden, 0, 1)

@@ -6,7 +6,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Float32
+from jaxtyping import Array, Float
+
+from jaxvqa.precision import wide
 
 FEW_ROWS = range(1, 33)
 """Numbers of rows with which `times_transposed` is the fastest form of a product on CPU."""
@@ -22,7 +24,7 @@ def fan_in_uniform(fan_in: int) -> nn.initializers.Initializer:
     return init
 
 
-def times_transposed(x: Float[Array, "N I"], matrix: Float[Array, "O I"]) -> Float32[Array, "N O"]:
+def times_transposed(x: Float[Array, "N I"], matrix: Float[Array, "O I"]) -> Float[Array, "N O"]:
     """x·matrixᵀ, summed in float32.
 
     On CPU, XLA multiplies a few rows twice as fast with the matrix in front and its rows along the sum.
@@ -30,10 +32,10 @@ def times_transposed(x: Float[Array, "N I"], matrix: Float[Array, "O I"]) -> Flo
 
     def in_front(x: Array, matrix: Array) -> Array:
         # Without the barrier XLA would write the product the other way round again.
-        return jax.lax.optimization_barrier(jnp.dot(matrix, x.T, preferred_element_type=jnp.float32)).T
+        return jax.lax.optimization_barrier(jnp.dot(matrix, x.T, preferred_element_type=wide(x.dtype))).T
 
     def behind(x: Array, matrix: Array) -> Array:
-        return jnp.dot(x, matrix.T, preferred_element_type=jnp.float32)
+        return jnp.dot(x, matrix.T, preferred_element_type=wide(x.dtype))
 
     if len(x) not in FEW_ROWS:
         return behind(x, matrix)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxvqa.models.layers.linear import fan_in_uniform
+from jaxvqa.precision import widened
 
 
 class LSTM(nn.Module):
@@ -38,16 +39,16 @@ class LSTM(nn.Module):
 
         # What does not depend on the state is one large multiplication before the loop.
         from_input = jnp.dot(jnp.swapaxes(x, 0, 1).astype(self.dtype), input_kernel.astype(self.dtype))
-        from_input = from_input.astype(jnp.float32) + (input_bias + hidden_bias)[None, None]
+        from_input = widened(from_input) + (input_bias + hidden_bias)[None, None]
 
         def step(state: tuple[Array, Array], gates: Array) -> tuple[tuple[Array, Array], Array]:
             h, c = state
-            gates = gates + jnp.dot(h, hidden_kernel).astype(jnp.float32)
+            gates = gates + widened(jnp.dot(h, hidden_kernel))
             i, f, g, o = jnp.split(gates, 4, axis=-1)
             c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
             h = (jax.nn.sigmoid(o) * jnp.tanh(c)).astype(self.dtype)
             return (h, c), h
 
-        start = jnp.zeros((x.shape[0], self.width))
+        start = jnp.zeros((x.shape[0], self.width), from_input.dtype)
         _, hidden = jax.lax.scan(step, (start.astype(self.dtype), start), from_input)
         return jnp.swapaxes(hidden, 0, 1)

@@ -9,11 +9,12 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Float32, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxvqa.models.layers.attention import FeedForward
 from jaxvqa.models.layers.dropout import Dropout, drop
 from jaxvqa.models.layers.linear import Linear, times_transposed
+from jaxvqa.precision import wide
 
 LOWEST = -0.7 * float(jnp.finfo(jnp.float32).max)
 """Score of what must not be read. Finite: a query that may read nothing reads everything alike, and not NaN."""
@@ -62,7 +63,7 @@ def attend(
     *,
     scale: float,
     drop: Callable[[Array], Array] = lambda weights: weights,
-) -> tuple[Float[Array, "B K Q R"], Float32[Array, "B K Q S"]]:
+) -> tuple[Float[Array, "B K Q R"], Float[Array, "B K Q S"]]:
     """Reads softmax(scale · query·keyᵀ)·value; `jax.nn.dot_product_attention` gives no weights, and is slower on CPU.
 
     Args:
@@ -75,7 +76,7 @@ def attend(
     Returns:
       What was read, and the weights before dropout.
     """
-    scores = jnp.einsum("bkqr,bksr->bkqs", query, seen.key, preferred_element_type=jnp.float32) * scale
+    scores = jnp.einsum("bkqr,bksr->bkqs", query, seen.key, preferred_element_type=wide(query.dtype)) * scale
     if mask is not None:
         scores = jnp.where(mask, scores, LOWEST)
     weights = jax.nn.softmax(scores, axis=-1)
@@ -174,7 +175,7 @@ class MultiHeadAttention(nn.Module):
 
     def __call__(
         self, x: Float[Array, "B Q D"], seen: KeyValue, mask: Bool[Array, "#B #K #Q S"] | None = None, *, train: bool
-    ) -> tuple[Float[Array, "B Q F"], Float32[Array, "B K Q S"]]:
+    ) -> tuple[Float[Array, "B Q F"], Float[Array, "B K Q S"]]:
         """Lets every position of x read where `mask` is True. Returns the result and the weights."""
         drop = functools.partial(self.drop, train=train)
         read, weights = attend(self._split(self.query(x)), seen, mask, scale=self._scale, drop=drop)
@@ -223,7 +224,7 @@ class Readout(nn.Module):
     @nn.compact
     def __call__(
         self, x: Float[Array, "B T D"], table: Float[Array, "V D"] | None = None
-    ) -> tuple[Float32[Array, "B T V"], Float[Array, "B T D"]]:
+    ) -> tuple[Float[Array, "B T V"], Float[Array, "B T D"]]:
         """Returns the logits, and what they are read from."""
         x = LayerNorm(epsilon=self.epsilon, use_bias=self.norm_bias, dtype=self.dtype, name="norm")(x)
         if table is None or not self.tied:
@@ -278,7 +279,7 @@ class PreNormBlock(nn.Module):
         *,
         positions: Int[Array, "B T"] | None = None,
         train: bool,
-    ) -> tuple[Float[Array, "B T D"], Float32[Array, "B K T S"] | None, KeyValue]:
+    ) -> tuple[Float[Array, "B T D"], Float[Array, "B K T S"] | None, KeyValue]:
         """Returns the result, the attention weights (None without `maps`), and keys and values of all positions up to these.
 
         Args:

@@ -13,10 +13,11 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Float32
+from jaxtyping import Array, Float
 
 from jaxvqa.models.layers.batch_norm import BatchNorm
 from jaxvqa.models.layers.linear import Linear
+from jaxvqa.precision import wide, widened
 
 
 class Mixture(flax.struct.PyTreeNode):
@@ -44,7 +45,7 @@ class Mixture(flax.struct.PyTreeNode):
         return self.replace(vectors=self.vectors * factor)
 
 
-def spatial_map(height: int, width: int) -> Float32[Array, "H W 8"]:
+def spatial_map(height: int, width: int) -> Float[Array, "H W 8"]:
     """Where each cell of an image lies, from −1 to 1: left, top, right, bottom, centre (x, y), then 1 / width, 1 / height."""
     left, top = 2 * jnp.arange(width) / width - 1, 2 * jnp.arange(height) / height - 1
     right, bottom = 2 * (jnp.arange(width) + 1) / width - 1, 2 * (jnp.arange(height) + 1) / height - 1
@@ -107,8 +108,8 @@ class NonLocal(nn.Module):
         """
         width = x.vectors.shape[-1]
         theta, phi, value = (Linear(width // 2, self.dtype, name=name)(x.vectors) for name in ("theta", "phi", "value"))
-        pairs = jnp.einsum("bki,bli->bkl", theta, phi, preferred_element_type=jnp.float32)
-        weights = x.weights.astype(jnp.float32)
+        pairs = jnp.einsum("bki,bli->bkl", theta, phi, preferred_element_type=wide(self.dtype))
+        weights = widened(x.weights)
         scores = jnp.einsum("bnk,bkl,bml->bnm", weights, pairs, weights, optimize=[(0, 1), (0, 1)])
         attention = jax.nn.softmax(scores, axis=-1)
         read = jnp.einsum("bnm,bmk->bnk", attention.astype(self.dtype), x.weights.astype(self.dtype))

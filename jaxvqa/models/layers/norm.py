@@ -6,6 +6,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxvqa.precision import widened
+
 
 class StdNorm(nn.Module):
     """scale · (x − mean) / (s + epsilon) + bias over the last axis, with the sample standard deviation s.
@@ -27,7 +29,7 @@ class StdNorm(nn.Module):
         width = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (width,))
         bias = self.param("bias", nn.initializers.zeros, (width,))
-        x = x.astype(jnp.float32)
+        x = widened(x)
         centred = x - jnp.mean(x, axis=-1, keepdims=True)
         variance = jnp.sum(jnp.square(centred), axis=-1, keepdims=True) / (width - 1)
         # The root has an infinite slope at 0; a constant row shall pass a gradient of 0 through s, as in PyTorch.

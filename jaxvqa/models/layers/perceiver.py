@@ -8,7 +8,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Float32, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxvqa.errors import ConfigError
 from jaxvqa.models.layers.attention import FeedForward
@@ -194,5 +194,5 @@ class GatedCrossAttention(nn.Module):
         added = _feed_forward(x, self.activation, self.dtype, "feed_forward")
         return x + self._gate("feed_forward_gate") * added, {"read": read, "attention": weights}
 
-    def _gate(self, name: str) -> Float32[Array, "1 1 1"]:
+    def _gate(self, name: str) -> Float[Array, "1 1 1"]:
         return jnp.tanh(self.param(name, nn.initializers.constant(self.gate), (1,)))[None, None].astype(self.dtype)

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxvqa.errors import ConfigError
+from jaxvqa.precision import wide, widened
 
 
 def _outputs(length: int, size: int, stride: int, padding: int, ceil: bool) -> int:
@@ -68,20 +69,20 @@ def average_pool(
       count_padding: whether these count in the divisor.
       ceil: whether a last window that is only in part inside counts too; what is outside of it never counts.
     """
-    y = x.astype(jnp.float32)
+    y = widened(x)
     for axis in (1, 2):
         length = x.shape[axis]
         y = functools.reduce(jnp.add, _shifted(y, axis, size, stride, padding, ceil, 0.0))
         start = np.arange(y.shape[axis]) * stride - padding
         end = np.minimum(start + size, length + padding)
         counted = end - start if count_padding else np.minimum(end, length) - np.maximum(start, 0)
-        y /= jnp.asarray(counted, jnp.float32).reshape([-1 if a == axis else 1 for a in range(y.ndim)])
+        y /= jnp.asarray(counted, y.dtype).reshape([-1 if a == axis else 1 for a in range(y.ndim)])
     return y.astype(x.dtype)
 
 
 def adaptive_average_pool(x: Float[Array, "B H W D"], size: int) -> Float[Array, "B s s D"]:
     """Averages to size × size positions: number i of n covers ⌊i·H/n⌋ to ⌈(i+1)·H/n⌉, so ranges may overlap or repeat."""
-    y = x.astype(jnp.float32)
+    y = widened(x)
     for axis in (1, 2):
         length = x.shape[axis]
         if length != size:
@@ -93,7 +94,7 @@ def adaptive_average_pool(x: Float[Array, "B H W D"], size: int) -> Float[Array,
 
 def global_average(x: Float[Array, "B H W D"]) -> Float[Array, "B D"]:
     """Averages over all positions, in float32."""
-    return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+    return jnp.mean(x, axis=(1, 2), dtype=wide(x.dtype))
 
 
 def window_average(x: Float[Array, "B H W D"], size: int, stride: int) -> Float[Array, "B D"]:

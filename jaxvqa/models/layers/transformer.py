@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Float32
 from jaxvqa.models.layers.attention import FeedForward
 from jaxvqa.models.layers.dropout import Dropout
 from jaxvqa.models.layers.linear import fan_in_uniform
+from jaxvqa.precision import wide
 
 
 def sinusoids(length: int, width: int) -> Float32[np.ndarray, "T D"]:
@@ -60,7 +61,7 @@ class QueryNormAttention(nn.Module):
         width = self.heads * self.key_width
         query = split(project(layer_norm("norm", self.dtype)(x), width, "query"))
         key, value = (split(project(memory, width, name)) for name in ("key", "value"))
-        scores = jnp.einsum("bqkr,bmkr->bkqm", query, key, preferred_element_type=jnp.float32)
+        scores = jnp.einsum("bqkr,bmkr->bkqm", query, key, preferred_element_type=wide(self.dtype))
         weights = jax.nn.softmax(scores / math.sqrt(self.key_width), axis=-1)
         weights = Dropout(self.dropout)(weights, train=train).astype(self.dtype)
         read = jnp.einsum("bkqm,bmkr->bqkr", weights, value).reshape(*x.shape[:-1], width)

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 
 from jaxvqa.models.layers.dropout import Dropout
 from jaxvqa.models.layers.linear import fan_in_uniform
+from jaxvqa.precision import widened
 
 
 def whole_norm(v: Float[Array, "..."]) -> Float[Array, ""]:
@@ -16,12 +17,12 @@ def whole_norm(v: Float[Array, "..."]) -> Float[Array, ""]:
     XLA adds up in parts, in a tree: over 4 million values the result is right to 1e-7. (PyTorch's own sum over as many
     loses up to 5e-5 on CPU; CMSA spec, section 14.)
     """
-    return jnp.sqrt(jnp.sum(jnp.square(v.astype(jnp.float32))))
+    return jnp.sqrt(jnp.sum(jnp.square(widened(v))))
 
 
 def normalised(v: Float[Array, "*shape"], g: Float[Array, ""]) -> Float[Array, "*shape"]:
     """Returns v · g / ‖v‖ in float32, with the norm over all elements (PyTorch's `weight_norm` with `dim=None`)."""
-    return v.astype(jnp.float32) * jnp.expand_dims(g.astype(jnp.float32) / whole_norm(v), range(v.ndim))
+    return widened(v) * jnp.expand_dims(widened(g) / whole_norm(v), range(v.ndim))
 
 
 class WeightNormLinear(nn.Module):
@@ -69,4 +70,4 @@ class Classifier(nn.Module):
         """Scores every answer."""
         hidden = nn.relu(WeightNormLinear(self.hidden, self.dtype, name="up")(x))
         hidden = Dropout(self.dropout)(hidden, train=train)
-        return WeightNormLinear(self.num_answers, self.dtype, name="down")(hidden).astype(jnp.float32)
+        return widened(WeightNormLinear(self.num_answers, self.dtype, name="down")(hidden))

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Float32, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxvqa.models.layers.attention import FeedForward
 from jaxvqa.models.layers.dropout import Dropout
@@ -62,7 +62,7 @@ class PostNormBlock(nn.Module):
         *,
         positions: Int[Array, "B T"] | None = None,
         train: bool,
-    ) -> tuple[Float[Array, "B T D"], Float32[Array, "B K T S"], KeyValue]:
+    ) -> tuple[Float[Array, "B T D"], Float[Array, "B K T S"], KeyValue]:
         """Returns the result, the attention weights, and keys and values; see `PreNormBlock`."""
         width = x.shape[-1]
         attention = MultiHeadAttention(

@@ -11,21 +11,22 @@ from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Float32, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxvqa.models.layers.linear import Linear
 from jaxvqa.models.layers.multi_head import KeyValue, LayerNorm, Past, Readout, attend, causal, recall
+from jaxvqa.precision import wide, widened
 
 
 def rotate(x: Float[Array, "B K T R"], positions: Int[Array, "B T"]) -> Float[Array, "B K T R"]:
     """Turns entries j and j + R/2 of each vector by the angle position · 10000^(-2j/R) (Flamingo spec, section 7)."""
     width = x.shape[-1]
-    frequency = 10000.0 ** (-jnp.arange(0, width, 2, dtype=jnp.float32) / width)
-    angle = positions[:, None, :, None].astype(jnp.float32) * frequency[None, None, None]
+    frequency = 10000.0 ** (-jnp.arange(0, width, 2, dtype=wide(x.dtype)) / width)
+    angle = positions[:, None, :, None].astype(frequency.dtype) * frequency[None, None, None]
     angle = jnp.concatenate([angle, angle], axis=-1)
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    first, second = jnp.split(widened(x), 2, axis=-1)
     turned = jnp.concatenate([-second, first], axis=-1)
-    return (x.astype(jnp.float32) * jnp.cos(angle) + turned * jnp.sin(angle)).astype(x.dtype)
+    return (widened(x) * jnp.cos(angle) + turned * jnp.sin(angle)).astype(x.dtype)
 
 
 class ParallelBlock(nn.Module):
@@ -52,7 +53,7 @@ class ParallelBlock(nn.Module):
         *,
         positions: Int[Array, "B T"],
         train: bool,
-    ) -> tuple[Float[Array, "B T D"], Float32[Array, "B K T S"], KeyValue]:
+    ) -> tuple[Float[Array, "B T D"], Float[Array, "B K T S"], KeyValue]:
         """Returns the result, the attention weights, and keys and values (of one head); see `PreNormBlock`."""
         batch, length, width = x.shape
         inner, size = self.heads * self.head_width, self.head_width

@@ -6,6 +6,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxvqa.precision import widened
+
 
 class Regions(nn.Module):
     """Takes features as they are: what stands in an image's place has a row for each region, and the features as its channels.
@@ -27,7 +29,7 @@ class Regions(nn.Module):
           image: float[B, R, 1, F]; zero rows are padding, and count for nothing in the mean.
           train: changes nothing.
         """
-        features = image[:, :, 0].astype(jnp.float32)
+        features = widened(image[:, :, 0])
         real = jnp.any(features != 0, axis=-1, keepdims=True)
         mean = jnp.sum(features, axis=1) / jnp.maximum(jnp.sum(real, axis=1), 1)
         tokens = jnp.concatenate([mean[:, None], features], axis=1).astype(self.dtype)

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 from jaxvqa.models.layers.batch_norm import BatchNorm
 from jaxvqa.models.layers.conv import FAN_IN_UNIFORM, Conv
 from jaxvqa.models.layers.conv_norm import ConvNorm
+from jaxvqa.precision import widened
 
 
 class Resizer(nn.Module):
@@ -44,7 +45,7 @@ class Resizer(nn.Module):
 
         def resize(x: Array) -> Array:
             shape = (len(x), self.size, self.size, x.shape[-1])
-            return jax.image.resize(x.astype(jnp.float32), shape, "bilinear", antialias=False).astype(self.dtype)
+            return jax.image.resize(widened(x), shape, "bilinear", antialias=False).astype(self.dtype)
 
         def conv(x: Array, features: int, kernel: int, name: str) -> Array:
             return Conv(features, kernel, 1, kernel // 2, dtype=self.dtype, name=name)(x)

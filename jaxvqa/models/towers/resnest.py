@@ -25,6 +25,7 @@ from jaxvqa.models.layers.batch_norm import BatchNorm
 from jaxvqa.models.layers.conv import Conv, kaiming_fan_out
 from jaxvqa.models.layers.conv_norm import ConvNorm
 from jaxvqa.models.layers.pooling import average_pool, max_pool
+from jaxvqa.precision import widened
 
 
 class SplitAttention(nn.Module):
@@ -54,11 +55,11 @@ class SplitAttention(nn.Module):
         y = conv(self.radix * self.width, 3, False, self.radix, "conv")(x)
         y = nn.relu(norm("conv_norm")(y, train=train))
         splits = jnp.split(y, self.radix, axis=-1)
-        context = jnp.mean(functools.reduce(jnp.add, splits), axis=(1, 2), keepdims=True, dtype=jnp.float32)
+        context = jnp.mean(widened(functools.reduce(jnp.add, splits)), axis=(1, 2), keepdims=True)
         hidden = conv(max(self.width * self.radix // 4, 32), 1, True, 1, "reduce")(context)
         hidden = nn.relu(norm("reduce_norm")(hidden, train=train))
         scores = conv(self.radix * self.width, 1, True, 1, "expand")(hidden)
-        scores = scores.astype(jnp.float32).reshape(len(x), self.radix, 1, 1, self.width)
+        scores = widened(scores).reshape(len(x), self.radix, 1, 1, self.width)
         attention = jax.nn.softmax(scores, axis=1)
         self.sow("intermediates", "attention", attention.reshape(len(x), -1))
         attention = attention.astype(self.dtype)

@@ -16,6 +16,7 @@ from jaxvqa.errors import ConfigError
 from jaxvqa.models.layers.conv_norm import ConvNorm
 from jaxvqa.models.layers.linear import Linear
 from jaxvqa.models.layers.pooling import max_pool
+from jaxvqa.precision import widened
 
 STAGES = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 """Depth -> blocks in each stage."""
@@ -172,7 +173,7 @@ class PatchResNet(nn.Module):
         *_, last = ResNet(self.depth, self.width, self.dtype, name="network")(image, train=train)
         places = last.reshape(len(last), -1, last.shape[-1])
         position = self.param("position", nn.initializers.normal(0.02), places.shape[1:]).astype(self.dtype)
-        mean = jnp.mean(places, axis=1, dtype=jnp.float32).astype(self.dtype)
+        mean = jnp.mean(widened(places), axis=1).astype(self.dtype)
         tokens = jnp.concatenate([mean[:, None], places + position[None]], axis=1)
         vector = Linear(self.features, self.dtype, name="projection")(mean) if self.features else mean
         return vector, {"tokens": tokens}

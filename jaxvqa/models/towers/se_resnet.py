@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 from jaxvqa.models.layers.conv import FAN_IN_UNIFORM, Conv
 from jaxvqa.models.layers.conv_norm import ConvNorm
 from jaxvqa.models.layers.pooling import max_pool
+from jaxvqa.precision import widened
 
 
 class Bottleneck(nn.Module):
@@ -47,7 +48,7 @@ class Bottleneck(nn.Module):
         y = nn.relu(unit(x, self.width, 1, self.stride, "first"))
         y = nn.relu(unit(y, self.width, 3, 1, "second"))
         y = unit(y, features, 1, 1, "third")
-        weights = jnp.mean(y, axis=(1, 2), keepdims=True, dtype=jnp.float32)
+        weights = jnp.mean(widened(y), axis=(1, 2), keepdims=True)
         weights = nn.relu(Conv(features // self.reduction, 1, dtype=self.dtype, name="squeeze")(weights))
         weights = nn.sigmoid(Conv(features, 1, dtype=self.dtype, name="excite")(weights))
         if x.shape[-1] != features or self.stride != 1:
