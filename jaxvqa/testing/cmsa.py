@@ -2,27 +2,24 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import optax
 
 from jaxvqa import models, optim
 from jaxvqa.convert import cmsa, files, to_torch
 from jaxvqa.testing.golden import Case, Row, through_file
-
-LIMIT = 1e-4
-"""Largest relative difference of an output (spec section 14)."""
-
-NORM_LIMIT = 1e-3
-"""Largest relative difference of the norm of a parameter or of its gradient."""
+from jaxvqa.testing.parts import compare_all
+from jaxvqa.testing.training import Precision, in_both, optim_config
 
 TRAIN_OPTIONS = ("dropout", "batchnorm", "modal_alpha", "clip_norm", "optimizer", "learning_rates")
 """Options of a manifest that say how to train."""
+
+STATISTICS = {"training mode": True, "evaluation mode": False}
+"""How the manifest's option `batchnorm` begins -> whether the batch's statistics are taken."""
 
 COUNTED = 1
 """What the recipe gives for each counter of batch normalisation."""
@@ -55,13 +52,13 @@ SLICES = {
 """Outputs of which large cases store a part, and statistics."""
 
 
-def run(case: Case) -> list[Row]:
-    """Runs one case in float32."""
+def run(case: Case) -> Iterator[Row]:
+    """Runs one case in float32, and a training case in float64 too."""
     tensors = case.checkpoint()
     options = {name: value for name, value in case.manifest["options"].items() if name not in TRAIN_OPTIONS}
     config = cmsa.model_config(options)
     model = models.build(config)
-    inputs = {name: jnp.asarray(value) for name, value in _inputs(case).items()}
+    inputs = _inputs(case)
 
     def read(path: Any) -> Any:
         if "image" in inputs:
@@ -76,18 +73,17 @@ def run(case: Case) -> list[Row]:
     same = same and all(back[k].dtype == v.dtype and np.array_equal(back[k], v) for k, v in tensors.items())
     sizes = {name: value for name, value in cmsa.infer_sizes(tensors).items() if name in config}
     misses = [f"{name} {value}, not {config[name]}" for name, value in sizes.items() if value != config[name]]
-    rows = [
-        Row(case.name, "(checkpoint and back)", same, note=f"{len(tensors)} tensors"),
-        Row(case.name, "(sizes read off)", bool(sizes) and not misses, note=", ".join(misses or sizes)),
-    ]
-    variables = jax.tree.map(jnp.asarray, variables)
+    yield Row(case.name, "(checkpoint and back)", same, note=f"{len(tensors)} tensors")
+    yield Row(case.name, "(sizes read off)", bool(sizes) and not misses, note=", ".join(misses or sizes))
     with jax.default_matmul_precision("highest"):
         if "target" in case.inputs:
-            return rows + _train(case, model, variables, inputs)
-        return rows + _evaluate(case, model, variables, inputs)
+            yield from in_both(case, lambda precision: _train(model, variables, inputs, precision))
+        else:
+            variables, inputs = jax.tree.map(jnp.asarray, (dict(variables), inputs))
+            yield from compare_all(case, _evaluate(model, variables, inputs), SLICES)
 
 
-def _inputs(case: Case) -> dict[str, np.ndarray]:
+def _inputs(case: Case) -> dict[str, Any]:
     """The model's inputs: an image, or the maps and logits that the image's side would have given; and the question."""
     given = {"question": case.inputs["question"].astype(np.int32)}
     if "image" in case.inputs:
@@ -104,7 +100,7 @@ def _called(inputs: Mapping[str, Any]) -> dict[str, Any]:
     return rest | {"maps": tuple(inputs[name] for name in ("abd", "brain", "chest")), "method": "from_maps"}
 
 
-def _evaluate(case: Case, model: Any, variables: Any, inputs: Mapping[str, Any]) -> list[Row]:
+def _evaluate(model: Any, variables: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
     logits, out = jax.jit(lambda v, x: model.apply(v, **_called(x)))(variables, inputs)
     out = out | {"update_0": out["block_0"] - out["map"]}
     ours = {name: np.asarray(out[inside]) for name, inside in OUTPUTS.items() if inside in out}
@@ -112,45 +108,42 @@ def _evaluate(case: Case, model: Any, variables: Any, inputs: Mapping[str, Any])
     ours = {name: np.moveaxis(value, -1, 1) if value.ndim > 3 else value for name, value in ours.items()}
     if model.spatial:
         ours["spatial"] = ours["cmsa_in"][0, -8:, 0]
-    ours |= {f"{name}_slice": ours[name][part] for name, part in SLICES.items() if name in ours}
-    ours |= {f"{name}_stats": _statistics(ours[name]) for name in SLICES if name in ours}
-    ours |= {"logits": logits, "logits_float64": logits}
-    return [case.compare(name, ours[name], LIMIT) for name in case.expected if name in ours]
-
-
-def _statistics(values: np.ndarray) -> np.ndarray:
-    """Mean, standard deviation, minimum, maximum, and the first 12 values."""
-    moments = [values.mean(dtype=np.float64), values.std(dtype=np.float64), values.min(), values.max()]
-    return np.asarray([*moments, *values.ravel()[:12]])
+    return ours | {"logits": logits, "logits_float64": logits}
 
 
 # --- training ----------------------------------------------------------------------------------------------------------
 
 
-def _train(case: Case, model: Any, variables: Any, inputs: Mapping[str, Any]) -> list[Row]:
-    """Makes the steps that the manifest asks for, or takes one gradient.
-
-    A case that holds the original's results in float64 has these rows once more, computed in float64: they tell a wrong
-    formula from rounding, which differs between processors.
-    """
-    rows = _train_once(case, model, variables, inputs)
-    if "loss_float64" in case.expected:
-        with jax.enable_x64(True):
-            wide = jax.tree.map(_float64, (dict(variables), dict(inputs)))
-            again = _train_once(case, model.copy(dtype=jnp.float64), *wide)
-        rows += [replace(row, output=f"{row.output}, ours too") for row in again if row.output.endswith("_float64")]
-    return rows
+def _optimizer_options(text: str) -> dict[str, Any]:
+    """Reads a text such as "Adamax betas 0.9/0.999 eps 1e-8 weight_decay 0"."""
+    name, *words = text.split()
+    values = [tuple(float(x) for x in word.split("/")) for word in words[1::2]]
+    return {"name": name} | {
+        key: value if len(value) > 1 else value[0] for key, value in zip(words[::2], values, strict=True)
+    }
 
 
-def _train_once(case: Case, model: Any, variables: Any, inputs: Mapping[str, Any]) -> list[Row]:
-    options = case.manifest["options"]
-    rates = options.get("learning_rates", ())
-    batch_statistics = options["batchnorm"].startswith("training")
-    model = model.copy(dropout=options["dropout"], attention_dropout=options["dropout"])
-    target, organ = jnp.asarray(case.inputs["target"]), jnp.asarray(case.inputs["organ"])
-    kept = {"name": "adamax", "b1": 0.9, "b2": 0.999, "eps": 1e-8, "clip_norm": options.get("clip_norm", 0.0)}
-    kept |= {"decay": (), "lr_scale": cmsa.LR_SCALE if model.self_attention else (), "freeze": ()}
-    optimizer = optim.make_optimizer(ml_collections.ConfigDict(kept), variables["params"])
+def _train(model: Any, variables: Any, inputs: Mapping[str, Any], precision: Precision) -> Iterator[Row]:
+    """Makes the steps that the manifest asks for, or takes one gradient."""
+    case, options = precision.case, precision.case.manifest["options"]
+    given = _optimizer_options(options.get("optimizer", "Adamax")) | {"clip_norm": options.get("clip_norm")}
+    config, read = optim_config(given)
+    if model.self_attention:
+        config.lr_scale = cmsa.LR_SCALE
+    yield from case.unknown_options(given, read, "options.optimizer")
+    if options.get("dropout"):  # its draws cannot be repeated
+        yield from case.unknown_options({"dropout": options["dropout"]}, ())
+    mode = options.get("batchnorm", "training mode")
+    batch_statistics = next((value for start, value in STATISTICS.items() if mode.startswith(start)), None)
+    if batch_statistics is None:
+        yield from case.unknown_options({"batchnorm": mode}, ())
+        return
+    alpha = options.get("modal_alpha", 0.5)
+    model = model.copy(dropout=0.0, attention_dropout=0.0, dtype=precision.dtype)
+    variables, inputs = precision.cast((dict(variables), dict(inputs)))
+    target = precision.cast(case.inputs["target"])
+    organ = jnp.asarray(case.inputs["organ"], jnp.int32)
+    optimizer = optim.make_optimizer(config, variables["params"])
 
     def loss(params: Any, given: Any, statistics: Any) -> tuple[jax.Array, dict[str, Any]]:
         x = dict(inputs) | given
@@ -159,7 +152,7 @@ def _train_once(case: Case, model: Any, variables: Any, inputs: Mapping[str, Any
         )
         bce = jnp.sum(optax.sigmoid_binary_cross_entropy(logits, target))
         ce = jnp.sum(optax.softmax_cross_entropy_with_integer_labels(out["organ_logits"], organ))
-        total = (bce + options["modal_alpha"] * ce) / len(logits)
+        total = (bce + alpha * ce) / len(logits)
         return total, {"loss": total, "bce": bce, "ce": ce, "logits": logits, **changed}
 
     @jax.jit
@@ -173,22 +166,18 @@ def _train_once(case: Case, model: Any, variables: Any, inputs: Mapping[str, Any
         return {"params": params, "batch_stats": out["batch_stats"]}, state, out
 
     state, reached, outs = optimizer.init(variables["params"]), [variables], []
-    for rate in rates or (0.0,):
-        now, state, out = step(reached[-1], state, rate)
+    for rate in options.get("learning_rates") or (0.0,):
+        now, state, out = step(reached[-1], state, jnp.asarray(rate, precision.dtype))
         reached.append(now)
         outs.append(out)
-    return list(_compare_training(case, reached, outs))
+    yield from _compare_training(precision, reached, outs)
 
 
-def _float64(x: Any) -> jax.Array:
-    x = jnp.asarray(x)
-    return x.astype(jnp.float64) if x.dtype == jnp.float32 else x
-
-
-def _compare_training(case: Case, reached: list[Any], outs: list[Any]) -> Iterator[Row]:
+def _compare_training(precision: Precision, reached: list[Any], outs: list[Any]) -> Iterator[Row]:
     """Compares each result by its name: `grad_step0/KEY`, `param_final_norms`, `losses` and so on."""
+    case = precision.case
     keys = case.manifest["parameters"]
-    real = np.asarray([key not in case.manifest["zero_gradient"] for key in keys])
+    real = np.asarray([key not in case.manifest.get("zero_gradient", ()) for key in keys])
     gradients = [to_torch({"params": out["grads"]}, cmsa.KEYS) for out in outs]
     tensors = [to_torch(variables, cmsa.KEYS) for variables in reached]
 
@@ -198,27 +187,31 @@ def _compare_training(case: Case, reached: list[Any], outs: list[Any]) -> Iterat
     def each(name: str) -> np.ndarray:
         return np.asarray([out[name] for out in outs])
 
-    plain = {
-        **{"losses": each("loss"), "bce_sums": each("bce"), "ce_sums": each("ce"), "norms_before_clip": each("norm")},
+    losses = {
+        **{"losses": each("loss"), "bce_sums": each("bce"), "ce_sums": each("ce")},
         **{"loss": each("loss")[:1], "bce_sum": each("bce")[:1], "ce_sum": each("ce")[:1]},
-        **{"loss_float64": each("loss")[:1], "total_norm": each("norm")[:1]},
     }
+    values = {"norms_before_clip": each("norm"), "total_norm": each("norm")[:1]}
     for name in case.expected:
-        if name in plain:
-            yield case.compare(name, plain[name], LIMIT)
-        elif name in ("grad_norms", "grad_norms_float64"):
-            yield case.compare(name, norms(gradients[0]), NORM_LIMIT, entrywise=True, only=real)
-        elif found := re.fullmatch(r"logits_step(\d+)", name):
-            yield case.compare(name, outs[int(found[1])]["logits"], LIMIT)
-        elif found := re.fullmatch(r"grad_norms_step(\d+)", name):
-            yield case.compare(name, norms(gradients[int(found[1])]), NORM_LIMIT, entrywise=True, only=real)
-        elif found := re.fullmatch(r"grad_modal_logits_step(\d+)", name):
-            yield case.compare(name, outs[int(found[1])]["to_given"]["organ_logits"], LIMIT)
-        elif found := re.fullmatch(r"grad_step(\d+)/(.+)", name):
-            yield case.compare(name, gradients[int(found[1])][found[2]], LIMIT)
-        elif found := re.fullmatch(r"(?:param|buffer)_(?:step(\d+)|final)(?:_norms|/(.+))", name):
+        plain = name.removesuffix("_float64")
+        if plain in losses:
+            yield precision.loss(name, losses[plain])
+        elif plain in values:
+            yield precision.values(name, values[plain])
+        elif plain == "grad_norms":
+            yield from precision.norms(name, norms(gradients[0]), real)
+        elif found := re.fullmatch(r"logits_step(\d+)", plain):
+            yield precision.values(name, outs[int(found[1])]["logits"])
+        elif found := re.fullmatch(r"grad_norms_step(\d+)", plain):
+            step = int(found[1])
+            yield from precision.norms(name, norms(gradients[step]), real, moved=step > 0)
+        elif found := re.fullmatch(r"grad_modal_logits_step(\d+)", plain):
+            yield precision.values(name, outs[int(found[1])]["to_given"]["organ_logits"])
+        elif found := re.fullmatch(r"grad_step(\d+)/(.+)", plain):
+            yield precision.values(name, gradients[int(found[1])][found[2]])
+        elif found := re.fullmatch(r"(?:param|buffer)_(?:step(\d+)|final)(?:_norms|/(.+))", plain):
             at = tensors[-1 if found[1] is None else int(found[1])]
             if found[2] is None:
-                yield case.compare(name, norms(at), NORM_LIMIT, entrywise=True, only=real)
+                yield from precision.norms(name, norms(at), real, moved=True)
             else:
-                yield case.compare(name, at[found[2]], LIMIT)
+                yield precision.values(name, at[found[2]])

@@ -1,34 +1,35 @@
 """CMSA's golden case of images: resizing and normalisation (spec section 7.4)."""
 
-import os
-from pathlib import Path
+from collections.abc import Iterator
 
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
 from jaxvqa.data.images import normalised, resized
-from jaxvqa.testing.golden import Case, Row
-
-LIMIT = 1e-6
-"""Largest relative difference: both resize to 8 bit, so that only float32 rounding is left."""
+from jaxvqa.testing.golden import Case, Row, beside
+from jaxvqa.testing.parts import compare_all
 
 IMAGES = "data/vqa_rad/VQA_RAD Image Folder"
-"""Below the folder that the environment variable JAXVQA_DATA names."""
+"""Below the folder that the environment variable JAXVQA_DATA names: where images are that do not lie beside the case."""
 
 
-def run(case: Case) -> list[Row]:
+def run(case: Case) -> Iterator[Row]:
     """Prepares the case's images from their files and compares them with the original's."""
-    folder = Path(os.environ.get("JAXVQA_DATA", "")) / IMAGES
-    if "JAXVQA_DATA" not in os.environ or not folder.is_dir():
-        note = f"needs {IMAGES} under the folder that JAXVQA_DATA names"
-        return [Row(case.name, name, None, note=note) for name in case.expected]
-    size = case.manifest["options"]["size"]
+    files = {name: beside(case.folder, IMAGES, name) for name in case.manifest["images"]}
+    missing = [name for name, path in files.items() if path is None]
+    if missing:
+        note = f"needs {', '.join(missing)} beside the case, or in {IMAGES} below JAXVQA_DATA"
+        for name in case.expected:
+            yield Row(case.name, name, None, note=note)
+        return
+    options = case.manifest["options"]
+    yield from case.unknown_options(options, ("size", "mean", "std", "resize"))
     pixels = []
-    for name in case.manifest["images"]:
-        with Image.open(folder / name) as picture:
-            pixels.append(resized(picture, size, 3))
-    batch = np.asarray(normalised(jnp.asarray(np.stack(pixels)))).transpose(0, 3, 1, 2)
+    for path in files.values():
+        with Image.open(path) as picture:
+            pixels.append(resized(picture, options["size"], 3))
+    constants = [tuple(options[name]) for name in ("mean", "std") if name in options]
+    batch = np.asarray(normalised(jnp.asarray(np.stack(pixels)), *constants)).transpose(0, 3, 1, 2)
     moments = np.stack([batch.mean((2, 3), dtype=np.float64), batch.std((2, 3), dtype=np.float64)], -1)
-    ours = {"slice": batch[:, :, ::8, ::8], "moments": moments}
-    return [case.compare(name, value, LIMIT) for name, value in ours.items()]
+    yield from compare_all(case, {"": batch, "moments": moments}, {"": np.s_[:, :, ::8, ::8]})

@@ -1,10 +1,11 @@
 """Runs golden cases: python -m jaxvqa.testing.golden PATH…
 
-A PATH is a folder (all cases below it), a manifest (`NAME.manifest.json`, or `NAME.json` where its checkpoint is another
-manifest's), its results (`NAME.npz`), or a file of text or metric cases (`….json`). For a manifest the weights are rebuilt by
-the recipe, saved as the original saves them, read and converted, and the model's outputs are compared with those that the
-original computed. Prints one line for each output and exits with 1 if any misses its limit, is unknown to the system's module,
-or has no result to compare with.
+A PATH is a folder (all cases below it), a manifest (its results lie beside it: `NAME.manifest.json` or `NAME.json`, and
+`NAME.npz`), its results, or a file of text, rule or metric cases. What a file is follows from what it holds, not from its name.
+For a manifest the weights are rebuilt by the recipe, saved as the original saves them, read and converted, and the model's
+outputs are compared with those that the original computed. Prints one line for each output and exits with 1 if any misses its
+limit, raises an error, is unknown to the system's module, or has no result to compare with. Lines for information
+(`jaxvqa.testing.training`) and skipped ones do not count, but something must have passed.
 
 A system adds one module beside this file and one row for each of its manifests' `model` names below.
 """
@@ -13,10 +14,11 @@ import argparse
 import dataclasses
 import importlib
 import json
+import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ import rich.markup
 import rich.table
 
 from jaxvqa.convert import files
-from jaxvqa.errors import UserError, run_command
+from jaxvqa.errors import run_command
 from jaxvqa.inputs import user_path
 from jaxvqa.models.sysu import BACKBONES
 from jaxvqa.testing import weights
@@ -55,16 +57,39 @@ MODELS = {
 SECTIONS = ("jaxvqa.testing.rwsan", "jaxvqa.testing.cmsa_text", "jaxvqa.testing.metrics")
 """Modules with `SECTIONS`: name of a case file's section -> its checks; none for one that is not supported yet."""
 
-FILES = dict.fromkeys(
-    ("losses.json", "ensemble_cases.json", "reading.json", "preprocess.json"), "jaxvqa.testing.sysu_rules"
-)
-"""A case file with files beside it -> the module that runs it, with `run_file(path) -> list of Row`."""
+RULES = ("jaxvqa.testing.sysu_rules",)
+"""Modules of case files with others beside them: `runner_of(content)` -> what makes a list of `Row` of the path, or None."""
 
-COMMENTS = ("about", "note")
+COMMENTS = frozenset({"about", "note", "notes"})
 """Sections of case files that hold no cases."""
 
-Check = Callable[[Any], Iterable[tuple[str, Any, Any]] | str]
-"""A section's check: its content to (label, ours, expected), or to the reason for which it is skipped."""
+LIMIT = 1e-4
+"""Largest difference of an output, relative to its own scale: the golden cases' rule, for every system."""
+
+Results = Iterable[tuple[str, Any, Any]]
+"""(label, ours, expected)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """A check of a case file's section.
+
+    Attributes:
+      fields: what it reads of the section, or of each entry of one that is a list. Sections of several systems share a name:
+        the fields tell which one's it is. A section without any of them is not checked.
+      run: the section's content to (label, ours, expected), or to the reason for which it is skipped.
+      reads_beside: whether `run` takes the file's folder too, for files that lie beside it.
+    """
+
+    fields: frozenset[str]
+    run: Callable[..., Results | str]
+    reads_beside: bool = False
+
+    @classmethod
+    def of(cls, run: Callable[..., Results | str], *fields: str, reads_beside: bool = False) -> "Check":
+        """A check with these fields."""
+        return cls(frozenset(fields), run, reads_beside)
+
 
 Sections = Mapping[str, tuple[Check, ...]]
 """Name of a case file's section -> its checks."""
@@ -77,10 +102,12 @@ class Row:
     Attributes:
       case: the file.
       output: what was compared.
-      passed: whether it is within its limit; None when it was skipped.
+      passed: whether it is within its limit; None when it was skipped, or decides nothing.
       error: the relative difference, where one was taken.
       limit: the largest one allowed.
       note: counts, reasons.
+      precision: what ours was computed in, where a case is computed in several.
+      decides: False for a row that is only shown.
     """
 
     case: str
@@ -89,6 +116,8 @@ class Row:
     error: float | None = None
     limit: float | None = None
     note: str = ""
+    precision: str = ""
+    decides: bool = True
 
 
 @dataclasses.dataclass
@@ -101,6 +130,7 @@ class Case:
       inputs: name -> array, without `in_`.
       expected: name -> array that the original computed, without `out_`.
       arrays: all arrays of the results' file under their own names.
+      folder: where it lies, for files beside it.
     """
 
     name: str
@@ -108,6 +138,7 @@ class Case:
     inputs: dict[str, np.ndarray]
     expected: dict[str, np.ndarray]
     arrays: dict[str, np.ndarray]
+    folder: Path = Path()
 
     @classmethod
     def read(cls, manifest: Path) -> "Case":
@@ -121,11 +152,11 @@ class Case:
         with np.load(manifest.with_name(f"{name}.npz"), allow_pickle=False) as stored:
             arrays = {key: stored[key] for key in stored.files}
         specs = content.get("inputs", ())
-        if isinstance(specs, Mapping):  # by name; a text says that the input is stored, or in what form
-            specs = [
-                {"name": key.removeprefix("in_"), **spec} for key, spec in specs.items() if isinstance(spec, Mapping)
-            ]
-        inputs = {s["name"]: weights.make_input(s) for s in specs if f"in_{s['name']}" not in arrays}
+        if isinstance(specs, Mapping):  # by name
+            specs = [{"name": key, **spec} for key, spec in specs.items() if isinstance(spec, Mapping)]
+        # Only what has a seed is a recipe; the rest tells in what form an input is stored.
+        recipes = {spec["name"].removeprefix("in_"): spec for spec in specs if "seed" in spec}
+        inputs = {name: weights.make_input(spec) for name, spec in recipes.items() if f"in_{name}" not in arrays}
         inputs |= {key.removeprefix("in_"): value for key, value in arrays.items() if key.startswith("in_")}
         # A case with one result may call it `out`.
         expected = {key.removeprefix("out_"): value for key, value in arrays.items() if f"{key}_".startswith("out_")}
@@ -134,7 +165,7 @@ class Case:
             content = {key: base.manifest[key] for key in ("model", "options")} | content
             content["tensors"] = base.manifest["tensors"]
             inputs = base.inputs | inputs
-        return cls(name, content, inputs, expected, arrays)
+        return cls(name, content, inputs, expected, arrays, manifest.parent)
 
     def checkpoint(self) -> dict[str, np.ndarray]:
         """The original's tensors, by the recipe."""
@@ -144,7 +175,7 @@ class Case:
         self,
         output: str,
         ours: Any,
-        limit: float,
+        limit: float = LIMIT,
         *,
         entrywise: bool = False,
         only: Sequence[bool] | np.ndarray | None = None,
@@ -158,20 +189,50 @@ class Case:
           entrywise: take each row's difference relative to that row's own scale, not to that of the whole array.
           only: rows to compare; all by default.
         """
-        ours, expected = np.asarray(ours), self.expected[output]
-        if ours.shape != expected.shape:
-            note = f"shape {list(ours.shape)}, expected {list(expected.shape)}"
+        expected = self.expected[output]
+        if np.shape(ours) != expected.shape:
+            note = f"shape {list(np.shape(ours))}, expected {list(expected.shape)}"
             return Row(self.name, output, False, None, limit, note)
-        note = ""
-        if only is not None:
-            ours, expected = ours[np.asarray(only)], expected[np.asarray(only)]
-            note = f"{len(ours)} of {len(only)} rows"
-        if entrywise:
-            pairs = zip(ours, expected, strict=True)
-            error = max((relative_difference(a, b) for a, b in pairs), default=0.0)
-        else:
-            error = relative_difference(ours, expected)
-        return Row(self.name, output, bool(error <= limit), error, limit, note)
+        errors = differences(ours, expected, entrywise=entrywise, only=only)
+        error = float(np.max(errors, initial=0.0))
+        note = "" if only is None else f"{np.count_nonzero(only)} of {len(only)} rows"
+        return Row(self.name, output, error <= limit, error, limit, note)
+
+    def attempt(self, output: str, compare: Callable[[], Row]) -> Row:
+        """The row that `compare` gives, or a miss with the message of the error that it raises: the others go on."""
+        try:
+            return compare()
+        except Exception as error:  # whatever it is, it is about this output only
+            return failed(self.name, output, error)
+
+    def unknown_options(self, given: Mapping[str, Any], known: Collection[str], where: str = "options") -> list[Row]:
+        """A miss for each option that the runner does not know: to pass over it would compare something else."""
+        note = "the runner does not know this option: {!r}"
+        names = [name for name in given if name not in known]
+        return [Row(self.name, f"({where}.{name})", False, note=note.format(given[name])) for name in names]
+
+
+def beside(folder: Path, data: str, name: str) -> Path | None:
+    """A file in a case's own folder, or else in the folder `data` below the one that JAXVQA_DATA names; None without."""
+    folders = [folder, *([Path(os.environ["JAXVQA_DATA"]) / data] if "JAXVQA_DATA" in os.environ else [])]
+    return next((path / name for path in folders if (path / name).is_file()), None)
+
+
+def failed(case: str, output: str, error: Exception) -> Row:
+    """The row of what raised an error."""
+    return Row(case, output, False, note=f"{type(error).__name__}: {error}")
+
+
+def differences(
+    ours: Any, expected: Any, *, entrywise: bool = False, only: Sequence[bool] | np.ndarray | None = None
+) -> np.ndarray:
+    """Relative differences: one of the whole array, or one of each row."""
+    ours, expected = np.asarray(ours), np.asarray(expected)
+    if only is not None:
+        ours, expected = ours[np.asarray(only)], expected[np.asarray(only)]
+    if not entrywise:
+        return np.asarray([relative_difference(ours, expected)])
+    return np.asarray([relative_difference(a, b) for a, b in zip(ours, expected, strict=True)])
 
 
 def relative_difference(ours: Any, expected: Any) -> float:
@@ -204,97 +265,185 @@ def run(path: Path) -> list[Row]:
     if path.is_dir():
         found = find(path)
         if not found:
-            return [Row(str(path), "", False, note="no golden cases: expected *.manifest.json or *cases.json")]
+            return [Row(str(path), "", False, note="no golden cases: expected manifests or files of cases")]
         return [row for file in found for row in run(file)]
     if not path.exists():
         return [Row(str(path), "", False, note="no such file")]
     try:
-        if path.with_suffix(".json").name in FILES:
-            path = path.with_suffix(".json")
-            return importlib.import_module(FILES[path.name]).run_file(path)
         if path.suffix == ".npz":
-            beside = path.with_suffix(".json")
-            return _run_manifest(beside if _has_manifest(beside) else path.with_name(f"{path.stem}.manifest.json"))
-        is_manifest = path.name.endswith(".manifest.json") or _has_manifest(path)
-        return _run_manifest(path) if is_manifest else _run_sections(path)
-    except (UserError, OSError, ValueError, KeyError) as error:
-        # One broken case shall not hide the others' results.
-        return [Row(path.name, "", False, note=f"{type(error).__name__}: {error}")]
+            beside = [file for file in (_beside(path, ".json"), _beside(path, ".manifest.json")) if file.exists()]
+            if not beside:
+                return [Row(path.name, "", False, note=f"no {path.stem}.manifest.json or {path.stem}.json beside it")]
+            path = beside[0]
+        return KINDS[kind_of(path)](path)
+    except Exception as error:  # one broken case shall not hide the others' results
+        return [failed(path.name, "", error)]
 
 
 def find(folder: Path) -> list[Path]:
-    """Lists the cases below a folder: manifests, case files, and results that neither belongs to."""
-    manifests = sorted(folder.rglob("*.manifest.json"))
-    known = {m.with_name(m.name.removesuffix(".manifest.json") + ".npz") for m in manifests}
-    manifests += sorted(path for path in folder.rglob("*.json") if _has_manifest(path))
-    alone = [npz for npz in sorted(folder.rglob("*.npz")) if npz not in known and not npz.with_suffix(".json").exists()]
-    cases = {*folder.rglob("*cases.json"), *(file for name in FILES for file in folder.rglob(name))}
-    return [*manifests, *sorted(cases), *alone]
+    """Lists the cases below a folder: manifests, case files, and results that none of them belongs to.
+
+    A JSON file that is none of these is data of a case beside it, unless it calls itself a case: by its name, by results beside
+    it, or by being broken.
+    """
+    kinds = {path: kind_of(path) for path in sorted(folder.rglob("*.json"))}
+    manifests = [path for path, kind in kinds.items() if kind == "manifest"]
+    cases = [path for path, kind in kinds.items() if kind not in ("manifest", "unknown") or _calls_itself_a_case(path)]
+    alone = [
+        path
+        for path in sorted(folder.rglob("*.npz"))
+        if not _beside(path, ".json").exists() and not _beside(path, ".manifest.json").exists()
+    ]
+    return [*manifests, *(path for path in cases if path not in manifests), *alone]
 
 
-def _has_manifest(path: Path) -> bool:
-    """Whether a file is of a case with results beside it and a checkpoint that another manifest lists."""
-    if path.suffix != ".json" or not path.exists() or not path.with_suffix(".npz").exists():
-        return False
-    content = json.loads(path.read_text(encoding="utf-8"))
-    return isinstance(content, dict) and "manifest" in content
+def kind_of(path: Path) -> str:
+    """What a file is by what it holds: `manifest`, `rules`, `sections`, `unknown`, or `broken` where it is no JSON."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return "broken"
+    if not isinstance(content, dict):
+        return "unknown"
+    if _rule_runner(content) is not None:
+        return "rules"
+    if content.keys() & {"tensors", "manifest", "base"}:
+        return "manifest"
+    return "sections" if any(_checks(name, part) is not None for name, part in content.items()) else "unknown"
+
+
+def _beside(results: Path, suffix: str) -> Path:
+    return results.with_name(results.stem + suffix)
+
+
+def _results(manifest: Path) -> Path:
+    return manifest.with_name(manifest.name.removesuffix(".json").removesuffix(".manifest") + ".npz")
+
+
+def _calls_itself_a_case(path: Path) -> bool:
+    return "cases" in path.stem or path.name.endswith(".manifest.json") or _results(path).exists()
+
+
+def _rule_runner(content: Mapping[str, Any]) -> Callable[[Path], list[Row]] | None:
+    runners = (importlib.import_module(name).runner_of(content) for name in RULES)
+    return next((runner for runner in runners if runner is not None), None)
+
+
+def _run_rules(path: Path) -> list[Row]:
+    runner = _rule_runner(json.loads(path.read_text(encoding="utf-8")))
+    assert runner is not None
+    return runner(path)
 
 
 def _run_manifest(path: Path) -> list[Row]:
     case = Case.read(path)
-    model = case.manifest["model"]
+    model = case.manifest.get("model")
     if model not in MODELS:
         known = ", ".join(MODELS)
         return [Row(case.name, "", False, note=f"no system here runs the model {model!r}; there is {known}")]
-    rows = importlib.import_module(MODELS[model]).run(case)
-    unknown = case.expected.keys() - {row.output for row in rows}
-    rows += [Row(case.name, name, False, note="the runner does not know this output") for name in sorted(unknown)]
-    if not case.expected:
+    rows: list[Row] = []
+    try:
+        # One after the other, so that those before an error are kept.
+        rows.extend(importlib.import_module(MODELS[model]).run(case))
+    except Exception as error:
+        rows.append(failed(case.name, "", error))
+    compared = {row.output for row in rows}
+    rest = sorted(case.expected.keys() - compared)
+    stopped = "" in compared
+    note = "not compared: the case stopped at an error" if stopped else "the runner does not know this output"
+    rows += [Row(case.name, name, False, note=note) for name in rest]
+    if not case.expected and "runs" not in case.manifest:
         rows.append(Row(case.name, "", False, note="the file has no out_… array"))
     return rows
+
+
+def _checks(name: str, content: Any) -> tuple[Check, ...] | None:
+    """The checks of a section, of the module whose fields fit best; None if no module knows it."""
+    tables: list[Sections] = [importlib.import_module(module).SECTIONS for module in SECTIONS]
+    fields = _fields(content)
+    known = [table[name] for table in tables if name in table]
+    return max(known, key=lambda checks: len(fields & _read_by(checks)), default=None)
+
+
+def _fields(content: Any) -> set[str]:
+    """The names in a section, or in the entries of one that is a list."""
+    parts = content if isinstance(content, list) else [content]
+    return {name for part in parts if isinstance(part, dict) for name in part}
+
+
+def _read_by(checks: Iterable[Check]) -> frozenset[str]:
+    return frozenset().union(*(check.fields for check in checks))
 
 
 def _run_sections(path: Path) -> list[Row]:
     content = json.loads(path.read_text(encoding="utf-8"))
     sections = {k: v for k, v in content.items() if k not in COMMENTS} if isinstance(content, dict) else {}
-    tables: list[Sections] = [importlib.import_module(name).SECTIONS for name in SECTIONS]
-    # Several systems' files have sections of the same name, so one module has to know all of them.
-    table = next((t for t in tables if sections and sections.keys() <= t.keys()), None)
-    if table is None:
-        nearest_table = max(tables, key=lambda t: len(t.keys() & sections.keys()))
-        unknown = ", ".join(name for name in sections if name not in nearest_table) or "no sections"
-        return [Row(path.name, "", False, note=f"not a case file of a system that is here: {unknown}")]
-    rows = [Row(path.name, name, None, note="not supported yet") for name in sections if not table[name]]
-    return rows + [_run_section(path, name, c, content) for name, content in sections.items() for c in table[name]]
+    if not sections:
+        return [Row(path.name, "", False, note="not a file of cases: it has no sections")]
+    return [row for name, part in sections.items() for row in _run_section(path, name, part)]
 
 
-def _run_section(path: Path, name: str, check: Check, content: Any) -> Row:
+def _run_section(path: Path, name: str, content: Any) -> list[Row]:
+    case = path.name
+    checks = _checks(name, content)
+    if checks is None:
+        return [Row(case, name, False, note="no system here has a section of this name")]
+    if not checks:
+        return [Row(case, name, None, note="not supported yet")]
+    fields = _fields(content)
+    if not content:
+        return [Row(case, name, None, note="empty")]
+    unknown = sorted(fields - _read_by(checks) - COMMENTS) if isinstance(content, dict) else []
+    rows = [Row(case, f"{name}.{part}", False, note="the runner does not know this part") for part in unknown]
+    chosen = [check for check in checks if check.fields & fields or not check.fields]
+    if not chosen and not rows:
+        rows = [Row(case, name, False, note="nothing in it that the runner knows")]
+    return rows + [_run_check(path, name, check, content) for check in chosen]
+
+
+def _run_check(path: Path, name: str, check: Check, content: Any) -> Row:
+    case = path.name
     try:
-        results = check(content)
+        results = check.run(content, path.parent) if check.reads_beside else check.run(content)
         if isinstance(results, str):
-            return Row(path.name, name, None, note=results)
-        return counted(path.name, name, results)
-    except (UserError, KeyError, ValueError) as error:
-        return Row(path.name, name, False, note=f"{type(error).__name__}: {error}")
+            return Row(case, name, None, note=results)
+        return counted(case, name, results)
+    except Exception as error:  # whatever it is, it is about this section only
+        return failed(case, name, error)
 
 
-def counted(case: str, output: str, results: Iterable[tuple[str, Any, Any]]) -> Row:
-    """Returns one line for many (label, ours, expected): passed if all are equal, and there are any."""
+def counted(case: str, output: str, results: Results) -> Row:
+    """Returns one line for many (label, ours, expected): passed if all are equal; skipped if there are none."""
     results = list(results)
+    if not results:
+        return Row(case, output, None, note="empty")
     misses = [(label, ours, expected) for label, ours, expected in results if ours != expected]
     note = f"{len(results) - len(misses)}/{len(results)}"
     if misses:
         note += "; first miss: {}: {!r}, expected {!r}".format(*misses[0])
-    return Row(case, output, bool(results) and not misses, note=note)
+    return Row(case, output, not misses, note=note)
+
+
+KINDS: Mapping[str, Callable[[Path], list[Row]]] = {
+    "manifest": _run_manifest,
+    "rules": _run_rules,
+    "sections": _run_sections,
+    "unknown": _run_sections,
+    "broken": _run_sections,
+}
+"""What a file is -> what runs it; what is unknown fails there with a message."""
+
+
+WORDS = {True: "pass", False: "[bold red]FAIL[/]", None: "[yellow]skipped[/]"}
 
 
 def table(rows: Sequence[Row]) -> rich.table.Table:
     """The rows as a table for the terminal."""
-    result = rich.table.Table("case", "output", "max rel. difference", "limit", "result", "")
+    result = rich.table.Table("case", "output", "computed in", "max rel. difference", "limit", "result", "")
     for row in rows:
-        word = {True: "pass", False: "[bold red]FAIL[/]", None: "[yellow]skipped[/]"}[row.passed]
+        word = WORDS[row.passed] if row.decides else "[dim]shown[/]"
         error, limit = ("" if x is None else f"{x:.1e}" for x in (row.error, row.limit))
-        result.add_row(row.case, row.output, error, limit, word, rich.markup.escape(row.note))
+        result.add_row(row.case, row.output, row.precision, error, limit, word, rich.markup.escape(row.note))
     return result
 
 
@@ -311,8 +460,10 @@ def _command(argv: Sequence[str] | None) -> int:
     rows = [row for path in arguments.paths for row in run(path)]
     console = rich.console.Console() if sys.stdout.isatty() else rich.console.Console(width=200)
     console.print(table(rows))
-    counts = [sum(row.passed is kind for row in rows) for kind in (True, False, None)]
-    console.print("{} passed, {} failed, {} skipped in {:.1f} s".format(*counts, time.monotonic() - start))
+    counts = [sum(row.passed is kind and row.decides for row in rows) for kind in (True, False, None)]
+    shown = sum(not row.decides for row in rows)
+    parts = "{} passed, {} failed, {} skipped, {} for information in {:.1f} s"
+    console.print(parts.format(*counts, shown, time.monotonic() - start))
     # Skipping everything proves nothing.
     return 0 if counts[1] == 0 and counts[0] > 0 else 1
 

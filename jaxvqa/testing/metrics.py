@@ -10,7 +10,8 @@ from jaxvqa.data.answers import AnswerList
 from jaxvqa.data.rad_text import RadAnswerList, normalise_rad_answer
 from jaxvqa.errors import DataError
 from jaxvqa.metrics import vqa, vqa_med, vqa_rad
-from jaxvqa.testing.golden import Sections
+from jaxvqa.testing import golden
+from jaxvqa.testing.golden import Check, Sections
 
 QUESTIONS = "data/vqa_v2_mini"
 """Below the folder that the environment variable JAXVQA_DATA names."""
@@ -36,6 +37,8 @@ def _vqa_v2(content: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
         name = f"question {case['question_id']}"
         ours = round(100 * vqa.question_accuracy(case["prediction"], case["answers"]), 2)
         yield name, ours, round(case["accuracy"], 2)
+        if "rwsan_target" not in case:
+            continue
         # The answer list of the original is no part of the case: of its answers, those with a score are checked.
         answers = AnswerList(tuple(case["rwsan_target"]))
         scores = dict(zip(answers.answers, answers.soft_scores(case["answers"]).tolist(), strict=True))
@@ -95,12 +98,14 @@ def _rad_files(content: dict[str, Any]) -> Iterator[tuple[str, Any, Any]] | str:
 
     def results() -> Iterator[tuple[str, Any, Any]]:
         answers = RadAnswerList.build(row["multiple_choice_answer"] for row in train)
-        yield "labels", list(answers.answers), content["labels"]
         targets = [{"qid": row["question_id"], "label": answers.label(row["multiple_choice_answer"])} for row in test]
-        yield "test_targets", targets, content["test_targets"]
-        for name, case in content["predictions"].items():
+        lists = {"labels": list(answers.answers), "test_targets": targets}
+        yield from ((name, ours, content[name]) for name, ours in lists.items() if name in content)
+        for name, case in content.get("predictions", {}).items():
             rows = vqa_rad.with_answers(test, case["predictions"])
             for theirs, ours in _RAD_PROTOCOLS.items():
+                if theirs not in case["expected"]:
+                    continue
                 summary = vqa_rad.summarise(rows, answers.answers, ours)
                 scores = {**summary.by_answer_type, "ALL": summary.overall}
                 counts = {k: (score.right, score.count) for k, score in scores.items()}
@@ -115,14 +120,21 @@ MED_REFERENCES = "reference/metrics"
 
 
 def _med_pairs(content: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    for case in content["pairs"]:
+    pairs = content.get("pairs", ())
+    for case in pairs:
         name, references = repr(case["prediction"]), case["references"]
         yield f"{name}, accuracy", vqa_med.accuracy(case["prediction"], references), case["accuracy"]
         bleu = round(vqa_med.bleu(case["prediction"], references), vqa_med.DECIMALS)
         yield f"{name}, BLEU", bleu, case["bleu"]
-        normalised = [vqa_med.normalise_prediction(case["prediction"]), *map(vqa_med.normalise_reference, references)]
-        yield f"{name}, normalised", normalised, [case["normalized_prediction"], *case["normalized_references"]]
-    numbered = {str(i): case for i, case in enumerate(content["pairs"])}
+        normalised = {
+            "normalized_prediction": [vqa_med.normalise_prediction(case["prediction"])],
+            "normalized_references": [vqa_med.normalise_reference(text) for text in references],
+        }
+        texts = {k: case[k] if isinstance(case[k], list) else [case[k]] for k in normalised if k in case}
+        yield f"{name}, normalised", {k: normalised[k] for k in texts}, texts
+    if not pairs or "all_pairs_as_one_file" not in content:
+        return
+    numbered = {str(i): case for i, case in enumerate(pairs)}
     ours = vqa_med.summarise(
         {i: case["prediction"] for i, case in numbered.items()}, {i: case["references"] for i, case in numbered.items()}
     ).rounded()
@@ -132,7 +144,7 @@ def _med_pairs(content: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
 
 def _med_submissions(content: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
     references = content["file_validation"]["references"]
-    for name, case in content["file_validation"]["files"].items():
+    for name, case in content["file_validation"].get("files", {}).items():
         expected = tuple(case["result"].values()) if "result" in case else "refused"
         try:
             ours: Any = vqa_med.summarise(vqa_med.read_submission(case["lines"], references), references).rounded()
@@ -141,12 +153,11 @@ def _med_submissions(content: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
         yield name, ours, expected
 
 
-def _med_files(content: dict[str, Any]) -> Iterator[tuple[str, Any, Any]] | str:
-    if "real_references" not in content:
-        return "this copy has no submissions of the real test set, whose references are not free"
-    path = Path(os.environ.get("JAXVQA_DATA", "")) / MED_REFERENCES / content["real_references"]["file"]
-    if "JAXVQA_DATA" not in os.environ or not path.is_file():
-        return f"whole submissions need {MED_REFERENCES}/{path.name} under the folder that JAXVQA_DATA names"
+def _med_files(content: dict[str, Any], folder: Path) -> Iterator[tuple[str, Any, Any]] | str:
+    name = content["real_references"]["file"]
+    path = golden.beside(folder, MED_REFERENCES, name)
+    if path is None:
+        return f"whole submissions need {name} beside the cases, or in {MED_REFERENCES} below JAXVQA_DATA"
     rows = json.loads(path.read_text(encoding="utf-8"))
     references = {row["image_id"]: row["answers"] for row in rows}
     others = {row["image_id"]: row["answers_for_accuracy"] for row in rows if "answers_for_accuracy" in row}
@@ -170,9 +181,16 @@ def _med_files(content: dict[str, Any]) -> Iterator[tuple[str, Any, Any]] | str:
 
 
 SECTIONS: Sections = {
-    "vqa_med_2021": (_med_pairs, _med_submissions, _med_files),
+    "vqa_med_2021": (
+        Check.of(_med_pairs, "pairs", "all_pairs_as_one_file"),
+        Check.of(_med_submissions, "file_validation"),
+        Check.of(_med_files, "real_references", reads_beside=True),
+    ),
     "retrieval": (),
-    "vqa_rad": (_rad_normalisation, _rad_files),
+    "vqa_rad": (
+        Check.of(_rad_normalisation, "answer_normalisation"),
+        Check.of(_rad_files, "labels", "test_targets", "predictions"),
+    ),
     "captions": (),
-    "vqa_v2": (_vqa_v2, _vqa_v2_files),
+    "vqa_v2": (Check.of(_vqa_v2, "cases", "questions"), Check.of(_vqa_v2_files, "files")),
 }

@@ -1,6 +1,7 @@
 """The golden cases of CMSA's pre-training: three files, both tasks, the metric (spec sections 10 and 14)."""
 
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from jaxvqa.convert import files, mtpt
 from jaxvqa.metrics.segmentation import mean_iou
 from jaxvqa.testing import weights
 from jaxvqa.testing.golden import Case, Row
-from jaxvqa.testing.mevf import COUNTED, LIMIT, same_tensors, with_parts
+from jaxvqa.testing.mevf import COUNTED, same_tensors
+from jaxvqa.testing.parts import compare_all
 
 PARTS = {"backbone": "backbone", "decoder": "decoder", "cmsa": "compatibility"}
 """What a manifest calls a tensor's file -> network."""
@@ -32,14 +34,17 @@ TIED_PIXELS = 8
 """So many pixels of an image may have another class, where two logits differ by rounding only."""
 
 
-def run(case: Case) -> list[Row]:
+TIED_LIMIT = 1e-3
+"""Largest relative difference of what such pixels move: the mean overlap."""
+
+
+def run(case: Case) -> Iterator[Row]:
     """Runs one case in float32."""
     tensors = {
         part: weights.checkpoint([t for t in case.manifest["tensors"] if t["file"] == file])
         for file, part in PARTS.items()
     }
     config = mtpt.model_config(case.manifest["options"])
-    rows = []
     with tempfile.TemporaryDirectory() as folder:
         theirs, ours = ({part: Path(folder) / f"{name}_{part}.pth" for part in tensors} for name in ("their", "our"))
         for part, path in theirs.items():
@@ -47,11 +52,11 @@ def run(case: Case) -> list[Row]:
         loaded = mtpt.load(theirs, config)
         mtpt.save(ours, loaded.variables, loaded.batches)
         for part, path in ours.items():
-            rows.append(same_tensors(case.name, f"({part} and back)", files.read(path).tensors, tensors[part]))
+            yield same_tensors(case.name, f"({part} and back)", files.read(path).tensors, tensors[part])
     sizes = mtpt.infer_sizes(tensors)
     misses = {name: value for name, value in sizes.items() if name in config and value != config[name]}
     counted = set(loaded.batches.values()) == {COUNTED}
-    rows.append(Row(case.name, "(sizes read off)", counted and not misses, note=", ".join(map(str, misses))))
+    yield Row(case.name, "(sizes read off)", counted and not misses, note=", ".join(map(str, misses)))
 
     model = models.build(loaded.sizes | config)
     image = jnp.asarray(np.moveaxis(case.inputs["image"], 1, -1))
@@ -77,19 +82,17 @@ def run(case: Case) -> list[Row]:
     if segment:
         maps = np.asarray(image_logits, np.float64)
         results["segmentation_moments"] = np.stack([maps.mean(axis=(1, 2)), maps.std(axis=(1, 2))], axis=-1)
-        rows += _segmentation(case, np.argmax(maps, axis=-1), labels["task"])
-    return rows + [case.compare(name, value, LIMIT) for name, value in with_parts(case, results).items()]
+        yield from _segmentation(case, np.argmax(maps, axis=-1), labels["task"])
+    yield from compare_all(case, results)
 
 
-def _segmentation(case: Case, predictions: np.ndarray, labels: np.ndarray | None) -> list[Row]:
+def _segmentation(case: Case, predictions: np.ndarray, labels: np.ndarray | None) -> Iterator[Row]:
     """Compares what depends on the class of each pixel, up to a few tied ones."""
-    rows = []
     if "segmentation_argmax_counts" in case.expected:
         expected = case.expected["segmentation_argmax_counts"]
         counts = np.stack([np.bincount(p.ravel(), minlength=expected.shape[1]) for p in predictions])
         moved = int(np.abs(counts - expected).sum(axis=1).max() // 2)
-        rows.append(Row(case.name, "segmentation_argmax_counts", moved <= TIED_PIXELS, note=f"{moved} pixels moved"))
+        yield Row(case.name, "segmentation_argmax_counts", moved <= TIED_PIXELS, note=f"{moved} pixels moved")
     if "miou_sum" in case.expected and labels is not None:
         ours = np.sum(mean_iou(predictions, labels), keepdims=True)
-        rows.append(case.compare("miou_sum", ours, 1e-3))
-    return rows
+        yield case.compare("miou_sum", ours, TIED_LIMIT)

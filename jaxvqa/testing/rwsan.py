@@ -17,10 +17,9 @@ from jaxvqa.data.text import Vocabulary, tokenise
 from jaxvqa.data.transforms import PadRegions
 from jaxvqa.metrics import vqa
 from jaxvqa.models.layers.norm import StdNorm
-from jaxvqa.testing.golden import Case, Row, Sections, through_file
-
-LIMIT = 1e-5
-"""Largest relative difference of an output; the original in float64 differs from its float32 outputs by less than 1e-6."""
+from jaxvqa.testing.golden import Case, Check, Results, Row, Sections, through_file
+from jaxvqa.testing.parts import compare_all
+from jaxvqa.testing.training import Precision, in_both, optim_config
 
 OUTPUTS = {
     "lstm": "lstm",
@@ -37,102 +36,95 @@ OUTPUTS = {
 }
 """Name in a case's results -> the model's intermediate."""
 
-SLICES = {
-    "lstm_slice": ("lstm", np.s_[:, :, :8]),
-    "encoder_slice": ("encoder", np.s_[:, :, :8]),
-    "decoder_slice": ("decoder", np.s_[:, ::10, :8]),
-}
+SLICES = {"lstm": np.s_[:, :, :8], "encoder": np.s_[:, :, :8], "decoder": np.s_[:, ::10, :8]}
 """Outputs of which large cases store a part."""
 
-TRAIN_LIMITS = {
-    "loss": 1e-6,
-    "grad_norm": 1.2e-4,
-    "grad_first8": 1.2e-4,
-    "param_norm_before": 1e-6,
-    "param_norm_after_step1": 1e-6,
-    "delta_norm_step1": 5e-3,
-    "loss_after_step1": 1e-6,
-    "traj_lr": 1e-6,
-    "traj_loss": 5e-6,
-    "traj_loss_end": 5e-6,
-    "traj_param_norm": 1.1e-5,
+MODES = frozenset({"train", "every dropout rate 0", "float32", "no loss scaling"})
+"""What a manifest may say of the mode of training, with commas between."""
+
+LOSSES = {
+    "BCE with logits, summed over batch and answers": jnp.sum,
+    "BCE with logits, mean over batch and answers": jnp.mean,
 }
-"""Ten times what float64 differs from the original's float32 results."""
+"""A manifest's loss -> how the loss of each answer and example becomes one number."""
 
 
-def run(case: Case) -> list[Row]:
-    """Runs one case in float32."""
+def run(case: Case) -> Iterator[Row]:
+    """Runs one case in float32, and its training in float64 too."""
     tensors = case.checkpoint()
     config = rwsan.model_config(case.manifest["options"])
     extra = {"optimizer": adam.fresh_state(len(tensors), {}), "lr_base": 1e-4}
     loaded = through_file(tensors, extra, lambda path: rwsan.load(path, config))
     back = to_torch(loaded.params, rwsan.KEYS)
     same = list(back) == list(tensors) and all(np.array_equal(back[k], v) for k, v in tensors.items())
-    rows = [Row(case.name, "(checkpoint and back)", same, note=f"{len(loaded.report.used)} tensors")]
+    yield Row(case.name, "(checkpoint and back)", same, note=f"{len(loaded.report.used)} tensors")
     model = models.build(config)
-    params = jax.tree.map(jnp.asarray, loaded.params)
     with jax.default_matmul_precision("highest"):
-        ours = _evaluate(model, params, case) | (_train(model, params, case) if "train" in case.manifest else {})
-    for name in case.expected:
-        if name not in ours:
-            continue
-        if name in TRAIN_LIMITS:
-            # The rows are parameters of very different scale; those of other outputs are examples.
-            by_row = case.expected[name].shape[:1] == (len(tensors),)
-            only = _has_gradient(case) if by_row else None
-            rows.append(case.compare(name, ours[name], TRAIN_LIMITS[name], entrywise=by_row, only=only))
+        if "train" in case.manifest:
+            yield from _unknown(case)
+            yield from in_both(case, lambda precision: _train(model, loaded.params, precision))
         else:
-            rows.append(case.compare(name, ours[name], LIMIT))
-    return rows
+            yield from compare_all(case, _evaluate(model, jax.tree.map(jnp.asarray, loaded.params), case), SLICES)
 
 
 def _evaluate(model: Any, params: Any, case: Case) -> dict[str, Any]:
     regions, question = jnp.asarray(case.inputs["img_feat"]), jnp.asarray(case.inputs["ques_ix"], jnp.int32)
     logits, out = jax.jit(model.apply)({"params": params}, regions, question)
     ours = {"logits": logits} | {name: out[ours_name] for name, ours_name in OUTPUTS.items()}
-    ours |= {name: np.asarray(out[whole])[part] for name, (whole, part) in SLICES.items()}
     if "norm_x" in case.inputs:
         norm = jax.jit(StdNorm().apply)
         ours["norm_y"] = norm({"params": params["fused_norm"]}, jnp.asarray(case.inputs["norm_x"]))
     return ours
 
 
-def _train(model: Any, params: Any, case: Case) -> dict[str, Any]:
-    regions, question = jnp.asarray(case.inputs["img_feat"]), jnp.asarray(case.inputs["ques_ix"], jnp.int32)
-    target = jnp.asarray(case.inputs["target"])
-    settings, run_settings = case.manifest["train"]["optimizer"], case.manifest["train"]["trajectory"]
+# --- training ----------------------------------------------------------------------------------------------------------
 
-    def loss(params: Any) -> jax.Array:
-        logits, _ = model.copy(dropout=0.0).apply({"params": params}, regions, question, train=True)
-        return jnp.sum(optax.sigmoid_binary_cross_entropy(logits, target))
+UNMOVED = ("grad_norm", "grad_first8", "param_norm_before")
+"""Results for each parameter that depend on no step."""
 
-    def optim_config(lr: float, decay_epochs: Iterable[int], decay_rate: float) -> ml_collections.ConfigDict:
-        config = {"name": "adam", "b1": settings["betas"][0], "b2": settings["betas"][1], "eps": settings["eps"]}
-        schedule = {"name": "staircase", "warmup_epochs": 3, "decay_epochs": tuple(decay_epochs)}
-        config |= {"lr": lr, "schedule": schedule | {"decay_rate": decay_rate}, "clip_norm": 0.0}
-        return ml_collections.ConfigDict(config | {"decay": (), "lr_scale": (), "freeze": ()})
+OPTIMIZER = frozenset({"lr_base", "data_size", "batch_size", "lr_at_step_1"})
+TRAJECTORY = frozenset(
+    {"lr_base", "data_size", "batch_size", "epochs", "lr_decay_list", "lr_decay_r", "steps_per_epoch"}
+)
 
-    optimizer = optim.make_optimizer(optim_config(0.0, (), 1.0), params)
+
+def _unknown(case: Case) -> Iterator[Row]:
+    train = case.manifest["train"]
+    yield from case.unknown_options(train, {"mode", "loss", "optimizer", "trajectory"}, "train")
+    _, read = optim_config({"name": "Adam"} | train["optimizer"])
+    yield from case.unknown_options(train["optimizer"], OPTIMIZER | read, "train.optimizer")
+    yield from case.unknown_options(train.get("trajectory", {}), TRAJECTORY, "train.trajectory")
+    modes = dict.fromkeys(train.get("mode", "train").split(", "), True)
+    yield from case.unknown_options(modes, MODES, "train.mode")
+
+
+def _train(model: Any, params: Any, precision: Precision) -> Iterator[Row]:
+    case, train = precision.case, precision.case.manifest["train"]
+    reduce = LOSSES[train.get("loss", next(iter(LOSSES)))]
+    params, regions, target = precision.cast((params, case.inputs["img_feat"], case.inputs["target"]))
+    question = jnp.asarray(case.inputs["ques_ix"], jnp.int32)
+    model = model.copy(dropout=0.0, dtype=precision.dtype)
+
+    def loss(params: Any) -> tuple[jax.Array, jax.Array]:
+        logits, _ = model.apply({"params": params}, regions, question, train=True)
+        return reduce(optax.sigmoid_binary_cross_entropy(logits, target)), logits
+
+    settings, later = train["optimizer"], train.get("trajectory")
+    optimizer = optim.make_optimizer(optim_config({"name": "Adam"} | settings)[0], params)
 
     @jax.jit
     def train_step(params: Any, state: Any, rate: Any) -> tuple[Any, ...]:
-        value, grads = jax.value_and_grad(loss)(params)
+        (value, logits), grads = jax.value_and_grad(loss, has_aux=True)(params)
         direction, state = optimizer.update(grads, state, params)
-        return value, grads, jax.tree.map(lambda p, d: p - rate * d, params, direction), state
+        return value, logits, grads, jax.tree.map(lambda p, d: p - rate * d, params, direction), state
 
-    def trajectory(
-        config: ml_collections.ConfigDict, part: dict[str, Any], steps: int
-    ) -> tuple[list[Any], list[Any], Any]:
-        """Returns the rates, the losses before each step and after the last, and the parameters at the end."""
-        rate = optim.make_schedule(
-            config, data_size=part["data_size"], batch_size=part["batch_size"], total_steps=steps
-        )
-        rates = [rate(step) for step in range(steps)]
+    def follow(rates: Iterable[float]) -> tuple[list[Any], Any]:
+        """Returns the losses before each step and after the last, and the parameters at the end."""
         losses, now, state = [], params, optimizer.init(params)
-        for lr in rates:
-            value, _, now, state = train_step(now, state, lr)
+        for lr in [*rates, 0.0]:  # the last step, without a length, gives the loss at the end
+            value, _, _, now, state = train_step(now, state, jnp.asarray(lr, precision.dtype))
             losses.append(value)
-        return rates, [*losses, train_step(now, state, 0.0)[0]], now
+        return losses, now
 
     keys = case.arrays["keys"].tolist()
 
@@ -140,43 +132,59 @@ def _train(model: Any, params: Any, case: Case) -> dict[str, Any]:
         tensors = to_torch(tree, rwsan.KEYS)
         return [np.asarray(tensors[key], np.float64) for key in keys]
 
-    def norms(arrays: list[np.ndarray]) -> np.ndarray:
+    def stored(tree: Any) -> list[np.ndarray]:
+        # The original's parameters are float32, which rounds a small change of a large one.
+        return [array.astype(np.float32).astype(np.float64) for array in by_key(tree)]
+
+    def norms(arrays: Iterable[np.ndarray]) -> np.ndarray:
         return np.asarray([np.linalg.norm(array) for array in arrays])
 
-    before, grads, _, _ = train_step(params, optimizer.init(params), 0.0)
-    gradients, start = by_key(grads), by_key(params)
+    before, logits, grads, _, _ = train_step(params, optimizer.init(params), jnp.asarray(0.0, precision.dtype))
+    gradients = by_key(grads)
     first8 = np.zeros((len(keys), 8))
     for row, gradient in zip(first8, gradients, strict=True):
         row[: gradient.size] = gradient.ravel()[:8]
-
-    _, (_, loss_after), stepped = trajectory(optim_config(settings["lr_base"], (), 1.0), settings, 1)
-    steps = run_settings["epochs"] * (run_settings["data_size"] // run_settings["batch_size"])
-    config = optim_config(run_settings["lr_base"], run_settings["lr_decay_list"], run_settings["lr_decay_r"])
-    rates, losses, end = trajectory(config, run_settings, steps)
-    return {
-        "loss": before,
+    (_, loss_after), stepped = follow(_rates(settings, 1))
+    losses = {"loss": before, "loss_after_step1": loss_after}
+    values = {"logits": logits}
+    each = {
         "grad_norm": norms(gradients),
         "grad_first8": first8,
-        "param_norm_before": norms(start),
+        "param_norm_before": norms(by_key(params)),
         "param_norm_after_step1": norms(by_key(stepped)),
-        "delta_norm_step1": norms([a - b for a, b in zip(by_key(stepped), start, strict=True)]),
-        "loss_after_step1": loss_after,
-        "traj_lr": np.asarray(rates),
-        "traj_loss": np.asarray(losses[:-1]),
-        "traj_loss_end": losses[-1],
-        "traj_param_norm": norms(by_key(end)),
+        "delta_norm_step1": norms(a - b for a, b in zip(stored(stepped), stored(params), strict=True)),
     }
+    if later:
+        rates = _rates(later, later["epochs"] * _steps_per_epoch(later))
+        (*traj, end), final = follow(rates)
+        losses |= {"traj_lr": np.asarray(rates), "traj_loss": np.asarray(traj), "traj_loss_end": end}
+        each["traj_param_norm"] = norms(by_key(final))
+
+    skipped = case.manifest.get("rounding_only_gradients", ())  # spec section 9, quirk 27
+    only = np.asarray([key not in skipped for key in keys])
+    for name in case.expected:
+        if name in losses:
+            yield precision.loss(name, losses[name])
+        elif name in values:
+            yield precision.values(name, values[name])
+        elif name in each:
+            yield from precision.norms(name, each[name], only, moved=name not in UNMOVED)
 
 
-def _has_gradient(case: Case) -> list[bool]:
-    """Which parameters have a gradient that is more than rounding (spec section 9, quirk 27)."""
-    skipped = case.manifest.get("rounding_only_gradients", ())
-    return [key not in skipped for key in case.arrays["keys"].tolist()]
+def _steps_per_epoch(part: dict[str, Any]) -> int:
+    return part.get("steps_per_epoch", part["data_size"] // part["batch_size"])
+
+
+def _rates(part: dict[str, Any], steps: int) -> list[float]:
+    """The learning rates of a manifest's steps, by our schedule."""
+    decay = {"decay_epochs": tuple(part.get("lr_decay_list", ())), "decay_rate": part.get("lr_decay_r", 1.0)}
+    schedule = {"name": "staircase", "warmup_epochs": 3} | decay
+    config = ml_collections.ConfigDict({"lr": part["lr_base"], "schedule": schedule})
+    rate = optim.make_schedule(config, data_size=part["data_size"], batch_size=part["batch_size"], total_steps=steps)
+    return [float(rate(step)) for step in range(steps)]
 
 
 # --- text cases --------------------------------------------------------------------------------------------------------
-
-Results = Iterator[tuple[str, Any, Any]]  # (label, ours, expected)
 
 
 def _tokenise(cases: list[dict[str, Any]]) -> Results:
@@ -187,8 +195,9 @@ def _tokenise(cases: list[dict[str, Any]]) -> Results:
 def _vocabulary(cases: list[dict[str, Any]]) -> Results:
     for case in cases:
         vocabulary = Vocabulary.build(case["questions"])
-        yield "token_to_ix", list(vocabulary.index.items()), list(case["token_to_ix"].items())
-        for encoded in case["encode"]:
+        if "token_to_ix" in case:
+            yield "token_to_ix", list(vocabulary.index.items()), list(case["token_to_ix"].items())
+        for encoded in case.get("encode", ()):
             ids = vocabulary.encode(encoded["question"], encoded["max_token"])
             yield encoded["question"], ids.tolist(), encoded["ids"]
 
@@ -200,15 +209,16 @@ def _answers(cases: list[dict[str, Any]]) -> Results:
         "human": vqa.normalise_human,
     }
     for case, (name, rule) in itertools.product(cases, rules.items()):
-        yield f"{case['raw']!r} ({name})", rule(case["raw"]), case[name]
+        if name in case:
+            yield f"{case['raw']!r} ({name})", rule(case["raw"]), case[name]
 
 
 def _answer_dictionary(cases: list[dict[str, Any]]) -> Results:
     for case in cases:
         runs = (itertools.repeat(answer, count) for answer, count in case["runs"])
         answers = AnswerList.build(itertools.chain.from_iterable(runs), min_count=9)
-        yield "ans_to_ix", answers.index, case["ans_to_ix"]
-        yield "ix_to_ans", {str(i): answer for i, answer in enumerate(answers.answers)}, case["ix_to_ans"]
+        ours = {"ans_to_ix": answers.index, "ix_to_ans": {str(i): answer for i, answer in enumerate(answers.answers)}}
+        yield from ((name, value, case[name]) for name, value in ours.items() if name in case)
 
 
 def _soft_scores(cases: list[dict[str, Any]]) -> Results:
@@ -224,10 +234,14 @@ def _vqa_accuracy(cases: list[dict[str, Any]]) -> Results:
         predictions = {p["question_id"]: p["answer"] for p in case["predictions"]}
         summary = vqa.summarise(predictions, case["annotations"]).rounded()
         per_question = {str(name): value for name, value in summary.per_question.items()}
-        yield from ((f"question {n}", per_question.get(n), value) for n, value in case["per_question"].items())
-        yield "overall", summary.overall, case["overall"]
-        yield "per_answer_type", summary.by_answer_type, case["per_answer_type"]
-        yield "per_question_type", summary.by_question_type, case["per_question_type"]
+        for number, value in case.get("per_question", {}).items():
+            yield f"question {number}", per_question.get(number), value
+        ours = {
+            "overall": summary.overall,
+            "per_answer_type": summary.by_answer_type,
+            "per_question_type": summary.by_question_type,
+        }
+        yield from ((name, value, case[name]) for name, value in ours.items() if name in case)
 
 
 def _schedule(cases: list[dict[str, Any]]) -> Results:
@@ -263,7 +277,7 @@ def trimmed_length(values: np.ndarray) -> int | str:
 
 def _trim(cases: dict[str, Any]) -> Results:
     for part, key in (("questions", "ques_ix"), ("images", "img_feat")):
-        for case in cases[part]:
+        for case in cases.get(part, ()):
             yield f"{part} {case[key]}", trimmed_length(np.asarray(case[key])), case["length"]
 
 
@@ -275,14 +289,19 @@ def _image_files(cases: list[dict[str, Any]]) -> Results:
 
 
 SECTIONS: Sections = {
-    "tokenise": (_tokenise,),
-    "vocabulary": (_vocabulary,),
-    "answers": (_answers,),
-    "answer_dictionary": (_answer_dictionary,),
-    "soft_scores": (_soft_scores,),
-    "vqa_accuracy": (_vqa_accuracy,),
-    "schedule": (_schedule,),
-    "image_files": (_image_files,),
-    "image_features": (_image_features,),
-    "trim": (_trim,),
+    "tokenise": (Check.of(_tokenise, "question", "tokens"),),
+    "vocabulary": (Check.of(_vocabulary, "questions", "token_to_ix", "encode"),),
+    "answers": (Check.of(_answers, "raw", "training", "prediction", "human"),),
+    "answer_dictionary": (Check.of(_answer_dictionary, "runs", "ans_to_ix", "ix_to_ans"),),
+    "soft_scores": (Check.of(_soft_scores, "human_answers", "dictionary", "scores"),),
+    "vqa_accuracy": (
+        Check.of(
+            _vqa_accuracy,
+            *("predictions", "annotations", "per_question", "overall", "per_answer_type", "per_question_type"),
+        ),
+    ),
+    "schedule": (Check.of(_schedule, "lr_base", "data_size", "batch_size", "step_to_rate"),),
+    "image_files": (Check.of(_image_files, "path", "image_id"),),
+    "image_features": (Check.of(_image_features, "x", "pad_size", "result"),),
+    "trim": (Check.of(_trim, "questions", "images"),),
 }

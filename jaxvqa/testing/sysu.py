@@ -1,24 +1,19 @@
 """SYSU-HCP's golden cases: every backbone, RepVGG's folded form, and the training of a small ResNeSt (spec section 14)."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from jaxvqa import models
+from jaxvqa import losses, models, optim
 from jaxvqa.convert import sysu, to_torch
 from jaxvqa.models.layers.pooling import average_pool
 from jaxvqa.models.towers.repvgg import fold
-from jaxvqa.testing.golden import Case, Row, through_file
-
-LIMIT = 1e-4
-"""Largest relative difference of an output (spec section 14)."""
-
-SECOND_STEP_LIMIT = 1e-3
-"""The same of what the second training step gives: in between, a rectifier's input may cross zero."""
+from jaxvqa.testing.golden import COMMENTS, Case, Row, through_file
+from jaxvqa.testing.parts import compare_all
+from jaxvqa.testing.training import Precision, in_both, optim_config
 
 ZERO_LIMIT = 1e-6
 """Largest norm of a gradient that is zero but for rounding, relative to the largest gradient's."""
@@ -42,8 +37,8 @@ INSIDE = {
 """Name in the small ResNeSt's results -> where its collection `intermediates` has it; `avd` before its pool."""
 
 
-def run(case: Case) -> list[Row]:
-    """Runs one case in float32."""
+def run(case: Case) -> Iterator[Row]:
+    """Runs one case in float32, and a training case in float64 too."""
     tensors = case.checkpoint()
     config = sysu.model_config(case.manifest["model"], case.manifest["options"])
     model = models.build(config)
@@ -60,18 +55,20 @@ def run(case: Case) -> list[Row]:
     told = (loaded.epoch, loaded.run_id, loaded.batches) == (29, 3, counted)
     same = list(back) == list(tensors) and not wrong and told
     note = f"{len(tensors)} tensors" + "".join(f", not {key}" for key in wrong[:1])
-    rows = [Row(case.name, "(checkpoint and back)", same, note=note)]
+    yield Row(case.name, "(checkpoint and back)", same, note=note)
 
-    variables = jax.tree.map(jnp.asarray, loaded.variables)
     with jax.default_matmul_precision("highest"):
-        if case.manifest.get("mode") == "train":
-            return rows + list(_train(case, model, config["backbone"], variables))
-        return rows + list(_evaluate(case, model, config["backbone"], variables))
+        if case.manifest.get("mode") == "train" or "optimizer" in case.manifest:
+            yield from _unknown(case)
+            yield from in_both(case, lambda precision: _train(model, config["backbone"], loaded.variables, precision))
+        else:
+            variables = jax.tree.map(jnp.asarray, loaded.variables)
+            yield from compare_all(case, _evaluate(case, model, config["backbone"], variables))
 
 
-def _evaluate(case: Case, model: Any, backbone: str, variables: Any) -> Iterator[Row]:
+def _evaluate(case: Case, model: Any, backbone: str, variables: Any) -> dict[str, Any]:
     ours: dict[str, Any] = {}
-    images = {name: jnp.asarray(np.moveaxis(value, 1, -1)) for name, value in case.inputs.items()}
+    images = {name: jnp.asarray(np.moveaxis(x, 1, -1)) for name, x in case.inputs.items() if name.startswith("image")}
     for name, image in images.items():
         suffix = name.removeprefix("image")
         ours |= {f"{stage}{suffix}": value for stage, value in _stages(case, model, variables, image).items()}
@@ -80,24 +77,10 @@ def _evaluate(case: Case, model: Any, backbone: str, variables: Any) -> Iterator
         folded = jax.jit(fold)(variables)
         ours["logits_deploy"], _ = jax.jit(model.copy(sizes=sizes).apply)(folded, images["image"])
         ours |= _folded(to_torch(folded, sysu.KEYS[backbone]))
-    if "train_logits_1" in case.expected:
+    if any(name.startswith("train_logits_") for name in case.expected):
         _, out = jax.jit(lambda v, x: model.apply(v, x, train=True))(variables, images["image"])
         ours |= {f"train_{name}": value for name, value in out.items() if name.startswith("logits_")}
-    for name in case.expected:
-        whole, _, part = name.rpartition("_")
-        if name in ours:
-            yield case.compare(name, ours[name], LIMIT)
-        elif whole in ours and part in PARTS:
-            yield case.compare(name, PARTS[part](ours[whole]), LIMIT)
-
-
-PARTS: Mapping[str, Any] = {
-    "stats": lambda x: np.asarray([x.mean(dtype=np.float64), x.std(dtype=np.float64), x.min(), x.max()]),
-    "tl": lambda x: x[:, :4, :3, :3],
-    "br": lambda x: x[:, -4:, -3:, -3:],
-    "first": lambda x: x.reshape(len(x), -1)[:, :16],
-}
-"""Last part of a result's name -> what of a stage's output it holds."""
+    return ours
 
 
 def _stages(case: Case, model: Any, variables: Any, image: Any) -> dict[str, np.ndarray]:
@@ -136,79 +119,118 @@ def _folded(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 # --- training ----------------------------------------------------------------------------------------------------------
 
+KNOWN = frozenset(
+    {
+        *("model", "options", "tensors", "inputs", "manifest", "base", "mode", "loss", "optimizer"),
+        *("parameters", "zero_gradient", "running_mean_order", "float32_error", "size", "label_smoothing", *COMMENTS),
+    }
+)
+"""What a manifest of training may hold."""
 
-def _train(case: Case, model: Any, backbone: str, variables: Any) -> Iterator[Row]:
-    """Makes the steps that the manifest asks for, and compares what they give by its name: `grad_norm_1` and so on."""
-    image = jnp.asarray(np.moveaxis(case.inputs["image"], 1, -1))
-    target = jnp.asarray(case.inputs["target"].astype(np.int32))
+LOSSES: Mapping[str, losses.ExampleLoss] = {
+    "cross entropy": losses.cross_entropy,
+    "label smoothing": losses.label_smoothing,
+    "superloss": losses.superloss_of_nll,
+    "label smoothing superloss": losses.label_smoothing_superloss,
+}
+"""How a manifest's loss begins, before its comma and `mean` or `sum` -> the loss of each example."""
+
+
+def _loss(manifest: Mapping[str, Any]) -> Callable[[Any, Any], Any]:
+    """The loss that a manifest states, such as "cross entropy, mean"."""
+    name, _, reduction = manifest.get("loss", "cross entropy, mean").partition(", ")
+    each, reduce = LOSSES[name], {"mean": jnp.mean, "sum": jnp.sum}[reduction or "mean"]
+    amount = (manifest["label_smoothing"],) if "label_smoothing" in manifest else ()
+    if amount and name == "cross entropy":
+        each = losses.label_smoothing
+    return lambda logits, target: reduce(each(logits, target, *amount))
+
+
+def _unknown(case: Case) -> Iterator[Row]:
+    yield from case.unknown_options(case.manifest, KNOWN, "manifest")
     options = case.manifest["optimizer"]
-    optimizer = optax.chain(
-        optax.add_decayed_weights(options["weight_decay"]),
-        optax.sgd(options["lr"], options["momentum"], options["nesterov"]),
+    yield from case.unknown_options(
+        options, optim_config(options)[1] | {"lr", "steps", "same_batch_each_step"}, "optimizer"
     )
+    if not options.get("same_batch_each_step", True):
+        yield from case.unknown_options({"same_batch_each_step": False}, (), "optimizer")
+
+
+def _train(model: Any, backbone: str, variables: Any, precision: Precision) -> Iterator[Row]:
+    """Makes the steps that the manifest asks for, and compares what they give by its name: `grad_norm_1` and so on."""
+    case = precision.case
+    image, variables = precision.cast((np.moveaxis(case.inputs["image"], 1, -1), variables))
+    target = jnp.asarray(case.inputs["target"].astype(np.int32))
+    options, total = case.manifest["optimizer"], _loss(case.manifest)
+    model = model.copy(dtype=precision.dtype)
+    optimizer = optim.make_optimizer(optim_config(options)[0], variables["params"])
 
     def loss(params: Any, statistics: Any) -> tuple[jax.Array, Any]:
         (logits, _), changed = model.apply(
             {"params": params, "batch_stats": statistics}, image, train=True, mutable="batch_stats"
         )
-        value = jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, target))
-        return value, (logits, changed["batch_stats"])
+        return total(logits, target), (logits, changed.get("batch_stats", statistics))
 
     @jax.jit
     def step(variables: Any, state: Any) -> Any:
         params = variables["params"]
         (value, (logits, statistics)), gradient = jax.value_and_grad(loss, has_aux=True)(
-            params, variables["batch_stats"]
+            params, variables.get("batch_stats", {})
         )
         updates, state = optimizer.update(gradient, state, params)
-        return (
-            {"params": optax.apply_updates(params, updates), "batch_stats": statistics},
-            state,
-            gradient,
-            value,
-            logits,
-        )
+        params = jax.tree.map(lambda p, u: p - options["lr"] * u, params, updates)
+        return {"params": params, "batch_stats": statistics}, state, gradient, value, logits
 
     keys = case.manifest["parameters"]
-    zero = np.asarray([key in case.manifest["zero_gradient"] for key in keys])
+    zero = np.asarray([key in case.manifest.get("zero_gradient", ()) for key in keys])
     table = sysu.KEYS[backbone]
 
     def norms(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
         return np.asarray([np.linalg.norm(np.asarray(arrays[key], np.float64)) for key in keys])
 
-    state, before = optimizer.init(variables["params"]), to_torch(variables, table)
-    for k in range(1, options["steps"] + 1):
+    def as_stored(tensors: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        # The original's parameters are float32, which rounds a small change of a large one.
+        return {key: np.asarray(tensors[key], np.float32).astype(np.float64) for key in keys}
+
+    expected, last = case.expected.keys(), options.get("steps", 1)
+    state, before = optimizer.init(variables["params"]), as_stored(to_torch(variables, table))
+    for k in range(1, last + 1):
         variables, state, gradient, value, logits = step(variables, state)
         gradients, after = to_torch({"params": gradient}, table), to_torch(variables, table)
-        limit = LIMIT if k == 1 else SECOND_STEP_LIMIT
-        yield case.compare(f"loss_{k}", value.reshape(1), limit)
-        yield case.compare(f"logits_{k}", logits, limit)
-        found = norms(gradients)
-        noise = float(found[zero].max() / found.max())
-        yield Row(
-            case.name,
-            f"(grad_norm_{k} of zero)",
-            noise <= ZERO_LIMIT,
-            noise,
-            ZERO_LIMIT,
-            f"{zero.sum()} of {len(zero)}",
-        )
-        change = {key: after[key] - before[key] for key in keys}
-        for name, value in (("grad", found), ("param", norms(after)), ("delta", norms(change))):
-            # In the first step each parameter's norm by itself; in the second the smallest ones differ by more.
-            yield case.compare(f"{name}_norm_{k}", value, limit, entrywise=k == 1, only=~zero)
+        stored, found = as_stored(after), norms(gradients)
+        if f"loss_{k}" in expected:
+            yield precision.loss(f"loss_{k}", value.reshape(1))
+        if f"logits_{k}" in expected:
+            yield precision.values(f"logits_{k}", logits)
+        if zero.any() and f"grad_norm_{k}" in expected:
+            noise, note = float(found[zero].max() / found.max()), f"{zero.sum()} of {len(zero)}"
+            name = f"(grad_norm_{k} of zero)"
+            yield Row(case.name, name, noise <= ZERO_LIMIT, noise, ZERO_LIMIT, note, precision.name)
+        change = {key: stored[key] - before[key] for key in keys}
+        for name, each in (("grad", found), ("param", norms(after)), ("delta", norms(change))):
+            if f"{name}_norm_{k}" in expected:
+                yield from precision.norms(f"{name}_norm_{k}", each, ~zero, moved=k > 1 or name != "grad")
         if k == 1:
-            for kind in ("mean", "var"):
-                names = [name.removesuffix("mean") + kind for name in case.manifest["running_mean_order"]]
-                yield case.compare(f"running_{kind}", np.concatenate([after[name] for name in names]), limit)
-            counters = sysu.to_original(variables, backbone, COUNTED + 1)
-            counted = [value for name, value in counters.items() if name.endswith("num_batches_tracked")]
-            yield case.compare("batches_tracked", np.stack(counted), 0.0)
+            yield from _statistics(precision, variables, after, backbone)
         # The results' parameters are those after the last step, as their norms show, though the spec says the first.
-        for prefix, source, at in (("grad_", gradients, 1), ("param_", after, options["steps"])):
-            for name in case.expected:
+        for prefix, source, at in (("grad_", gradients, 1), ("param_", after, last)):
+            for name in expected:
                 if k == at and (key := name.removeprefix(prefix)) in source and key != name:
-                    yield case.compare(name, source[key].ravel()[:64], limit)
-        before = after
-    logits, _ = jax.jit(model.apply)(variables, image)
-    yield case.compare("logits_eval_after", logits, SECOND_STEP_LIMIT)
+                    yield precision.values(name, source[key].ravel()[:64])
+        before = stored
+    if "logits_eval_after" in expected:
+        logits, _ = jax.jit(model.apply)(variables, image)
+        yield precision.values("logits_eval_after", logits)
+
+
+def _statistics(precision: Precision, variables: Any, tensors: Mapping[str, Any], backbone: str) -> Iterator[Row]:
+    """The running statistics after the first step, and how many batches they have seen."""
+    case = precision.case
+    for kind in ("mean", "var"):
+        if f"running_{kind}" in case.expected:
+            names = [name.removesuffix("mean") + kind for name in case.manifest["running_mean_order"]]
+            yield precision.values(f"running_{kind}", np.concatenate([tensors[name] for name in names]))
+    if "batches_tracked" in case.expected:
+        counters = sysu.to_original(variables, backbone, COUNTED + 1)
+        counted = [value for name, value in counters.items() if name.endswith("num_batches_tracked")]
+        yield case.compare("batches_tracked", np.stack(counted), 0.0)

@@ -30,11 +30,11 @@ def test_pictures():
 
 def test_wrong_numbers_fail(tmp_path):
     content = json.loads((GOLDEN / "preprocess.json").read_text())
-    content["std"], content["python_random_seeds"] = [1, 1, 1], [0]
+    content["python_random_seeds"] = [0]
     (tmp_path / "preprocess.json").write_text(json.dumps(content))
     with np.load(GOLDEN / "preprocess.npz") as stored:
         arrays = dict(stored)
-    arrays["out_test_1"] = arrays["out_test_1"] * np.float32(1 + 1e-5)
+    arrays["out_test_1"] = arrays["out_test_1"] * np.float32(1 + 3e-4)
     arrays["out_resized_0"] = arrays["out_resized_0"] + np.uint8(1)
     np.savez(tmp_path / "preprocess.npz", **arrays)
     rows = golden.run(tmp_path)
