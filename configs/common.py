@@ -104,7 +104,7 @@ def vqa_data(config: ml_collections.ConfigDict) -> None:
     data.answers.file = ""  # the original's answer_dict.json, or a JSON list; empty: made from the data
     data.answers.splits = "train"
     data.answers.min_count = 9
-    data.answers.rule = "soft"  # soft: VQA v2's ten annotators | exact: one annotated answer
+    data.answers.rule = "soft"  # of several annotators: soft | counts (RWSAN's targets); of one: exact
     data.readers = ml_collections.ConfigDict({"threads": 4, "prefetch_mib": 512.0, "workers": 0})
     config.compile.vocab_size = 20572  # sizes for --mode=compile, which reads no data
     config.compile.num_answers = 3129
@@ -134,7 +134,7 @@ def radiology_data(config: ml_collections.ConfigDict) -> None:
     data.answers.file = ""  # a JSON list of answers, or two maps; empty: made from the data
     data.answers.splits = "train"
     data.answers.min_count = 1
-    data.answers.rule = "exact"  # exact: one annotated answer | soft: VQA v2's ten annotators
+    data.answers.rule = "exact"  # of one annotator: exact; of several: soft, counts (jaxvqa.data.answers)
     data.readers = ml_collections.ConfigDict({"threads": 4, "prefetch_mib": 512.0, "workers": 0})
     config.compile.vocab_size = 1177  # sizes for --mode=compile, which reads no data
     config.compile.num_answers = 458
@@ -159,7 +159,7 @@ def picture_data(config: ml_collections.ConfigDict) -> None:
     data.answers.file = ""  # the original's disease2id.json, or a JSON list; empty: made from the data
     data.answers.splits = "train"
     data.answers.min_count = 1
-    data.answers.rule = "exact"  # exact: one annotated answer | soft: VQA v2's ten annotators
+    data.answers.rule = "exact"  # of one annotator: exact; of several: soft, counts (jaxvqa.data.answers)
     data.readers = ml_collections.ConfigDict({"threads": 4, "prefetch_mib": 512.0, "workers": 0})
     config.compile.num_answers = 330  # for --mode=compile, which reads no data
 
@@ -206,7 +206,7 @@ def text_data(config: ml_collections.ConfigDict) -> None:
     data.answers.file = ""  # the original's file of classes, or a JSON list; empty: made from the data
     data.answers.splits = "train"
     data.answers.min_count = 1
-    data.answers.rule = "exact"  # exact: one annotated answer | soft: VQA v2's ten annotators
+    data.answers.rule = "exact"  # of one annotator: exact; of several: soft, counts (jaxvqa.data.answers)
     data.readers = ml_collections.ConfigDict({"threads": 4, "prefetch_mib": 512.0, "workers": 0})
     config.generate = ml_collections.ConfigDict()
     config.generate.words = 20  # the most words of an answer

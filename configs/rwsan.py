@@ -94,6 +94,9 @@ def _vqa_v2(config: ml_collections.ConfigDict, variants: set[str]) -> None:
     config.evals = ml_collections.ConfigDict({"val": common.evaluation("val", every="1 epoch", batch_size=256)})
     if "train+val+vg" in variants:
         config.data.train_split = "train+val+vg"
+        config.data.answers.rule = (
+            "counts"  # Visual Genome's questions have one annotator: a target of 0.3, as published
+        )
         config.evals = ml_collections.ConfigDict({"test": common.evaluation("test", every="16 epochs", batch_size=256)})
     if "mini" in variants:
         config.data.vocabulary_splits = "train+val"

@@ -23,7 +23,7 @@ from jaxvqa import checkpoints, configs, logs, sharding, train, voting
 from jaxvqa.data.med_text import repaired
 from jaxvqa.errors import CheckpointError, ConfigError, nearest
 from jaxvqa.logs import log
-from jaxvqa.metrics.bootstrap import confidence_interval
+from jaxvqa.metrics.bootstrap import percentages
 from jaxvqa.tasks import Task, task_with_assets
 
 SAME = ("questions", "images", "question_types", "limit")
@@ -241,7 +241,4 @@ def _beside_members(
             if measure in rows[0]:
                 yield f"{name}/members/{member.name}/{measure}", 100 * float(np.mean([row[measure] for row in rows]))
     gains = np.subtract(ours, max(theirs, key=np.mean))
-    low, high = confidence_interval(gains)
-    yield f"{name}/over_best_member", 100 * float(gains.mean())
-    yield f"{name}/over_best_member/low", 100 * low
-    yield f"{name}/over_best_member/high", 100 * high
+    yield from percentages(f"{name}/over_best_member", gains, [row["image_id"] for row in scored[0]], paired=True)

@@ -176,6 +176,8 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, float]:
     mesh = sharding.make_mesh(config.mesh)
     log.info("devices: %d x %s, mesh %s", mesh.size, mesh.devices.flat[0].device_kind, dict(mesh.shape))
     source = sources.open_vqa(config.data, config.data.train_split)
+    if config.data.answers.rule == "soft":  # by `counts`, one annotator has a target
+        sources.check_annotators(source, "soft")
     order = pipeline.TrainOrder(
         len(source),
         config.batch_size,

@@ -8,7 +8,7 @@ same two steps, `process_punctuation` and `process_words`.
 import functools
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, TypeVar
@@ -53,6 +53,15 @@ _CONTRACTIONS = {
 _CONTRACTIONS["somebody'd"] = "somebodyd"  # the wrong way round in the script
 
 _SOFT_SCORES = np.array([0.0, 0.3, 0.6, 0.9, 1.0], np.float32)
+_USUAL_ANNOTATORS = 10
+FEW = 4
+"""Of fewer annotators than these, no other three can agree with one."""
+
+ANSWER_RULES = ("soft", "counts", "exact")
+"""`config.data.answers.rule`: how annotated answers become training targets, see `AnswerList`, and how predictions are scored.
+
+`soft` and `counts` score by VQA accuracy (`jaxvqa.metrics.vqa`), `exact` by comparison with each annotated answer.
+"""
 
 
 def process_punctuation(text: str) -> str:
@@ -167,14 +176,39 @@ class AnswerList:
 
         The annotators' raw answers are brought into the list's form first; those outside the list are ignored.
         """
-        scores = np.zeros(len(self), np.float32)
-        for label, count in Counter(map(self.label, human)).items():
-            if label >= 0:
-                scores[label] = _SOFT_SCORES[min(count, len(_SOFT_SCORES) - 1)]
-        return scores
+        return self._scores(human, lambda count: _SOFT_SCORES[min(count, len(_SOFT_SCORES) - 1)])
 
     def exact_scores(self, human: Sequence[str]) -> Float[np.ndarray, " A"]:
         """Returns float32[A] with 1 for each given answer: the target where one annotated answer is the whole truth."""
+        return self._scores(human, lambda _: 1.0)
+
+    def scores(self, human: Sequence[str], rule: str) -> Float[np.ndarray, " A"]:
+        """Returns the training target float32[A] of a question by one of `ANSWER_RULES`.
+
+        `soft`: each answer's own VQA accuracy, with k of ten annotators 0, 0.3, 0.6, 0.9, 1 for k = 0, 1, 2, 3, 4 and more, and
+        with fewer than four the share who gave it. `counts`: those five numbers by k alone, however many annotators there are:
+        RWSAN's Visual Genome questions have one annotator, and a target of 0.3. `exact`: 1 for each annotated answer.
+        """
+        if rule == "exact":
+            return self.exact_scores(human)
+        if rule == "counts" or len(human) >= _USUAL_ANNOTATORS:
+            return self.soft_scores(human)
+        return self._scores(human, lambda count: expected_agreement(count, len(human)))
+
+    def _scores(self, human: Sequence[str], score: Callable[[int], float]) -> Float[np.ndarray, " A"]:
         scores = np.zeros(len(self), np.float32)
-        scores[[label for label in map(self.label, human) if label >= 0]] = 1.0
+        for label, count in Counter(map(self.label, human)).items():
+            if label >= 0:
+                scores[label] = score(count)
         return scores
+
+
+def expected_agreement(count: int, annotators: int) -> float:
+    """The VQA accuracy of an answer that `count` of the annotators gave: the mean over each of them left out, in [0, 1].
+
+    Three matches among the others count in full. Of fewer than four annotators no other three can match, and it is the share.
+    """
+    if annotators < FEW:
+        return count / annotators
+    # Those who gave the answer leave one match less behind when they are left out.
+    return (count * min(1.0, (count - 1) / 3) + (annotators - count) * min(1.0, count / 3)) / annotators

@@ -283,6 +283,28 @@ def open_vqa(config: Any, split: str) -> VqaSource:
     return VqaSource(records(config.questions, split), images, limit=config.limit, question_types=types)
 
 
+def check_annotators(source: VqaSource, rule: str, looked_at: int = 256) -> None:
+    """Checks that the questions of a source have several annotators where the answer rule compares these.
+
+    Args:
+      source: the questions, of which some are looked at, evenly spread; captions have no annotators.
+      rule: `config.data.answers.rule`.
+      looked_at: how many questions.
+
+    Raises:
+      ConfigError: each of them has one annotator.
+    """
+    if rule == "exact" or not len(source):
+        return
+    places = np.unique(np.linspace(0, len(source) - 1, looked_at).astype(int))
+    counts = {len(q.get("answers", ())) for q in source.read_questions(places.tolist()) if "question" in q}
+    if counts - {0} == {1}:
+        raise ConfigError(
+            f"config.data.answers.rule is {rule!r}, which compares the answers of several annotators; the questions of "
+            f"{source.questions.part} ({source.questions.splits}) have one each. Set --config.data.answers.rule=exact."
+        )
+
+
 def curriculum_stages(config: Any) -> tuple[Stage, ...]:
     """Where the stages of `config.curriculum` lie in the source of `config.data.train_split`.
 

@@ -30,15 +30,14 @@ class EncodeQuestion:
 class ScoreAnswers:
     """`answers` list of str -> `answer_scores` float32[A].
 
-    `rule` is "soft" (VQA v2: a share for each of ten annotators) or "exact" (one annotated answer scores 1).
+    `rule` is one of `jaxvqa.data.answers.ANSWER_RULES`.
     """
 
     answers: AnswerList = field(repr=False)
     rule: str
 
     def __call__(self, example: Example) -> Example:
-        score = self.answers.soft_scores if self.rule == "soft" else self.answers.exact_scores
-        return example | {"answer_scores": score(example["answers"])}
+        return example | {"answer_scores": self.answers.scores(example["answers"], self.rule)}
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 from jaxvqa.data.prompts import asked_and_true
 from jaxvqa.evaluators.vqa import VqaEvaluator
 from jaxvqa.metrics import text
-from jaxvqa.metrics.bootstrap import confidence_interval
+from jaxvqa.metrics.bootstrap import percentages
 
 
 class GenerationEvaluator(VqaEvaluator):
@@ -52,16 +52,18 @@ class GenerationEvaluator(VqaEvaluator):
             answers = [asked_and_true(record)[1] for record in self.source.all_questions()]
             known, table = text.embeddings_by_answer(outputs["true"], answers)
             pairs = zip(text.nearest_answers(outputs["written"], table), answers, strict=True)
-            yield from self._mean("nearest", [text.contains(known[found], answer) for found, answer in pairs])
+            near = [text.contains(known[found], answer) for found, answer in pairs]
+            images = [int(record["image_id"]) for record in self.source.all_questions()]
+            yield from percentages(f"{self.name}/nearest", near, images)
 
     def _measures(self, scored: list[dict[str, Any]]) -> Iterator[tuple[str, float]]:
         if self._captions:
-            yield from self._mean("bleu", [row["bleu"] for row in scored])
+            yield from self._mean("bleu", scored)
             yield from self._of_captions(scored)
             return
         yield from super()._measures(scored)
         for measure in ("exact", "bleu"):
-            yield from self._mean(measure, [row[measure] for row in scored])
+            yield from self._mean(measure, scored)
         for group in self.groups:
             members = defaultdict(list)
             for row in scored:
@@ -78,8 +80,6 @@ class GenerationEvaluator(VqaEvaluator):
         yield f"{self.name}/rouge_l", 100 * float(np.mean([text.rouge_l(ours, theirs) for ours, theirs in pairs]))
         yield f"{self.name}/cider", float(np.mean(text.cider(written, true)))
 
-    def _mean(self, measure: str, values: list[float]) -> Iterator[tuple[str, float]]:
-        low, high = confidence_interval(values)
-        yield f"{self.name}/{measure}", 100 * float(np.mean(values))
-        yield f"{self.name}/{measure}/low", 100 * low
-        yield f"{self.name}/{measure}/high", 100 * high
+    def _mean(self, measure: str, rows: list[dict[str, Any]]) -> Iterator[tuple[str, float]]:
+        images = [row["image_id"] for row in rows]
+        yield from percentages(f"{self.name}/{measure}", [row[measure] for row in rows], images)

@@ -13,7 +13,7 @@ from jaxvqa.data.sources import VqaSource
 from jaxvqa.errors import os_errors
 from jaxvqa.evaluators.predicting import predict_all, predict_function
 from jaxvqa.evaluators.vqa import write_whole
-from jaxvqa.metrics.bootstrap import confidence_interval
+from jaxvqa.metrics.bootstrap import percentages
 from jaxvqa.state import TrainState
 from jaxvqa.tasks import Task
 
@@ -56,8 +56,6 @@ class ScoresEvaluator:
                 folder.mkdir(parents=True, exist_ok=True)
                 lines = "".join(json.dumps(row) + "\n" for row in rows)
                 write_whole(folder / f"{self.name}_{int(state.step)}.jsonl", lines)
+        images = [int(example["image_id"]) for example in self._source.all_questions()]
         for name, values in scores.items():
-            low, high = confidence_interval(values)
-            yield f"{self.name}/{name}", 100 * float(values.mean())
-            yield f"{self.name}/{name}/low", 100 * low
-            yield f"{self.name}/{name}/high", 100 * high
+            yield from percentages(f"{self.name}/{name}", values, images)

@@ -15,14 +15,20 @@ from jax.sharding import Mesh
 
 from jaxvqa.data import pipeline
 from jaxvqa.data.answers import normalise_answer
-from jaxvqa.data.sources import VqaSource
+from jaxvqa.data.sources import VqaSource, check_annotators
 from jaxvqa.errors import DataError, os_errors
 from jaxvqa.evaluators.few_shot import PromptExamples
 from jaxvqa.evaluators.predicting import predict_all, predict_function
 from jaxvqa.logs import log
-from jaxvqa.metrics.bootstrap import confidence_interval
+from jaxvqa.metrics.bootstrap import percentages
 from jaxvqa.metrics.question_only import question_only_answers
-from jaxvqa.metrics.vqa import eval_ai_results, normalise_prediction, question_accuracy
+from jaxvqa.metrics.vqa import (
+    eval_ai_results,
+    fair_to_few,
+    normalise_prediction,
+    question_accuracy,
+    question_accuracy_since_2021,
+)
 from jaxvqa.state import TrainState
 from jaxvqa.tasks import AnswerTask
 
@@ -39,15 +45,19 @@ def annotators_of(question: Mapping[str, Any]) -> list[str]:
     return list(question["answers"]) if "question" in question else [question["caption"]]
 
 
-RULES: dict[str, Callable[[str, list[str]], float]] = {"soft": question_accuracy, "exact": _exact}
+_soft = fair_to_few(question_accuracy)
+_since_2021 = fair_to_few(question_accuracy_since_2021)
+
+RULES: dict[str, Callable[[str, list[str]], float]] = {"soft": _soft, "counts": _soft, "exact": _exact}
 
 
 class VqaEvaluator:
     """Predicts each question of a split exactly once and scores the answers.
 
-    The rule is that of the data set's answers: `soft` is the official VQA accuracy over ten annotators, `exact` compares
-    with the annotated answer. A split without answers (a test server's) yields no accuracy; its predictions are
-    written all the same.
+    The rule is that of the data set's answers: `soft` (and `counts`, whose targets differ) is the official VQA accuracy over
+    several annotators by the rule of 2015 to March 2021, beside which `accuracy_since_2021` is that of the newest script;
+    `exact` compares with the annotated answer. See `jaxvqa.metrics.vqa`, also for what is done with fewer than four annotators.
+    A split without answers (a test server's) yields no accuracy; its predictions are written all the same.
 
     A row of `config.evals` with a `train_split` yields controls too, `NAME/controls/…`, in percent of accuracy: `majority`, the
     most frequent train answer to every question; `question_only`, answers from the question's words by
@@ -75,6 +85,7 @@ class VqaEvaluator:
         self.name, self.source = name, open_source(config.split)
         self._task, self._mesh, self._workdir = task, mesh, workdir
         self._batch_size, self._readers = config.batch_size, readers
+        check_annotators(self.source, task.answer_rule)
         self._rule: Callable[[str, list[str]], float] = RULES[task.answer_rule]
         self._predict = predict_function(name, config, task, mesh)
         self._answers = task.answers_among(config.predict)
@@ -143,11 +154,11 @@ class VqaEvaluator:
 
     def _measures(self, scored: list[dict[str, Any]]) -> Iterator[tuple[str, float]]:
         """Values by name, from predictions with their `accuracy`; each question has an answer to compare with."""
-        accuracies = np.asarray([row["accuracy"] for row in scored])
-        yield f"{self.name}/accuracy", 100 * float(accuracies.mean())
-        low, high = confidence_interval(accuracies)
-        yield f"{self.name}/accuracy/low", 100 * low
-        yield f"{self.name}/accuracy/high", 100 * high
+        images = [row["image_id"] for row in scored]
+        yield from percentages(f"{self.name}/accuracy", [row["accuracy"] for row in scored], images)
+        if self._rule is _soft:
+            newest = [0.0 if row.get("unanswered") else _since_2021(row["answer"], row["annotators"]) for row in scored]
+            yield from percentages(f"{self.name}/accuracy_since_2021", newest, images)
         for group in self.groups:
             members = defaultdict(list)
             for row in scored:

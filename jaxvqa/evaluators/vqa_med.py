@@ -8,7 +8,7 @@ import numpy as np
 from jaxvqa.data.med_text import repaired
 from jaxvqa.evaluators.vqa import VqaEvaluator
 from jaxvqa.metrics import vqa_med
-from jaxvqa.metrics.bootstrap import confidence_interval
+from jaxvqa.metrics.bootstrap import percentages
 
 
 class VqaMedEvaluator(VqaEvaluator):
@@ -43,8 +43,5 @@ class VqaMedEvaluator(VqaEvaluator):
 
     def _measures(self, scored: list[dict[str, Any]]) -> Iterator[tuple[str, float]]:
         yield from super()._measures(scored)
-        bleu = np.asarray([row["bleu"] for row in scored])
-        low, high = confidence_interval(bleu)
-        yield f"{self.name}/bleu", 100 * float(bleu.mean())
-        yield f"{self.name}/bleu/low", 100 * low
-        yield f"{self.name}/bleu/high", 100 * high
+        images = [row["image_id"] for row in scored]
+        yield from percentages(f"{self.name}/bleu", [row["bleu"] for row in scored], images)

@@ -8,7 +8,7 @@ import numpy as np
 from jaxvqa.data.rad_text import normalise_rad_answer
 from jaxvqa.evaluators.vqa import VqaEvaluator
 from jaxvqa.metrics import vqa_rad
-from jaxvqa.metrics.bootstrap import confidence_interval
+from jaxvqa.metrics.bootstrap import percentages
 from jaxvqa.metrics.question_only import question_only_answers
 
 CONTROLS = {
@@ -45,26 +45,24 @@ class VqaRadEvaluator(VqaEvaluator):
         return row
 
     def _measures(self, scored: list[dict[str, Any]]) -> Iterator[tuple[str, float]]:
-        strict = [row["accuracy"] for row in scored]
-        yield f"{self.name}/accuracy", 100 * float(np.mean(strict))
-        yield from self._interval("accuracy", strict)
+        yield from self._share("accuracy", {row["id"]: row["accuracy"] for row in scored})
         rows = [{**self._truth[row["id"]], "answer": row["answer"]} for row in scored]
         for protocol, summary in vqa_rad.report(rows, self._answers).items():
             table = summary.table()
-            yield f"{self.name}/{protocol}", table.pop("accuracy")
-            yield from self._interval(protocol, list(summary.per_question.values()))
+            del table["accuracy"]
+            yield from self._share(protocol, summary.per_question)
             for kind in vqa_rad.ANSWER_TYPES:
-                right = [r for i, r in summary.per_question.items() if self._truth[i]["answer_type"].strip() == kind]
-                if right:
-                    yield from self._interval(f"{protocol}/{kind.lower()}", right)
+                each = summary.per_question.items()
+                if right := {i: r for i, r in each if self._truth[i]["answer_type"].strip() == kind}:
+                    yield from self._share(f"{protocol}/{kind.lower()}", right)
+                del table[kind.lower()]
             yield from ((f"{self.name}/{protocol}/{group}", value) for group, value in table.items() if value == value)
         if "organ_right" in scored[0]:
             yield f"{self.name}/organ_accuracy", 100 * float(np.mean([row["organ_right"] for row in scored]))
 
-    def _interval(self, measure: str, right: list[Any]) -> Iterator[tuple[str, float]]:
-        low, high = confidence_interval(right)
-        yield f"{self.name}/{measure}/low", 100 * low
-        yield f"{self.name}/{measure}/high", 100 * high
+    def _share(self, measure: str, right: Mapping[int, float]) -> Iterator[tuple[str, float]]:
+        images = [int(self._truth[question]["image_id"]) for question in right]
+        yield from percentages(f"{self.name}/{measure}", list(right.values()), images)
 
     def _controls_of(self, scored: list[dict[str, Any]]) -> Iterator[tuple[str, float]]:
         rows = [self._truth[row["id"]] for row in scored]

@@ -1,16 +1,27 @@
-"""The official VQA accuracy, as RWSAN's evaluation computes it (spec section 6). NumPy only.
+"""The official VQA accuracy, by the two rules that its script has had. NumPy only.
 
 A prediction is right as far as annotators agree with it: each annotator is left out in turn, and three matches among the
-others count in full. Predictions are normalised in full; annotators' answers only in their punctuation, and not at all
-when they are unanimous (spec section 9, quirk 15).
+others count in full. The rules differ in what is normalised:
+
+====================== ================================================ ==========================================
+rule                   prediction                                       annotators
+====================== ================================================ ==========================================
+2015 to March 2021     in full                                          punctuation, unless they are unanimous
+since March 2021       in full, unless the annotators are unanimous     in full, unless they are unanimous
+====================== ================================================ ==========================================
+
+`question_accuracy` is the first, which MCAN's and RWSAN's published numbers are by (spec, section 6 and quirk 15 of section 9):
+`config.data.answers.rule = "soft"`. `question_accuracy_since_2021` is the second; evaluations give it beside the first. Both
+are the scripts to the letter, and give at most 0, 1/3 and 2/3 with one, two and three annotators: evaluations therefore take
+`fair_to_few` of them.
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jaxvqa.data.answers import process_punctuation, process_words
+from jaxvqa.data.answers import FEW, process_punctuation, process_words
 from jaxvqa.errors import DataError
 
 Annotator = str | Mapping[str, Any]
@@ -20,7 +31,7 @@ Annotator = str | Mapping[str, Any]
 @functools.lru_cache(maxsize=1 << 16)
 def normalise_prediction(answer: str) -> str:
     """Brings a predicted answer into the form that is compared: punctuation, case, number words, articles."""
-    return process_words(process_punctuation(answer.replace("\n", " ").replace("\t", " ").strip()))
+    return process_words(process_punctuation(_one_line(answer)))
 
 
 @functools.lru_cache(maxsize=1 << 17)
@@ -30,7 +41,7 @@ def normalise_human(answer: str) -> str:
 
 
 def question_accuracy(prediction: str, annotators: Sequence[Annotator]) -> float:
-    """Returns the accuracy of one predicted answer, in [0, 1].
+    """Returns the accuracy of one predicted answer by the rule of 2015 to March 2021, in [0, 1].
 
     The mean over the annotators of min(1, matches among the others / 3). With k of ten agreeing: 0, 0.3, 0.6, 0.9, 1
     for k = 0, 1, 2, 3, 4 and more.
@@ -44,12 +55,52 @@ def question_accuracy(prediction: str, annotators: Sequence[Annotator]) -> float
     Raises:
         DataError: there is no annotator.
     """
-    if not annotators:
-        raise DataError("VQA accuracy needs at least one annotated answer; this question has none (a test split?).")
-    predicted = normalise_prediction(prediction)
-    texts = [annotator if isinstance(annotator, str) else annotator["answer"] for annotator in annotators]
+    texts = _texts(annotators)
     if len(set(texts)) > 1:
         texts = [normalise_human(text) for text in texts]
+    return _agreement(normalise_prediction(prediction), texts, annotators)
+
+
+def question_accuracy_since_2021(prediction: str, annotators: Sequence[Annotator]) -> float:
+    """Returns the accuracy of one predicted answer by the rule since March 2021, in [0, 1]; see `question_accuracy`.
+
+    Where all annotators agree to the letter, the prediction has to be their answer to the letter too, capitals included.
+    """
+    texts = [_one_line(text) for text in _texts(annotators)]
+    predicted = _one_line(prediction)
+    if len(set(texts)) > 1:
+        predicted, *texts = map(normalise_prediction, (predicted, *texts))
+    return _agreement(predicted, texts, annotators)
+
+
+def fair_to_few(rule: Callable[[str, Sequence[Annotator]], float]) -> Callable[[str, Sequence[Annotator]], float]:
+    """The same rule where it can give 1; of fewer than four annotators, the share who gave the answer, all normalised in full.
+
+    Of four annotators both rules give the share too: no other three can match one of fewer.
+    """
+
+    @functools.wraps(rule)
+    def fair(prediction: str, annotators: Sequence[Annotator]) -> float:
+        if not 0 < len(annotators) < FEW:
+            return rule(prediction, annotators)
+        given = [normalise_prediction(text) for text in _texts(annotators)]
+        return given.count(normalise_prediction(prediction)) / len(given)
+
+    return fair
+
+
+def _one_line(answer: str) -> str:
+    return answer.replace("\n", " ").replace("\t", " ").strip()
+
+
+def _texts(annotators: Sequence[Annotator]) -> list[str]:
+    if not annotators:
+        raise DataError("VQA accuracy needs at least one annotated answer; this question has none (a test split?).")
+    return [annotator if isinstance(annotator, str) else annotator["answer"] for annotator in annotators]
+
+
+def _agreement(predicted: str, texts: Sequence[str], annotators: Sequence[Annotator]) -> float:
+    """The accuracy of a normalised prediction; `texts` are the annotators', as they are compared."""
     if all(isinstance(annotator, str) for annotator in annotators):
         count = texts.count(predicted)
         others = [count - (text == predicted) for text in texts]

@@ -304,7 +304,7 @@ def result(run: Run, name: str, scored: Sequence[Row]) -> dict[str, Any] | None:
     if not scored:
         return None
     accuracies = [row["accuracy"] for row in scored]
-    low, high = confidence_interval(accuracies)
+    low, high = confidence_interval(accuracies, _images(scored))
     return {
         "accuracy": 100 * float(np.mean(accuracies)),
         "low": 100 * low,
@@ -333,12 +333,17 @@ def curves(run: Run, name: str) -> list[str]:
     return found or [f"{name}/{measure}" for measure in ("bleu", "bleu_4") if not run.series(f"{name}/accuracy")[0]]
 
 
+def _images(rows: Sequence[Row]) -> list[int]:
+    return [row["image_id"] for row in rows]
+
+
 def difference(scored: Sequence[Row], before: Mapping[int, float]) -> dict[str, Any] | None:
     """The mean difference in accuracy on the questions that both answered, in points, with its paired interval."""
-    pairs = [row["accuracy"] - before[row["id"]] for row in scored if row["id"] in before]
-    if not pairs:
+    both = [row for row in scored if row["id"] in before]
+    if not both:
         return None
-    low, high = confidence_interval(pairs)
+    pairs = [row["accuracy"] - before[row["id"]] for row in both]
+    low, high = confidence_interval(pairs, _images(both), paired=True)
     return {"points": 100 * float(np.mean(pairs)), "low": 100 * low, "high": 100 * high, "questions": len(pairs)}
 
 
@@ -366,7 +371,7 @@ def groups(scored: Sequence[Row], before: Mapping[int, float]) -> list[tuple[str
         lines = []
         for name, rows in sorted(members.items(), key=lambda item: (-len(item[1]), item[0])):
             accuracies = [row["accuracy"] for row in rows]
-            low, high = confidence_interval(accuracies)
+            low, high = confidence_interval(accuracies, _images(rows))
             both = [row for row in rows if row["id"] in before]
             base = 100 * float(np.mean([before[row["id"]] for row in both])) if both else None
             ours = 100 * float(np.mean(accuracies))

@@ -73,7 +73,7 @@ class AnswerTask(Task, Protocol):
     """A task whose predictions are answers, and whose predict function `explain` tells where the model looks.
 
     Attributes:
-      answer_rule: how an answer is scored: "soft" (ten annotators) or "exact" (one).
+      answer_rule: how an answer is scored, one of `jaxvqa.data.answers.ANSWER_RULES`.
     """
 
     answer_rule: str

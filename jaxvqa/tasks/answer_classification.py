@@ -14,12 +14,10 @@ from jaxtyping import Array, ArrayLike, Float, Key
 
 from jaxvqa import models
 from jaxvqa.data import transforms
-from jaxvqa.data.answers import AnswerList
+from jaxvqa.data.answers import ANSWER_RULES, AnswerList
 from jaxvqa.data.text import Vocabulary, load_glove, tokenise
 from jaxvqa.errors import ConfigError, DataError
 from jaxvqa.tasks import Assets, ClosedAnswers, Metrics
-
-ANSWER_RULES = ("soft", "exact")
 
 
 class AnswerClassification(ClosedAnswers):

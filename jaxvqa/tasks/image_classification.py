@@ -15,10 +15,10 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
 
 from jaxvqa import losses, models, voting
 from jaxvqa.data import images, transforms
+from jaxvqa.data.answers import ANSWER_RULES
 from jaxvqa.data.med_text import DiseaseList
 from jaxvqa.errors import ConfigError, DataError
 from jaxvqa.tasks import Assets, ClosedAnswers, Metrics
-from jaxvqa.tasks.answer_classification import ANSWER_RULES
 
 SHOWN = 5
 """How many of the best answers an explanation lists."""

@@ -12,12 +12,12 @@ from jaxtyping import Array, ArrayLike, Float, Key
 
 from jaxvqa import models
 from jaxvqa.data import images, transforms
+from jaxvqa.data.answers import ANSWER_RULES
 from jaxvqa.data.rad_text import RadAnswerList, RadVocabulary, load_vectors, second_embedding, tfidf, tokenise
 from jaxvqa.data.sources import open_vqa
 from jaxvqa.errors import ConfigError, DataError
 from jaxvqa.models.cmsa import ORGANS
 from jaxvqa.tasks import Assets, ClosedAnswers, Metrics
-from jaxvqa.tasks.answer_classification import ANSWER_RULES
 
 PICTURES = {"image": ("image_size", 3), "image_84": ("maml_size", 1), "image_128": ("autoencoder_size", 1)}
 """A model's input -> the field of `config.data` with its size, and its channels."""

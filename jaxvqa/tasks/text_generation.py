@@ -12,7 +12,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
 
 from jaxvqa import generate, likelihood, losses, models
 from jaxvqa.data import few_shot, images, tokenisers
-from jaxvqa.data.answers import AnswerList
+from jaxvqa.data.answers import ANSWER_RULES, AnswerList
 from jaxvqa.data.med_text import DiseaseList
 from jaxvqa.data.prompts import ANSWER, FORMS, TEMPLATES, WriteText, asked_and_true
 from jaxvqa.data.rad_text import RadAnswerList
@@ -23,7 +23,6 @@ from jaxvqa.errors import ConfigError, DataError, nearest
 from jaxvqa.inputs import read_json
 from jaxvqa.models.flamingo import parse_compat
 from jaxvqa.tasks import Assets, Metrics
-from jaxvqa.tasks.answer_classification import ANSWER_RULES
 
 
 class VerbatimList(AnswerList):

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from jaxvqa.data import answers
-from jaxvqa.data.answers import AnswerList, normalise_answer
+from jaxvqa.data.answers import ANSWER_RULES, AnswerList, normalise_answer
 from jaxvqa.errors import DataError
+from jaxvqa.metrics.vqa import fair_to_few, question_accuracy
 
 CASES = json.loads((Path(__file__).parents[1] / "golden/rwsan/text_cases.json").read_text())
 
@@ -70,6 +71,32 @@ def test_soft_scores(case):
     assert scores.shape == (len(answer_list),)
     found = {answer: float(score) for answer, score in zip(answer_list.answers, scores, strict=True) if score}
     assert found == {answer: float(np.float32(score)) for answer, score in case["scores"].items()}
+
+
+@pytest.mark.parametrize(
+    ("rule", "human", "expected"),
+    [
+        ("soft", ["yes"], [1, 0]),
+        ("soft", ["yes", "no"], [1 / 2, 1 / 2]),
+        ("soft", ["yes", "yes", "blue"], [2 / 3, 0]),
+        ("soft", ["yes", "no", "no", "no"], [1 / 4, 3 / 4]),
+        ("soft", ["yes"] * 4, [1, 0]),
+        ("soft", ["yes"] * 3 + ["no"] * 4, [6 / 7, 1]),
+        ("soft", ["yes"] * 2 + ["no"] * 3 + ["blue"] * 5, [0.6, 0.9]),
+        ("soft", ["yes"] * 12, [1, 0]),
+        ("counts", ["yes"], [0.3, 0]),
+        ("counts", ["yes", "yes", "no"], [0.6, 0.3]),
+        ("exact", ["yes", "no"], [1, 1]),
+        *((rule, [], [0, 0]) for rule in ANSWER_RULES),
+    ],
+)
+def test_targets_by_rule_and_number_of_annotators(rule, human, expected):
+    scores = AnswerList(("yes", "no")).scores(human, rule)
+    np.testing.assert_allclose(scores, np.float32(expected), rtol=1e-6)
+    # Where the target is an accuracy, it is that of the answer itself.
+    if rule == "soft" and human:
+        accuracies = [fair_to_few(question_accuracy)(answer, human) for answer in ("yes", "no")]
+        np.testing.assert_allclose(scores, accuracies, rtol=1e-6)
 
 
 def test_exact_scores():

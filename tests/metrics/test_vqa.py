@@ -109,3 +109,57 @@ def test_real_answers_are_fixed_points():
     answers = AnswerList.build((row["multiple_choice_answer"] for row in rows), min_count=9)
     assert len(answers) == 45
     assert all(normalise_answer(answer) == answer for answer in answers.answers)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "annotators", "old", "new"),
+    [
+        ("yes", ["yes"] * 10, 1, 1),
+        ("Yes.", ["yes"] * 10, 1, 0),  # nothing is normalised where all agree
+        ("yes", ["Yes"] * 10, 0, 0),
+        ("Yes", ["Yes"] * 10, 0, 1),
+        (" Yes\n", ["Yes\t"] * 10, 0, 1),
+        ("yes", ["Yes"] * 9 + ["no"], 0, 1),  # both sides are, in full, where they differ
+        ("2", ["two"] * 6 + ["a few"] * 4, 0, 1),
+        ("the dog", ["dog"] * 2 + ["cat"] * 8, 0.6, 0.6),
+        ("dog", ["the dog!"] * 3 + ["cat"] * 7, 0, 0.9),
+    ],
+)
+def test_the_two_official_rules(prediction, annotators, old, new):
+    assert vqa.question_accuracy(prediction, annotators) == pytest.approx(old)
+    assert vqa.question_accuracy_since_2021(prediction, annotators) == pytest.approx(new)
+    records = [{"answer": text, "answer_id": i} for i, text in enumerate(annotators)]
+    assert vqa.question_accuracy_since_2021(prediction, records) == pytest.approx(new)
+
+
+@pytest.mark.skipif("JAXVQA_DATA" not in os.environ, reason="JAXVQA_DATA is not set")
+def test_the_rules_on_real_answers():
+    """What the newest script changed on 6,000 questions of VQA v2, as its users found."""
+    folder = Path(os.environ["JAXVQA_DATA"]) / "data/vqa_v2_mini"
+    rows = json.loads((folder / "v2_mscoco_train2014_annotations.json").read_text())["annotations"]
+    answers = [(row["multiple_choice_answer"], row["answers"]) for row in rows]
+    old, new = (
+        [rule(prediction, annotators) for prediction, annotators in answers]
+        for rule in (vqa.question_accuracy, vqa.question_accuracy_since_2021)
+    )
+    assert sum(a != b for a, b in zip(old, new, strict=True)) == 102
+    assert 100 * (sum(new) - sum(old)) / len(rows) == pytest.approx(0.26, abs=0.005)
+
+
+@pytest.mark.parametrize("rule", [vqa.question_accuracy, vqa.question_accuracy_since_2021])
+@pytest.mark.parametrize(
+    ("annotators", "expected"),
+    [
+        (["Yes"], 1),
+        (["no"], 0),
+        (["yes", "no"], 1 / 2),
+        (["yes", "yes."], 1),
+        (["yes", "no", "Yes"], 2 / 3),
+        (["yes"] * 3, 1),
+        (["yes", "yes", "no", "no"], 1 / 2),  # the official rules themselves from here on
+        (["yes"] * 4, 1),
+        (["yes"] + ["no"] * 9, 0.3),
+    ],
+)
+def test_few_annotators_are_scored_by_the_share_who_agree(rule, annotators, expected):
+    assert vqa.fair_to_few(rule)("yes", annotators) == pytest.approx(expected)
