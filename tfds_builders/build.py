@@ -10,7 +10,9 @@ Besides what TFDS asks of it, a builder class may declare
 - `EXPECTED_COUNTS`: {config: {split: records}}, checked after building (a config or split not named is not checked);
 - `OPTIONAL_SPLITS`: {config: splits} that may be left out, whatever their expected count;
 - `manual_files(self) -> Iterable[ManualFile]`: what the chosen config needs in `manual_dir`, checked before building;
-- `workers`: the build command sets it to the number of processes the builder may start (--workers);
+- `workers`: the build command sets it to the number of processes or threads the builder may start (--workers);
+- `partial`: the build command sets it to whether a part of the official release is meant to be built (--partial);
+- `PARTS`: what else builds a part, for the message that says that something is missing;
 - `OFFERS_BEAM = True`: on `--beam`, the attribute `use_beam` is set to True, and the builder may return
   Beam transforms.
 
@@ -22,6 +24,7 @@ import contextlib
 import fcntl
 import importlib
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -72,11 +75,24 @@ def config_names(name: str, configs: Sequence[str] = ()) -> list[str | None]:
     return list(configs) or list(getattr(cls, "DEFAULT_CONFIGS", known)) or [None]
 
 
-def verify(builder: tfds.core.DatasetBuilder) -> dict[str, int]:
+def build_command(name: str, configs: Sequence[str], data_dir: Path) -> str:
+    """Returns the command that builds configs of a data set, with `--manual_dir=DIR` where it needs files from there."""
+    command = f"python -m tfds_builders.build {name}" + (f" --config={','.join(configs)}" if configs else "")
+    needed = False
+    with contextlib.suppress(DataError):  # another's data set; or a package that is missing, which the command will say
+        cls = builder_class(name)
+        known = {config.name for config in cls.BUILDER_CONFIGS}
+        builders = [cls(config=config, data_dir=data_dir) for config in configs if config in known]
+        needed = any(getattr(builder, "manual_files", list)() for builder in builders)
+    return f"{command}{' --manual_dir=DIR' * needed} --data_dir={shlex.quote(str(data_dir))}"
+
+
+def verify(builder: tfds.core.DatasetBuilder, *, partial: bool = False) -> dict[str, int]:
     """Counts the records in the files of a built data set.
 
     Args:
       builder: A builder whose data set is on disk.
+      partial: Whether counts may differ from the builder's `EXPECTED_COUNTS`.
 
     Returns:
       Records of each split.
@@ -104,14 +120,23 @@ def verify(builder: tfds.core.DatasetBuilder) -> dict[str, int]:
                 faults.append(f"{path}: {records} records, dataset_info.json states {stated}")
             counts[split] += records
     optional = getattr(builder, "OPTIONAL_SPLITS", {}).get(config, ())
-    for split, number in expected.items():
-        if counts.get(split) != number and (split in counts or split not in optional):
-            faults.append(f"split {split}: {counts.get(split, 0)} records, expected {number}")
     if faults:
         raise DataError(
             f"{builder.info.full_name} in {builder.data_path} is not whole:\n  "
             + "\n  ".join(faults)
             + "\nBuild it again with --overwrite."
+        )
+    for split, number in expected.items():
+        if counts.get(split) != number and (split in counts or split not in optional):
+            faults.append(
+                f"split {split}: {counts.get(split, 0)} records, expected {number} as in the official release"
+            )
+    if faults and not partial:
+        raise DataError(
+            f"{builder.info.full_name} is not the official release:\n  "
+            + "\n  ".join(faults)
+            + "\nAdd what is missing and build with --overwrite, or build what there is: --partial (results of a part are not "
+            "those of the literature)." + (f" {builder.PARTS}" if hasattr(builder, "PARTS") else "")
         )
     return counts
 
@@ -135,6 +160,23 @@ def _only_one_build(folder: Path) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def _replacing(folder: Path) -> Iterator[None]:
+    """Moves `folder` aside, and back if what is built in its place fails or is refused: that never counts as built."""
+    before = folder.parent / f"incomplete.replaced_{folder.name}"
+    if folder.exists():
+        folder.rename(before)
+    try:
+        yield
+    except BaseException:
+        if folder.exists():
+            shutil.rmtree(folder)
+        if before.exists():
+            before.rename(folder)
+        raise
+    shutil.rmtree(before, ignore_errors=True)
+
+
 def _beam_options(builder: tfds.core.DatasetBuilder, pipeline_options: str) -> Any:
     """Returns Beam's PipelineOptions from "name=value,name=value"; checks that Beam can be used at all."""
     if not getattr(builder, "OFFERS_BEAM", False):
@@ -155,6 +197,7 @@ def build(
     overwrite: bool = False,
     num_shards: int | None = None,
     workers: int = 1,
+    partial: bool = False,
     beam_pipeline_options: str | None = None,
 ) -> dict[str, Any]:
     """Builds one config of a data set, or verifies it if it is built already.
@@ -167,6 +210,7 @@ def build(
       overwrite: Whether to build again what is built.
       num_shards: Files per split; None lets TFDS choose by size.
       workers: Processes a builder may start; more than 1 only under a main module guarded by `__name__ == "__main__"`.
+      partial: Build what there is of an official release, without the splits and questions that lack their files.
       beam_pipeline_options: Not None builds by Apache Beam: "" with its own defaults, else "name=value,name=value".
 
     Returns:
@@ -190,18 +234,18 @@ def build(
             manual = Path(manual_dir or Path(builder.data_path.parents[1 + (config is not None)], "downloads/manual"))
             if hasattr(builder, "manual_files"):
                 require_files(name, manual, builder.manual_files())
-            if folder.exists():
-                shutil.rmtree(folder)
+            with _replacing(folder):
                 builder = cls(**make)  # a builder reads what is on disk when it is made
-            builder.use_beam = options is not None
-            builder.workers = workers
-            print(f"building {builder.info.full_name} in {folder}", file=sys.stderr)
-            builder.download_and_prepare(
-                download_config=tfds.download.DownloadConfig(
-                    manual_dir=manual, num_shards=num_shards, beam_options=options, try_download_gcs=False
+                builder.use_beam, builder.workers, builder.partial = options is not None, workers, partial
+                print(f"building {builder.info.full_name} in {folder}", file=sys.stderr)
+                builder.download_and_prepare(
+                    download_config=tfds.download.DownloadConfig(
+                        manual_dir=manual, num_shards=num_shards, beam_options=options, try_download_gcs=False
+                    )
                 )
-            )
-        counts = verify(builder)
+                counts = verify(builder, partial=partial)
+        else:
+            counts = verify(builder, partial=partial)
     splits = {
         split: {"records": counts[split], "bytes": sum(os.path.getsize(path) for path in info.filepaths)}
         for split, info in builder.info.splits.items()
@@ -254,8 +298,13 @@ def _run(argv: Sequence[str] | None) -> None:
         "--manual_dir", type=user_path, help="files downloaded by hand (default: DATA_DIR/downloads/manual)"
     )
     parser.add_argument("--overwrite", action="store_true", help="build again what is built")
+    parser.add_argument(
+        "--partial", action="store_true", help="build what there is of a release, though records are missing"
+    )
     parser.add_argument("--num_shards", type=int, help="files per split (default: by size)")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one per core)")
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count(), help="processes or threads (default: one per core)"
+    )
     parser.add_argument("--beam", action="store_true", help="build by Apache Beam, for builders that offer it")
     parser.add_argument("--beam_pipeline_options", help="NAME=VALUE,… for Beam, such as runner=DataflowRunner")
     args = parser.parse_args(argv)
@@ -281,6 +330,7 @@ def _run(argv: Sequence[str] | None) -> None:
             overwrite=args.overwrite,
             num_shards=args.num_shards,
             workers=args.workers,
+            partial=args.partial,
             beam_pipeline_options=beam,
         )
         for name, config in jobs

@@ -1,11 +1,17 @@
-"""The files a user has to put into `manual_dir`: what is missing, where it is downloaded, where it belongs."""
+"""The files a user has to put into `manual_dir`: what is missing, where it is downloaded, where it belongs.
+
+Names are compared without regard to case, as macOS and Windows do: archives come back from there as `synpic1.JPG`.
+"""
 
 import dataclasses
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from jaxvqa.errors import DataError
+
+_MOST_SHOWN = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,10 +30,15 @@ class ManualFile:
     note: str = ""
 
     def find(self, manual_dir: str | os.PathLike[str]) -> Path | None:
-        """Returns the first of `paths` that exists under `manual_dir`, or None."""
+        """Returns the first of `paths` that exists under `manual_dir`, or None; the case of a file's name does not matter.
+
+        Raises:
+          DataError: Two files differ by the case of their names only.
+        """
         for pattern in self.paths:
-            found = sorted(Path(manual_dir).glob(pattern))
+            found = sorted(Path(manual_dir).glob(any_case(pattern)))
             if found:
+                by_name(found)
                 return found[0]
         return None
 
@@ -41,6 +52,59 @@ class ManualFile:
         if path is None:
             raise DataError(f"There is no {self.paths[0]} in {manual_dir}: {self.url}")
         return path
+
+
+PICTURE_ENDINGS = (".jpg", ".jpeg")
+"""Endings of a JPEG file, in lower case: one name with either is one picture."""
+
+
+def any_case(pattern: str) -> str:
+    """Returns a glob pattern whose last part matches in any case."""
+    folder, slash, name = pattern.rpartition("/")
+    either = re.sub(
+        r"\[[^]]*\]|[a-zA-Z]", lambda m: m[0] if m[0][0] == "[" else f"[{m[0].lower()}{m[0].upper()}]", name
+    )
+    return folder + slash + either
+
+
+def plain(name: str) -> str:
+    """Returns a file's name as names are compared: in lower case, `.jpg` for `.jpeg`."""
+    name = name.lower()
+    return f"{name.removesuffix('.jpeg')}.jpg" if name.endswith(".jpeg") else name
+
+
+def by_name(paths: Iterable[Path]) -> dict[str, Path]:
+    """Returns files by `plain` name.
+
+    Raises:
+      DataError: Two files of a folder have the same; names all of them.
+    """
+    found: dict[tuple[Path, str], Path] = {}
+    faults = []
+    for path in paths:
+        first = found.setdefault((path.parent, plain(path.name)), path)
+        if first != path:
+            faults.append(f"{first} and {path.name}")
+    if faults:
+        raise DataError(
+            "Files whose names differ by case or by the spelling of their ending only, of which one alone can be meant:\n  "
+            + "\n  ".join(faults[:_MOST_SHOWN])
+            + (f"\n  and {len(faults) - _MOST_SHOWN} more" if len(faults) > _MOST_SHOWN else "")
+            + "\nMove the wrong ones away."
+        )
+    return {name: path for (_, name), path in found.items()}
+
+
+def find_file(path: Path) -> Path:
+    """Returns the file of this name, else the one whose name differs by case or spelling of its ending, else `path` itself.
+
+    Raises:
+      DataError: There are several such.
+    """
+    if path.exists() or not path.parent.is_dir():
+        return path
+    alike = [other for other in sorted(path.parent.iterdir()) if plain(other.name) == plain(path.name)]
+    return by_name(alike).get(plain(path.name), path)
 
 
 def missing_files(manual_dir: str | os.PathLike[str], files: Iterable[ManualFile]) -> list[ManualFile]:

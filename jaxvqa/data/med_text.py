@@ -28,7 +28,7 @@ def parse_rows(text: str, columns: Sequence[str], source: str | Path) -> list[Ro
     """Splits the lines of a file at "|" into columns.
 
     Lines end at line feeds only: answers hold no-break spaces and other characters that Python's `splitlines` takes for line
-    ends. A line is stripped, its columns stay as they are; blank lines are passed over.
+    ends. A line is stripped, its columns stay as they are, and are not empty; blank lines are passed over.
 
     Args:
       text: the file.
@@ -36,7 +36,7 @@ def parse_rows(text: str, columns: Sequence[str], source: str | Path) -> list[Ro
       source: what the text was read from, for messages.
 
     Raises:
-      DataError: lists the lines that have other columns.
+      DataError: lists the lines that have other columns, or empty ones.
     """
     open_end = columns[-1] == "*"
     names = columns[:-1] if open_end else columns
@@ -47,6 +47,8 @@ def parse_rows(text: str, columns: Sequence[str], source: str | Path) -> list[Ro
         fields = line.strip().split("|", len(names) if open_end else -1)
         if len(fields) < len(names) or (len(fields) > len(names) and not open_end):
             faults.append(f"line {number}: {len(fields)} columns in {line[:60]!r}")
+        elif empty := [name for name, field in zip(names, fields, strict=False) if not field.strip()]:
+            faults.append(f"line {number}: no {' and no '.join(empty)} in {line[:60]!r}")
         else:
             rows.append(dict(zip(columns, fields, strict=False)))
     _raise(faults, f"{source}: expected lines {'|'.join(columns)}")
@@ -59,8 +61,9 @@ def tidy(text: str) -> str:
 
 
 def reference_answers(row: Row) -> tuple[str, ...]:
-    """Returns the answers of a row `image|answer|answer…`."""
-    return (row["answer"], *(row["*"].split("|") if "*" in row else ()))
+    """Returns the answers of a row `image|answer|answer…`; what is empty is none."""
+    more = row["*"].split("|") if "*" in row else ()
+    return (row["answer"], *(answer for answer in more if answer.strip()))
 
 
 def alternatives(answer: str) -> tuple[str, ...]:

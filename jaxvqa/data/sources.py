@@ -115,15 +115,28 @@ class Records:
         )
 
 
+def _not_built(parts: Sequence[str], folder: Path) -> DataError:
+    """Says the commands that build what is missing, then what there is."""
+    from tfds_builders.build import build_command  # only here: it brings the builders' dependencies along
+
+    configs: dict[str, list[str]] = {}
+    for part in dict.fromkeys(parts):
+        name, _, config = part.partition("/")
+        configs.setdefault(name, []).append(config)
+    commands = [build_command(name, list(filter(None, of)), folder) for name, of in configs.items()]
+    built = sorted({str(p.parent.parent.relative_to(folder)) for p in folder.glob("*/*/*/dataset_info.json")})
+    what = "data set" if len(parts) == 1 else "data sets"
+    return DataError(
+        f"The {what} {' and '.join(dict.fromkeys(parts))} {'is' if len(parts) == 1 else 'are'} not built. Build:\n  "
+        + "\n  ".join(commands)
+        + f"\nBuilt in {folder}: {', '.join(built) or 'nothing'}."
+    )
+
+
 def _newest_version(part: str, folder: Path) -> Path:
     versions = [info.parent for info in (folder / part).glob("*/dataset_info.json")]
     if not versions:
-        name, _, config = part.partition("/")
-        built = sorted({str(p.parent.parent.relative_to(folder)) for p in folder.glob("*/*/*/dataset_info.json")})
-        raise DataError(
-            f"The data set {part} is not built in {folder} (built there: {', '.join(built) or 'nothing'}). "
-            f"Build it: python -m tfds_builders.build {name} --config={config} --data_dir={folder}"
-        )
+        raise _not_built([part], folder)
     return max(versions, key=lambda path: tuple(int(n) if n.isdigit() else -1 for n in path.name.split(".")))
 
 
@@ -259,14 +272,10 @@ def open_vqa(config: Any, split: str) -> VqaSource:
         which may be missing or empty for all questions.
       split: question splits, joined by "+".
     """
-    missing = []
-    for part in filter(None, (config.questions, config.images)):
-        try:
-            _newest_version(part, data_dir(config.dir))
-        except DataError as error:
-            missing.append(str(error))
-    if missing:
-        raise DataError("\n".join(missing))
+    folder = data_dir(config.dir)
+    parts = [part for part in dict.fromkeys((config.questions, config.images)) if part]
+    if missing := [part for part in parts if not any((folder / part).glob("*/dataset_info.json"))]:
+        raise _not_built(missing, folder)
 
     def records(part: str, splits: str) -> Records:
         stamp = (_newest_version(part, data_dir(config.dir)) / "dataset_info.json").stat().st_mtime_ns

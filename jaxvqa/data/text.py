@@ -1,5 +1,6 @@
 """Questions to words to ids, and word vectors, by the rules of RWSAN's public code (spec sections 4.1 to 4.3)."""
 
+import codecs
 import functools
 import gzip
 import io
@@ -117,7 +118,7 @@ def load_glove(path: str | Path, vocabulary: Vocabulary, *, width: int | None = 
     try:
         with _open_binary(path) as file:
             for line_number, raw in enumerate(file, start=1):
-                line = raw.rstrip(b" \r\n")
+                line = (raw.removeprefix(codecs.BOM_UTF8) if line_number == 1 else raw).rstrip(b" \r\n")
                 blanks = line.count(b" ")
                 if table is None:
                     _check_width(path, blanks, width)

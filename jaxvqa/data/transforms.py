@@ -79,6 +79,9 @@ class RegionsAsImage:
 
     What takes pictures takes regions so: a row for each, whose channels are its features and its box, x1, y1, x2, y2 in shares
     of the picture's width and height. All zero if `blind`.
+
+    Raises:
+        DataError: it is not known where the regions lie.
     """
 
     max_regions: int
@@ -89,6 +92,12 @@ class RegionsAsImage:
         rows = np.zeros((0, self.width + 4), np.float16)
         if not self.blind:
             size = np.asarray([example["image_w"], example["image_h"]] * 2, np.float32)
+            if not ((size > 0).all() and np.any(example["boxes"])):
+                raise DataError(
+                    f"Nothing tells where the regions of image {example['image_id']} lie: its region file had no bbox, or no "
+                    "image_w and image_h. This model reads boxes: build the data set from files with them, or take a part with "
+                    "pictures (config.data.images)."
+                )
             rows = np.concatenate(
                 [example["features"], example["boxes"] / size], axis=1, dtype=np.float16, casting="same_kind"
             )

@@ -209,7 +209,7 @@ def test_question_files(tmp_path, monkeypatch):
 
 def test_questions_of_vqa_rad(tmp_path, monkeypatch):
     monkeypatch.setattr(Builder, "EXPECTED_COUNTS", {})
-    base = dict.fromkeys(("answer", "answer_type", "question_type"), "") | {"image_name": "synpic1.jpg"}
+    base = {"answer": "yes", "answer_type": "CLOSED", "question_type": "PRES", "image_name": "synpic1.jpg"}
     asked = [("Normal?", "HEAD", "freeform"), ("What?", "ABD", "para"), ("Normal?", "CHEST", "freeform")]
     asked += [("Where?", "HEAD", "test_freeform"), ("Normal?", "ABD", "test_para")]
     rows = [base | {"question": q, "image_organ": o, "phrase_type": p, "question_frame": "NULL"} for q, o, p in asked]

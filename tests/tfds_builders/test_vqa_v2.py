@@ -210,8 +210,16 @@ def test_missing_files_are_named_together(manual, make, tmp_path):
     ("name", "content", "message"),
     [
         (QUESTION_FILES["train"], {"questions": []}, "list 'questions' that is not empty"),
-        (ANNOTATION_FILES["train"], {"annotations": [{"question_id": 9000}]}, "1 of 1 entries of 'annotations' lack"),
-        (ANNOTATION_FILES["train"], {"annotations": [annotation(9000, 9)] * 2}, "1 of 2 question ids occur more"),
+        (
+            ANNOTATION_FILES["train"],
+            {"annotations": [{"question_id": 9000}]},
+            "annotations, entry 0: no image_id; expected a whole number",
+        ),
+        (
+            ANNOTATION_FILES["train"],
+            {"annotations": [annotation(9000, 9)] * 2},
+            "1 question ids occur more than once, such as 9000",
+        ),
         (ANNOTATION_FILES["train"], {"annotations": [annotation(9000, 9)]}, r"2 questions without .* \[300, 9001\]"),
         (
             ANNOTATION_FILES["train"],

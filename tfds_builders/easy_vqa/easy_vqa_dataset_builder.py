@@ -1,8 +1,6 @@
 """Builder of easy-VQA from the installed package; README.md beside it describes the data."""
 
 import importlib.util
-import io
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,10 +8,12 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Float
-from PIL import Image
 
+from jaxvqa.data import pictures
 from jaxvqa.errors import DataError
-from tfds_builders.manual import ManualFile
+from jaxvqa.inputs import read_json
+from tfds_builders.checks import TEXT, checked_rows, error_of, picture_examples, read_bytes, whole
+from tfds_builders.manual import ManualFile, find_file
 from tfds_builders.regions import FEATURE_WIDTH, region_features
 
 _QUESTIONS = {"train": 38_575, "test": 9_673}
@@ -25,6 +25,8 @@ _FIRST_QUESTION = {"train": 0, "test": 1_000_000}
 
 _IMAGE_SIZE = 64
 _WINDOWS = ((32, 3), (20, 4))  # side in pixels, windows in a row
+
+_AGAIN = "Install the package again: pip install --force-reinstall easy-vqa"
 
 _SHAPES = frozenset({"circle", "rectangle", "triangle"})
 _YES_NO = frozenset({"yes", "no"})
@@ -40,6 +42,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         tfds.core.BuilderConfig(name="images", description="Pictures and features of a grid of regions."),
     ]
     EXPECTED_COUNTS = {"questions": _QUESTIONS, "images": _IMAGES}  # noqa: RUF012
+
+    workers = 1
+    """Threads that read pictures; the build command sets it."""
 
     def manual_files(self) -> Iterable[ManualFile]:
         """Returns nothing, as the package is the whole download; fails before a build starts if it is not installed."""
@@ -78,11 +83,14 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
         folder = package_data()
-        return {split: self._generate_examples(folder / split, split) for split in _QUESTIONS}
+        if self.builder_config.name == "images":
+            examples = image_examples(folder, self.workers)
+        else:
+            examples = {split: question_examples(folder / split, split) for split in _QUESTIONS}
+        return {split: self._generate_examples(records) for split, records in examples.items()}
 
-    def _generate_examples(self, folder: Path, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
-        make = question_examples if self.builder_config.name == "questions" else image_examples
-        yield from enumerate(make(folder, split))
+    def _generate_examples(self, examples: Iterable[dict[str, Any]]) -> Iterator[tuple[int, dict[str, Any]]]:
+        yield from enumerate(examples)
 
 
 def package_data() -> Path:
@@ -105,12 +113,20 @@ def package_data() -> Path:
 
 def question_examples(folder: Path, split: str) -> Iterator[dict[str, Any]]:
     """Yields the questions of a split in the package's order."""
-    rows = json.loads((folder / "questions.json").read_text(encoding="utf-8"))
-    for i, (question, answer, image) in enumerate(rows):
+    path, faults = folder / "questions.json", list[str]()
+    rows = read_json(path, "a list of [question, answer, picture], as the package has it")
+    if not isinstance(rows, list) or not rows:
+        raise DataError(f"{path}: expected a list of [question, answer, picture]. {_AGAIN}")
+    fields = {"question": TEXT, "answer": TEXT, "image": whole(_IMAGES[split] - 1)}
+    checked = checked_rows(rows, fields, str(path), faults)
+    if faults:
+        raise error_of(f"easy_vqa: {len(faults)} fault(s) in the package's files", faults, _AGAIN)
+    for i, row in enumerate(checked):
+        answer = row["answer"]
         yield {
             "question_id": _FIRST_QUESTION[split] + i,
-            "image_id": _FIRST_IMAGE[split] + image,
-            "question": question,
+            "image_id": _FIRST_IMAGE[split] + row["image"],
+            "question": row["question"],
             "answers": [answer],
             "multiple_choice_answer": answer,
             "question_type": _question_type(answer),
@@ -118,25 +134,38 @@ def question_examples(folder: Path, split: str) -> Iterator[dict[str, Any]]:
         }
 
 
-def image_examples(folder: Path, split: str) -> Iterator[dict[str, Any]]:
-    """Yields the pictures of a split, by number, with the features of `grid_regions`."""
+def image_examples(folder: Path, workers: int = 1) -> dict[str, Iterator[dict[str, Any]]]:
+    """Returns the pictures of each split, by number, with the features of `grid_regions`.
+
+    Raises:
+        DataError: when read to the end: pictures are missing or damaged; names all of them.
+    """
     boxes = grid_regions()
-    for number in range(_IMAGES[split]):
-        path = folder / "images" / f"{number}.png"
+
+    def make(name: str, numbered: tuple[int, Path]) -> dict[str, Any]:
+        image_id, path = numbered
+        content = read_bytes(find_file(path))
         try:
-            content = path.read_bytes()
-            with Image.open(io.BytesIO(content)) as picture:
-                pixels = np.asarray(picture.convert("RGB"))
-        except OSError as error:
-            raise DataError(f"{path} cannot be read ({error}). Install it again: pip install easy-vqa.") from error
-        yield {
-            "image_id": _FIRST_IMAGE[split] + number,
+            pixels = np.asarray(pictures.decode(content, 3))
+        except DataError as error:
+            raise DataError(f"{name} {error}") from error
+        if pixels.shape[:2] != (_IMAGE_SIZE, _IMAGE_SIZE):
+            raise DataError(f"{name} has {pixels.shape[1]} x {pixels.shape[0]} pixels, expected {_IMAGE_SIZE} a side")
+        return {
+            "image_id": image_id,
             "image": content,
             "image_w": pixels.shape[1],
             "image_h": pixels.shape[0],
             "boxes": boxes,
             "features": region_features(pixels, boxes),
         }
+
+    def paths(split: str) -> Iterator[tuple[str, tuple[int, Path]]]:
+        for number in range(_IMAGES[split]):
+            path = folder / split / "images" / f"{number}.png"
+            yield str(path), (_FIRST_IMAGE[split] + number, path)
+
+    return picture_examples("easy_vqa", {split: paths(split) for split in _IMAGES}, make, _AGAIN, workers)
 
 
 def grid_regions() -> Float[np.ndarray, "R 4"]:

@@ -3,7 +3,6 @@
 import dataclasses
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +10,16 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from jaxvqa.data import pictures
 from jaxvqa.errors import DataError
-from tfds_builders.manual import ManualFile
+from tfds_builders import checks
+from tfds_builders.manual import ManualFile, find_file
 from tfds_builders.mimic_cxr import release, reports
 from tfds_builders.mimic_cxr.release import Picture
 from tfds_builders.mimic_cxr.selection import select
 
 SIDE = 224
 """Width and height of pictures that are stored smaller."""
-
-_AT_ONCE = 64  # pictures that are read ahead for each worker
 
 Record = dict[str, Any]
 
@@ -109,12 +108,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         else:
             root = release.PICTURES.require(manual_dir).parents[1]
             chosen = select(
-                manual_dir, config.frontal, lambda picture: picture.path, lambda name: (root / name).is_file()
+                manual_dir, config.frontal, lambda picture: picture.path, lambda name: find_file(root / name).is_file()
             )
             side = 0 if config.full_size else SIDE
-            examples = {
-                split: image_examples(pictures, root, side, self.workers) for split, pictures in chosen.splits.items()
-            }
+            examples = image_examples(chosen.splits, root, side, self.workers)
             ids = {split: [picture.image_id for picture in pictures] for split, pictures in chosen.splits.items()}
             self.info.metadata["image_ids"] |= ids
         return {split: self._generate_examples(records) for split, records in examples.items()}
@@ -145,39 +142,43 @@ def report_examples(
         yield _record(picture) | {"question_id": picture.image_id, "caption": text}
 
 
-def image_examples(pictures: Sequence[Picture], root: Path, side: int, workers: int) -> Iterator[Record]:
-    """Yields pictures.
+def image_examples(
+    splits: Mapping[str, Sequence[Picture]], root: Path, side: int, workers: int
+) -> dict[str, Iterator[Record]]:
+    """Returns pictures by split.
 
     Args:
-      pictures: Which.
+      splits: Which.
       root: The folder that holds files/.
       side: Width and height to which they are resized, bicubic, and stored as JPEG of quality 100; 0 for the bytes as they
         are.
       workers: Threads that read.
 
     Raises:
-      DataError: A file is damaged.
+      DataError: When read to the end: files are damaged; names all of them.
     """
 
-    def load(picture: Picture) -> Record:
-        path = root / picture.path
-        try:
-            content = path.read_bytes()
-            with Image.open(io.BytesIO(content)) as image:
-                size = image.size
-                if side:
-                    size = side, side
-                    buffer = io.BytesIO()
-                    image.resize(size, Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=100)
-                    content = buffer.getvalue()
-        except OSError as error:
-            raise DataError(f"{path} is damaged ({error}); download it again: {release.JPG_HOME}") from error
+    def load(name: str, picture: Picture) -> Record:
+        content = checks.read_bytes(find_file(root / picture.path))
+        if side:
+            size = side, side
+            content = _smaller(content, name, side)
+        else:
+            _, *size = checks.whole_picture(content, name)
         return _record(picture) | {"image": content, "image_w": size[0], "image_h": size[1]}
 
-    with ThreadPoolExecutor(workers) as pool:
-        step = workers * _AT_ONCE  # a map reads everything ahead
-        for start in range(0, len(pictures), step):
-            yield from pool.map(load, pictures[start : start + step])
+    named = {split: ((str(root / picture.path), picture) for picture in chosen) for split, chosen in splits.items()}
+    return checks.picture_examples("mimic_cxr", named, load, f"Download them again: {release.JPG_HOME}", workers)
+
+
+def _smaller(content: bytes, name: str, side: int) -> bytes:
+    try:
+        picture = pictures.decode(content)
+    except DataError as error:
+        raise DataError(f"{name} {error}") from error
+    buffer = io.BytesIO()
+    picture.resize((side, side), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=100)
+    return buffer.getvalue()
 
 
 def _record(picture: Picture) -> Record:

@@ -6,8 +6,10 @@ import gzip
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from jaxvqa.errors import DataError
+from tfds_builders import checks
 from tfds_builders.manual import ManualFile
 
 JPG_HOME = "https://physionet.org/content/mimic-cxr-jpg/2.0.0/"
@@ -17,6 +19,7 @@ _LICENCE = "PhysioNet Credentialed Health Data License: needs a credentialed acc
 SPLITS = ("train", "val", "test")
 
 _IMAGES_A_STUDY = 100  # more than any study has
+_DICOM_ID = checks.named(r"[A-Za-z0-9][A-Za-z0-9_.-]*", "a file's name without its ending")
 
 
 def _places(project: str, *names: str) -> tuple[str, ...]:
@@ -97,18 +100,21 @@ def read_pictures(path: Path) -> list[Picture]:
     """Reads the metadata, sorted by patient, study and name.
 
     Raises:
-      DataError: The file has other columns, or is damaged.
+      DataError: The file has other columns or values, or is damaged.
     """
-    wanted = ("subject_id", "study_id", "dicom_id", "ViewPosition")
-    try:
-        rows = sorted(Picture(int(row[0]), int(row[1]), row[2], row[3]) for row in _read_columns(path, wanted))
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{path} has a row of another form ({error}); download it again: {JPG_HOME}") from error
+    number, faults = checks.whole(2**31 - 1), list[str]()
+    fields = {"subject_id": number, "study_id": number, "dicom_id": _DICOM_ID, "ViewPosition": checks.ANY_TEXT}
+    read = checks.checked_rows(_read_columns(path, tuple(fields)), fields, str(path), faults, "line", first=2)
+    faults += checks.twice((row["dicom_id"] for row in read), "dicom ids", path)
     seen: dict[int, int] = {}
     numbered = []
-    for row in rows:
-        seen[row.study_id] = number = seen.get(row.study_id, -1) + 1
-        numbered.append(dataclasses.replace(row, number=number))
+    for row in sorted(Picture(*row.values()) for row in read):
+        seen[row.study_id] = number_of_study = seen.get(row.study_id, -1) + 1
+        numbered.append(dataclasses.replace(row, number=number_of_study))
+    large = [str(study) for study, last in seen.items() if last >= _IMAGES_A_STUDY]
+    if large:
+        faults.append(f"{len(large)} studies have more than {_IMAGES_A_STUDY} pictures, such as {large[0]}")
+    _raise(path, faults)
     return numbered
 
 
@@ -116,20 +122,33 @@ def read_official_split(path: Path) -> dict[str, str]:
     """Returns dicom id -> train, val or test.
 
     Raises:
-      DataError: The file has other columns, or is damaged.
+      DataError: The file has other columns or values, or is damaged.
     """
     names = {"train": "train", "validate": "val", "test": "test"}
-    return {dicom: names.get(split, split) for dicom, split in _read_columns(path, ("dicom_id", "split"))}
+    faults: list[str] = []
+    fields = {"dicom_id": _DICOM_ID, "split": checks.one_of(*names)}
+    rows = checks.checked_rows(_read_columns(path, tuple(fields)), fields, str(path), faults, "line", first=2)
+    faults += checks.twice((row["dicom_id"] for row in rows), "dicom ids", path)
+    _raise(path, faults)
+    return {row["dicom_id"]: names[row["split"]] for row in rows}
 
 
-def _read_columns(path: Path, wanted: Sequence[str]) -> Iterator[list[str]]:
+def _raise(path: Path, faults: Sequence[str]) -> None:
+    if faults:
+        what = f"{path} has {len(faults)} fault(s), such as a row of another form"
+        raise checks.error_of(what, faults, f"Download it again: {JPG_HOME}")
+
+
+def _read_columns(path: Path, wanted: Sequence[str]) -> Iterator[dict[str, Any]]:
     try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8", newline="") as file:
+        with (gzip.open if path.suffix.lower() == ".gz" else open)(
+            path, "rt", encoding="utf-8-sig", newline=""
+        ) as file:
             reader = csv.DictReader(file)
             lacking = [name for name in wanted if name not in (reader.fieldnames or ())]
             if lacking:
                 raise DataError(f"{path} has no column {', '.join(lacking)}; download it again: {JPG_HOME}")
             for row in reader:
-                yield [row[name] for name in wanted]
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+                yield {name: row[name] for name in wanted}
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} is cut off or damaged ({error}); download it again: {JPG_HOME}") from error

@@ -1,12 +1,17 @@
 """The texts of MIMIC-CXR's reports: where they lie, and what of a report is its caption."""
 
 import csv
+import io
 import re
 import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from jaxvqa.errors import DataError
+from jaxvqa.inputs import read_text
+from tfds_builders.checks import error_of
+from tfds_builders.manual import find_file
+from tfds_builders.vqa_v2.layout import UNREADABLE
 
 HIDDEN = "___"
 """What stands where names, dates and places were."""
@@ -86,15 +91,23 @@ def read_conclusions(paths: Iterable[Path]) -> dict[int, str]:
       DataError: A row is of another form.
     """
     found = {}
+    expected = (
+        "rows of a study such as s50414267 and a text, as create_section_files.py of MIT-LCP's repository writes them"
+    )
     for path in paths:
-        with path.open(encoding="utf-8", newline="") as file:
-            for number, row in enumerate(csv.reader(file), start=1):
-                if len(row) != 2 or not row[0].removeprefix("s").isdecimal():
-                    raise DataError(
-                        f"{path}, row {number}: {row!r}; expected a study such as s50414267 and a text, as "
-                        "create_section_files.py of https://github.com/MIT-LCP/mimic-cxr writes them."
-                    )
-                found[int(row[0].removeprefix("s"))] = caption(lines_of(row[1]))
+        faults = []
+        rows = csv.reader(io.StringIO(read_text(path, expected)))
+        try:
+            for number, row in enumerate(rows, start=1):
+                if len(row) == 2 and re.fullmatch("s?[0-9]{1,9}", row[0]):
+                    found[int(row[0].removeprefix("s"))] = caption(lines_of(row[1]))
+                else:
+                    faults.append(f"{path}, row {number}: {str(row)[:80]}; expected {expected}")
+        except csv.Error as error:
+            faults.append(f"{path}, line {rows.line_num}: {error}; expected {expected}")
+        if faults:
+            advice = "Write the file again: https://github.com/MIT-LCP/mimic-cxr"
+            raise error_of(f"mimic_cxr: {len(faults)} fault(s)", faults, advice)
     return found
 
 
@@ -121,7 +134,7 @@ class Reports:
 
     def __contains__(self, name: str) -> bool:
         """Whether there is a report, such as "files/p10/p10000032/s50414267.txt"."""
-        return name in self._members if self._archive else (self.place / name).is_file()
+        return name in self._members if self._archive else find_file(self.place / name).is_file()
 
     def read(self, name: str) -> str:
         """Returns the text of a report.
@@ -130,7 +143,7 @@ class Reports:
           DataError: It cannot be read.
         """
         try:
-            content = self._archive.read(name) if self._archive else (self.place / name).read_bytes()
-            return content.decode("utf-8")
-        except (OSError, KeyError, zipfile.BadZipFile, UnicodeDecodeError) as error:
+            content = self._archive.read(name) if self._archive else find_file(self.place / name).read_bytes()
+            return content.decode("utf-8-sig")
+        except (UnicodeDecodeError, *UNREADABLE) as error:
             raise DataError(f"{self.place}: {name} cannot be read ({error}). Download it again.") from error

@@ -1,15 +1,17 @@
 """The two selections of MIMIC-CXR that the Flamingo system was trained on (spec, section 13)."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 from absl import logging
 
 from jaxvqa.errors import DataError
+from jaxvqa.inputs import read_json
+from tfds_builders import checks
+from tfds_builders.manual import PICTURE_ENDINGS, any_case
 from tfds_builders.mimic_cxr import release, reports
 from tfds_builders.mimic_cxr.release import Picture
 
@@ -22,6 +24,7 @@ FRONTAL = ("PA", "AP")
 STUDIES, FRONTAL_IMAGES = 227_835, 243_324
 """What the whole release gives: studies, and frontal images less the ten of `WITHOUT_FINDINGS`."""
 
+_FOLDER = checks.named(r"(?s)(.*/)?s[0-9]{1,9}/?", "a study's folder, such as files/p10/p10000032/s50414267")
 _SEED = 42  # the original's split was drawn without one
 _MOST_SHOWN = 3
 
@@ -70,6 +73,7 @@ def select(
     splits = _divided(chosen, manual_dir, frontal)
     whole = FRONTAL_IMAGES if frontal else STUDIES
     logging.info("mimic_cxr: %d pictures; the whole release gives %d", sum(map(len, splits.values())), whole)
+    checks.filled_splits("mimic_cxr", splits, "none of its pictures is there", partial=True)
     return Selection({split: rows for split, rows in splits.items() if rows}, captions)
 
 
@@ -107,15 +111,19 @@ def listed_split(manual_dir: Path) -> dict[int, str]:
     paths = {split: file.find(manual_dir) for split, file in release.SPLIT_LISTS.items()}
     splits: dict[int, str] = {}
     for split, path in paths.items():
+        faults: list[str] = []
         if path is None or None in paths.values():
             continue
-        try:
-            entries = json.loads(path.read_text(encoding="utf-8"))
-            splits |= {int(Path(entry["folder_path"]).name.removeprefix("s")): split for entry in entries}
-        except (ValueError, TypeError, KeyError) as error:
-            raise DataError(
-                f"{path}: expected a list of {{folder_path: …/s50414267, txt_path}} ({error!r})."
-            ) from error
+        entries = read_json(path, "a list of {folder_path: …/s50414267, txt_path}")
+        if not isinstance(entries, list):
+            raise DataError(f"{path}: expected a list of {{folder_path: …/s50414267, txt_path}}; came another value.")
+        for row in checks.checked_rows(entries, {"folder_path": _FOLDER}, str(path), faults, "entry"):
+            study = int(PurePath(row["folder_path"]).name[1:])
+            if splits.setdefault(study, split) != split:
+                faults.append(f"{path}: study {study} is also in the list of {splits[study]}")
+        if faults:
+            what = f"{path}: expected a list of {{folder_path: …/s50414267, txt_path}}; {len(faults)} fault(s)"
+            raise checks.error_of(what, faults, "Mend the list, or take it away for a random split.")
     return splits
 
 
@@ -131,13 +139,17 @@ def _there(chosen: Sequence[Picture], manual_dir: Path) -> Sequence[Picture]:
     """Keeps the groups of patients of which there is a picture."""
     root = release.PICTURES.find(manual_dir)
     groups = {picture.group for picture in chosen}
-    absent = {group for group in groups if not (root and any((root.parent / group).glob("*/*/*.jpg")))}
+    absent = {group for group in groups if not (root and _has_pictures(root.parent / group))}
     if absent == groups:
         logging.warning("mimic_cxr: no pictures in %s", manual_dir)
         return chosen
     if absent:
         logging.warning("mimic_cxr: no pictures of %s in %s: built without", ", ".join(sorted(absent)), manual_dir)
     return [picture for picture in chosen if picture.group not in absent]
+
+
+def _has_pictures(group: Path) -> bool:
+    return any(path for ending in PICTURE_ENDINGS for path in group.glob(any_case(f"*/*/*{ending}")))
 
 
 def _divided(chosen: Sequence[Picture], manual_dir: Path, frontal: bool) -> dict[str, list[Picture]]:

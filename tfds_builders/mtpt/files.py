@@ -2,16 +2,18 @@
 
 import dataclasses
 import io
-import json
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from jaxvqa.data.pictures import Facts, decode_labels
 from jaxvqa.errors import DataError
-from tfds_builders.manual import ManualFile
+from jaxvqa.inputs import read_json, read_text
+from tfds_builders.checks import TEXT, checked_rows, error_of, one_of, picture_examples, read_bytes, whole_picture
+from tfds_builders.manual import ManualFile, find_file
 from tfds_builders.vqa_rad import release
 
 ABDOMEN_CLASSES = (
@@ -80,81 +82,122 @@ def image_folder(organ: str) -> ManualFile:
     return ManualFile((IMAGE_SETS[organ].folder,), IMAGE_SETS[organ].homes)
 
 
-def image_examples(manual_dir: Path, organ: str, split: str, first: int) -> Iterator[dict[str, Any]]:
-    """Yields an organ's images in the order of the list, as the builder stores them.
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """A line of a list.
+
+    Attributes:
+      number: The record's, over both splits.
+      place: List and line, for messages.
+      columns: Column -> text.
+    """
+
+    number: int
+    place: str
+    columns: Mapping[str, str]
+
+
+def image_examples(
+    manual_dir: Path, organ: str, splits: Mapping[str, Sequence[Line]], workers: int
+) -> dict[str, Iterator[dict[str, Any]]]:
+    """Returns an organ's images by split in the order of the lists, as the builder stores them.
 
     Args:
       manual_dir: Folder of the files.
       organ: One of `IMAGE_SETS`.
-      split: One of `SPLITS`.
-      first: Number of the first image.
+      splits: What `read_lists` returned.
+      workers: Threads that read.
 
     Raises:
-      DataError: A line, an image, a mask or a label is not as it should be; the message names it.
+      DataError: When read to the end: images or masks are not as they should be; names all of them.
     """
     images = IMAGE_SETS[organ]
     folder = manual_dir / images.folder
-    for number, (place, line) in enumerate(read_list(manual_dir, organ, split), start=first):
-        path = folder / line["image"]
-        content, size = _read_picture(path, place)
-        example: dict[str, Any] = {"question_id": number, "image_id": number, "image_name": line["image"]}
+
+    def make(place: str, line: Line) -> dict[str, Any]:
+        columns = line.columns
+        path = find_file(folder / columns["image"])
+        content = read_bytes(path)
+        facts = whole_picture(content, f"{place}: {path}", ("PNG", "JPEG"))
+        example: dict[str, Any] = {"question_id": line.number, "image_id": line.number, "image_name": columns["image"]}
         example["image"] = content
         if organ == "abdomen":
-            example["mask"] = _read_mask(folder / line["mask"], place, size, len(images.classes))
+            example["mask"] = _read_mask(folder / columns["mask"], place, facts, len(images.classes))
         else:
-            example["label"] = int(line["label"])
-        yield example
+            example["label"] = int(columns["label"])
+        return example
+
+    def make_named(place: str, line: Line) -> dict[str, Any]:
+        try:
+            return make(place, line)
+        except DataError as error:
+            raise error if place in str(error) else DataError(f"{place}: {error}") from error
+
+    items = {split: [(line.place, line) for line in lines] for split, lines in splits.items()}
+    advice = "Mend the lists, or put whole files where they say."
+    return picture_examples(f"mtpt/{organ}", items, make_named, advice, workers)
 
 
-def read_list(manual_dir: Path, organ: str, split: str) -> list[tuple[str, dict[str, str]]]:
-    """Returns (where it stands, {column: text}) of each line of a list.
+def read_lists(manual_dir: Path, organ: str) -> dict[str, list[Line]]:
+    """Returns the lines of the lists of an organ's images by split.
 
     Raises:
-      DataError: The list is empty, or a line has other columns or a label that is none.
+      DataError: A list is empty, or lines have other columns, a label that is none, or a path that leaves the folder; the
+        message names all of them.
     """
     images = IMAGE_SETS[organ]
-    path = list_file(organ, split).require(manual_dir)
-    lines = []
-    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if not text.strip():
-            continue
-        place, parts = f"{path}, line {number}", text.split()
-        if len(parts) != len(images.columns):
-            raise DataError(f"{place}: {text!r}; expected {' '.join(images.columns)}, separated by blanks.")
-        line = dict(zip(images.columns, parts, strict=True))
-        if "label" in line and line["label"] not in map(str, range(len(images.classes))):
-            names = ", ".join(f"{i} {name}" for i, name in enumerate(images.classes))
-            raise DataError(f"{place}: label {line['label']!r}; expected one of {names}.")
-        lines.append((place, line))
-    if not lines:
-        raise DataError(f"{path} is empty.")
-    return lines
+    labels = tuple(map(str, range(len(images.classes))))
+    meanings = ", ".join(f"{i} {name}" for i, name in enumerate(images.classes))
+    splits: dict[str, list[Line]] = {}
+    faults: list[str] = []
+    count = 0
+    for split in SPLITS:
+        path = list_file(organ, split).require(manual_dir)
+        splits[split] = []
+        before = len(faults)
+        for number, text in enumerate(read_text(path, f"lines of {' '.join(images.columns)}").split("\n"), start=1):
+            if not text.strip():
+                continue
+            place, parts = f"{path}, line {number}", text.split()
+            line = dict(zip(images.columns, parts, strict=False))
+            if len(parts) != len(images.columns):
+                faults.append(f"{place}: {text!r}; expected {' '.join(images.columns)}, separated by blanks.")
+            elif line.get("label", labels[0]) not in labels:
+                faults.append(f"{place}: label {line['label']!r}; expected one of {meanings}.")
+            elif outside := [name for name in (line["image"], line.get("mask", "")) if _leaves(name)]:
+                faults.append(f"{place}: {outside[0]!r} leaves the folder; expected a path below {images.folder}/.")
+            else:
+                splits[split].append(Line(count, place, line))
+                count += 1
+        if not splits[split] and len(faults) == before:
+            faults.append(f"{path} is empty.")
+    if faults:
+        raise error_of(f"mtpt/{organ}: {len(faults)} fault(s) in the lists, nothing was built", faults, "Mend them.")
+    return splits
 
 
-def _read_picture(path: Path, place: str) -> tuple[bytes, tuple[int, int]]:
-    """Returns a PNG's or JPEG's bytes as they are, and its width and height."""
-    try:
-        content = path.read_bytes()
-        with Image.open(io.BytesIO(content)) as picture:
-            kind, size = picture.format, picture.size
-    except OSError as error:
-        raise DataError(f"{place}: {path} cannot be read as a picture ({error}).") from error
-    if kind not in ("PNG", "JPEG"):
-        raise DataError(f"{place}: {path} is a {kind} file; expected PNG or JPEG.")
-    return content, size
+def _leaves(name: str) -> bool:
+    path = PurePath(name)
+    return path.is_absolute() or ".." in path.parts
 
 
-def _read_mask(path: Path, place: str, size: tuple[int, int], classes: int) -> bytes:
+def _read_mask(path: Path, place: str, facts: Facts, classes: int) -> bytes:
     """Returns a mask as a grey PNG of its values, after checking size and values."""
-    content, mask_size = _read_picture(path, place)
-    with Image.open(io.BytesIO(content)) as picture:
-        kind, mode, values = picture.format, picture.mode, np.asarray(picture)
-    if kind != "PNG" or mode not in ("L", "P") or mask_size != size or values.max() >= classes:
+    path = find_file(path)
+    content = read_bytes(path)
+    kind = whole_picture(content, f"{place}: {path}").kind
+    try:
+        values = decode_labels(content)
+    except DataError as error:
+        raise DataError(f"{place}: {path} {error}: an 8-bit PNG of one channel.") from error
+    size, expected = values.shape[::-1], (facts.width, facts.height)
+    if kind != "PNG" or size != expected or values.max() >= classes:
         raise DataError(
-            f"{place}: {path} is a {kind} file of mode {mode}, {mask_size} pixels and values up to {values.max()}; expected "
-            f"an 8-bit PNG of one channel, {size} pixels and values up to {classes - 1}."
+            f"{place}: {path} is a {kind} file, {size} pixels and values up to {values.max()}; expected an 8-bit PNG of one "
+            f"channel, {expected} pixels and values up to {classes - 1}."
         )
-    return content if mode == "L" else png(values)
+    with Image.open(io.BytesIO(content)) as picture:
+        return content if picture.mode == "L" else png(values)
 
 
 def png(values: np.ndarray) -> bytes:
@@ -185,16 +228,21 @@ def read_questions(manual_dir: Path | None, download_dir: Path, organ: str, spli
     name = f"{organ}_{split}.json"
     path = ManualFile((name, f"data/{name}"), "").find(manual_dir) if manual_dir else None
     if path:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        try:
-            questions = [(str(entry["question"]), int(entry["label"])) for entry in content]
-        except (TypeError, KeyError, ValueError) as error:
-            raise DataError(f"{path}: expected a list of {{question, label}} ({error!r}).") from error
-        if not questions or not {label for _, label in questions} <= {0, 1}:
-            raise DataError(f"{path}: expected questions with labels 0 and 1.")
-        return questions
+        expected = "a list of {question, label}, as the original's files are"
+        content = read_json(path, expected)
+        if not isinstance(content, list) or not content:
+            raise DataError(
+                f"{path}: expected a list of {{question, label}}; came {type(content).__name__} without any."
+            )
+        faults: list[str] = []
+        rows = checked_rows(content, {"question": TEXT, "label": one_of(0, 1)}, str(path), faults, "entry")
+        if faults:
+            raise error_of(
+                f"{path}: expected a list of {{question, label}} with labels 0 and 1", faults, "Mend these entries."
+            )
+        return [(row["question"], row["label"]) for row in rows]
     nested = manual_dir / "vqa_rad" if manual_dir else None
-    there = nested if nested and (nested / release.ROWS_FILE).is_file() else manual_dir
+    there = nested if nested and ManualFile((release.ROWS_FILE,), "").find(nested) else manual_dir
     rows = release.read_rows(release.rows_path(there, download_dir))
     records = [record for of, record in release.entries(rows) if of == split]
     return fitting_questions(((record["question"], record["organ"]) for record in records), ORGANS[organ])

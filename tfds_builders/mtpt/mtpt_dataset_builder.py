@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from tfds_builders import checks
 from tfds_builders.manual import ManualFile
 from tfds_builders.mtpt import files, phantoms
 from tfds_builders.vqa_rad.vqa_rad_dataset_builder import folders
@@ -62,6 +63,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         **{f"phantom_{organ}": _FULL for organ in files.ORGANS},
         **{f"tiny_phantom_{organ}": _TINY for organ in files.ORGANS},
     }
+    workers = 1
+    """Threads that read images; the build command sets it."""
+
     MANUAL_DOWNLOAD_INSTRUCTIONS = "See tfds_builders/mtpt/README.md for the files and their places."
 
     def manual_files(self) -> Iterable[ManualFile]:
@@ -100,19 +104,22 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
         config = self.builder_config
+        if not config.questions and not config.phantom:
+            manual_dir = Path(dl_manager.manual_dir)
+            lines = files.read_lists(manual_dir, config.organ)
+            images = files.image_examples(manual_dir, config.organ, lines, self.workers)
+            return {split: self._generate_examples(examples) for split, examples in images.items()}
         generators, first = {}, 0
-        for split in ("train", "test"):
+        for split in files.SPLITS:
             examples: Iterable[dict[str, Any]]
             if config.questions:
                 questions = self._questions(dl_manager, split)
+                why = "no question of this split is in the files"
+                checks.filled_splits(f"mtpt/{config.name}", {split: questions}, why, partial=False)
                 examples, count = files.question_examples(questions, first), len(questions)
-            elif config.phantom:
+            else:
                 count = (_TINY if config.tiny else _FULL)[split]
                 examples = phantoms.image_examples(config.organ, split, count, first)
-            else:
-                manual_dir = Path(dl_manager.manual_dir)
-                count = len(files.read_list(manual_dir, config.organ, split))
-                examples = files.image_examples(manual_dir, config.organ, split, first)
             generators[split] = self._generate_examples(examples)
             first += count  # numbers are unique over both splits
         return generators

@@ -1,6 +1,5 @@
 """The files of ROCO's public repository, and what their rows mean."""
 
-import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
@@ -9,7 +8,8 @@ from typing import Any
 
 from absl import logging
 
-from tfds_builders.manual import ManualFile
+from tfds_builders import checks
+from tfds_builders.manual import ManualFile, by_name, plain
 
 HOME = "https://github.com/razorx89/roco-dataset"
 
@@ -29,7 +29,7 @@ ROWS = {
 }
 """Captions of each split and group in the release."""
 
-_NAME = re.compile(r"ROCO_(\d+)")
+_NAME = re.compile(r"ROCO_[0-9]{1,18}")
 _MOST_SHOWN = 5
 
 Record = dict[str, Any]
@@ -44,7 +44,9 @@ def _places(path: str) -> tuple[str, ...]:
 
 CAPTIONS = ManualFile(_places("*/*radiology/captions.txt"), HOME, "A clone of the repository; any part of it is built.")
 PICTURES = ManualFile(
-    _places("*/*radiology/images/*.jpg"), HOME, "Fetched from PubMed Central: python scripts/fetch.py, in the clone."
+    (*_places("*/*radiology/images/*.jpg"), *_places("*/*radiology/images/*.jpeg")),
+    HOME,
+    "Fetched from PubMed Central: python scripts/fetch.py, in the clone.",
 )
 
 
@@ -91,6 +93,11 @@ def _read_group(split: str, group: str, manual_dir: Path, faults: list[str]) -> 
     ]
 
 
+def has_files(split: str, manual_dir: Path) -> bool:
+    """Whether a captions.txt of the split is there."""
+    return any(_folder(split, group, manual_dir) for group in GROUPS)
+
+
 def _folder(split: str, group: str, manual_dir: Path) -> Path | None:
     path = ManualFile(_places(f"{FOLDERS[split]}/{group}/captions.txt"), HOME).find(manual_dir)
     return path.parent if path else None
@@ -99,15 +106,20 @@ def _folder(split: str, group: str, manual_dir: Path) -> Path | None:
 def _read(path: Path, parse: Callable[[str], Row | None], faults: list[str]) -> dict[str, Record]:
     """Reads a file of one row a line: name -> the row's columns."""
     try:
-        lines = path.read_bytes().decode("utf-8").split("\n")
+        text = path.read_bytes().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         faults.append(f"{path}: {error}")
         return {}
+    # Only line feeds end a line, since captions hold other characters that do elsewhere; a CR before one belongs to it.
+    lines = (line.removesuffix("\r") for line in text.split("\n"))
     rows = {number: parse(line) for number, line in enumerate(lines, start=1) if line}
     wrong = [f"line {number}" for number, row in rows.items() if row is None]
     if wrong:
         faults.append(f"{path}: {len(wrong)} lines are not in ROCO's form, {_such_as(wrong)}")
-    return dict(row for row in rows.values() if row is not None)
+    whole = [row for row in rows.values() if row is not None]
+    if parse is _caption:
+        faults += checks.twice((name for name, _ in whole), "names", path)
+    return dict(whole)
 
 
 def _caption(line: str) -> Row | None:
@@ -157,13 +169,12 @@ def find_pictures(split: str, records: Iterable[Record], manual_dir: Path) -> di
     """
     folders = {group: _folder(split, group, manual_dir) for group in GROUPS}
     images = {group: folder / "images" for group, folder in folders.items() if folder}
-    there = {group: set(os.listdir(path)) if path.is_dir() else set() for group, path in images.items()}
+    there = {group: by_name(sorted(path.iterdir()) if path.is_dir() else ()) for group, path in images.items()}
     found = {}
     for record in records:
-        group = record["question_type"]
         for name in (f"{record['image_name']}.jpg", f"{record['pmc_id']}_{record['figure']}"):
-            if name in there[group]:
-                found[record["image_id"]] = images[group] / name
+            if path := there[record["question_type"]].get(plain(name)):
+                found[record["image_id"]] = path
                 break
     return found
 

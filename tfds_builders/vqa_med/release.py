@@ -2,13 +2,14 @@
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxvqa.data import med_text
 from jaxvqa.errors import DataError
-from tfds_builders.manual import ManualFile
+from tfds_builders import checks
+from tfds_builders.manual import PICTURE_ENDINGS, ManualFile, any_case, by_name
 
 CATEGORIES = ("modality", "plane", "organ", "abnormality")
 
@@ -19,7 +20,7 @@ _HOMES = {
 }
 _REGISTRATION = "from https://www.aicrowd.com/challenges/imageclef-2020-vqa-med-vqa after registration"
 _QUESTION_ID_STEP = 100_000  # more than a year has questions
-_NAME = re.compile(r"synpic(\d+)")
+_NAME = re.compile(r"synpic(0|[1-9][0-9]{0,17})")
 _MOST_SHOWN = 5
 
 Record = dict[str, Any]
@@ -216,7 +217,7 @@ def _record(part: Part, row: med_text.Row, given: Sequence[str], category: str) 
 def _read(file: ManualFile, columns: Sequence[str], manual_dir: Path) -> list[med_text.Row]:
     path = file.require(manual_dir)
     try:
-        rows = med_text.parse_rows(path.read_bytes().decode("utf-8"), columns, path)
+        rows = med_text.parse_rows(checks.read_bytes(path).decode("utf-8-sig"), columns, path)
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 ({error}); download it again: {file.url}") from error
     if not rows:
@@ -229,9 +230,9 @@ def _references(part: Part, manual_dir: Path, rows: Sequence[med_text.Row], faul
     if part.references is None:
         split = med_text.alternatives if part.columns == med_text.CATEGORISED else lambda answer: (answer,)
         return [split(row["answer"]) for row in rows]
-    given = {
-        row["image"]: med_text.reference_answers(row) for row in _read(part.references, med_text.REFERENCES, manual_dir)
-    }
+    references = _read(part.references, med_text.REFERENCES, manual_dir)
+    faults += checks.twice((row["image"] for row in references), "images", f"{part.references.find(manual_dir)}")
+    given = {row["image"]: med_text.reference_answers(row) for row in references}
     asked = {row["image"] for row in rows}
     for images, what in (
         (asked - given.keys(), "without a reference answer"),
@@ -265,12 +266,19 @@ def find_images(names: Iterable[str], parts: Iterable[Part], manual_dir: Path) -
     found: dict[str, Path] = {}
     for part in parts:
         if part.images:
-            found |= {p.stem: p for p in (manual_dir / part.images).glob("*.jpg") if p.stem in wanted}
+            found |= _pictures(_any_ending(manual_dir / part.images, "*"), wanted)
     if found.keys() != wanted:
         # Archives unpack in many ways, and names are unique over all years.
-        anywhere = {path.stem: path for path in sorted(manual_dir.rglob("*.jpg"), reverse=True)}
-        found = {name: anywhere[name] for name in wanted & anywhere.keys()} | found
+        found = _pictures(reversed(_any_ending(manual_dir, "**/*")), wanted) | found
     return found
+
+
+def _any_ending(folder: Path, pattern: str) -> list[Path]:
+    return sorted(path for ending in PICTURE_ENDINGS for path in folder.glob(any_case(pattern + ending)))
+
+
+def _pictures(paths: Iterable[Path], wanted: Container[str]) -> dict[str, Path]:
+    return {name: path for key, path in by_name(paths).items() if (name := key.removesuffix(".jpg")) in wanted}
 
 
 def missing_images(names: Iterable[str], found: Mapping[str, Path], part: Part) -> list[str]:

@@ -10,11 +10,16 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from jaxvqa.data.med_text import DiseaseList
+from jaxvqa.data.pictures import Facts
 from jaxvqa.errors import DataError
+from tfds_builders import checks
 from tfds_builders.manual import ManualFile
-from tfds_builders.pictures import picture_size
 from tfds_builders.vqa_med import release
 from tfds_builders.vqa_med.release import Record
+
+Picture = tuple[Path, Facts]
+
+_PARTS = "A part of 2019's release is also --config=sample_questions_2019,sample_images_2019."
 
 _BY_YEAR: dict[str, Mapping[str, Sequence[str]]] = {
     str(year): {part.split: (name,) for name, part in release.PARTS.items() if part.year == year}
@@ -70,6 +75,14 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         **{f"{kind}_sysu": {"val": 500, "test": 500} for kind in ("questions", "images")},
     }
     OPTIONAL_SPLITS = dict.fromkeys(("questions_2021", "images_2021"), _OPTIONAL["2021"])
+    PARTS = _PARTS
+
+    workers = 1
+    """Threads that read pictures; the build command sets it."""
+
+    partial = False
+    """Whether to leave out what has no picture, as `sample_` configs do; the build command sets it."""
+
     MANUAL_DOWNLOAD_INSTRUCTIONS = "See tfds_builders/vqa_med/README.md for the files and their places."
 
     def manual_files(self) -> Iterable[ManualFile]:
@@ -114,7 +127,11 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
         config, manual_dir = self.builder_config, Path(dl_manager.manual_dir)
         splits, classes, images = read_splits(
-            config.source, manual_dir, pictures=config.images or config.sample, sample=config.sample
+            config.source,
+            manual_dir,
+            pictures=config.images or config.sample or self.partial,
+            sample=config.sample or self.partial,
+            workers=self.workers,
         )
         if not config.images:
             if classes is not None:
@@ -133,8 +150,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
 
 def read_splits(
-    source: str, manual_dir: Path, *, pictures: bool, sample: bool = False
-) -> tuple[dict[str, list[Record]], DiseaseList | None, dict[str, Path]]:
+    source: str, manual_dir: Path, *, pictures: bool, sample: bool = False, workers: int = 1
+) -> tuple[dict[str, list[Record]], DiseaseList | None, dict[str, Picture]]:
     """Reads the questions of each split, and finds the pictures.
 
     Args:
@@ -142,12 +159,14 @@ def read_splits(
       manual_dir: Folder of the files.
       pictures: Whether to find and check them.
       sample: Leave out questions whose picture is not there.
+      workers: Threads that decode pictures.
 
     Returns:
-      Records by split; the classes (of "sysu" only); image name -> file.
+      Records by split; the classes (of "sysu" only); image name -> file and what it holds.
 
     Raises:
-      DataError: Text files are of another form, or pictures are missing or damaged; one message names all of it.
+      DataError: Text files are of another form, pictures are missing or damaged, or a split is empty; one message names all
+        of it.
     """
     plan = {
         split: _present(split, names, manual_dir, whole=source != "sysu")
@@ -159,25 +178,34 @@ def read_splits(
     faults: list[str] = []
     parts = {name: release.read_part(release.PARTS[name], manual_dir, faults) for name in names}
     release.number_questions(parts)
-    images = _pictures(parts, manual_dir, faults, sample) if pictures else {}
+    images = _pictures(parts, manual_dir, faults, sample, workers) if pictures else {}
     classes = _classes(parts, manual_dir, faults) if source == "sysu" else None
     if faults:
-        raise DataError(
-            f"vqa_med, {source}: {len(faults)} fault(s) in {manual_dir}:\n  "
-            + "\n  ".join(faults)
-            + "\nPut the files there as tfds_builders/vqa_med/README.md says."
+        raise checks.error_of(
+            f"vqa_med, {source}: {len(faults)} fault(s) in {manual_dir}",
+            faults,
+            f"Put the files there as tfds_builders/vqa_med/README.md says, or build what there is: --partial. {_PARTS}",
         )
     joined = {split: [record for name in names for record in parts[name]] for split, names in plan.items()}
-    splits = {split: records for split, records in joined.items() if records}
+    splits = {split: joined[split] for split in joined if plan[split]}
     if classes is not None:
         splits = {split: _labelled(split, records, classes) for split, records in splits.items()}
+    because = (
+        "none of its questions has a picture"
+        if sample
+        else "none of its questions has an answer of the list of classes"
+    )
+    checks.filled_splits(f"vqa_med, {source}", splits, because, partial=sample or source == "sysu")
+    splits = {split: records for split, records in splits.items() if records}
     for records in parts.values():
         for record in records:
             record.pop("raw_answer")
     return splits, classes, images
 
 
-def _pictures(parts: Mapping[str, list[Record]], manual_dir: Path, faults: list[str], sample: bool) -> dict[str, Path]:
+def _pictures(
+    parts: Mapping[str, list[Record]], manual_dir: Path, faults: list[str], sample: bool, workers: int
+) -> dict[str, Picture]:
     """Finds the pictures of the parts; without `sample`, missing ones are faults, else their questions are taken out."""
     names = {name: [record["image_name"] for record in records] for name, records in parts.items()}
     found = release.find_images(
@@ -190,8 +218,8 @@ def _pictures(parts: Mapping[str, list[Record]], manual_dir: Path, faults: list[
             records[:] = [record for record in records if record["image_name"] in found]
         else:
             faults += absent
-    faults += [f"{path} is not a picture" for path in sorted(found.values()) if picture_size(path) is None]
-    return found
+    whole = checks.whole_pictures("vqa_med", found.values(), faults, workers)
+    return {name: (path, whole[path]) for name, path in found.items() if path in whole}
 
 
 def _present(split: str, names: Sequence[str], manual_dir: Path, *, whole: bool) -> list[str]:
@@ -232,14 +260,14 @@ def _labelled(split: str, records: Sequence[Record], classes: DiseaseList) -> li
     return kept
 
 
-def image_examples(images: Iterable[tuple[int, str]], files: Mapping[str, Path]) -> Iterator[Record]:
+def image_examples(images: Iterable[tuple[int, str]], files: Mapping[str, Picture]) -> Iterator[Record]:
     """Yields the pictures, bytes as they are.
 
     Args:
       images: Ids and names.
-      files: Image name -> file, a picture.
+      files: Image name -> file and what it holds.
     """
     for image_id, name in images:
-        width, height = picture_size(files[name]) or (0, 0)
-        content = files[name].read_bytes()
+        path, (_, width, height) = files[name]
+        content = checks.read_bytes(path)
         yield {"image_id": image_id, "image_name": name, "image": content, "image_w": width, "image_h": height}

@@ -4,18 +4,21 @@ Other builders that need VQA-RAD's questions read them from here too.
 """
 
 import hashlib
-import json
 import os
+import re
 import shutil
 import urllib.request
-import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from absl import logging
 
 from jaxvqa.errors import DataError
+from jaxvqa.inputs import read_json
+from tfds_builders.checks import ANY_TEXT, TEXT, TEXT_OR_NUMBER, checked_rows, error_of, named, one_of
+from tfds_builders.manual import PICTURE_ENDINGS, ManualFile, by_name
+from tfds_builders.vqa_v2.layout import Member, list_members
 
 HOME = "https://osf.io/89kps/"
 ROWS_FILE = "VQA_RAD Dataset Public.json"
@@ -32,7 +35,23 @@ TEST_SHARE, VAL_SHARE = 0.2, 0.1
 
 _TIMEOUT = 60  # seconds without an answer
 _MISSING = "NULL"
-_FIELDS = ("question", "answer", "answer_type", "question_type", "phrase_type", "image_name", "image_organ")
+_NAME = r"synpic(0|[1-9][0-9]{0,17})\.jpg"
+_FIELDS = {
+    "question": TEXT,
+    "answer": TEXT_OR_NUMBER,  # five rows have a number
+    "answer_type": named(r"(?i)\s*(open|closed)\s*", "OPEN or CLOSED"),
+    "question_type": TEXT,
+    "phrase_type": TEXT,
+    "image_name": named(_NAME, "synpicNUMBER.jpg"),
+    "image_organ": one_of(*ORGANS),
+    # Two rows lack the key question_rephrase.
+    "question_rephrase": ANY_TEXT.or_else(_MISSING),
+    "question_relation": ANY_TEXT.or_else(_MISSING),
+    "question_frame": ANY_TEXT.or_else(_MISSING),
+    "qid_linked_id": ANY_TEXT.or_else(_MISSING),
+    "image_case_url": ANY_TEXT.or_else(_MISSING),
+    "evaluation": ANY_TEXT.or_else(_MISSING),
+}
 
 Row = Mapping[str, Any]
 
@@ -46,44 +65,39 @@ def rows_path(manual_dir: Path | None, download_dir: Path) -> Path:
     Raises:
       DataError: The file is in neither, and cannot be downloaded.
     """
-    if manual_dir and (manual_dir / ROWS_FILE).is_file():
-        return manual_dir / ROWS_FILE
+    found = ManualFile((ROWS_FILE,), HOME).find(manual_dir) if manual_dir else None
+    if found:
+        return found
     return _download(ROWS_URL, download_dir / ROWS_FILE, manual_dir, ROWS_FILE, ROWS_SHA256)
 
 
-def read_images(manual_dir: Path | None, download_dir: Path) -> Iterator[tuple[str, bytes]]:
-    """Yields (file name, JPEG bytes) of every image, by the number in the name.
+def find_images(manual_dir: Path | None, download_dir: Path) -> dict[str, Member]:
+    """Returns name -> file of every image, by the number in the name.
 
-    They are read from the folder or from a zip of it, in `manual_dir`, else downloaded into `download_dir`.
+    They lie in the folder or in a zip of it, in `manual_dir`, else they are downloaded into `download_dir`.
 
     Raises:
-      DataError: The images are in neither and cannot be downloaded, or there are none.
+      DataError: The images are in neither and cannot be downloaded, there are none, or names differ by case only.
     """
-    for folder in filter(None, (manual_dir,)):
-        if (folder / IMAGE_FOLDER).is_dir():
-            # A copy may have the folder inside a folder of the same name, as some programs unpack a zip.
-            paths = {path.name: path for path in (folder / IMAGE_FOLDER).rglob("*.jpg")}
-            for name in _in_order(paths, folder / IMAGE_FOLDER):
-                yield name, paths[name].read_bytes()
-            return
-    path = (manual_dir or Path()) / f"{IMAGE_FOLDER}.zip"
-    if not (manual_dir and path.is_file()):
-        path = _download(IMAGES_URL, download_dir / path.name, manual_dir, f"{IMAGE_FOLDER}/ or {path.name}")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = {Path(name).name: name for name in archive.namelist() if name.endswith(".jpg")}
-            for name in _in_order(members, path):
-                yield name, archive.read(members[name])
-    except zipfile.BadZipFile as error:
-        raise DataError(f"{path} is cut off or damaged ({error}). Delete it and download it again: {HOME}") from error
-
-
-def _in_order(names: Iterable[str], place: Path) -> list[str]:
-    # Hidden files are those that macOS adds to zip archives.
-    kept = sorted((name for name in names if not name.startswith(".")), key=image_id)
-    if not kept:
+    place = image_place(manual_dir)
+    if place is None:
+        name = f"{IMAGE_FOLDER}.zip"
+        place = _download(IMAGES_URL, download_dir / name, manual_dir, f"{IMAGE_FOLDER}/ or {name}")
+    # A copy may have the folder inside a folder of the same name, as some programs unpack a zip.
+    members = {Path(member.name or member.path): member for member in list_members(place, PICTURE_ENDINGS)}
+    found = by_name(members)
+    if not found:
         raise DataError(f"{place} holds no .jpg file. Expected the 315 images of the release: {HOME}")
-    return kept
+    return {name: members[found[name]] for name in sorted(found, key=image_id)}
+
+
+def image_place(manual_dir: Path | None) -> Path | None:
+    """Returns the folder of the images, or the zip of it, in `manual_dir`; None if neither is there."""
+    if manual_dir is None:
+        return None
+    if (manual_dir / IMAGE_FOLDER).is_dir():
+        return manual_dir / IMAGE_FOLDER
+    return ManualFile((f"{IMAGE_FOLDER}.zip",), HOME).find(manual_dir)
 
 
 def _download(url: str, path: Path, manual_dir: Path | None, names: str, sha256: str = "") -> Path:
@@ -114,23 +128,20 @@ def _download(url: str, path: Path, manual_dir: Path | None, names: str, sha256:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Reads the release's rows.
+    """Reads the release's rows: numbers among the answers become texts, and fields that no builder reads are left out.
 
     Raises:
-      DataError: The file is no JSON list, or rows lack fields; the message names the first of them.
+      DataError: The file is no JSON list, or rows have fields of another kind, or lack them; the message names all of them.
     """
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DataError(f"{path} is not a JSON file ({error}). Download it again: {HOME}") from error
+    rows = read_json(path, f"the list of rows of {HOME}")
     if not isinstance(rows, list) or not rows:
-        raise DataError(f"{path}: expected a list of rows, found {type(rows).__name__} without any.")
-    for number, row in enumerate(rows):
-        lacking = [field for field in _FIELDS if field not in row]
-        if lacking or row["image_organ"] not in ORGANS:
-            fault = f"no {', '.join(lacking)}" if lacking else f"organ {row['image_organ']!r}, not in {ORGANS}"
-            raise DataError(f"{path}, row {number}: {fault}. Expected the file of {HOME}")
-    return rows
+        raise DataError(f"{path}: expected a list of rows, found {type(rows).__name__} without any: {HOME}")
+    faults: list[str] = []
+    checked = checked_rows(rows, _FIELDS, str(path), faults)
+    if faults:
+        advice = f"Mend these rows, or take the file of {HOME}"
+        raise error_of(f"vqa_rad: {len(faults)} fault(s), nothing was built", faults, advice)
+    return checked
 
 
 def entries(rows: Sequence[Row]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -158,9 +169,9 @@ def entries(rows: Sequence[Row]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _record(number: int, split: str, row: Row) -> dict[str, Any]:
-    """What a row's entries share. Texts stay as they are, but numbers become texts, and "NULL" becomes empty."""
+    """What a row's entries share. Texts stay as they are, but "NULL" becomes empty."""
     answer_type = row["answer_type"].strip()  # two rows have "CLOSED "
-    answer = str(row["answer"])  # five rows have a number
+    answer = row["answer"]
     return {
         "image_id": image_id(row["image_name"]),
         "image_name": row["image_name"],
@@ -176,8 +187,7 @@ def _record(number: int, split: str, row: Row) -> dict[str, Any]:
         "release_row": number,
         "release_split": split,
         **{
-            # Two rows lack the key question_rephrase.
-            name: "" if row.get(name, _MISSING) == _MISSING else row[name]
+            name: "" if row[name] == _MISSING else row[name]
             for name in (
                 *("qid_linked_id", "image_case_url", "evaluation"),
                 *("question_rephrase", "question_relation", "question_frame"),
@@ -195,10 +205,9 @@ def image_id(name: str) -> int:
     Raises:
       DataError: The name has another form.
     """
-    number = name.removeprefix("synpic").removesuffix(".jpg")
-    if not number.isdecimal():
+    if not re.fullmatch(_NAME, name):
         raise DataError(f"An image of VQA-RAD is called {name!r}; expected synpicNUMBER.jpg.")
-    return int(number)
+    return int(name.removeprefix("synpic").removesuffix(".jpg"))
 
 
 def split_images(rows: Sequence[Row]) -> dict[str, str]:
@@ -216,7 +225,8 @@ def split_images(rows: Sequence[Row]) -> dict[str, str]:
     organs = {row["image_name"]: row["image_organ"] for row in rows}
     cases: dict[str, set[str]] = {}
     for row in rows:
-        cases.setdefault(row.get("image_case_url", row["image_name"]), set()).add(row["image_name"])
+        case = row["image_case_url"]
+        cases.setdefault(row["image_name"] if case == _MISSING else case, set()).add(row["image_name"])
     first = {name: name for name in organs}  # the image that stands for all images of its case
     for names in cases.values():
         joined = {first[name] for name in names}

@@ -1,16 +1,17 @@
 """Builder of VQA-RAD from the public release; README.md beside it describes the data and its splits."""
 
-import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from PIL import Image
+from absl import logging
 
 from jaxvqa.errors import DataError
+from tfds_builders import checks
 from tfds_builders.vqa_rad import release
+from tfds_builders.vqa_v2.layout import Member
 
 Example = dict[str, Any]
 
@@ -30,6 +31,12 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         "image_disjoint": {"train": 2428, "val": 359, "test": 728},
         "images": {"full": 315},
     }
+    workers = 1
+    """Threads that read images; the build command sets it."""
+
+    partial = False
+    """Whether to build what there is of the release; the build command sets it."""
+
     MANUAL_DOWNLOAD_INSTRUCTIONS = f"Put {release.ROWS_FILE} and {release.IMAGE_FOLDER}/ there: {release.HOME}"
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -78,24 +85,33 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
         manual_dir, download_dir = folders(dl_manager)
         rows = release.read_rows(release.rows_path(manual_dir, download_dir))
-        if self.builder_config.name == "images":
-            ids = self.info.metadata["image_ids"].setdefault("full", [])
-            return {"full": self._generate_examples(image_examples(rows, manual_dir, download_dir, ids))}
-        if self.builder_config.name == "image_disjoint":
-            splits = release.split_images(rows)
-            for split in ("train", "val", "test"):
-                names = (name for name, of in splits.items() if of == split)
+        config = self.builder_config.name
+        images = {}
+        if config == "images" or (self.partial and release.image_place(manual_dir)):
+            images = release.find_images(manual_dir, download_dir)
+            rows = _with_image(rows, images, self.partial)
+        if config == "images":
+            ids = list(map(release.image_id, images))
+            self.info.metadata["image_ids"]["full"] = ids
+            return {"full": self._generate_examples(image_examples(rows, images, self.workers))}
+        splits: dict[str, list[Example]]
+        if config == "image_disjoint":
+            of_image = release.split_images(rows)
+            splits = {"train": [], "val": [], "test": []}
+            for split, records in splits.items():
+                names = (name for name, of in of_image.items() if of == split)
                 self.info.metadata["image_ids"][split] = sorted(map(release.image_id, names))
-            by_image: dict[str, list[Example]] = {"train": [], "val": [], "test": []}
-            for _, record in release.entries(rows):
-                by_image[splits[record["image_name"]]].append(record)
-            return {split: self._generate_examples(records) for split, records in by_image.items()}
-        by_split: dict[str, list[Example]] = {"train": [], "test": [], "train_without_test_frames": []}
-        for split, record in release.entries(rows):
-            by_split[split].append(record)
-            if split == record["release_split"] == "train":
-                by_split["train_without_test_frames"].append(record)
-        return {split: self._generate_examples(records) for split, records in by_split.items()}
+                records += (record for _, record in release.entries(rows) if of_image[record["image_name"]] == split)
+            because = f"{len(of_image)} images are too few to divide"
+        else:
+            splits = {"train": [], "test": [], "train_without_test_frames": []}
+            for split, record in release.entries(rows):
+                splits[split].append(record)
+                if split == record["release_split"] == "train":
+                    splits["train_without_test_frames"].append(record)
+            because = 'rows belong to test if their phrase_type begins with "test_", the others to train'
+        checks.filled_splits(f"vqa_rad/{config}", splits, because, partial=self.partial)
+        return {split: self._generate_examples(records) for split, records in splits.items() if records}
 
     def _generate_examples(self, examples: Iterable[Example]) -> Iterator[tuple[int, Example]]:
         yield from enumerate(examples)
@@ -110,37 +126,45 @@ def folders(dl_manager: tfds.download.DownloadManager) -> tuple[Path | None, Pat
     return manual_dir, Path(dl_manager.download_dir) / "vqa_rad"
 
 
-def image_examples(
-    rows: Iterable[release.Row], manual_dir: Path | None, download_dir: Path, ids: list[int]
-) -> Iterator[Example]:
-    """Yields the images by number, and notes their ids.
+def _with_image(rows: Sequence[release.Row], images: Collection[str], partial: bool) -> list[release.Row]:
+    """Returns the rows whose image is there; with `partial` the others are left out, else they are an error."""
+    absent = sorted({row["image_name"] for row in rows} - set(images))
+    if absent and not partial:
+        raise DataError(
+            f"{len(absent)} images that questions ask about are missing, such as {absent[0]}. Put them there, from "
+            f"{release.HOME}, or build what there is with --partial."
+        )
+    if absent:
+        logging.warning(
+            "vqa_rad: %d images are missing, such as %s; their questions are left out", len(absent), absent[0]
+        )
+    return [row for row in rows if row["image_name"] in images]
+
+
+def image_examples(rows: Iterable[release.Row], images: Mapping[str, Member], workers: int) -> Iterator[Example]:
+    """Yields the images by number.
 
     Args:
       rows: The release's rows, which tell an image's organ; one image is in no row, and gets -1, TFDS's "no label".
-      manual_dir: Folder of the files, if there is one.
-      download_dir: Folder for what `manual_dir` lacks.
-      ids: Filled with the ids in record order.
+      images: Name -> file.
+      workers: Threads that read.
 
     Raises:
-      DataError: An image cannot be read, or rows name images that are not there.
+      DataError: Images cannot be read; names all of them.
     """
     organs = {row["image_name"]: row["image_organ"] for row in rows}
-    for name, content in release.read_images(manual_dir, download_dir):
-        try:
-            with Image.open(io.BytesIO(content)) as picture:
-                width, height = picture.size
-        except OSError as error:
-            raise DataError(f"{name} is not a picture ({error}). Download it again: {release.HOME}") from error
-        ids.append(release.image_id(name))
-        yield {
-            "image_id": ids[-1],
+
+    def make(name: str, member: Member) -> Example:
+        content = member.read()
+        facts = checks.whole_picture(content, str(member))
+        return {
+            "image_id": release.image_id(name),
             "image_name": name,
             "image": content,
-            "image_w": width,
-            "image_h": height,
-            "organ": organs.pop(name, -1),
+            "image_w": facts.width,
+            "image_h": facts.height,
+            "organ": organs.get(name, -1),
         }
-    if organs:
-        raise DataError(
-            f"{len(organs)} images that questions ask about are missing, such as {sorted(organs)[0]}: {release.HOME}"
-        )
+
+    advice = f"Download them again: {release.HOME}"
+    return checks.picture_examples("vqa_rad", {"full": images.items()}, make, advice, workers)["full"]

@@ -1,18 +1,33 @@
 """Where the files of VQA v2 may lie in `manual_dir`, and how they are read: folders, tar and zip archives, JSON."""
 
 import dataclasses
+import functools
 import io
 import json
+import lzma
 import os
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from jaxvqa.errors import DataError
-from tfds_builders.manual import ManualFile
+from tfds_builders.checks import read_bytes
+from tfds_builders.manual import PICTURE_ENDINGS, ManualFile, by_name, plain
+
+UNREADABLE = (
+    OSError,
+    EOFError,
+    KeyError,
+    RuntimeError,
+    zlib.error,
+    lzma.LZMAError,
+    zipfile.BadZipFile,
+    tarfile.TarError,
+)
+"""What reading of an archive's member raises: it is cut off, damaged, encrypted, or packed in a way that is not known."""
 
 _VQA_URL = "https://s3.amazonaws.com/cvmlp/vqa/mscoco/vqa/"
 _FEATURES_URL = "https://github.com/MILVLG/mcan-vqa#prerequisites"
@@ -37,7 +52,7 @@ def _feature_folder(name: str, *more: str) -> ManualFile:
 def _image_folder(name: str) -> ManualFile:
     places = [f"{folder}{name}{suffix}" for folder in ("images/", "coco/") for suffix in ("", ".zip")]
     url = f"http://images.cocodataset.org/zips/{name}.zip"
-    return ManualFile((*places, f"{name}.zip", f"{name}/*.jpg"), url, "COCO pictures (JPEG)")
+    return ManualFile((*places, f"{name}.zip", f"{name}/*.jpg", f"{name}/*.jpeg"), url, "COCO pictures (JPEG)")
 
 
 QUESTIONS = {
@@ -74,8 +89,8 @@ def find_json(manual_dir: str | os.PathLike[str], file: ManualFile) -> Path | No
     """Returns where a JSON file lies: its own path, or that of a zip that holds it; None if it is not there."""
     name = Path(file.paths[0]).name
     for place in file.paths:
-        path = Path(manual_dir, place)
-        if path.is_file() and (path.suffix != ".zip" or _member(path, name) is not None):
+        path = ManualFile((place,), file.url).find(manual_dir)
+        if path and path.is_file() and (path.suffix.lower() != ".zip" or _member(path, name) is not None):
             return path
     return None
 
@@ -83,15 +98,15 @@ def find_json(manual_dir: str | os.PathLike[str], file: ManualFile) -> Path | No
 def find_pictures(manual_dir: str | os.PathLike[str], file: ManualFile) -> Path | None:
     """Returns the folder or archive of a picture split; None if it is not there."""
     found = file.find(manual_dir)
-    return found.parent if found is not None and found.suffix in (".npz", ".jpg") else found
+    return found.parent if found is not None and found.suffix.lower() in (".npz", *PICTURE_ENDINGS) else found
 
 
 def _member(archive: Path, name: str) -> str | None:
     """Returns the full name of the member of a zip file whose last part is `name`."""
     try:
         with zipfile.ZipFile(archive) as opened:
-            return next((each for each in opened.namelist() if each.split("/")[-1] == name), None)
-    except zipfile.BadZipFile as error:
+            return next((each for each in opened.namelist() if plain(each.split("/")[-1]) == plain(name)), None)
+    except UNREADABLE as error:
         raise DataError(f"{archive} is cut off or damaged ({error}); download it again.") from error
 
 
@@ -106,11 +121,11 @@ def read_json(manual_dir: str | os.PathLike[str], file: ManualFile) -> Any:
     if path is None:
         raise DataError(f"{name} is not in {manual_dir}.")
     try:
-        if path.suffix != ".zip":
-            return json.loads(path.read_bytes())
+        if path.suffix.lower() != ".zip":
+            return json.loads(read_bytes(path))
         with zipfile.ZipFile(path) as archive:
             return json.loads(archive.read(_member(path, name) or name))
-    except (ValueError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+    except (ValueError, RecursionError, *UNREADABLE) as error:
         raise DataError(f"{path}: {name} cannot be read ({error}); download it again.") from error
 
 
@@ -130,51 +145,90 @@ class Member:
         return f"{self.path}:{self.name}" if self.name else str(self.path)
 
     def read(self) -> bytes:
-        """Returns the file's bytes."""
+        """Returns the file's bytes.
+
+        Raises:
+            DataError: it cannot be read, or its archive is damaged.
+        """
         if not self.name:
-            return self.path.read_bytes()
-        with zipfile.ZipFile(self.path) as archive:
-            return archive.read(self.name)
+            return read_bytes(self.path)
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                return archive.read(self.name)
+        except UNREADABLE as error:
+            raise DataError(f"{self} cannot be read ({error})") from error
 
 
-def list_members(source: Path, suffix: str) -> list[Member]:
-    """Lists the files of a folder or zip archive whose names end in `suffix`, sorted by name.
+def list_members(source: Path, suffixes: tuple[str, ...]) -> list[Member]:
+    """Lists the files of a folder or zip archive whose names end in one of `suffixes`, in any case, sorted by name.
 
     Raises:
-        DataError: `source` is a tar archive, which can only be read from front to end.
+        DataError: `source` is a tar archive, which can only be read from front to end, or a damaged zip archive; or names
+            differ by case only.
     """
     if source.is_dir():
-        return [Member(path) for path in sorted(source.rglob(f"*{suffix}")) if _is_wanted(path.name, suffix)]
-    if source.suffix != ".zip":
+        members = {path: Member(path) for path in sorted(source.rglob("*")) if _is_wanted(path.name, suffixes)}
+    elif source.suffix.lower() != ".zip":
         raise DataError(f"{source}: a tar archive cannot be read in parallel. Unpack it, or build without --beam.")
-    with zipfile.ZipFile(source) as archive:
-        return [Member(source, name) for name in sorted(archive.namelist()) if _is_wanted(name, suffix)]
+    else:
+        try:
+            with zipfile.ZipFile(source) as archive:
+                names = [name for name in sorted(archive.namelist()) if _is_wanted(name, suffixes)]
+        except UNREADABLE as error:
+            raise DataError(f"{source} is cut off or damaged ({error}); download it again.") from error
+        members = {source / name: Member(source, name) for name in names}
+    by_name(members)
+    return list(members.values())
 
 
-def read_members(source: Path, suffix: str) -> Iterator[tuple[str, bytes]]:
-    """Yields the name and the bytes of each file whose name ends in `suffix`: sorted, or in a tar archive's own order.
+def read_members(source: Path, suffixes: tuple[str, ...]) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """Yields the name and a reader of each file whose name ends in one of `suffixes`: sorted, or in a tar's own order.
+
+    A reader returns the file's bytes, or raises a DataError that names it.
 
     Raises:
-        DataError: the archive is cut off or damaged.
+        DataError: the archive is cut off or damaged, or there is no such file.
     """
+    count = 0
     try:
         if source.is_dir():
-            for member in list_members(source, suffix):
-                yield str(member), member.read()
-        elif source.suffix == ".zip":
-            with zipfile.ZipFile(source) as archive:
-                for name in sorted(filter(lambda each: _is_wanted(each, suffix), archive.namelist())):
-                    yield f"{source}:{name}", archive.read(name)
+            for member in list_members(source, suffixes):
+                count += 1
+                yield str(member), member.read
+        elif source.suffix.lower() == ".zip":
+            members = list_members(source, suffixes)
+            with zipfile.ZipFile(source) as archive:  # once: to open it for each member takes its whole list each time
+                for member in members:
+                    count += 1
+                    yield str(member), _read_now(str(member), functools.partial(archive.read, member.name))
         else:
             with tarfile.open(source, "r|*") as tar:  # a stream: seeking in a packed tar starts over each time
                 for info in tar:
-                    if info.isfile() and _is_wanted(info.name, suffix):
-                        yield f"{source}:{info.name}", (tar.extractfile(info) or io.BytesIO()).read()
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error) as error:
+                    if info.isfile() and _is_wanted(info.name, suffixes):
+                        count += 1
+                        content = (tar.extractfile(info) or io.BytesIO()).read()
+                        yield f"{source}:{info.name}", functools.partial(bytes, content)
+    except UNREADABLE as error:
         raise DataError(f"{source} is cut off or damaged ({error}); download it again.") from error
+    if not count:
+        raise DataError(f"{source}: holds no {' or '.join(suffixes)} file")
 
 
-def _is_wanted(name: str, suffix: str) -> bool:
+def _read_now(name: str, read: Callable[[], bytes]) -> Callable[[], bytes]:
+    """Returns a reader of what is read before its archive is closed."""
+    try:
+        content = read()
+    except UNREADABLE as error:
+        fault = DataError(f"{name} cannot be read ({error})")
+
+        def refuse() -> bytes:
+            raise fault
+
+        return refuse
+    return functools.partial(bytes, content)
+
+
+def _is_wanted(name: str, suffixes: tuple[str, ...]) -> bool:
     """Tells whether a file counts; macOS adds "._NAME" companions to archives."""
     base = name.split("/")[-1]
-    return base.endswith(suffix) and not base.startswith("._")
+    return base.lower().endswith(suffixes) and not base.startswith("._")

@@ -4,24 +4,26 @@ import dataclasses
 import functools
 import io
 import os
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
-from PIL import Image
 
 from jaxvqa.errors import DataError
-from tfds_builders.manual import ManualFile
+from tfds_builders import checks
+from tfds_builders.checks import Kind
+from tfds_builders.manual import PICTURE_ENDINGS, ManualFile
 from tfds_builders.vqa_v2 import layout
-from tfds_builders.vqa_v2.region_files import FEATURE_WIDTH, image_id_of, read_region_file
+from tfds_builders.vqa_v2.region_files import FEATURE_WIDTH, has_boxes, image_id_of, read_region_file
 
 OFFICIAL_COUNTS = {"train": 443_757, "val": 214_354, "test": 447_793, "test_dev": 107_394}
 """Questions of the official splits. A build of fewer is a build of a part, and says so."""
 
-_MOST_FAULTS_SHOWN = 20
+_ADVICE = "Get them again, or move them away if no question needs them."
 
 Example = dict[str, Any]
 
@@ -42,6 +44,12 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     use_beam = False
     """Whether to return Beam transforms, so that a cluster reads the pictures' files."""
+
+    workers = 1
+    """Threads that read pictures' files; the build command sets it."""
+
+    partial = False
+    """Whether splits may be empty; the build command sets it."""
 
     def manual_files(self) -> Iterable[ManualFile]:
         """Returns what the chosen config needs: at least one whole split."""
@@ -81,24 +89,28 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         if config == "questions":
             splits = question_splits(manual_dir)
             _log_absent(config, layout.QUESTIONS, splits)
+            subsets = {split: subset for split, (_, subset) in splits.items() if subset is not None}
+            if subsets:
+                lists = _read_subsets(manual_dir)
+                wanted = {split: lists[subset] for split, subset in subsets.items()}
+                checks.filled_splits("vqa_v2", wanted, f"its list in {layout.SUBSETS} is empty", partial=self.partial)
+                splits = {split: files for split, files in splits.items() if wanted.get(split, True)}
             return {
                 split: self._generate_examples(functools.partial(question_examples, manual_dir, source, subset))
                 for split, (source, subset) in splits.items()
             }
         sources = picture_sources(manual_dir, config)
         _log_absent(config, _PICTURES[config].files, sources)
-        seen: dict[int, str] = {}
-        generators = {}
-        for split, source in sources.items():
-            ids = self.info.metadata["image_ids"].setdefault(split, [])
-            if self.use_beam:
-                generators[split] = _beam_examples(source, config, ids, seen)
-            else:
-                rest = list(sources.values())[list(sources).index(split) + 1 :]
-                generators[split] = self._generate_examples(
-                    functools.partial(picture_examples, source, rest, config, ids, seen)
-                )
-        return generators
+        ids: dict[str, list[int]] = {split: [] for split in sources}
+        self.info.metadata["image_ids"] |= ids
+        if self.use_beam:
+            seen: dict[int, str] = {}
+            return {split: _beam_examples(path, config, ids[split], seen) for split, path in sources.items()}
+        examples = picture_examples(sources, config, self.workers)
+        return {
+            split: self._generate_examples(functools.partial(_noting_ids, examples[split], ids[split]))
+            for split in sources
+        }
 
     def _generate_examples(self, examples: Callable[[], Iterable[Example]]) -> Iterator[tuple[int, Example]]:
         yield from enumerate(examples())
@@ -147,10 +159,21 @@ def _with_subsets(manual_dir: Path, found: dict[str, tuple[str, str | None]]) ->
 
 def _read_subsets(manual_dir: Path) -> dict[str, list[int]]:
     """Reads `splits.json`."""
+    path, faults = manual_dir / layout.SUBSETS, list[str]()
     subsets = layout.read_json(manual_dir, ManualFile((layout.SUBSETS,), ""))
-    if not isinstance(subsets, dict) or not all(isinstance(ids, list) for ids in subsets.values()):
-        raise DataError(f"{manual_dir / layout.SUBSETS}: expected {{split: [question ids]}}.")
-    return subsets
+    if not isinstance(subsets, dict) or not subsets or not all(isinstance(ids, list) for ids in subsets.values()):
+        raise DataError(f"{path}: expected {{split: [question ids]}}.")
+    found = {}
+    for name, ids in subsets.items():
+        if not re.fullmatch(r"(?!all$)\w+", name):
+            faults.append(f"{name!r} cannot be a split's name; expected letters, digits and _, and not all")
+        rows = checks.checked_rows(
+            ([number] for number in ids), {"id": checks.whole()}, f"{path}, {name}", faults, "entry"
+        )
+        found[name] = [row["id"] for row in rows]
+    if faults:
+        raise checks.error_of(f"{path}: {len(faults)} fault(s)", faults, "Mend the file, or move it away.")
+    return found
 
 
 def question_examples(manual_dir: Path, source: str, subset: str | None) -> Iterator[Example]:
@@ -167,12 +190,20 @@ def question_examples(manual_dir: Path, source: str, subset: str | None) -> Iter
     Raises:
         DataError: entries lack a field, or questions and annotations do not belong together.
     """
-    questions = _by_id(_entries(manual_dir, layout.QUESTIONS[source], "questions", ("image_id", "question")))
+    faults: list[str] = []
+    questions = _by_id(_entries(manual_dir, layout.QUESTIONS[source], "questions", _QUESTION, faults))
     has_annotations = source in layout.ANNOTATIONS
     annotations: dict[int, Example] = {}
     if has_annotations:
-        file = layout.ANNOTATIONS[source]
-        annotations = _by_id(_entries(manual_dir, file, "annotations", ("image_id", "answers")))
+        fields = _ANNOTATION_OF_VG if source == "vg" else _ANNOTATION
+        annotations = _by_id(_entries(manual_dir, layout.ANNOTATIONS[source], "annotations", fields, faults))
+    if faults:
+        raise checks.error_of(
+            f"vqa_v2: {len(faults)} fault(s) in the files of {source}, nothing was built",
+            faults,
+            "Download the files again, or mend or take out these entries in both.",
+        )
+    if has_annotations:
         _check_pairs(questions, annotations, source)
     count = len(annotations) if has_annotations else len(questions)
     official = OFFICIAL_COUNTS.get(source, count)
@@ -180,7 +211,7 @@ def question_examples(manual_dir: Path, source: str, subset: str | None) -> Iter
         logging.warning("vqa_v2: %s holds %d of the official %d questions.", source, count, official)
     order: Iterable[int] = annotations if source in ("train", "vg") else questions
     if subset is not None:
-        keep = set(map(int, _read_subsets(manual_dir)[subset]))
+        keep = set(_read_subsets(manual_dir)[subset])
         unknown = keep - set(order)
         if unknown:
             raise DataError(
@@ -193,38 +224,45 @@ def question_examples(manual_dir: Path, source: str, subset: str | None) -> Iter
         annotation = annotations.get(question_id, {})
         yield {
             "question_id": question_id,
-            "image_id": int((annotation or question)["image_id"]),
+            "image_id": (annotation or question)["image_id"],
             "question": question["question"],
-            "answers": [answer["answer"] for answer in annotation.get("answers", [])],
+            "answers": annotation.get("answers", []),
             "multiple_choice_answer": annotation.get("multiple_choice_answer", ""),
             "question_type": annotation.get("question_type", ""),
             "answer_type": annotation.get("answer_type", ""),
         }
 
 
-def _entries(manual_dir: Path, file: ManualFile, key: str, fields: tuple[str, ...]) -> list[Example]:
-    """Reads the list `key` of a JSON file, whose entries need a `question_id` and `fields`."""
+_IDS = {"question_id": checks.whole(), "image_id": checks.whole()}
+_QUESTION = {**_IDS, "question": checks.TEXT}
+_ANNOTATION = {
+    **_IDS,
+    "answers": checks.list_of("answer", checks.ANY_TEXT),  # an annotator may have had nothing to say
+    "multiple_choice_answer": checks.TEXT,
+    "question_type": checks.ANY_TEXT.or_else(""),
+    "answer_type": checks.ANY_TEXT.or_else(""),
+}
+_ANNOTATION_OF_VG = _ANNOTATION | {"multiple_choice_answer": checks.TEXT.or_else("")}  # of use to no answer list
+
+
+def _entries(
+    manual_dir: Path, file: ManualFile, key: str, fields: Mapping[str, Kind], faults: list[str]
+) -> list[Example]:
+    """Reads the list `key` of a JSON file; entries that are not as `fields` say are added to the faults."""
     content = layout.read_json(manual_dir, file)
     path = layout.find_json(manual_dir, file)
     entries = content.get(key) if isinstance(content, dict) else None
     if not isinstance(entries, list) or not entries:
         raise DataError(f"{path}: expected an object with a list {key!r} that is not empty.")
-    wanted = {"question_id", *fields}
-    bad = [i for i, entry in enumerate(entries) if not isinstance(entry, dict) or not wanted <= set(entry)]
-    if bad:
-        raise DataError(
-            f"{path}: {len(bad)} of {len(entries)} entries of {key!r} lack one of {sorted(wanted)}; "
-            f"the first is number {bad[0]}."
-        )
-    return entries
+    before = len(faults)
+    rows = checks.checked_rows(entries, fields, str(path), faults, f"{key}, entry")
+    faults += checks.twice((row["question_id"] for row in rows), "question ids", f"{path}, {key}")
+    return rows if len(faults) == before else []
 
 
 def _by_id(entries: list[Example]) -> dict[int, Example]:
-    """Returns the entries by question id, in their order; an id must not occur twice."""
-    by_id = {int(entry["question_id"]): entry for entry in entries}
-    if len(by_id) != len(entries):
-        raise DataError(f"{len(entries) - len(by_id)} of {len(entries)} question ids occur more than once.")
-    return by_id
+    """Returns the entries by question id, in their order."""
+    return {entry["question_id"]: entry for entry in entries}
 
 
 def _check_pairs(questions: dict[int, Example], annotations: dict[int, Example], split: str) -> None:
@@ -246,7 +284,10 @@ def _check_pairs(questions: dict[int, Example], annotations: dict[int, Example],
 
 def _features_example(name: str, content: bytes) -> Example:
     """Makes a record of config `features` from a region feature file."""
-    features, boxes, image_w, image_h = read_region_file(io.BytesIO(content))
+    try:
+        features, boxes, image_w, image_h = read_region_file(io.BytesIO(content))
+    except DataError as error:
+        raise DataError(f"{name}: {error}") from error
     return {
         "image_id": image_id_of(name),
         "features": features,
@@ -258,28 +299,22 @@ def _features_example(name: str, content: bytes) -> Example:
 
 def _image_example(name: str, content: bytes) -> Example:
     """Makes a record of config `images` from a JPEG file."""
-    try:
-        with Image.open(io.BytesIO(content)) as picture:
-            kind, (image_w, image_h) = picture.format, picture.size
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot be read ({error})") from error
-    if kind != "JPEG":
-        raise DataError(f"is a {kind} file, expected JPEG")
-    return {"image_id": image_id_of(name), "image": content, "image_w": image_w, "image_h": image_h}
+    facts = checks.whole_picture(content, name, ("JPEG",))
+    return {"image_id": image_id_of(name), "image": content, "image_w": facts.width, "image_h": facts.height}
 
 
 @dataclasses.dataclass(frozen=True)
 class _Pictures:
-    """What an image-side config reads: its files by split, their ending, and how a record is made of one."""
+    """What an image-side config reads: its files by split, their endings, and how a record is made of one."""
 
     files: dict[str, ManualFile]
-    suffix: str
+    suffixes: tuple[str, ...]
     example: Callable[[str, bytes], Example]
 
 
 _PICTURES = {
-    "features": _Pictures(layout.FEATURES, ".npz", _features_example),
-    "images": _Pictures(layout.IMAGES, ".jpg", _image_example),
+    "features": _Pictures(layout.FEATURES, (".npz",), _features_example),
+    "images": _Pictures(layout.IMAGES, PICTURE_ENDINGS, _image_example),
 }
 
 
@@ -297,50 +332,41 @@ def picture_sources(manual_dir: Path, config: str) -> dict[str, Path]:
     return sources
 
 
-def picture_examples(
-    source: Path, rest: list[Path], config: str, ids: list[int], seen: dict[int, str]
-) -> Iterator[Example]:
-    """Yields the records of one picture split; after all of it, names every bad file of it and of the splits to come.
+def picture_examples(sources: Mapping[str, Path], config: str, workers: int = 1) -> dict[str, Iterator[Example]]:
+    """Returns the records of each picture split; once one is bad, all bad files of all splits are named.
 
     Args:
-        source: Folder or archive of the split.
-        rest: Those of the splits to come, checked only if a file of this one is bad.
+        sources: Folder or archive of each split.
         config: "features" or "images".
-        ids: Receives the image ids in record order.
-        seen: Image ids of this and the earlier splits, and where they were found.
-
-    Raises:
-        DataError: files are bad, an image id occurs twice, or there is no file at all.
+        workers: Threads.
     """
     pictures = _PICTURES[config]
-    faults: list[str] = []
-    for each in [source, *rest]:
-        if each is not source and not faults:
-            return
-        before = len(seen), len(faults)
-        try:
-            for name, content in layout.read_members(each, pictures.suffix):
-                try:
-                    example = pictures.example(name, content)
-                    _check_new(example["image_id"], name, seen)
-                except DataError as error:
-                    faults.append(f"{name}: {error}")
-                    continue
-                if not faults:
-                    ids.append(example["image_id"])
-                    yield example
-        except DataError as error:  # the archive itself
-            faults.append(str(error))
-        if before == (len(seen), len(faults)):
-            faults.append(f"{each}: holds no {pictures.suffix} file")
-    if faults:
-        raise _bad_files_error(faults)
+    splits = {split: layout.read_members(source, pictures.suffixes) for split, source in sources.items()}
+    return checks.picture_examples(
+        f"vqa_v2/{config}", splits, lambda name, read: pictures.example(name, read()), _ADVICE, workers
+    )
+
+
+def _noting_ids(examples: Iterable[Example], ids: list[int]) -> Iterator[Example]:
+    """Passes records on, and adds their image ids to a list; tells how many have features but no boxes."""
+    unplaced = 0
+    for example in examples:
+        ids.append(example["image_id"])
+        unplaced += "boxes" in example and not has_boxes(example)
+        yield example
+    if unplaced:
+        logging.warning(
+            "vqa_v2/features: %d of %d files have no bbox, image_w or image_h: Flamingo cannot be trained on these regions, "
+            "and no explanation can show them; RWSAN can.",
+            unplaced,
+            len(ids),
+        )
 
 
 def _check_new(image_id: int, name: str, seen: dict[int, str]) -> None:
     """Raises when an image id was met before; remembers it otherwise."""
     if image_id in seen:
-        raise DataError(f"image id {image_id} is also that of {seen[image_id]}")
+        raise DataError(f"{name}: image id {image_id} is also that of {seen[image_id]}")
     seen[image_id] = name
 
 
@@ -348,26 +374,23 @@ def _beam_examples(source: Path, config: str, ids: list[int], seen: dict[int, st
     """Returns a Beam transform that makes the same records; `ids` is filled at once, from the file names."""
     beam = tfds.core.lazy_imports.apache_beam
     pictures = _PICTURES[config]
-    members = layout.list_members(source, pictures.suffix)
-    faults = [] if members else [f"{source}: holds no {pictures.suffix} file"]
+    members = layout.list_members(source, pictures.suffixes)
+    faults = [] if members else [f"{source}: holds no {' or '.join(pictures.suffixes)} file"]
     for member in members:
         try:
             ids.append(image_id_of(member.name or member.path))
             _check_new(ids[-1], str(member), seen)
         except DataError as error:
-            faults.append(f"{member}: {error}")
+            faults.append(str(error))
     if faults:
-        raise _bad_files_error(faults)
+        raise checks.error_of(f"vqa_v2: {len(faults)} bad file(s), nothing was built", faults, _ADVICE)
     return beam.Create(list(enumerate(members))) | beam.Map(functools.partial(_beam_example, config))
 
 
 def _beam_example(config: str, keyed: tuple[int, layout.Member]) -> tuple[int, Example]:
     """Makes one keyed record in a Beam worker."""
     key, member = keyed
-    try:
-        return key, _PICTURES[config].example(member.name or str(member.path), member.read())
-    except DataError as error:
-        raise DataError(f"{member}: {error}") from error
+    return key, _PICTURES[config].example(str(member), member.read())
 
 
 # Messages.
@@ -404,16 +427,6 @@ def _missing_error(manual_dir: Path, config: str, files: list[ManualFile], rule:
         lines.append(f"  {' or '.join(file.paths)}\n      from {file.url}" + (f" ({file.note})" if file.note else ""))
     lines.append("Put them there, or name the folder that holds them: --manual_dir=DIR.")
     return DataError("\n".join(lines))
-
-
-def _bad_files_error(faults: list[str]) -> DataError:
-    """Names bad files, the first ones in full."""
-    more = len(faults) - _MOST_FAULTS_SHOWN
-    lines = faults[:_MOST_FAULTS_SHOWN] + ([f"and {more} more"] if more > 0 else [])
-    return DataError(
-        f"vqa_v2: {len(faults)} bad file(s), nothing was built:\n  " + "\n  ".join(lines) + "\nGet them again, or move "
-        "them away if no question needs them."
-    )
 
 
 def _log_absent(config: str, known: Iterable[str], found: Iterable[str]) -> None:
