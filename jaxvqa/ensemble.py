@@ -79,9 +79,10 @@ def evaluate(config: ml_collections.ConfigDict, workdir: Path, split: str = "") 
     results: dict[str, float] = {}
     with jax.set_mesh(mesh):
         logits = []
-        for member in members:
-            log.info("%s predicts …", member.folder)
-            logits.append(_logits(member, split, mesh, workdir))
+        with logs.Progress("member", len(members)) as progress:
+            for member in progress.each(members):
+                log.info("%s predicts …", member.folder)
+                logits.append(_logits(member, split, mesh, workdir))
         for name, evaluator in _evaluators(first, split, mesh, workdir).items():
             results |= dict(_vote(evaluator, np.stack([found[name] for found in logits]), members, masks, config))
     writer = logs.MetricWriter(workdir, 0)

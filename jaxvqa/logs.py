@@ -6,33 +6,60 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import absl.logging
 import jax
 import rich.console
 import rich.logging
 import rich.progress
+import rich.table
 
 from jaxvqa.errors import os_errors
 
 log = logging.getLogger("jaxvqa")
 
+Part = TypeVar("Part")
+
 
 def setup() -> None:
-    """Sends the program's words to stderr: process 0 from INFO on, the others from WARNING on."""
-    console = rich.console.Console(stderr=True)
+    """Sends the program's words to stderr, each at once and with the time: process 0 from INFO on, the others from WARNING on.
+
+    What libraries warn of or note is not for people who use a program: their errors are shown.
+    """
+    elsewhere = logging.StreamHandler()
+    elsewhere.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     log.handlers = [
-        rich.logging.RichHandler(console=console, show_path=False, log_time_format="%H:%M:%S", show_level=False)
-        if console.is_terminal
-        else logging.StreamHandler()
+        rich.logging.RichHandler(
+            console=_console(), show_path=False, log_time_format="%H:%M:%S", show_level=False, omit_repeated_times=False
+        )
+        if on_terminal()
+        else elsewhere
     ]
     log.propagate = False
-    absl.logging.set_verbosity(absl.logging.ERROR)  # orbax and grain warn of things that are meant
-    log.setLevel(logging.INFO if jax.process_index() == 0 else logging.WARNING)
+    absl.logging.set_verbosity(absl.logging.ERROR)
+    if not sys.warnoptions:  # those who ask for warnings, by python -W or PYTHONWARNINGS, get them
+        warnings.simplefilter("ignore")
+    log.setLevel(logging.INFO if _is_first() else logging.WARNING)
+
+
+def on_terminal() -> bool:
+    """Whether a person watches stderr as it is written."""
+    return _console().is_terminal
+
+
+@functools.cache
+def _console() -> rich.console.Console:
+    return rich.console.Console(stderr=True)
+
+
+def _is_first() -> bool:
+    # A process alone shall not start JAX's devices for this.
+    return not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
 class MetricWriter:
@@ -93,49 +120,107 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
     return rows
 
 
-class Progress:
-    """A live bar on a terminal, or a line now and then elsewhere: loss, accuracy, examples/s, time left, wait for data."""
+BAR_SECONDS, LINE_SECONDS = 1.0, 10.0
+"""How often a bar's words, or lines where there is no terminal, say how far something is."""
 
-    def __init__(self, first_step: int, total_steps: int):
-        """Args: the step that the run starts from, and its last one."""
-        self._total = total_steps
-        self._bar: rich.progress.Progress | None = None
-        if jax.process_index() == 0 and sys.stderr.isatty():
-            self._bar = rich.progress.Progress(
-                rich.progress.TextColumn("[bold]step {task.completed}/{task.total}"),
-                rich.progress.BarColumn(bar_width=24),
-                rich.progress.TextColumn("{task.fields[words]}"),
-                rich.progress.TimeRemainingColumn(),
-                console=rich.console.Console(stderr=True),
-            )
-            self._task = self._bar.add_task("train", total=total_steps, completed=first_step, words="compiling …")
+
+class Progress:
+    """How far something is: a bar on a terminal, else a line at its start and every ten seconds. Process 0 shows it.
+
+    Bars may be opened within each other, as that of an evaluation within that of a training.
+    """
+
+    _live: rich.progress.Progress | None = None
+
+    def __init__(self, what: str, total: int, done: int = 0, words: str = ""):
+        """Args: what is done, as in "evaluating val"; how many parts it has; how many are done; what to say beside it."""
+        self._what, self._total, self._first, self._words = what, total, done, words
+        self._shown, self._began = time.monotonic(), 0.0
+        self._task: rich.progress.TaskID | None = None
 
     def __enter__(self) -> "Progress":
-        if self._bar:
-            self._bar.start()
+        if _is_first() and on_terminal():
+            self._outermost = Progress._live is None
+            if Progress._live is None:
+                Progress._live = live_bars(_console())
+                Progress._live.start()
+            self._task = Progress._live.add_task(
+                self._what, total=self._total, completed=self._first, words=self._words
+            )
+        else:
+            log.info("%s: %d of %d%s …", self._what, self._first, self._total, self._words and f", {self._words}")
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._bar:
-            self._bar.stop()
-
-    def advance(self, step: int) -> None:
-        """Moves the bar."""
-        if self._bar:
-            self._bar.update(self._task, completed=step)
-
-    def show(self, step: int, values: Mapping[str, float], seconds_left: float) -> None:
-        """Shows the newest averages."""
-        shares = {name: values.get(f"train/{name}") for name in ("accuracy", "compatibility")}
-        words = (
-            f"loss {values['train/loss']:.4g}  "
-            + "".join(f"{name} {100 * share:.1f} %  " for name, share in shares.items() if share is not None)
-            + f"{values['train/examples_per_second']:.0f} examples/s  data wait {100 * values['train/data_wait']:.1f} %"
-        )
-        if self._bar:
-            self._bar.update(self._task, completed=step, words=words)
+        if self._task is None or Progress._live is None:
+            return
+        if self._outermost:
+            Progress._live.stop()
+            Progress._live = None
         else:
-            minutes, seconds = divmod(round(seconds_left), 60)
-            log.info("step %d/%d  %s  left %d:%02d", step, self._total, words, minutes, seconds)
+            Progress._live.remove_task(self._task)
+
+    @property
+    def is_due(self) -> bool:
+        """Whether what was last said is a second old on a terminal, or ten elsewhere."""
+        return time.monotonic() - self._shown >= (BAR_SECONDS if self._task is not None else LINE_SECONDS)
+
+    def update(self, done: int, words: str | None = None, *, line: bool = False) -> None:
+        """Notes that so many parts are done.
+
+        Args:
+          done: how many.
+          words: what to say beside it from now on; as before by default.
+          line: says it now where there is no terminal, and not only after ten seconds.
+        """
+        if words is not None:
+            self._words = words
+        if not self._began:  # the first part is compiled, which says nothing of the others
+            self._began, self._first = time.monotonic(), done
+        if self._task is not None and Progress._live is not None:
+            Progress._live.update(self._task, completed=done, words=self._words)
+        elif line or self.is_due:
+            log.info(
+                "%s %d/%d%s%s", self._what, done, self._total, self._words and f"  {self._words}", self._left(done)
+            )
+        else:
+            return
+        if words is not None or self._task is None:
+            self._shown = time.monotonic()
+
+    def _left(self, done: int) -> str:
+        if done <= self._first:
+            return ""
+        seconds = (self._total - done) * (time.monotonic() - self._began) / (done - self._first)
+        return "  left {}:{:02d}".format(*divmod(round(seconds), 60))
+
+    def each(self, parts: Iterable[Part]) -> Iterator[Part]:
+        """Yields the parts, and counts each as done when the next is asked for."""
+        for done, part in enumerate(parts, start=self._first + 1):
+            yield part
+            self.update(done)
+
+
+def live_bars(console: rich.console.Console) -> rich.progress.Progress:
+    """The bars: what is said beside one is cut where the terminal is narrow, the time left is not."""
+    words = rich.table.Column(no_wrap=True, overflow="ellipsis", ratio=1)
+    return rich.progress.Progress(
+        rich.progress.TextColumn("[bold]{task.description} {task.completed}/{task.total}"),
+        rich.progress.BarColumn(bar_width=8),
+        rich.progress.TimeRemainingColumn(compact=True),
+        rich.progress.TextColumn("{task.fields[words]}", table_column=words),
+        console=console,
+        expand=True,
+    )
+
+
+def training_words(values: Mapping[str, float]) -> str:
+    """What is said beside a training's steps: averages by their names in metrics.jsonl."""
+    shares = {name: values.get(f"train/{name}") for name in ("accuracy", "compatibility")}
+    return (
+        f"loss {values['train/loss']:.4g}  "
+        + "".join(f"{name} {100 * share:.1f} %  " for name, share in shares.items() if share is not None)
+        + f"{values['train/examples_per_second']:.0f} examples/s  data wait {100 * values['train/data_wait']:.1f} %"
+    )

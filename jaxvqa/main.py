@@ -73,6 +73,7 @@ def _run(argv: Sequence[str]) -> None:
         )
     use_compilation_cache(config.compilation_cache)
     if args.mode == "compile":
+        log.info("compiling the training step for %s …", config.compile.target)
         print(compiling.report(config))
         return
     workdir = args.workdir or _fresh_workdir(config.name)
@@ -91,6 +92,7 @@ def _run(argv: Sequence[str]) -> None:
 
 
 def _write_report(workdir: Path) -> None:
+    log.info("writing the report …")
     from jaxvqa import report  # after training: it brings matplotlib, for which no first step shall wait
 
     try:

@@ -175,6 +175,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, float]:
     # ---- 2. devices, data, task ----
     mesh = sharding.make_mesh(config.mesh)
     log.info("devices: %d x %s, mesh %s", mesh.size, mesh.devices.flat[0].device_kind, dict(mesh.shape))
+    log.info("opening %s …", config.data.questions)
     source = sources.open_vqa(config.data, config.data.train_split)
     if config.data.answers.rule == "soft":  # by `counts`, one annotator has a target
         sources.check_annotators(source, "soft")
@@ -207,9 +208,11 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, float]:
         # ---- 3. state: own checkpoint, then another run's, then scratch ----
         program = make_program(config, task, mesh, data_size=len(source), total_steps=total_steps)
         if last is not None:
+            log.info("restoring the checkpoint of step %d …", last)
             state = saved.restore(program.shapes, last)
             log.info("going on from step %d in %s", last, workdir)
         else:
+            log.info("making the parameters …")
             state = program.init()
             for name, row in config.init_from.items():
                 if row.workdir:
@@ -235,11 +238,13 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, float]:
         best = Best.of(config, (row for row in rows if row["step"] <= first_step))
 
         def save(into: checkpoints.Checkpoints) -> None:
+            distributed.barrier(f"checkpoint of step {int(state.step)}")
             meta = {"config": json.loads(config.to_json()), "data": position | {"step": int(state.step)}}
             into.save(state, task.assets, meta | {"device": f"{mesh.size} x {mesh.devices.flat[0].device_kind}"})
 
         def run_evaluations(step: int, names: Iterable[str]) -> None:
             for name in names:
+                distributed.barrier(f"evaluation {name} at step {step}")
                 with meter.paused():
                     values = dict(evals[name].run(state))
                 best.check(name, values)
@@ -272,7 +277,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, float]:
         batches = pipeline.to_device(host, sharding.batch_sharding(mesh), tuple(task.batch_keys))
         stop = cleanup.enter_context(StopSignal())
         profiler = cleanup.enter_context(Profiler(config.profile_steps, workdir, first_step))
-        bar = cleanup.enter_context(logs.Progress(first_step, total_steps))
+        bar = cleanup.enter_context(logs.Progress("step", total_steps, first_step, "compiling the training step"))
         for step in range(first_step + 1, end + 1):
             profiler.before(step)
             with meter.waiting():
@@ -282,7 +287,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, float]:
                 jax.block_until_ready(metrics)
                 log.info("first step done %.1f s after the start", time.perf_counter() - began)
             meter.add(step, metrics)
-            bar.advance(step)
+            bar.update(step, logs.training_words(latest) if bar.is_due and (latest := meter.latest()) else None)
             ends = step == total_steps
             stopping = stop.requested(step)
             due = [name for name in evals if step % eval_every[name] == 0 or ends]
@@ -290,7 +295,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, float]:
             if step % every["log"] == 0 or saves or (due and best.metric):
                 values = meter.flush(saved.latest_step())  # raises before a bad state could be saved
                 writer.write(step, values)
-                bar.show(step, values, meter.seconds_left(total_steps - step))
+                bar.update(step, logs.training_words(values), line=True)
             if saves:
                 save(saved)
             elif due:
@@ -328,6 +333,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: Path, split: str = "") 
     task = task_with_assets(config, assets)
     mesh = sharding.make_mesh(config.mesh)
     with jax.set_mesh(mesh):
+        log.info("restoring the checkpoint of step %s …", saved.latest_step())
         state = restore_for_prediction(saved, config, task, mesh)
         results: dict[str, float] = {}
         for evaluator in make_evaluators(for_split(config, split), task, mesh, workdir).values():
@@ -422,6 +428,10 @@ def headline(name: str, values: Mapping[str, float]) -> str:
 # --- what the loop leans on ----------------------------------------------------------------------------------------------
 
 
+_NEWEST = 20
+"""Steps whose averages a bar shows."""
+
+
 class Meter:
     """Averages of the metrics since the last flush, speed, and the share of time spent waiting for data.
 
@@ -434,7 +444,6 @@ class Meter:
         self._pending: list[tuple[int, Metrics]] = []
         self._started = time.perf_counter()
         self._waited = 0.0
-        self._rate = 0.0
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
@@ -469,20 +478,24 @@ class Meter:
                     f"{checkpoints.kept(last_good)}. "
                     "Lower config.optim.lr, set config.optim.clip_norm, or look at the data of that step."
                 )
-        names = fetched[0][1].keys()
-        sums = {name: [np.sum(column) for column in zip(*(m[name] for _, m in fetched), strict=True)] for name in names}
-        now = time.perf_counter()
-        seconds = max(now - self._started, 1e-9)
-        self._rate = seconds / len(fetched)
-        values = {f"train/{name}": float(total / max(count, 1e-9)) for name, (total, count) in sums.items()}
-        values["train/examples_per_second"] = self._batch_size * len(fetched) / seconds
-        values["train/data_wait"] = self._waited / seconds
-        self._pending, self._started, self._waited = [], now, 0.0
+        values = self._averages([metrics for _, metrics in fetched])
+        self._pending, self._started, self._waited = [], time.perf_counter(), 0.0
         return values
 
-    def seconds_left(self, steps: int) -> float:
-        """The time that `steps` more steps will take at the last speed."""
-        return steps * self._rate
+    def latest(self) -> dict[str, float]:
+        """Averages as those of `flush`, of the newest steps that are done: nothing is waited for. Empty where none is."""
+        done = [metrics for _, metrics in self._pending if all(leaf.is_ready() for leaf in jax.tree.leaves(metrics))]
+        return self._averages(jax.device_get(done[-_NEWEST:])) if done else {}
+
+    def _averages(self, fetched: list[Any]) -> dict[str, float]:
+        sums = {
+            name: [np.sum(column) for column in zip(*(m[name] for m in fetched), strict=True)] for name in fetched[0]
+        }
+        seconds = max(time.perf_counter() - self._started, 1e-9)
+        values = {f"train/{name}": float(total / max(count, 1e-9)) for name, (total, count) in sums.items()}
+        values["train/examples_per_second"] = self._batch_size * len(self._pending) / seconds
+        values["train/data_wait"] = self._waited / seconds
+        return values
 
 
 class StopSignal:

@@ -53,4 +53,5 @@ class PromptExamples:
             batch_size=self._batch_size,
             mesh=self._mesh,
             readers=self._readers,
+            what="comparing pictures",
         )["vector"]

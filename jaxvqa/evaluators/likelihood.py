@@ -46,6 +46,7 @@ class LikelihoodEvaluator:
             batch_size=self._batch_size,
             mesh=self._mesh,
             readers=self._readers,
+            what=f"evaluating {self.name}",
         )
         sums = {name: float(values.sum(dtype="float64")) for name, values in found.items()}
         loss = sums["loss"] / sums["loss_words"] if "loss" in sums else 0.0

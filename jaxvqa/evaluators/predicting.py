@@ -9,6 +9,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from jaxvqa import logs
 from jaxvqa.data import pipeline
 from jaxvqa.data.transforms import Transform
 from jaxvqa.errors import ConfigError, DivergedError
@@ -41,6 +42,7 @@ def predict_all(
     mesh: Mesh,
     readers: pipeline.Readers,
     transforms: Sequence[Transform] | None = None,
+    what: str = "predicting",
 ) -> dict[str, np.ndarray]:
     """Returns what `predict` gives for every example of the source, in its order; the same in every process.
 
@@ -53,6 +55,7 @@ def predict_all(
       mesh: the devices.
       readers: how batches are read ahead.
       transforms: in place of the task's own.
+      what: what is done, as the progress shown calls it.
 
     Raises:
       DivergedError: an output is a NaN, though the state is finite; names the first examples.
@@ -61,16 +64,18 @@ def predict_all(
     steps = task.transforms(train=False) if transforms is None else transforms
     load = pipeline.LoadBatch(source, order, steps, jax.process_index(), jax.process_count())
     host = pipeline.batches(load, 0, order.steps, readers)
+    batches = pipeline.to_device(host, batch_sharding(mesh), tuple(task.batch_keys))
     kept = []
-    for step, (batch, _) in enumerate(pipeline.to_device(host, batch_sharding(mesh), tuple(task.batch_keys))):
-        predicted = predict(*state.eval_variables, batch)
-        real = order(step) >= 0
-        gathered = (
-            multihost_utils.process_allgather(predicted, tiled=True)
-            if jax.process_count() > 1
-            else jax.device_get(predicted)
-        )
-        kept.append({key: np.asarray(value)[real] for key, value in gathered.items()})
+    with logs.Progress(what, order.steps) as progress:
+        for step, (batch, _) in enumerate(progress.each(batches)):
+            predicted = predict(*state.eval_variables, batch)
+            real = order(step) >= 0
+            gathered = (
+                multihost_utils.process_allgather(predicted, tiled=True)
+                if jax.process_count() > 1
+                else jax.device_get(predicted)
+            )
+            kept.append({key: np.asarray(value)[real] for key, value in gathered.items()})
     outputs = {key: np.concatenate([k[key] for k in kept]) for key in kept[0]}
     for key, values in outputs.items():
         if (

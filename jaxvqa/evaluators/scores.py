@@ -47,6 +47,7 @@ class ScoresEvaluator:
             batch_size=self._batch_size,
             mesh=self._mesh,
             readers=self._readers,
+            what=f"evaluating {self.name}",
         )
         if jax.process_index() == 0:
             ids = [int(example["question_id"]) for example in self._source.all_questions()]

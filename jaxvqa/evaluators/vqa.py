@@ -118,6 +118,7 @@ class VqaEvaluator:
             mesh=self._mesh,
             readers=self._readers,
             transforms=self._examples.transforms(state) if self._examples else None,
+            what=f"evaluating {self.name}",
         )
 
     def rows(self, outputs: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
