@@ -11,6 +11,7 @@ code error                  meaning
 3    `DivergedError`        the loss or a gradient is not finite; the last good checkpoint is kept
 74   `StorageError`         the disk is full or not writable (EX_IOERR); free space, then start again
 75   `PreemptedError`       stopped by a signal after saving (EX_TEMPFAIL); start again to go on
+75   `WaitError`            another process of the job did not come in time; start again
 ==== ====================== =====================================================================
 """
 
@@ -56,6 +57,12 @@ class StorageError(UserError):
 
 class PreemptedError(UserError):
     """The run was asked to stop, and saved its state first."""
+
+    exit_code = 75
+
+
+class WaitError(UserError):
+    """Another process of the job did not come to a place where all have to be."""
 
     exit_code = 75
 

@@ -18,7 +18,7 @@ Options
   --workdir=DIR               where checkpoints, metrics and the report go; default: a dated folder under runs/
   --split=SPLIT               what --mode=predict answers
   --distributed               join the other processes of this job first (SLURM, OpenMPI, GKE, TPU pods, or
-                              JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID)
+                              JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID): launch/README.md
 
 The same command goes on with a run that was stopped, at the step where it was. Exit codes: 0 done; 2 a mistake in
 config, data, checkpoint or command; 3 the loss is not finite; 74 the disk is full; 75 stopped by a signal after saving
@@ -36,7 +36,7 @@ from pathlib import Path
 import jax
 import ml_collections
 
-from jaxvqa import checkpoints, compiling, configs, ensemble, logs, train
+from jaxvqa import checkpoints, compiling, configs, distributed, ensemble, logs, train
 from jaxvqa.errors import ConfigError, UserError, nearest, run_command
 from jaxvqa.inputs import user_path
 from jaxvqa.logs import log
@@ -62,8 +62,11 @@ def _run(argv: Sequence[str]) -> None:
         if args.config:
             _describe_config(args.config)
         return
-    if args.distributed:
-        _join_processes()
+    with distributed.job(args.distributed):
+        _in_job(args, changes)
+
+
+def _in_job(args: argparse.Namespace, changes: Sequence[tuple[str, str]]) -> None:
     logs.setup()
     config = _config(args)
     configs.override(config, changes)
@@ -127,6 +130,8 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[tuple[str, str
         faults.append(f"--mode={args.mode}: expected {', '.join(MODES)}.{nearest(args.mode, MODES)}")
     if not args.help and not args.config and args.mode in ("train", "compile"):
         faults.append("--config is missing, as in --config=configs/rwsan.py")
+    if args.distributed and args.mode == "train" and not args.help and not args.workdir:
+        faults.append("--distributed needs --workdir: a folder that all processes reach")
     if not args.help and args.mode in ("eval", "predict") and not args.workdir:
         faults.append(f"--mode={args.mode} needs --workdir: the folder of the run to read")
     if not args.help and args.mode == "predict" and not args.split:
@@ -158,18 +163,6 @@ def _config(args: argparse.Namespace) -> ml_collections.ConfigDict:
 
 def _fresh_workdir(name: str) -> Path:
     return Path(f"runs/{datetime.datetime.now():%Y-%m-%d_%H%M%S}_{name}")
-
-
-def _join_processes() -> None:
-    given = {
-        key: os.environ.get(f"JAX_{key.upper()}") for key in ("coordinator_address", "num_processes", "process_id")
-    }
-    if all(given.values()):
-        jax.distributed.initialize(
-            given["coordinator_address"], int(given["num_processes"] or 0), int(given["process_id"] or 0)
-        )
-    else:
-        jax.distributed.initialize()
 
 
 def use_compilation_cache(folder: str) -> None:

@@ -20,7 +20,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from jaxvqa import checkpoints, logs, models, optim, sharding
+from jaxvqa import checkpoints, distributed, logs, models, optim, sharding
 from jaxvqa import state as states
 from jaxvqa.best import Best
 from jaxvqa.data import pipeline, sources
@@ -395,8 +395,7 @@ def start_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
             partial = workdir / "config.json.partial"
             partial.write_text(config.to_json_best_effort(indent=1))
             os.replace(partial, workdir / "config.json")
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("workdir")
+    distributed.barrier(f"start of {workdir}")
 
 
 def check_same_data(now: Mapping[str, Any], before: Mapping[str, Any], workdir: Path) -> None:
@@ -506,11 +505,11 @@ class StopSignal:
         self._handlers: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignal":
+        alone = jax.process_count() == 1
         # With several processes JAX's own coordination notices SIGTERM, so that all stop at one step.
-        if jax.process_count() == 1:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                with contextlib.suppress(ValueError):  # outside the main thread, signals are not ours to handle
-                    self._handlers[number] = signal.signal(number, self._ask)
+        for number in (signal.SIGTERM, signal.SIGINT) if alone else (signal.SIGINT,):
+            with contextlib.suppress(ValueError):  # outside the main thread, signals are not ours to handle
+                self._handlers[number] = signal.signal(number, self._ask if alone else self._pass_on)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -522,6 +521,11 @@ class StopSignal:
             raise KeyboardInterrupt
         self._asked = True
         log.warning("stopping after this step …")
+
+    def _pass_on(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # the second ends at once, even where Python waits for the others
+        log.warning("stopping after one of the next steps, as soon as all processes know …")
+        os.kill(os.getpid(), signal.SIGTERM)
 
     def requested(self, step: int) -> bool:
         """Whether to save and stop after this step."""

@@ -104,6 +104,11 @@ def run_in_turn(
     return run([sys.executable, "-c", program, arguments], devices=devices, timeout=timeout)
 
 
+def final_step(workdir: Path) -> int:
+    """The step of the newest checkpoint."""
+    return max(int(folder.name) for folder in (workdir / checkpoints.FOLDER).iterdir() if folder.name.isdecimal())
+
+
 def final_arrays(workdir: Path) -> dict[str, np.ndarray]:
     """Every array of the newest checkpoint, optimiser included, by path."""
     saved = checkpoints.Checkpoints(workdir, read_only=True)
