@@ -43,9 +43,9 @@ from typing import Any
 import ml_collections
 
 from jaxvqa import checkpoints, configs, models
-from jaxvqa.convert import cmsa, flamingo, mevf, mtpt, rwsan, sysu, towers, workdir
+from jaxvqa.convert import cmsa, files, flamingo, mevf, mtpt, recognise, rwsan, sysu, towers, workdir
 from jaxvqa.convert.adam import AdamState
-from jaxvqa.data import sources
+from jaxvqa.data import sources, tokenisers
 from jaxvqa.data.answers import AnswerList
 from jaxvqa.data.med_text import DiseaseList
 from jaxvqa.data.rad_text import RadAnswerList, RadVocabulary
@@ -70,6 +70,7 @@ class Loaded:
       adam: the optimiser's state, or None.
       notes: what to keep beside the config.
       report: what was used.
+      told: what a user should know of how it was read, besides what the file's own reading tells.
     """
 
     variables: Mapping[str, Any]
@@ -80,6 +81,11 @@ class Loaded:
     assets: Mapping[str, Any] = field(default_factory=dict)
     adam: AdamState | None = None
     notes: Mapping[str, Any] = field(default_factory=dict)
+    told: tuple[str, ...] = ()
+
+
+def _read_file(path: Path, options: argparse.Namespace) -> files.TorchFile:
+    return files.read(path, weights=options.weights, prefix=options.prefix)
 
 
 @dataclass(frozen=True)
@@ -88,7 +94,7 @@ class System:
 
     Attributes:
       config: the config of its published checkpoints.
-      load: (file, the config's model without sizes) -> Loaded.
+      load: (what `read` gave, the config's model without sizes) -> Loaded.
       save: (file, contents of a work directory); None for parts of a model.
       sizes: fields of the model that a checkpoint tells, which yield to it.
       vocabulary: the class of its vocabulary, None for one that reads no questions.
@@ -96,11 +102,13 @@ class System:
       counts: entry of the assets -> field of the model with its length, which is in the data and not in the config.
       optimiser: whether its files have a place for the optimiser's state.
       folders: whether its checkpoints may be folders, or a hub's names.
+      read: reads its file or files, by the arguments.
+      options: those of the arguments `activation`, `lm_head` and `tokeniser` that it has a use for.
       assets: makes the assets from (arguments, config, Loaded), where files are not enough said of by the fields above.
     """
 
     config: str
-    load: Callable[[Path, dict[str, Any]], Loaded]
+    load: Callable[[Any, dict[str, Any]], Loaded]
     save: Callable[[Path, workdir.Contents], None] | None = None
     sizes: tuple[str, ...] = ()
     vocabulary: Any = None
@@ -108,10 +116,12 @@ class System:
     counts: Mapping[str, str] = field(default_factory=lambda: {"vocabulary": "vocab_size", "answers": "num_answers"})
     optimiser: bool = True
     folders: bool = False
+    read: Callable[[Path, argparse.Namespace], Any] = _read_file
+    options: tuple[str, ...] = ()
     assets: Callable[[argparse.Namespace, ml_collections.ConfigDict, Loaded], dict[str, Any]] | None = None
 
 
-def _load_rwsan(path: Path, model: dict[str, Any]) -> Loaded:
+def _load_rwsan(path: files.Source, model: dict[str, Any]) -> Loaded:
     found = rwsan.load(path, model)
     assets = {"region_width": found.sizes["region_width"]}
     notes = {"lr_base": found.lr_base}
@@ -123,7 +133,7 @@ def _save_rwsan(path: Path, contents: workdir.Contents) -> None:
     rwsan.save(path, contents.params, contents.adam, lr_base)
 
 
-def _load_cmsa(path: Path, model: dict[str, Any]) -> Loaded:
+def _load_cmsa(path: files.Source, model: dict[str, Any]) -> Loaded:
     found = cmsa.load(path, model)
     return _loaded(found, {"image_size": found.sizes["image_size"][0]})
 
@@ -144,7 +154,7 @@ def _save_cmsa(path: Path, contents: workdir.Contents) -> None:
     cmsa.save(path, variables, contents.adam, notes.get("epoch") or 0, batches, table)
 
 
-def _load_mevf(path: Path, model: dict[str, Any]) -> Loaded:
+def _load_mevf(path: files.Source, model: dict[str, Any]) -> Loaded:
     found = mevf.load(path, model)
     data = {"image_size": found.sizes["image"][0], "autoencoder_size": found.sizes["image_128"][0]}
     if found.sizes.get("image_width") == 1024:
@@ -152,13 +162,18 @@ def _load_mevf(path: Path, model: dict[str, Any]) -> Loaded:
     return _loaded(found, data)
 
 
-def _load_mtpt(path: Path, model: dict[str, Any]) -> Loaded:
-    found = mtpt.load(mtpt.files_of(path), {name: value for name, value in model.items() if name != "task"})
+def _read_mtpt(path: Path, options: argparse.Namespace) -> dict[str, files.TorchFile]:
+    return {part: _read_file(file, options) for part, file in mtpt.files_of(path).items()}
+
+
+def _load_mtpt(parts: Mapping[str, files.TorchFile], model: dict[str, Any]) -> Loaded:
+    found = mtpt.load(parts, {name: value for name, value in model.items() if name != "task"})
     if found.sizes["task"] != model.get("task", found.sizes["task"]):
         organ = {14: "abdomen", 3: "brain", 2: "chest"}.get(found.sizes["classes"], "ORGAN")
         raise CheckpointError(
-            f"{path} belongs to a decoder with model.task = {found.sizes['task']!r} and {found.sizes['classes']} classes, the "
-            f"config has {model['task']!r}: give --config=configs/cmsa_pretrain.py:{organ},real."
+            f"{parts['decoder'].path} is a decoder with model.task = {found.sizes['task']!r} and "
+            f"{found.sizes['classes']} classes, the config has {model['task']!r}: "
+            f"give --config=configs/cmsa_pretrain.py:{organ},real."
         )
     report = "\n".join(f"{part}:\n{report}" for part, report in found.reports.items())
     return Loaded(found.variables, report, found.sizes, notes={"batches": found.batches})
@@ -175,7 +190,7 @@ def _save_mtpt(path: Path, contents: workdir.Contents) -> None:
     print(f"{path.parent}: {', '.join(path.name for path in paths.values())}")
 
 
-def _load_sysu(path: Path, model: dict[str, Any]) -> Loaded:
+def _load_sysu(path: files.Source, model: dict[str, Any]) -> Loaded:
     found = sysu.load(path, model)
     notes = {"epoch": found.epoch, "run_id": found.run_id, "batches": found.batches}
     return Loaded(found.variables, found.report, found.sizes, assets={"masks": []}, notes=notes)
@@ -188,12 +203,12 @@ def _save_sysu(path: Path, contents: workdir.Contents) -> None:
     sysu.save(path, variables, contents.config.model.backbone, **numbers)
 
 
-def _load_tower(path: Path, model: dict[str, Any]) -> Loaded:
+def _load_tower(path: files.Source, model: dict[str, Any]) -> Loaded:
     found = sysu.load(path, model)
     return Loaded(found.variables, found.report)
 
 
-def _load_flamingo(path: Path, model: dict[str, Any]) -> Loaded:
+def _load_flamingo(path: files.Source, model: dict[str, Any]) -> Loaded:
     options = flamingo.options_of(path)
     found = flamingo.load(path, None if options else model)
     # Which vocabulary and classes a model has follows from the assets.
@@ -232,6 +247,13 @@ def _flamingo_assets(
         ) from error
     # The vocabulary of MIMIC-CXR's checkpoint ends before the mark of a question's end.
     tokeniser = Tokeniser(made["tokeniser"]).cut(sizes["vocab_size"])
+    if towers.is_padded(sizes["vocab_size"], len(tokeniser)):
+        print(f"{arguments.source}: {sizes['vocab_size']} rows of words, of which the first {len(tokeniser)} are taken")
+        language = loaded.variables["params"]["language"]
+        for place, name in (("embed", "embedding"), ("readout", "table")):
+            if name in language.get(place, {}):
+                language[place][name] = language[place][name][: len(tokeniser)]
+        sizes = {**sizes, "vocab_size": len(tokeniser)}
     faults = [
         f"the checkpoint has {theirs} {what}, {given} gives {ours}"
         for what, theirs, ours, given in (
@@ -249,24 +271,36 @@ def _flamingo_assets(
     return made | {"tokeniser": tokeniser.asset}
 
 
-def _tower(kind: str, prefix: str) -> Callable[[Path, dict[str, Any]], Loaded]:
+def _read_tower(path: Path, options: argparse.Namespace) -> tuple[towers.Source, dict[str, Any]]:
+    """The files of a tower, and fields that options give."""
+    found = towers.read(
+        path if path.exists() else towers.from_hub(str(path)), weights=options.weights, prefix=options.prefix
+    )
+    given = {"activation": options.activation, "lm_head": options.lm_head}
+    fields: dict[str, Any] = {name: value for name, value in given.items() if value}
+    if options.tokeniser:
+        fields["vocab_size"] = tokenisers.size(options.tokeniser)
+    return found, fields
+
+
+def _tower(kind: str, prefix: str) -> Callable[[tuple[towers.Source, dict[str, Any]], dict[str, Any]], Loaded]:
     """Reads a language or image tower, and puts it where the whole model has it."""
 
-    def load(path: Path) -> tuple[dict[str, Any], Any]:
-        found = towers.load(kind, path if path.exists() else towers.from_hub(str(path)))
-        return {"params": found.params}, found.report
+    def load(read: tuple[towers.Source, dict[str, Any]]) -> tuple[dict[str, Any], Any, tuple[str, ...]]:
+        found = towers.load(kind, read[0], **read[1])
+        return {"params": found.params}, found.report, found.notes
 
     return _part(load, prefix)
 
 
-def _part(load: Callable[[Path], tuple[dict[str, Any], Any]], prefix: str) -> Callable[[Path, dict[str, Any]], Loaded]:
+def _part(load: Callable[[Any], tuple[Any, ...]], prefix: str) -> Callable[[Any, dict[str, Any]], Loaded]:
     """Reads a part of a model, and puts it under the path at which `config.init_from` looks for it."""
 
-    def read(path: Path, model: dict[str, Any]) -> Loaded:
-        variables, report = load(path)
+    def read(source: Any, model: dict[str, Any]) -> Loaded:
+        variables, report, *told = load(source)
         for name in reversed(prefix.split("/")):
             variables = {collection: {name: tree} for collection, tree in variables.items()}
-        return Loaded(variables, report)
+        return Loaded(variables, report, told=told[0] if told else ())
 
     return read
 
@@ -293,6 +327,7 @@ SYSTEMS = {
         RadVocabulary,
         counts={"vocabulary": "vocab_size", "class_names": "classes"},
         optimiser=False,
+        read=_read_mtpt,
     ),
     "sysu": System(
         "configs/sysu_hcp.py:vqa_med_2021",
@@ -311,13 +346,32 @@ SYSTEMS = {
         flamingo.SIZES,
         counts={},
         optimiser=False,
+        options=("tokeniser",),
         assets=_flamingo_assets,
     ),
-    "gpt2": System("configs/flamingo.py:vqa_rad", _tower("gpt2", "language"), folders=True),
-    "bert": System("configs/flamingo.py:vqa_rad", _tower("bert", "language"), folders=True),
-    "clip_vision": System("configs/flamingo.py:vqa_rad", _tower("clip_vision", "vision"), folders=True),
+    "gpt2": System(
+        "configs/flamingo.py:vqa_rad",
+        _tower("gpt2", "language"),
+        folders=True,
+        read=_read_tower,
+        options=("lm_head", "tokeniser"),
+    ),
+    "bert": System(
+        "configs/flamingo.py:vqa_rad",
+        _tower("bert", "language"),
+        folders=True,
+        read=_read_tower,
+        options=("tokeniser",),
+    ),
+    "clip_vision": System(
+        "configs/flamingo.py:vqa_rad",
+        _tower("clip_vision", "vision"),
+        folders=True,
+        read=_read_tower,
+        options=("activation",),
+    ),
     "backbone": System("configs/cmsa_pretrain.py:abdomen,real", _part(mtpt.load_backbone, "backbone")),
-    "maml": System("configs/cmsa.py:vqa_rad,ban", _part(mevf.load_maml, "image/maml")),
+    "maml": System("configs/cmsa.py:vqa_rad,ban", _part(mevf.load_maml, "image/maml"), read=lambda path, _: path),
     "autoencoder": System("configs/cmsa.py:vqa_rad,ban", _part(mevf.load_autoencoder, "image/autoencoder")),
 }
 
@@ -345,7 +399,19 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--tokeniser",
         default="",
         type=expand_home,
-        help="Flamingo: the folder of GPT-2's or BERT's tokeniser, or a hub's name",
+        help="Flamingo: the folder of GPT-2's or BERT's tokeniser, or a hub's name; gpt2, bert: to cut a padded vocabulary",
+    )
+    parser.add_argument(
+        "--weights", default="", help="the file's entry to take, where it holds several models' weights"
+    )
+    parser.add_argument("--prefix", default="", help="what stands before every key of the file, to be taken off")
+    parser.add_argument(
+        "--activation", choices=towers.CLIP_ACTIVATIONS, help="clip_vision: of a file that does not tell it"
+    )
+    parser.add_argument(
+        "--lm_head",
+        choices=towers.LM_HEADS,
+        help="gpt2: what the output's table is, where the file has another one there than for the words that it reads",
     )
     parser.add_argument(
         "--masks", type=user_path, help="SYSU-HCP's modelmask.json: the classes that each modality allows"
@@ -366,7 +432,13 @@ def _to_folder(arguments: argparse.Namespace) -> None:
     config = configs.load(arguments.config or system.config)
     # Sizes of the config yield to the checkpoint's own, so that one config serves checkpoints of any size.
     unsized = {name: value for name, value in config.model.to_dict().items() if name not in system.sizes}
-    loaded = system.load(arguments.source, unsized)
+    for name in ("activation", "lm_head", "tokeniser"):
+        if getattr(arguments, name) and name not in system.options:
+            raise ConfigError(f"--{name} is not for {arguments.system!r}.")
+    content = system.read(arguments.source, arguments)
+    if isinstance(content, files.TorchFile):
+        recognise.check(content, arguments.system, config.model.to_dict())
+    loaded = system.load(content, unsized)
     # Fields that the config leaves to the model's defaults are set where the checkpoint differs from them.
     defaults = {f.name: f.default for f in dataclasses.fields(models.MODELS[config.model.name])}
     told = {k: v for k, v in loaded.model.items() if k in defaults and k not in system.counts.values()}
@@ -380,6 +452,12 @@ def _to_folder(arguments: argparse.Namespace) -> None:
     notes = {"file": arguments.source.name, "system": arguments.system} | dict(loaded.notes)
     step = workdir.write(arguments.target, config, loaded.variables, loaded.adam, assets, notes)
     print(loaded.report)
+    read = content.values() if isinstance(content, dict) else [content]
+    for file in read:
+        for note in file.notes if isinstance(file, files.TorchFile) else ():
+            print(f"{file.path}: {note}")
+    for note in loaded.told:
+        print(f"{arguments.source}: {note}")
     if not assets:
         print(f"{arguments.target}: a part of a model, for config.init_from")
         return
@@ -407,8 +485,6 @@ def _assets(
     arguments: argparse.Namespace, system: System, config: ml_collections.ConfigDict, loaded: Loaded
 ) -> dict[str, Any]:
     """Vocabulary and answers, from the files given or the built data set, checked against the checkpoint's sizes."""
-    if arguments.tokeniser and not system.assets:
-        raise ConfigError(f"--tokeniser is not for {arguments.system!r}.")
     if system.assets:
         return system.assets(arguments, config, loaded)
     assets: dict[str, Any] = dict(loaded.assets)

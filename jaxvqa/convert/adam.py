@@ -35,7 +35,7 @@ class AdamState:
 
 
 def from_torch(
-    optimizer: Mapping[str, Any],
+    optimizer: Any,
     keys: Sequence[str],
     table: Table,
     target: Mapping[str, Any],
@@ -56,16 +56,23 @@ def from_torch(
     Raises:
       CheckpointError: it is not the state of one Adam over exactly these parameters.
     """
-    state, groups = optimizer.get("state"), optimizer.get("param_groups")
+    whole = optimizer if isinstance(optimizer, Mapping) else {}
+    state, groups = whole.get("state"), whole.get("param_groups")
     if isinstance(state, Mapping) and not state:
         return None
     sizes = [len(keys)] if sizes is None else list(sizes)
-    if not isinstance(state, Mapping) or not isinstance(groups, Sequence) or len(groups) != len(sizes):
+    if (
+        not isinstance(state, Mapping)
+        or not all(isinstance(entry, Mapping) for entry in state.values())
+        or not isinstance(groups, Sequence)
+        or not all(isinstance(group, Mapping) and isinstance(group.get("params"), Sequence) for group in groups)
+        or len(groups) != len(sizes)
+    ):
         count = "one group" if len(sizes) == 1 else f"{len(sizes)} groups"
         raise CheckpointError(
             f"The optimiser's state is none of one torch.optim.Adam: expected `state` and {count}." + ALONE
         )
-    held = [len(group.get("params", ())) for group in groups]
+    held = [len(group["params"]) for group in groups]
     if held != sizes:
         ours, theirs = (" + ".join(map(str, counts)) for counts in (held, sizes))
         raise CheckpointError(f"The optimiser holds {ours} parameters, the checkpoint {theirs}." + ALONE)

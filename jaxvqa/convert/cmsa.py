@@ -234,7 +234,7 @@ def image_size_of(tensors: Mapping[str, np.ndarray], organ_width: int) -> tuple[
     return side, side
 
 
-def load(path: str | Path, config: Mapping[str, Any], image_size: tuple[int, int] | None = None) -> Converted:
+def load(path: files.Source, config: Mapping[str, Any], image_size: tuple[int, int] | None = None) -> Converted:
     """Reads a checkpoint of the original.
 
     Args:
@@ -273,8 +273,10 @@ def converted(
     state = (
         _read_adamax(extra["optimizer_state"], file.tensors, shapes, table) if extra.get("optimizer_state") else None
     )
-    epoch = None if extra.get("epoch") is None else int(extra["epoch"])
-    return Converted(variables, state, epoch, counted_batches(file.tensors), sizes, report)
+    epoch = files.number(file, "epoch")
+    return Converted(
+        variables, state, None if epoch is None else int(epoch), counted_batches(file.tensors), sizes, report
+    )
 
 
 def save(
@@ -339,11 +341,11 @@ def _groups(keys: Sequence[str]) -> list[list[str]]:
 
 
 def _read_adamax(
-    optimizer: Mapping[str, Any], tensors: Mapping[str, np.ndarray], shapes: Mapping[str, Any], table: Table
+    optimizer: Any, tensors: Mapping[str, np.ndarray], shapes: Mapping[str, Any], table: Table
 ) -> adam.AdamState | None:
     """Reads what `torch.optim.Adamax.state_dict()` wrote; it names the second moment otherwise than Adam."""
-    state = optimizer.get("state")
-    if isinstance(state, Mapping):
+    state = optimizer.get("state") if isinstance(optimizer, Mapping) else None
+    if isinstance(state, Mapping) and all(isinstance(entry, Mapping) for entry in state.values()):
         renamed = {i: {_ADAM_NAMES.get(k, k): v for k, v in entry.items()} for i, entry in state.items()}
         optimizer = {**optimizer, "state": renamed}
     buffers = ("running_mean", "running_var", "num_batches_tracked", "pos_table")

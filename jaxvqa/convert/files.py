@@ -59,9 +59,11 @@ class TorchFile:
     scripted: bool = False
 
 
-def read(
-    source: str | Path | TorchFile, weights_entry: str = "state_dict", *, weights: str = "", prefix: str = ""
-) -> TorchFile:
+Source = str | Path | TorchFile
+"""A file by its path, or one that has been read."""
+
+
+def read(source: Source, weights_entry: str = "state_dict", *, weights: str = "", prefix: str = "") -> TorchFile:
     """Reads a checkpoint: a `.safetensors` file, what `torch.save` or `torch.jit.save` wrote, or an index of parts.
 
     What a file is, its content tells, not its name. A file of `torch.save` holds either key -> tensor, or an outer dict with
@@ -123,6 +125,20 @@ def write(path: str | Path, file: TorchFile) -> None:
     content = tensors if file.extra is None else {file.weights_entry: tensors, **file.extra}
     with _whole(path) as temporary, open(temporary, "wb") as opened:
         torch_files.write(opened, content)
+
+
+def number(file: TorchFile, name: str) -> float | None:
+    """A number among the other entries of a file; None where there is none of that name.
+
+    Raises:
+      CheckpointError: the entry is something else.
+    """
+    value = (file.extra or {}).get(name)
+    if _is_array(value) and value.size == 1:
+        value = value.item()
+    if value is not None and not isinstance(value, int | float):
+        raise CheckpointError(f"{file.path}: its entry {name!r} is {str(value)[:40]!r}, not a number.")
+    return value
 
 
 def several(items: list[str], most: int = 10) -> str:

@@ -206,7 +206,7 @@ SIZES = ("compat", "language_sizes", "vision_sizes", *dict.fromkeys(OPTIONS.valu
 """Fields of a config's model that yield to those of a file with `hyper_parameters`."""
 
 
-def options_of(path: str | Path) -> dict[str, Any] | None:
+def options_of(path: files.Source) -> dict[str, Any] | None:
     """The flat `hyper_parameters` of a Lightning file of 2022, those that JSON can hold; None in another file."""
     options = (files.read(path).extra or {}).get("hyper_parameters")
     if not isinstance(options, Mapping) or not {"dim", "depth"} <= options.keys():
@@ -240,7 +240,7 @@ class Converted:
     report: Report
 
 
-def load(path: str | Path, config: Mapping[str, Any] | None = None) -> Converted:
+def load(path: files.Source, config: Mapping[str, Any] | None = None) -> Converted:
     """Reads a checkpoint of the original.
 
     Args:
@@ -253,10 +253,10 @@ def load(path: str | Path, config: Mapping[str, Any] | None = None) -> Converted
     """
     file = files.read(path)
     if config is None:
-        options = options_of(path)
+        options = options_of(file)
         if options is None:
             raise CheckpointError(
-                f"{path} has no flat hyper_parameters with dim and depth, as files of 2022 have: give the model's config."
+                f"{file.path} has no flat hyper_parameters with dim and depth, as files of 2022 have: give the model's config."
             )
         config = model_config(options, year="2022")
     tensors = {key.removeprefix(PREFIX).replace("media_pos_emb", "time_pos_emb"): v for key, v in file.tensors.items()}

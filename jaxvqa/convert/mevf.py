@@ -240,7 +240,9 @@ def image_sizes(tensors: Mapping[str, np.ndarray]) -> dict[str, tuple[int, int]]
     return {"image_128": (4 * max(side, 1),) * 2, "image": cmsa.image_size_of(tensors, organ_width)}
 
 
-def load(path: str | Path, config: Mapping[str, Any], images: Mapping[str, tuple[int, int]] | None = None) -> Converted:
+def load(
+    path: files.Source, config: Mapping[str, Any], images: Mapping[str, tuple[int, int]] | None = None
+) -> Converted:
     """Reads a checkpoint of the original.
 
     Args:
@@ -310,7 +312,7 @@ def load_maml(path: str | Path) -> tuple[dict[str, Any], Report]:
     return variables | {"params": variables["params"] | loaded["params"]}, report
 
 
-def load_autoencoder(path: str | Path) -> tuple[dict[str, Any], Report]:
+def load_autoencoder(path: files.Source) -> tuple[dict[str, Any], Report]:
     """Reads `pretrained_ae.pth`: the variables of `AutoEncoder`, and a report."""
     tensors = files.read(path).tensors
     width = len(tensors["conv1.weight"]) if "conv1.weight" in tensors and tensors["conv1.weight"].ndim else 4

@@ -209,7 +209,7 @@ class Converted:
     reports: dict[str, Report]
 
 
-def load(paths: Mapping[str, str | Path], config: Mapping[str, Any]) -> Converted:
+def load(paths: Mapping[str, files.Source], config: Mapping[str, Any]) -> Converted:
     """Reads the files of a pre-training.
 
     Args:
@@ -223,7 +223,8 @@ def load(paths: Mapping[str, str | Path], config: Mapping[str, Any]) -> Converte
     if paths.keys() != KEYS.keys():
         given = ", ".join(paths) or "none"
         raise CheckpointError(f"A pre-training is the files of {', '.join(KEYS)}; given are those of {given}.")
-    tensors = {part: files.read(paths[part]).tensors for part in KEYS}
+    read = {part: files.read(paths[part]) for part in KEYS}
+    tensors = {part: file.tensors for part, file in read.items()}
     # 1 stands for a size that neither tells: its tensor is missing, and shall be reported with all the other faults.
     found = {"name": "mtpt", "vocab_size": 1, "classes": 1, "task": "segment"} | infer_sizes(tensors)
     whole = found | dict(config.items())
@@ -236,7 +237,7 @@ def load(paths: Mapping[str, str | Path], config: Mapping[str, Any]) -> Converte
         try:
             loaded, reports[part] = cmsa.from_original(tensors[part], own, table)
         except CheckpointError as error:
-            raise CheckpointError(f"{paths[part]}: {error}") from None
+            raise CheckpointError(f"{read[part].path}: {error}") from None
         for collection, leaves in loaded.items():
             variables[collection] |= leaves
     sizes = {field: value for field, value in whole.items() if field in SIZES}
@@ -261,7 +262,7 @@ def save(
 BACKBONE_FILE = Table(in_collections(RESNET), KEYS["backbone"].excused)
 
 
-def load_backbone(path: str | Path) -> tuple[dict[str, Any], Report]:
+def load_backbone(path: files.Source) -> tuple[dict[str, Any], Report]:
     """Reads a backbone's file alone, or torchvision's file of a residual network: what CMSA's branches start from.
 
     Returns:

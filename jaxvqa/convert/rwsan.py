@@ -165,7 +165,7 @@ def target(config: Mapping[str, Any], region_width: int) -> dict[str, Any]:
     return jax.eval_shape(build(config).init, jax.random.key(0), regions, question)["params"]
 
 
-def load(path: str | Path, config: Mapping[str, Any]) -> Converted:
+def load(path: files.Source, config: Mapping[str, Any]) -> Converted:
     """Reads a checkpoint of the original.
 
     Args:
@@ -187,7 +187,7 @@ def load(path: str | Path, config: Mapping[str, Any]) -> Converted:
     state = None
     if "optimizer" in extra:
         state = adam.from_torch(extra["optimizer"], list(file.tensors), KEYS, shapes)
-    lr_base = extra.get("lr_base")
+    lr_base = files.number(file, "lr_base")
     sizes |= {"region_width": region_width}
     return Converted(params, state, None if lr_base is None else float(lr_base), sizes, report)
 

@@ -401,7 +401,7 @@ class Converted:
     report: Report
 
 
-def load(path: str | Path, config: Mapping[str, Any]) -> Converted:
+def load(path: files.Source, config: Mapping[str, Any]) -> Converted:
     """Reads a checkpoint of the original.
 
     Args:
@@ -420,8 +420,8 @@ def load(path: str | Path, config: Mapping[str, Any]) -> Converted:
     shapes = target({"name": "sysu"} | dict(config.items()) | sizes)
     variables, report = to_jax(file.tensors, KEYS[backbone], shapes)
     unused = {key: file.tensors[key] for key in report.excused if not key.endswith("num_batches_tracked")}
-    extra = file.extra or {}
-    epoch, run_id = (None if extra.get(name) is None else int(extra[name]) for name in ("epoch", "run_id"))
+    numbers = (files.number(file, name) for name in ("epoch", "run_id"))
+    epoch, run_id = (None if value is None else int(value) for value in numbers)
     return Converted(variables, epoch, run_id, counted_batches(file.tensors), sizes, unused, report)
 
 

@@ -9,7 +9,7 @@ ours, empty when nothing changes; sizes that it leaves open come from the array 
 left writes the original's checkpoint.
 
 Both directions are strict: each original key is used or excused, each of our leaves is filled, every shape is checked, and
-one error lists all faults.
+one error tells all faults: the first of each kind, and how many more there are.
 
 Several rules may name the same path: a parameter that the original holds under several names. Loading takes the name that
 comes last in the checkpoint, as the original's own loading does; writing gives every name.
@@ -132,7 +132,7 @@ def to_jax(tensors: Mapping[str, np.ndarray], table: Table, target: Mapping[str,
       CheckpointError: lists each key that no rule takes, each parameter without a value and each wrong shape.
     """
     wanted = traverse_util.flatten_dict(dict(target), sep="/")
-    faults: list[str] = []
+    faults: dict[str, list[str]] = {}
     excused: list[str] = []
     unexpected: list[str] = []
     values: dict[str, np.ndarray] = {}
@@ -146,16 +146,17 @@ def to_jax(tensors: Mapping[str, np.ndarray], table: Table, target: Mapping[str,
             else:
                 unexpected.append(key)
                 why = "no rule of this system takes it" if rule is None else f"the model has no {path}"
-                faults.append(f"unexpected {key} {list(tensor.shape)}: {why}.")
+                faults.setdefault("unexpected", []).append(f"{key} {list(tensor.shape)}: {why}.")
             continue
         leaf = wanted[path]
         try:
             value = _rearrange(tensor, rule.change, tuple(leaf.shape))
         except ValueError as error:
-            faults.append(f"wrong shape: {key} {list(tensor.shape)} for {path} {list(leaf.shape)}: {error}.")
+            fault = f"{key} {list(tensor.shape)} for {path} {list(leaf.shape)}: {error}."
+            faults.setdefault("wrong shape:", []).append(fault)
             value = np.zeros(leaf.shape, leaf.dtype)
         if np.issubdtype(leaf.dtype, np.integer) != np.issubdtype(value.dtype, np.integer):
-            faults.append(f"wrong type: {key} is {value.dtype}, {path} is {leaf.dtype}.")
+            faults.setdefault("wrong type:", []).append(f"{key} is {value.dtype}, {path} is {leaf.dtype}.")
         if path in source:
             shadowed.append((source[path], path))
         values[path] = np.asarray(value, leaf.dtype, order="C")
@@ -165,13 +166,9 @@ def to_jax(tensors: Mapping[str, np.ndarray], table: Table, target: Mapping[str,
             names = _names(table, path)
             name = " or ".join(names) or "no rule of this system makes it"
             hint = nearest(names[0], unexpected) if names else ""
-            faults.append(f"missing {name} for {path} {list(wanted[path].shape)}.{hint}")
+            faults.setdefault("missing", []).append(f"{name} for {path} {list(wanted[path].shape)}.{hint}")
     if faults:
-        raise CheckpointError(
-            f"The checkpoint does not fit the model; {len(faults)} faults:\n"
-            + "\n".join(f"  {fault}" for fault in faults)
-            + "\nCheck that the system is the right one, and that the config has the checkpoint's sizes."
-        )
+        raise _does_not_fit(tensors, table, faults, nothing_fits=not values)
     report = Report(
         used=tuple((source[path], path, values[path].shape) for path in values),
         shadowed=tuple((key, source[path]) for key, path in shadowed),
@@ -224,6 +221,46 @@ def to_torch(params: Mapping[str, Any], table: Table, dtypes: Mapping[str, str] 
     if dtypes is not None:
         return {key: np.asarray(tensors[key], np.dtype(dtype), order="C") for key, dtype in dtypes.items()}
     return {key: np.asarray(tensor, order="C") for key, tensor in tensors.items()}
+
+
+MOST_FAULTS = 10
+"""So many faults of each kind are listed."""
+
+
+def _does_not_fit(
+    tensors: Mapping[str, np.ndarray], table: Table, faults: Mapping[str, list[str]], *, nothing_fits: bool
+) -> CheckpointError:
+    """The error for a checkpoint with faults, by kind; one line where what stands before the keys explains them all."""
+    count = sum(map(len, faults.values()))
+    start = f"The checkpoint does not fit the model; {count} faults"
+    prefix, fitting = _prefix_in_the_way(tensors, table)
+    if 2 * fitting > len(tensors):
+        which = "all keys begin" if fitting == len(tensors) else f"{fitting} of {len(tensors)} keys begin"
+        return CheckpointError(f"{start}: {which} with {prefix!r}, and fit without it: give --prefix={prefix}.")
+    if nothing_fits:
+        some = ", ".join(list(tensors)[:3])
+        return CheckpointError(
+            f"{start}: none of its {len(tensors)} keys is one of this system's; the first are {some}."
+        )
+    lines = []
+    for kind, these in faults.items():
+        lines += [f"  {kind} {fault}" for fault in these[:MOST_FAULTS]]
+        if len(these) > MOST_FAULTS:
+            lines.append(f"  {kind.rstrip(':')}: {len(these) - MOST_FAULTS} more")
+    end = "Check that the system is the right one, and that the config has the checkpoint's sizes."
+    return CheckpointError("\n".join([f"{start}:", *lines, end]))
+
+
+def _prefix_in_the_way(tensors: Mapping[str, np.ndarray], table: Table) -> tuple[str, int]:
+    """What stands before most of the keys that would fit without it, and how many these are."""
+    counts: dict[str, int] = {}
+    for key in tensors:
+        parts = key.split(".")
+        for depth in range(1, min(len(parts), 4)):
+            if table.taking(".".join(parts[depth:])) and not table.taking(key):
+                prefix = ".".join(parts[:depth]) + "."
+                counts[prefix] = counts.get(prefix, 0) + 1
+    return max(counts.items(), key=lambda item: item[1], default=("", 0))
 
 
 @functools.cache

@@ -1,11 +1,11 @@
 """Checkpoints of the language and image towers: GPT-2, BERT and CLIP as Hugging Face writes them, and CLIP as OpenAI does.
 
 A checkpoint is a folder with `config.json` beside `model.safetensors` or `pytorch_model.bin` (or their parts and an index), as
-`save_pretrained` writes it and a hub hands it out, or a single file of tensors.
+`save_pretrained` writes it and a hub hands it out, or a single file of tensors. Of a single file without a `config.json` the
+tensors tell the sizes; heads are 64 wide, as in every published network; which GELU a CLIP has only OpenAI's own archives tell.
 """
 
 import dataclasses
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +18,8 @@ import numpy as np
 from jaxvqa.convert import files
 from jaxvqa.convert.layers import LAYER_NORM, LINEAR, LINEAR_NO_BIAS, Stacked
 from jaxvqa.convert.table import Report, Rule, Table, nested, to_jax, to_torch
-from jaxvqa.errors import CheckpointError, first_line, nearest
+from jaxvqa.errors import CheckpointError, DataError, first_line, nearest
+from jaxvqa.inputs import read_json
 from jaxvqa.models.towers.bert import BERT
 from jaxvqa.models.towers.clip import TextTransformer, VisionTransformer
 from jaxvqa.models.towers.gpt2 import GPT2
@@ -38,12 +39,21 @@ class Layout:
       table: its rules.
       stacked: maps that are split before the rules are applied.
       prefix: what files of the bare tower lack before each key.
+      renamed: (regular expression, what stands for it now) of older names in keys.
     """
 
     sign: str
     table: Table
     stacked: tuple[Stacked, ...] = ()
     prefix: str = ""
+    renamed: tuple[tuple[str, str], ...] = ()
+
+    def current(self, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The tensors under today's names."""
+        result = dict(tensors)
+        for old, new in self.renamed:
+            result = {re.sub(old, new, key): value for key, value in result.items()}
+        return result
 
     def prefixed(self, tensors: Mapping[str, np.ndarray]) -> bool:
         """Whether the keys are those of a whole model, and not of the bare tower."""
@@ -51,6 +61,7 @@ class Layout:
 
     def read(self, tensors: Mapping[str, np.ndarray], target: Mapping[str, Any]) -> tuple[dict[str, Any], Report]:
         """The parameters from the original's tensors; see `to_jax`."""
+        tensors = self.current(tensors)
         if not self.prefixed(tensors):
             tensors = {self.prefix + key: value for key, value in tensors.items()}
         for stacked in self.stacked:
@@ -99,6 +110,14 @@ GPT2_LAYOUT = Layout(
     stacked=(GPT2_STACKED,),
     prefix="transformer.",
 )
+GPT2_UNTIED = dataclasses.replace(
+    GPT2_LAYOUT,
+    table=dataclasses.replace(
+        GPT2_LAYOUT.table,
+        rules=(*GPT2_LAYOUT.table.rules[:-1], Rule("lm_head.weight", "readout/table")),
+    ),
+)
+"""The same of a network whose output has a table of its own."""
 
 # --- BERT ------------------------------------------------------------------------------------------------------------------
 
@@ -112,6 +131,9 @@ BERT_BLOCK = [
     *nested("output.dense", "feed_forward/down", LINEAR),
     *nested("output.LayerNorm", "feed_forward_norm", LAYER_NORM),
 ]
+BERT_RENAMED = ((r"(^|\.)LayerNorm\.gamma$", r"\1LayerNorm.weight"), (r"(^|\.)LayerNorm\.beta$", r"\1LayerNorm.bias"))
+"""What TensorFlow's names became; files of 2018 to 2020, such as `bert-base-uncased`, have the old ones."""
+
 BERT_LAYOUT = Layout(
     sign=r"(bert\.)?encoder\.layer\.0\.attention\.self\.query\.weight",
     table=Table(
@@ -126,6 +148,7 @@ BERT_LAYOUT = Layout(
         excused=(r"bert\.embeddings\.position_ids", r"cls\..*"),  # a counter; what guesses words
     ),
     prefix="bert.",
+    renamed=BERT_RENAMED,
 )
 
 # --- CLIP ------------------------------------------------------------------------------------------------------------------
@@ -237,7 +260,7 @@ class Tower:
       module: its class.
       layouts: the ways in which files hold it; the first is OpenAI's where there are two.
       options: entry of `config.json` -> field of the module.
-      fixed: entries that have one value here, or none in the file.
+      fixed: entry -> the values that it may have here; the first is that of a file without the entry.
       inputs: shapes and types that it is called with, by its positional arguments.
       section: entry of `config.json` that holds the tower's own, in a file of several towers.
     """
@@ -245,7 +268,7 @@ class Tower:
     module: Any
     layouts: tuple[Layout, ...]
     options: Mapping[str, str]
-    fixed: Mapping[str, Any]
+    fixed: Mapping[str, tuple[Any, ...]]
     inputs: tuple[Any, ...]
     section: str = ""
 
@@ -257,8 +280,10 @@ _CLIP_OPTIONS = {
     "num_attention_heads": "heads",
     "intermediate_size": "hidden",
     "projection_dim": "features",
+    "hidden_act": "activation",
 }
-_CLIP_FIXED = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "num_channels": 3}
+CLIP_ACTIVATIONS = ("quick_gelu", "gelu")
+_CLIP_FIXED = {"hidden_act": CLIP_ACTIVATIONS, "layer_norm_eps": (1e-5,), "num_channels": (3,)}
 TOWERS: Mapping[str, Tower] = {
     "gpt2": Tower(
         GPT2,
@@ -269,14 +294,13 @@ TOWERS: Mapping[str, Tower] = {
             "n_embd": "width",
             "n_layer": "depth",
             "n_head": "heads",
+            "tie_word_embeddings": "tied",
         },
         {
-            "n_inner": None,
-            "activation_function": "gelu_new",
-            "layer_norm_epsilon": 1e-5,
-            "scale_attn_weights": True,
-            "scale_attn_by_inverse_layer_idx": False,
-            "tie_word_embeddings": True,
+            "activation_function": ("gelu_new", "gelu_pytorch_tanh"),  # two names of one function
+            "layer_norm_epsilon": (1e-5,),
+            "scale_attn_weights": (True,),
+            "scale_attn_by_inverse_layer_idx": (False,),
         },
         (_TEXT,),
     ),
@@ -292,7 +316,7 @@ TOWERS: Mapping[str, Tower] = {
             "max_position_embeddings": "positions",
             "type_vocab_size": "types",
         },
-        {"hidden_act": "gelu", "layer_norm_eps": 1e-12, "position_embedding_type": "absolute"},
+        {"hidden_act": ("gelu",), "layer_norm_eps": (1e-12,), "position_embedding_type": ("absolute",)},
         (_TEXT,),
     ),
     "clip_vision": Tower(
@@ -325,6 +349,7 @@ class Converted:
       layout: how it was written.
       prefixed: whether with the layout's prefix.
       report: what was used.
+      notes: what a user should know of how it was read.
     """
 
     params: dict[str, Any]
@@ -332,34 +357,53 @@ class Converted:
     layout: Layout
     prefixed: bool
     report: Report
+    notes: tuple[str, ...] = ()
 
 
-def read_folder(folder: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Reads `config.json` and the tensors of a folder; no code in it is run.
+@dataclasses.dataclass
+class Source:
+    """What a checkpoint consists of.
+
+    Attributes:
+      config: the content of its `config.json`; empty without one.
+      file: its tensors.
+    """
+
+    config: dict[str, Any]
+    file: files.TorchFile
+
+
+def read(path: str | Path, *, weights: str = "", prefix: str = "") -> Source:
+    """Reads a folder's `config.json` and tensors, or a file and the `config.json` beside it; no code in it is run.
+
+    Args:
+      path: the folder or file.
+      weights: name of the entry to take, where a file has several; see `files.read`.
+      prefix: what to take off each key.
 
     Raises:
       CheckpointError: a file is missing or cannot be read.
     """
-    folder = Path(folder)
-    config_file = folder / "config.json"
-    if not config_file.is_file():
-        raise CheckpointError(
-            f"{folder} has no config.json. A checkpoint's folder has one, as `save_pretrained` writes it."
-        )
+    path = Path(path)
+    found = path
+    if path.is_dir():
+        names = [f"{name}{end}" for name in WEIGHT_FILES for end in (files.INDEX, "")]
+        there = [path / name for name in names if (path / name).is_file()]
+        if not (path / "config.json").is_file():
+            raise CheckpointError(
+                f"{path} has no config.json. A checkpoint's folder has one, as `save_pretrained` writes it."
+            )
+        if not there:
+            raise CheckpointError(f"{path} has none of {', '.join(WEIGHT_FILES)}, and no index of their parts.")
+        found = there[0]
+    file = files.read(found, weights=weights, prefix=prefix)
+    beside = found.parent / "config.json"
+    if not beside.is_file() or not (path.is_dir() or found.name.removesuffix(files.INDEX) in WEIGHT_FILES):
+        return Source({}, file)
     try:
-        config = json.loads(config_file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{config_file} is no JSON: {error}.") from error
-    for name in WEIGHT_FILES:
-        index = folder / f"{name}.index.json"
-        if index.is_file():
-            parts = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-            if outside := [part for part in parts if Path(part).name != part]:
-                raise CheckpointError(f"{index} names {outside[0]!r}, which is no file beside it.")
-            return config, {key: value for part in parts for key, value in files.read(folder / part).tensors.items()}
-        if (folder / name).is_file():
-            return config, files.read(folder / name).tensors
-    raise CheckpointError(f"{folder} has none of {', '.join(WEIGHT_FILES)}, and no index of their parts.")
+        return Source(read_json(beside, "a checkpoint's config.json", dict), file)
+    except DataError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def from_hub(name: str) -> Path:
@@ -387,48 +431,147 @@ def module_fields(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
       CheckpointError: lists what is not offered here.
     """
     tower = TOWERS[kind]
-    own = config.get(tower.section) or config
-    own = {k: v for k, v in config.items() if k in tower.options} | dict(own)
-    faults = [f"{k} = {own[k]!r}, not {v!r}" for k, v in tower.fixed.items() if k in own and own[k] != v]
+    section = config.get(tower.section)
+    own = {k: v for k, v in config.items() if k in tower.options} | dict(
+        section if isinstance(section, dict) else config
+    )
+    faults = [
+        f"{k} = {own[k]!r}, not {' or '.join(map(repr, values))}"
+        for k, values in tower.fixed.items()
+        if k in own and own[k] not in values
+    ]
+    if own.get("n_inner") is not None and own["n_inner"] != 4 * own.get("n_embd", GPT2.width):
+        faults.append(f"n_inner = {own['n_inner']!r}, not None or 4 * n_embd")
     if faults:
         raise CheckpointError(f"This {kind} is not offered here: its config.json has {'; '.join(faults)}.")
     return {field: own[name] for name, field in tower.options.items() if name in own}
 
 
-def load(kind: str, path: str | Path, **fields: Any) -> Converted:
+def load(kind: str, source: str | Path | Source, **fields: Any) -> Converted:
     """Reads a tower.
 
     Args:
       kind: a name of `TOWERS`.
-      path: a folder, or a file of tensors, which tells no sizes: those that differ from the published ones have to be given.
-      **fields: fields of the tower's class, which win over those of `config.json`.
+      source: a folder, a file of tensors, or what `read` made of them.
+      **fields: fields of the tower's class, which win over those of `config.json` and those that the tensors tell.
 
     Raises:
-      CheckpointError: the files cannot be read, are of another kind, or do not fit; lists all faults.
+      CheckpointError: the files cannot be read, are of another kind, or do not fit; lists all faults. Or they do not tell
+        something that the numbers depend on: CLIP's activation, or which of two tables is the output's.
     """
     if kind not in TOWERS:
         raise CheckpointError(f"There is no tower {kind!r}; there is {', '.join(TOWERS)}.{nearest(kind, TOWERS)}")
-    path = Path(path)
-    config, tensors = read_folder(path) if path.is_dir() else ({}, files.read(path).tensors)
-    return from_tensors(kind, tensors, module_fields(kind, config) | fields)
+    source = source if isinstance(source, Source) else read(source)
+    tensors, told = source.file.tensors, module_fields(kind, source.config)
+    if not source.config:
+        told = infer_sizes(kind, tensors)
+    if kind.startswith("clip") and (source.config or source.file.scripted):
+        told.setdefault("activation", "quick_gelu")  # of OpenAI's own archive, and transformers' default
+    if kind.startswith("clip") and "activation" not in fields and "activation" not in told:
+        raise CheckpointError(
+            f"{source.file.path} does not tell which activation this CLIP was trained with, and every number depends on it: "
+            "give --activation=quick_gelu (OpenAI's networks) or --activation=gelu (most of OpenCLIP's), or the folder with "
+            "its config.json."
+        )
+    found = from_tensors(kind, tensors, told | fields)
+    return dataclasses.replace(found, notes=(*source.file.notes, *found.notes))
+
+
+def infer_sizes(kind: str, tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Fields of a tower's class by the shapes of its tensors; a size whose tensor is missing is left out."""
+    layout = find_layout(kind, tensors)
+    tensors = layout.current(tensors)
+    shapes: dict[str, tuple[int, ...]] = {}  # our path -> the original's shape
+    blocks: set[int] = set()
+    before = "" if layout.prefixed(tensors) else layout.prefix
+    for key, value in tensors.items():
+        for rule, numbers in layout.table.taking(before + key):
+            blocks |= set(numbers.values())
+            shapes.setdefault(rule.path.replace("{i}", "0"), value.shape)
+    where = {  # field -> (our path, the original's axis)
+        "vocab_size": ("embed/embedding", 0),
+        "positions": ("position/embedding" if kind in ("gpt2", "bert") else "position", 0),
+        "types": ("type/embedding", 0),
+        "width": ("embed/embedding" if kind != "clip_vision" else "class_token", -1),
+        "patch": ("patches/kernel", -1),
+        "hidden": ("block_0/feed_forward/up/kernel", 0),
+    }
+    known = {field.name for field in dataclasses.fields(TOWERS[kind].module)}
+    sizes: dict[str, Any] = {
+        field: shapes[path][axis] for field, (path, axis) in where.items() if field in known and shapes.get(path)
+    }
+    if "projection/kernel" in shapes:  # a linear map's matrix, or OpenAI's, which is stored (in, out)
+        sizes["features"] = shapes["projection/kernel"][-1 if layout is TOWERS[kind].layouts[0] else 0]
+    if blocks:
+        sizes["depth"] = 1 + max(blocks)
+    if "width" in sizes:
+        sizes["heads"] = max(sizes["width"] // HEAD_WIDTH, 1)
+    return sizes
+
+
+HEAD_WIDTH = 64
+"""Of every published GPT-2, BERT and CLIP; no tensor's shape tells it."""
+
+
+def is_padded(rows: int, words: int) -> bool:
+    """Whether a vocabulary's table has rows up to a round number behind its words, as training on GPUs likes it."""
+    return rows > words and any(rows == -(-words // step) * step for step in (8, 64, 128, 256, 512))
 
 
 def from_tensors(kind: str, tensors: Mapping[str, np.ndarray], fields: Mapping[str, Any]) -> Converted:
     """The same from tensors that were read already. What a file lacks of pooler and projection, the module lacks too."""
     layout = find_layout(kind, tensors)
-    fields = dict(fields)
+    tensors, fields, notes = layout.current(tensors), dict(fields), []
     given = {path for key in tensors for path in _paths(layout, key)}
     if kind == "bert":
         fields.setdefault("pooler", "pool/kernel" in given)
     elif kind.startswith("clip") and "projection/kernel" not in given:
         fields["features"] = 0
+    if kind == "gpt2":
+        layout, tensors = _with_output(layout, tensors, fields)
+        if not fields["tied"]:
+            notes.append("the output has a table of its own: config.model.language_sizes.tied=false takes it")
+    words = fields.get("vocab_size")
+    tables = [key for key in tensors if {"embed/embedding", "readout/table"} & set(_paths(layout, key))]
+    if words and any(is_padded(len(tensors[key]), words) for key in tables):
+        rows = max(len(tensors[key]) for key in tables)
+        notes.append(f"the vocabulary's table is padded to {rows} rows, of which the first {words} were taken")
+        tensors = tensors | {key: tensors[key][:words] for key in tables}
     inputs = TOWERS[kind].inputs
     if kind == "clip_vision":
         side = _image_side(layout, tensors, fields)
         inputs = (jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32),)
     target = jax.eval_shape(TOWERS[kind].module(**fields).init, jax.random.key(0), *inputs)["params"]
     params, report = layout.read(tensors, target)
-    return Converted(params, fields, layout, layout.prefixed(tensors), report)
+    return Converted(params, fields, layout, layout.prefixed(tensors), report, tuple(notes))
+
+
+def _with_output(
+    layout: Layout, tensors: dict[str, np.ndarray], fields: dict[str, Any]
+) -> tuple[Layout, dict[str, np.ndarray]]:
+    """GPT-2's layout and tensors with the output's table that `fields` ask for; the file decides where both agree."""
+    words, output = (
+        next((key for key in tensors if key.endswith(end)), None) for end in ("wte.weight", "lm_head.weight")
+    )
+    differ = words is not None and output is not None and not np.array_equal(tensors[words], tensors[output])
+    if differ and "lm_head" not in fields and fields.get("tied", True):
+        raise CheckpointError(
+            f"{output} differs from {words}, so that the checkpoint has two tables of words: give --lm_head=embedding or "
+            "--lm_head=output (one table for both, the one or the other), or --lm_head=own (each its own, which a Flamingo "
+            "takes with config.model.language_sizes.tied=false)."
+        )
+    choice = fields.pop("lm_head", "output" if fields.get("tied", True) else "own")
+    fields["tied"] = choice != "own"
+    if not fields["tied"]:
+        return GPT2_UNTIED, tensors
+    last = words if choice == "embedding" else output  # of two names of one parameter, the last one's value counts
+    return layout, {key: value for key, value in tensors.items() if key != last} | (
+        {last: tensors[last]} if last else {}
+    )
+
+
+LM_HEADS = ("embedding", "output", "own")
+"""Choices for GPT-2's output where its table is not the embedding's: one for both, or each its own."""
 
 
 def find_layout(kind: str, tensors: Mapping[str, np.ndarray]) -> Layout:

@@ -17,6 +17,7 @@ from jaxtyping import Int
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 
 from jaxvqa.errors import DataError
+from jaxvqa.inputs import read_json
 
 IMAGE, END, QUESTION_END = "<image>", "<EOC>", "<EOQ>"
 """Where an image belongs; the end of a text; the end of its question (Flamingo spec, sections 1 and 12)."""
@@ -157,32 +158,85 @@ def load(source: str | Path) -> dict[str, Any]:
     """Reads a tokeniser's files, and adds the marks.
 
     Args:
-      source: a folder with `tokenizer.json`, with `vocab.json` and `merges.txt` (GPT-2's), or with `vocab.txt` (BERT's); a
-        `tokenizer.json`; or a name for a hub, where one can be reached.
+      source: a folder with `tokenizer.json`, with `vocab.json` and `merges.txt` (GPT-2's), or with `vocab.txt` (BERT's), where
+        `added_tokens.json`, `special_tokens_map.json` and `tokenizer_config.json` count too; a `tokenizer.json`; or a name for
+        a hub, where one can be reached.
 
     Raises:
-      DataError: there is no such file or name, or it cannot be read.
+      DataError: there is no such file or name, or it cannot be read; or the files disagree about a token's id.
     """
+    return with_marks(_read(source))
+
+
+def size(source: str | Path) -> int:
+    """Number of words of a tokeniser's files, without the marks that `load` adds; raises as `load` does."""
+    return _read(source).get_vocab_size(with_added_tokens=True)
+
+
+def _read(source: str | Path) -> tokenizers.Tokenizer:
     path = Path(source)
-    folder = path if path.is_dir() else path.parent
     try:
         if path.is_file():
-            return with_marks(tokenizers.Tokenizer.from_file(str(path)))
+            return tokenizers.Tokenizer.from_file(str(path))
+        found = None
         if (path / "tokenizer.json").is_file():
-            return with_marks(tokenizers.Tokenizer.from_file(str(path / "tokenizer.json")))
-        if path.is_dir() and (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-            pairs = models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
-            return with_marks(_byte_pairs(pairs))
-        if path.is_dir() and (folder / "vocab.txt").is_file():
-            return with_marks(_word_pieces(folder))
+            found = tokenizers.Tokenizer.from_file(str(path / "tokenizer.json"))
+        elif (path / "vocab.json").is_file() and (path / "merges.txt").is_file():
+            found = _byte_pairs(models.BPE.from_file(str(path / "vocab.json"), str(path / "merges.txt")))
+        elif (path / "vocab.txt").is_file():
+            found = _word_pieces(path)
     except Exception as error:  # the library raises nothing more special
         raise DataError(f"The tokeniser in {source} cannot be read: {error}") from error
+    if found is not None:
+        _add_tokens(found, path)
+        return found
     if path.exists():
         raise DataError(
             f"{source} holds no tokeniser: expected tokenizer.json, or vocab.json and merges.txt, or vocab.txt; there is "
             f"{', '.join(sorted(p.name for p in path.iterdir())[:8]) or 'nothing'}."
         )
-    return with_marks(_from_hub(str(source)))
+    return _from_hub(str(source))
+
+
+def _add_tokens(tokenizer: tokenizers.Tokenizer, folder: Path) -> None:
+    """Adds the tokens that the files beside a vocabulary number, and sees that these files agree with it.
+
+    Raises:
+      DataError: lists the tokens whose id is another one, or that no file numbers.
+    """
+
+    def beside(name: str, expected: str, form: Any) -> Any:
+        return read_json(folder / name, expected, form) if (folder / name).is_file() else {}
+
+    numbered = beside("added_tokens.json", "a map from each added token to its id", {str: int})
+    decoder = beside("tokenizer_config.json", "a tokeniser's settings", dict).get("added_tokens_decoder") or {}
+    known = {row["content"]: row for row in decoder.values()} if isinstance(decoder, dict) else {}
+    numbered |= {row["content"]: int(number) for number, row in decoder.items()}
+    named = _contents(beside("special_tokens_map.json", "a map from each special token's use to its text", dict))
+    special = {*named, *(token for token, row in known.items() if row.get("special"))}
+    for token, _ in sorted(numbered.items(), key=lambda item: item[1]):
+        if tokenizer.token_to_id(token) is None:
+            how = {
+                name: known[token][name] for name in ("lstrip", "rstrip", "single_word") if name in known.get(token, {})
+            }
+            added = AddedToken(token, normalized=False, special=token in special, **how)
+            (tokenizer.add_special_tokens if token in special else tokenizer.add_tokens)([added])
+    faults = [
+        f"{token!r} is {tokenizer.token_to_id(token)} in the vocabulary, {number} in added_tokens.json or tokenizer_config.json"
+        for token, number in numbered.items()
+        if tokenizer.token_to_id(token) != number
+    ]
+    faults += [
+        f"{token!r} of special_tokens_map.json has no id" for token in named if tokenizer.token_to_id(token) is None
+    ]
+    if faults:
+        raise DataError(f"The tokeniser's files in {folder} do not agree: " + "; ".join(faults[:10]) + ".")
+
+
+def _contents(named: Mapping[str, Any]) -> list[str]:
+    """The texts of special tokens by their use: each a text, an object with its `content`, or a list of these."""
+    rows = [row for value in named.values() for row in (value if isinstance(value, list) else [value])]
+    return [text for row in rows if isinstance(text := row.get("content") if isinstance(row, dict) else row, str)]
 
 
 def train(texts: Iterable[str], vocab_size: int) -> dict[str, Any]:

@@ -38,6 +38,8 @@ def run(case: Case) -> Iterator[Row]:
         fields = {field: options[name] for name, field in OPENAI_OPTIONS.items()}
     else:
         fields = towers.module_fields(kind, options)
+    # What no file tells: the recipe draws two tables for GPT-2's tied one, of which the original takes the last.
+    fields = {"gpt2": {"lm_head": "output"}, "clip_vision": {"activation": "quick_gelu"}}.get(kind, {}) | fields
     found = through_file(tensors, None, lambda path: towers.load(kind, path, **fields))
     yield back_again(case, tensors, found.layout.write(found.params, prefixed=found.prefixed))
     module = towers.TOWERS[kind].module(**found.fields)

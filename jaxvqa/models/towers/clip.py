@@ -49,6 +49,7 @@ class VisionTransformer(nn.Module):
       heads: heads of each block's attention; no shape of a checkpoint tells them. MLMI runs ViT-B/32 with 8 (Q3).
       hidden: width between the two maps of a block; four times the width without.
       features: size E of the projected vector; 0 for none.
+      activation: a name of `multi_head.ACTIVATIONS`: "quick_gelu", OpenAI's, or "gelu", that of most of OpenCLIP's networks.
       dtype: type of the multiplications and of the states; parameters, statistics and softmaxes are float32.
     """
 
@@ -58,6 +59,7 @@ class VisionTransformer(nn.Module):
     heads: int = 12
     hidden: int | None = None
     features: int = 512
+    activation: str = "quick_gelu"
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -85,7 +87,7 @@ class VisionTransformer(nn.Module):
         out = {"embedded": x}
         for i in range(self.depth):
             block = PreNormBlock(
-                self.heads, self.hidden or 4 * self.width, "quick_gelu", dtype=self.dtype, name=f"block_{i}"
+                self.heads, self.hidden or 4 * self.width, self.activation, dtype=self.dtype, name=f"block_{i}"
             )
             x, out[f"attention_{i}"], _ = block(x, None, train=train)
             out[f"block_{i}"] = x
@@ -105,6 +107,7 @@ class TextTransformer(nn.Module):
       hidden: width between the two maps of a block; four times the width without.
       positions: the longest text that it takes.
       features: size E of the projected vector; 0 for none.
+      activation: a name of `multi_head.ACTIVATIONS`: "quick_gelu", OpenAI's, or "gelu", that of most of OpenCLIP's networks.
       dtype: type of the multiplications and of the states; parameters, statistics and softmaxes are float32.
     """
 
@@ -115,6 +118,7 @@ class TextTransformer(nn.Module):
     hidden: int | None = None
     positions: int = 77
     features: int = 512
+    activation: str = "quick_gelu"
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -148,7 +152,7 @@ class TextTransformer(nn.Module):
         out = {"embedded": x}
         for i in range(self.depth):
             block = PreNormBlock(
-                self.heads, self.hidden or 4 * self.width, "quick_gelu", dtype=self.dtype, name=f"block_{i}"
+                self.heads, self.hidden or 4 * self.width, self.activation, dtype=self.dtype, name=f"block_{i}"
             )
             x, out[f"attention_{i}"], _ = block(x, mask, train=train)
             out[f"block_{i}"] = x
