@@ -14,6 +14,7 @@ import re
 import struct
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -168,6 +169,19 @@ _TORCH_NAMES: Mapping[str, Callable[..., Any]] = {
 }
 
 
+_DAMAGE = (
+    zipfile.BadZipFile,
+    struct.error,
+    zlib.error,
+    NotImplementedError,
+    ValueError,
+    KeyError,
+    EOFError,
+    RuntimeError,
+)
+"""What `zipfile` raises for damaged archives, besides its own error."""
+
+
 def read(path: str | Path) -> Content:
     """Reads what `torch.save` or `torch.jit.save` wrote, or a pickle of NumPy arrays.
 
@@ -185,7 +199,7 @@ def read(path: str | Path) -> Content:
         return _read_row(content)
     except RecursionError:
         raise unreadable(path, "checkpoint file", "its containers are nested too deep") from None
-    except (PickleError, zipfile.BadZipFile, struct.error, NotImplementedError) as error:
+    except (PickleError, *_DAMAGE) as error:
         raise unreadable(path, "checkpoint file", str(error)) from error
 
 

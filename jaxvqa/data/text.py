@@ -4,6 +4,7 @@ import codecs
 import functools
 import gzip
 import io
+import re
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
@@ -89,6 +90,7 @@ def load_glove(path: str | Path, vocabulary: Vocabulary, *, width: int | None = 
     """Reads the vectors of a vocabulary's words from a local GloVe text file (spec section 4.2).
 
     The file has one word a line, followed by its numbers, all separated by single blanks, as `glove.840B.300d.txt`. It
+    may begin with a line of two counts, of words and of values, as word2vec's and fastText's text files (`.vec`) do. It
     may be packed as `.gz`, or as `.zip` with one text file inside. It is read as a stream: memory is needed for the
     result only. Some words of the published files contain blanks; no question's word does, so those lines are passed
     over. A word that the file lacks gets a zero vector. Rows 0 and 1 are the vectors of the words "PAD" and "UNK"
@@ -115,14 +117,19 @@ def load_glove(path: str | Path, vocabulary: Vocabulary, *, width: int | None = 
     table: np.ndarray | None = None
     found = np.zeros(len(vocabulary), bool)
     line_number = 0
+    counts: list[int] = []  # of words and values, where the file begins with them
     try:
         with _open_binary(path) as file:
             for line_number, raw in enumerate(file, start=1):
                 line = (raw.removeprefix(codecs.BOM_UTF8) if line_number == 1 else raw).rstrip(b" \r\n")
                 blanks = line.count(b" ")
+                if line_number == 1 and re.fullmatch(rb"[0-9]+ [0-9]+", line):
+                    counts = [int(count) for count in line.split()]
+                    continue
                 if table is None:
-                    _check_width(path, blanks, width)
-                    table = np.zeros((len(vocabulary), blanks), np.float32)
+                    values_of_a_word = counts[1] if counts else blanks
+                    _check_width(path, values_of_a_word, width)
+                    table = np.zeros((len(vocabulary), values_of_a_word), np.float32)
                 if blanks < table.shape[1]:
                     raise DataError(
                         f"{path}, line {line_number}: {blanks} values instead of {table.shape[1]}. The file is cut off "
@@ -139,6 +146,10 @@ def load_glove(path: str | Path, vocabulary: Vocabulary, *, width: int | None = 
         raise DataError(
             f"{path} is cut off or damaged after line {line_number} ({error}); download it again."
         ) from error
+    if counts and line_number - 1 < counts[0]:
+        raise DataError(
+            f"{path} begins with a count of {counts[0]} words, and has {line_number - 1}. It is cut off; download it again."
+        )
     if table is None:
         raise DataError(f"{path} is empty; expected one word and its values a line.")
     missing = [vocabulary.tokens[i] for i in np.flatnonzero(~found)[:10]]
@@ -158,7 +169,7 @@ def _open_binary(path: Path) -> Iterator[BinaryIO]:
     """Opens a plain, gzip or zip file for reading bytes line by line."""
     if path.suffix == ".zip":
         with zipfile.ZipFile(path) as archive:
-            members = [info for info in archive.infolist() if info.filename.endswith(".txt")]
+            members = [info for info in archive.infolist() if info.filename.endswith((".txt", ".vec"))]
             if len(members) != 1:
                 names = [info.filename for info in members]
                 raise UserError(f"{path} holds {len(members)} text files {names}; unpack it and give the path of one.")

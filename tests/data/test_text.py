@@ -78,6 +78,21 @@ def test_load_glove(tmp_path, name, width):
     np.testing.assert_array_equal(table, EXPECTED)
 
 
+@pytest.mark.parametrize("name", ["vectors.vec", "vectors.vec.gz", "vectors.zip"])
+@pytest.mark.parametrize("before", [f"{len(LINES)} 3\n", "\ufeff", f"\ufeff{len(LINES)} 3\r\n"], ids=ascii)
+def test_a_header_and_a_byte_order_mark_are_no_word(tmp_path, name, before):
+    """word2vec's and fastText's text files begin with the counts of words and values."""
+    path = write(tmp_path / name, [before + LINES[0], *LINES[1:]])
+    np.testing.assert_array_equal(load_glove(path, VOCABULARY, width=3), EXPECTED)
+
+
+def test_a_header_tells_the_width_and_whether_the_file_is_whole(tmp_path):
+    with pytest.raises(DataError, match=r"expected a word and 300 values.*found 3"):
+        load_glove(write(tmp_path / "a.vec", [f"{len(LINES)} 3", *LINES]), VOCABULARY, width=300)
+    with pytest.raises(DataError, match=r"count of 99 words, and has \d+.*cut off"):
+        load_glove(write(tmp_path / "b.vec", ["99 3", *LINES]), VOCABULARY)
+
+
 def test_load_glove_reports_coverage(tmp_path, caplog):
     with caplog.at_level(logging.INFO, logger="jaxvqa"):
         load_glove(write(tmp_path / "glove.txt", LINES), VOCABULARY)
