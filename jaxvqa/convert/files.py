@@ -246,7 +246,7 @@ def _choose(
         raise CheckpointError(
             f"{path} holds several models' weights: {', '.join([name, *(same or others)])}. Choose with --weights=NAME."
         )
-    notes = [] if name in (usual, *ENTRIES) and not others else [f"weights taken from {name!r}"]
+    notes = [] if name in (usual, *ENTRIES) and not same else [f"weights taken from {name!r}"]
     notes += [f"entry {other!r} left out, which holds tensors too" for other in others]
     outer: Any = content
     for part in name.split(".")[:-1]:
