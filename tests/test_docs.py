@@ -11,7 +11,9 @@ from jaxvqa import configs
 from tfds_builders import build
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted(
+    [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "launch/README.md")), *(ROOT / "docs").glob("*.md")]
+)
 COMMANDS = sorted(
     {
         (page.name, command.strip().partition("   ")[0])
