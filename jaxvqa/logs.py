@@ -43,7 +43,9 @@ def setup() -> None:
     log.propagate = False
     absl.logging.set_verbosity(absl.logging.ERROR)
     if not sys.warnoptions:  # those who ask for warnings, by python -W or PYTHONWARNINGS, get them
-        warnings.simplefilter("ignore")
+        warnings.filterwarnings(
+            "ignore", module=r"(orbax|grain|etils|absl|tensorflow_datasets|tensorboardX|google)\b.*"
+        )
     log.setLevel(logging.INFO if _is_first() else logging.WARNING)
 
 

@@ -247,9 +247,12 @@ def test_a_barrier_that_one_process_does_not_reach_names_itself():
 # --- stopping together -------------------------------------------------------------------------------------------------
 
 
+STEPS = 60  # enough that all processes know of a signal before the last
+
+
 def local(phantoms: Path, workdir: Path) -> subprocess.Popen[str]:
     """Two processes of a run that is long enough to be stopped, in a process group of their own as in a terminal."""
-    changes = {"total": "60 steps", "checkpoint__every": "60 steps", "evals__val__every": "60 steps"}
+    changes = dict.fromkeys(("total", "checkpoint__every", "evals__val__every"), f"{STEPS} steps")
     arguments = runs.command(phantoms, workdir, **changes)[3:]
     command = [sys.executable, "-m", "launch.local", "--processes=2", "--", *arguments]
     return subprocess.Popen(
@@ -257,29 +260,45 @@ def local(phantoms: Path, workdir: Path) -> subprocess.Popen[str]:
     )
 
 
-def test_ctrl_c_saves_in_all_processes_and_the_same_command_goes_on(phantoms, tmp_path):
-    whole = local(phantoms, tmp_path / "whole")
-    words = whole.communicate(timeout=240)[1]
-    assert whole.returncode == 0, words
-    stopped = local(phantoms, tmp_path / "stopped")
+def finish(process: subprocess.Popen[str]) -> str:
+    """What the process said, at its end."""
     try:
-        deadline = time.monotonic() + 240
-        while not logs.read_metrics(tmp_path / "stopped") and time.monotonic() < deadline:
-            time.sleep(0.01)
-        os.killpg(stopped.pid, signal.SIGINT)
-        words = stopped.communicate(timeout=240)[1]
+        return process.communicate(timeout=300)[1]
     finally:
-        stopped.kill()
+        while process.poll() is None:  # the second ends its children too
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.5)
+
+
+def test_ctrl_c_saves_in_all_processes_and_the_same_command_goes_on(phantoms, tmp_path):
+    stopped = local(phantoms, tmp_path / "stopped")
+    deadline = time.monotonic() + 240
+    while not logs.read_metrics(tmp_path / "stopped") and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.killpg(stopped.pid, signal.SIGINT)
+    words = finish(stopped)
     assert stopped.returncode == 75, words
     assert "Stopped by a signal" in words
     assert "Traceback" not in words
     saved = runs.final_step(tmp_path / "stopped")
-    assert 0 < saved < 60
-    again = local(phantoms, tmp_path / "stopped")
-    words = again.communicate(timeout=240)[1]
+    assert 0 < saved < STEPS
+    again, whole = local(phantoms, tmp_path / "stopped"), local(phantoms, tmp_path / "whole")
+    words = finish(again)
     assert again.returncode == 0, words
     assert f"going on from step {saved}" in words
+    words = finish(whole)
+    assert whole.returncode == 0, words
     ours, theirs = (runs.final_arrays(tmp_path / name) for name in ("stopped", "whole"))
     assert ours.keys() == theirs.keys()
     for path in ours:
         np.testing.assert_array_equal(ours[path], theirs[path], err_msg=path)
+
+
+def test_a_second_ctrl_c_ends_all_processes_at_once(phantoms, tmp_path):
+    process = local(phantoms, tmp_path)
+    time.sleep(1)  # they have not joined yet, and there is nothing to save
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGINT)
+    finish(process)
+    assert process.returncode in (130, 143)
+    assert not list((tmp_path / "checkpoints").glob("*"))

@@ -4,7 +4,10 @@ import io
 import logging
 import re
 import time
+import warnings
+from pathlib import Path
 
+import absl.logging
 import jax.numpy as jnp
 import pytest
 import rich.console
@@ -100,14 +103,15 @@ def test_the_newest_steps_that_are_done_are_averaged_without_a_flush():
     assert meter.latest() == {}
 
 
-def test_libraries_warnings_are_not_shown_and_their_errors_are(lines):
-    import warnings
-
-    import absl.logging
-
-    with warnings.catch_warnings():
+def test_libraries_warnings_are_not_shown_and_their_errors_are(lines, monkeypatch):
+    monkeypatch.setattr(logs.sys, "warnoptions", [])
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
         logs.setup()
-        if not logs.sys.warnoptions:
-            warnings.warn("a folder is read-only", stacklevel=1)
-        assert absl.logging.get_verbosity() == absl.logging.ERROR
-    assert not any("read-only" in line for line in lines())
+        for module in ("orbax.checkpoint.manager", "grain.dataset", "jaxvqa.train"):
+            warnings.warn_explicit("a folder is read-only", UserWarning, f"{module}.py", 1, module=module)
+        absl.logging.warning("Given directory is read only")
+        absl.logging.error("a checkpoint is gone")
+    assert [Path(warning.filename).stem for warning in shown] == ["jaxvqa.train"]
+    assert absl.logging.get_verbosity() == absl.logging.ERROR
+    assert not any("read" in line for line in lines())

@@ -42,7 +42,7 @@ from typing import Any
 
 import ml_collections
 
-from jaxvqa import checkpoints, configs, models
+from jaxvqa import checkpoints, configs, logs, models
 from jaxvqa.convert import cmsa, files, flamingo, mevf, mtpt, recognise, rwsan, sysu, towers, workdir
 from jaxvqa.convert.adam import AdamState
 from jaxvqa.data import sources, tokenisers
@@ -53,6 +53,7 @@ from jaxvqa.data.text import Vocabulary
 from jaxvqa.data.tokenisers import Tokeniser
 from jaxvqa.errors import CheckpointError, ConfigError, DataError, run_command
 from jaxvqa.inputs import expand_home, read_json, user_path
+from jaxvqa.logs import log
 from jaxvqa.tasks import task_class
 from jaxvqa.tasks.image_classification import mask_assets
 
@@ -381,6 +382,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def command() -> None:
         arguments = _parse(argv)
+        logs.setup()
+        log.info("converting %s to %s …", arguments.source, arguments.target)
         (_to_folder if arguments.to_folder else _to_file)(arguments)
 
     return run_command("jaxvqa.convert", command)

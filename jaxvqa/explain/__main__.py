@@ -14,11 +14,13 @@ from pathlib import Path
 
 import jinja2
 
+from jaxvqa import logs
 from jaxvqa.errors import ConfigError, os_errors, run_command
 from jaxvqa.evaluators.vqa import write_whole
 from jaxvqa.explain import overlay
 from jaxvqa.explain.attention import Explanation, explain
 from jaxvqa.inputs import user_path
+from jaxvqa.logs import log
 
 
 def write(explanations: Sequence[Explanation], output: Path) -> list[Path]:
@@ -66,6 +68,8 @@ def _run(argv: Sequence[str]) -> None:
     args = parser.parse_args(argv)
     if args.count < 1:
         raise ConfigError(f"--count={args.count}: expected at least 1.")
+    logs.setup()
+    log.info("reading %s and explaining its answers: the first is compiled …", args.workdir)
     found = explain(args.workdir, split=args.split, ids=_ids(args.ids), count=args.count)
     print(write(found, args.output)[-1])
 

@@ -4,9 +4,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from jaxvqa import report
+from jaxvqa import logs, report
 from jaxvqa.errors import run_command
 from jaxvqa.inputs import user_path
+from jaxvqa.logs import log
 
 
 def main(argv: Sequence[str]) -> int:
@@ -24,6 +25,8 @@ def _run(argv: Sequence[str]) -> None:
         "--curve", type=user_path, metavar="FILE.svg", help="write only the curve of accuracy, to this file"
     )
     args = parser.parse_args(argv)
+    logs.setup()
+    log.info("reading %s and writing the report …", args.workdir)
     if args.curve:
         report.write_curve(args.curve, args.workdir, args.baseline)
     print(args.curve or report.write(args.workdir, args.baseline))

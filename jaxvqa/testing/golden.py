@@ -27,9 +27,11 @@ import rich.console
 import rich.markup
 import rich.table
 
+from jaxvqa import logs
 from jaxvqa.convert import files
 from jaxvqa.errors import run_command
 from jaxvqa.inputs import user_path
+from jaxvqa.logs import log
 from jaxvqa.models.sysu import BACKBONES
 from jaxvqa.testing import weights
 
@@ -266,9 +268,11 @@ def run(path: Path) -> list[Row]:
         found = find(path)
         if not found:
             return [Row(str(path), "", False, note="no golden cases: expected manifests or files of cases")]
-        return [row for file in found for row in run(file)]
+        with logs.Progress("golden case", len(found)) as progress:
+            return [row for file in progress.each(found) for row in run(file)]
     if not path.exists():
         return [Row(str(path), "", False, note="no such file")]
+    log.info("%s …", path)
     try:
         if path.suffix == ".npz":
             beside = [file for file in (_beside(path, ".json"), _beside(path, ".manifest.json")) if file.exists()]
@@ -456,6 +460,7 @@ def _command(argv: Sequence[str] | None) -> int:
     parser = argparse.ArgumentParser(prog="python -m jaxvqa.testing.golden", description=__doc__.partition("\n")[0])
     parser.add_argument("paths", nargs="+", type=user_path, metavar="PATH", help="folder, manifest, .npz or case file")
     arguments = parser.parse_args(argv)
+    logs.setup()
     start = time.monotonic()
     rows = [row for path in arguments.paths for row in run(path)]
     console = rich.console.Console() if sys.stdout.isatty() else rich.console.Console(width=200)
