@@ -7,6 +7,7 @@ from typing import Any
 
 from jaxvqa.convert import cmsa, flamingo, mevf, mtpt, rwsan, sysu, towers
 from jaxvqa.convert.files import TorchFile
+from jaxvqa.convert.layers import Stacked
 from jaxvqa.convert.table import Table
 from jaxvqa.errors import CheckpointError
 
@@ -14,34 +15,27 @@ Fits = Callable[[str], bool]
 """Whether a key is one of a layout's."""
 
 
-def _table(table: Table) -> Fits:
-    return lambda key: bool(table.taking(key))
+def _table(table: Table, stacked: Iterable[Stacked] = ()) -> Fits:
+    """Whether a rule takes a key, the table excuses it, or it is several linear layers side by side."""
+    excused = re.compile("|".join(table.excused) or "(?!)")
+    ends = tuple(part.key.replace("{}", kind) for part in stacked for kind in ("weight", "bias"))
+    return lambda key: bool(table.taking(key) or excused.fullmatch(key) or (ends and key.endswith(ends)))
 
 
 def _flamingo(language: str, tied: bool) -> Fits:
-    table = flamingo.table(language, tied=tied)
-    stacked = [part.key.replace("{}", "weight") for part in flamingo.STACKED]
-
-    def fits(key: str) -> bool:
-        key = key.removeprefix(flamingo.PREFIX)
-        return bool(table.taking(key)) or any(key.endswith(end) for end in stacked)
-
-    return fits
+    fits = _table(flamingo.table(language, tied=tied), flamingo.STACKED)
+    return lambda key: fits(key.removeprefix(flamingo.PREFIX))
 
 
 def _layout(layout: towers.Layout) -> Fits:
-    stacked = [part.key.replace("{}", kind) for part in layout.stacked for kind in ("weight", "bias")]
-    excused = [re.compile(pattern) for pattern in layout.table.excused]
+    fits = _table(layout.table, layout.stacked)
 
-    def fits(key: str) -> bool:
+    def named_now(key: str) -> bool:
         for old, new in layout.renamed:
             key = re.sub(old, new, key)
-        whole = (key, layout.prefix + key)
-        return any(layout.table.taking(name) for name in whole) or (
-            not any(pattern.fullmatch(key) for pattern in excused) and any(key.endswith(end) for end in stacked)
-        )
+        return fits(key) or fits(layout.prefix + key)
 
-    return fits
+    return named_now
 
 
 @functools.cache
@@ -81,21 +75,22 @@ def check(file: TorchFile, system: str, model: Mapping[str, Any]) -> None:
       CheckpointError: its keys are those of other systems; says which, and how to ask for them.
     """
     keys = [key for key in file.tensors if not key.endswith("num_batches_tracked")]
-    shares = {
-        (name, way): sum(map(fits, keys)) / max(len(keys), 1)
+    shares = [
+        (name, way, sum(map(fits, keys)) / max(len(keys), 1))
         for name, layouts in _layouts().items()
         for way, fits in layouts
-    }
+    ]
     own = {"sysu_tower": "sysu"}.get(system, system)
     if own not in _layouts():
         return
     backbone = f",{model.get('backbone')}" if own == "sysu" else ""
-    fitting = max(share for (name, way), share in shares.items() if name == own and way.endswith(backbone))
-    best = max(shares.values())
-    if fitting > 0.5 or best < 0.8:
+    fitting = max(share for name, way, share in shares if name == own and way.endswith(backbone))
+    best = max(share for _, _, share in shares)
+    # Systems share layers: a file is another's where that one knows all of its keys, or this one hardly any.
+    if fitting == best or best < 0.8 or (fitting > 0.5 and best < 1):
         return
-    ways = list(dict.fromkeys(way for (_, way), share in shares.items() if share == best))
-    names = list(dict.fromkeys(name for (name, _), share in shares.items() if share == best))
+    ways = list(dict.fromkeys(way for _, way, share in shares if share == best))
+    names = list(dict.fromkeys(name for name, _, share in shares if share == best))
     raise CheckpointError(
         f"{file.path} holds no checkpoint of {system}: it looks like a checkpoint of {' or '.join(names)} "
         f"(use {' or '.join(ways[:3])})."

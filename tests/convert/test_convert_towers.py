@@ -3,6 +3,7 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -122,3 +123,109 @@ def test_missing_files_and_other_towers_are_named(gpt2_tensors, tmp_path):
         towers.load("bert", tmp_path)
     with pytest.raises(CheckpointError, match="Did you mean 'clip_text'"):
         towers.load("cliptext", tmp_path)
+
+
+# --- what a checkpoint does not tell -----------------------------------------------------------------------------------
+
+
+def folder(path, config, tensors, name="model.safetensors"):
+    path.mkdir(exist_ok=True)
+    (path / "config.json").write_text(json.dumps(config))
+    files.write(path / name, files.TorchFile(tensors))
+    return path
+
+
+def test_two_tables_of_words_are_an_error_until_one_is_chosen(gpt2_tensors, tmp_path):
+    words, output = "transformer.wte.weight", "lm_head.weight"
+    tensors = gpt2_tensors | {output: gpt2_tensors[words] + 1}
+    source = folder(tmp_path / "gpt2", GPT2, tensors)
+    with pytest.raises(CheckpointError, match=r"lm_head\.weight differs from transformer\.wte\.weight.*--lm_head=own"):
+        towers.load("gpt2", source)
+    for choice in ("embedding", "output"):
+        found = towers.load("gpt2", source, lm_head=choice)
+        expected = tensors[words if choice == "embedding" else output]
+        np.testing.assert_array_equal(found.params["embed"]["embedding"], expected)
+        assert (found.fields["tied"], "table" in found.params["readout"]) == (True, False)
+    for own in (towers.load("gpt2", source, lm_head="own"), towers.load("gpt2", folder(source, UNTIED, tensors))):
+        np.testing.assert_array_equal(own.params["embed"]["embedding"], tensors[words])
+        np.testing.assert_array_equal(own.params["readout"]["table"], tensors[output])
+        assert "language_sizes.tied=false" in own.notes[0]
+    with pytest.raises(CheckpointError, match=r"missing lm_head\.weight"):
+        towers.load("gpt2", folder(tmp_path / "none", UNTIED, {k: v for k, v in tensors.items() if k != output}))
+
+
+UNTIED = GPT2 | {"tie_word_embeddings": False}
+
+
+@pytest.mark.parametrize("options", [{"n_inner": 32}, {"n_inner": None}, {"activation_function": "gelu_pytorch_tanh"}])
+def test_options_that_say_what_is_so_anyway_are_no_fault(options, gpt2_tensors, tmp_path):
+    assert towers.load("gpt2", folder(tmp_path, GPT2 | options, gpt2_tensors)).fields["width"] == 8
+
+
+def test_a_padded_vocabulary_is_cut_and_told(gpt2_tensors, tmp_path):
+    def padded(rows):
+        more = {key: np.zeros((rows, 8), np.float32) for key in ("transformer.wte.weight", "lm_head.weight")}
+        for key, value in more.items():
+            value[:7] = gpt2_tensors[key]
+        return gpt2_tensors | more
+
+    found = towers.load("gpt2", folder(tmp_path / "64", GPT2, padded(64)))
+    np.testing.assert_array_equal(found.params["embed"]["embedding"], gpt2_tensors["lm_head.weight"])
+    assert "padded to 64 rows, of which the first 7" in found.notes[0]
+    with pytest.raises(CheckpointError, match="wrong shape"):
+        towers.load("gpt2", folder(tmp_path / "9", GPT2, padded(9)))
+
+
+BERT = {"vocab_size": 7, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+BERT |= {"max_position_embeddings": 5, "type_vocab_size": 2}
+
+
+@pytest.mark.parametrize("prefixed", [True, False])
+def test_berts_older_names_are_read(prefixed, tmp_path):
+    tensors = made("bert", towers.module_fields("bert", BERT), towers.BERT_LAYOUT)
+    now = towers.load("bert", folder(tmp_path / "now", BERT, tensors))
+    old = {
+        k.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): v
+        for k, v in tensors.items()
+    }
+    assert sum("gamma" in key for key in old) == 3
+    old = {key if prefixed else key.removeprefix("bert."): value for key, value in old.items()}
+    same(towers.load("bert", folder(tmp_path / "old", BERT, old)).params, now.params)
+
+
+@pytest.mark.parametrize(
+    ("layout", "name"), [(0, "clip.pt"), (1, "clip.pt"), (1, "model.safetensors"), (1, "pytorch_model.bin")]
+)
+def test_clip_as_one_file_asks_for_its_activation(layout, name, tmp_path):
+    layout = towers.CLIP_VISION_LAYOUTS[layout]
+    wide = CLIP | {"hidden_size": 128, "intermediate_size": 512}
+    fields = towers.module_fields("clip_vision", wide)
+    tensors = made("clip_vision", fields, layout, ((1, 8, 8, 3), np.float32))
+    path = tmp_path / name
+    files.write(path, files.TorchFile(tensors))
+    with pytest.raises(CheckpointError, match=r"does not tell which activation.*--activation=gelu"):
+        towers.load("clip_vision", path)
+    found = towers.load("clip_vision", path, activation="gelu")
+    # The shapes tell the sizes; heads are 64 wide, as in every published network.
+    assert found.fields == fields | {"activation": "gelu", "heads": 2}
+    (tmp_path / "config.json").write_text(json.dumps(wide | {"hidden_act": "gelu"}))
+    if name != "clip.pt":  # the file is the one that the config.json beside it belongs to
+        assert towers.load("clip_vision", path).fields["activation"] == "gelu"
+    else:
+        with pytest.raises(CheckpointError, match="activation"):
+            towers.load("clip_vision", path)
+
+
+def test_activations_of_a_config_are_taken_or_refused(tmp_path):
+    fields = towers.module_fields("clip_vision", CLIP)
+    tensors = made("clip_vision", fields, towers.CLIP_VISION_LAYOUTS[1], ((1, 8, 8, 3), np.float32))
+    for options, expected in (({}, "quick_gelu"), *(({"hidden_act": name}, name) for name in towers.CLIP_ACTIVATIONS)):
+        found = towers.load("clip_vision", folder(tmp_path / expected, {"vision_config": CLIP | options}, tensors))
+        assert found.fields["activation"] == expected
+    outputs, params = [], jax.tree.map(jnp.asarray, found.params)
+    for activation in towers.CLIP_ACTIVATIONS:
+        module = towers.TOWERS["clip_vision"].module(**found.fields | {"activation": activation})
+        outputs.append(np.asarray(module.apply({"params": params}, jnp.ones((1, 8, 8, 3)))[0]))
+    assert np.abs(outputs[0] - outputs[1]).max() > 1e-4
+    with pytest.raises(CheckpointError, match="hidden_act = 'relu', not 'quick_gelu' or 'gelu'"):
+        towers.load("clip_vision", folder(tmp_path / "relu", CLIP | {"hidden_act": "relu"}, tensors))

@@ -206,3 +206,52 @@ def test_what_is_no_tokeniser_is_told(tmp_path, gpt2_folder):
     without = tokenisers.load(gpt2_folder) | {"added_tokens": []}
     with pytest.raises(DataError, match=r"no word \[PAD\], <EOC>, <image>"):
         Tokeniser(without)
+
+
+# --- tokens that stand in files beside the vocabulary ---------------------------------------------------------------------
+
+
+def letters_folder(path, **beside):
+    letters = [*(chr(i) for i in range(33, 127)), "Ġ", "<|endoftext|>"]
+    (path / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(letters)}))
+    (path / "merges.txt").write_text("#version: 0.2\n")
+    for name, content in beside.items():
+        (path / f"{name}.json").write_text(json.dumps(content))
+    return path
+
+
+PAD = {"content": "[PAD]", "special": True, "lstrip": False, "rstrip": False, "single_word": False}
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"added_tokens": {"<image>": 98, "[PAD]": 97, "heart": 96}, "special_tokens_map": {"pad_token": "[PAD]"}},
+        {
+            "tokenizer_config": {
+                "added_tokens_decoder": {"97": PAD, "96": {"content": "heart"}, "98": {"content": "<image>"}}
+            }
+        },
+    ],
+    ids=["added_tokens.json", "tokenizer_config.json"],
+)
+def test_tokens_that_files_add_have_the_ids_that_these_give_them(beside, tmp_path):
+    tokeniser = tokenisers.Tokeniser(tokenisers.load(letters_folder(tmp_path, **beside)))
+    assert [tokeniser.number(word) for word in ("heart", "[PAD]", "<image>", "<EOC>")] == [96, 97, 98, 99]
+    assert tokeniser.encode("a heart") == [64, 94, 96]
+    assert tokenisers.size(tmp_path) == 99
+
+
+@pytest.mark.parametrize(
+    ("beside", "words"),
+    [
+        ({"added_tokens": {"<new>": 120}}, "'<new>' is 96 in the vocabulary, 120 in added_tokens.json"),
+        ({"added_tokens": {"a": 3}}, "'a' is 64 in the vocabulary, 3"),
+        ({"special_tokens_map": {"pad_token": {"content": "<pad>"}}}, "'<pad>' of special_tokens_map.json has no id"),
+        ({"special_tokens_map": {"additional_special_tokens": ["<x>"]}}, "'<x>' of special_tokens_map.json has no id"),
+        ({"added_tokens": ["<new>"]}, "added_tokens.json"),
+    ],
+)
+def test_tokens_that_files_disagree_about_are_named(beside, words, tmp_path):
+    with pytest.raises(DataError, match=words):
+        tokenisers.load(letters_folder(tmp_path, **beside))
