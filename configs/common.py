@@ -37,7 +37,7 @@ def base() -> ml_collections.ConfigDict:
     config.log_every = "50 steps"
     config.report = True  # write report.html at the end
     config.profile_steps = ""  # "10:20" records these steps
-    config.compilation_cache = "~/.cache/jaxvqa/xla"  # empty: none
+    config.compilation_cache = "~/.cache/jaxvqa/xla"  # empty: none; JAX_COMPILATION_CACHE_DIR and XDG_CACHE_HOME win
 
     config.mesh = ml_collections.ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
     config.sharding = ml_collections.ConfigDict()

@@ -35,7 +35,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.flip = False  # logits are the mean over the picture and its mirror image
     config.repair_names = False  # writes answers without the garbling of six names
     config.batch_size = 0  # questions a step over all devices; 0: as the members evaluate
-    config.compilation_cache = "~/.cache/jaxvqa/xla"  # empty: none
+    config.compilation_cache = "~/.cache/jaxvqa/xla"  # empty: none; JAX_COMPILATION_CACHE_DIR and XDG_CACHE_HOME win
     config.mesh = ml_collections.ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
 
     # Where a field is empty or 0, members keep their own; see common.picture_data.

@@ -15,7 +15,7 @@ import ml_collections
 import numpy as np
 
 from jaxvqa import sharding, train
-from jaxvqa.errors import ConfigError
+from jaxvqa.errors import ConfigError, install
 from jaxvqa.tasks import task_without_data
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
@@ -71,7 +71,7 @@ def devices_of(target: str) -> Any:
         except Exception as error:
             raise ConfigError(
                 f"config.compile.target = {target!r} cannot be compiled for: {str(error).splitlines()[0]}. Compiling for GPUs "
-                "needs JAX's CUDA plugin, but no GPU: pip install 'jaxvqa[cuda]'."
+                f"needs JAX's CUDA plugin, but no GPU: {install('cuda13')}"
             ) from error
     # Without this libtpu asks the cloud's metadata server about the machine, for minutes where there is none.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
@@ -81,9 +81,9 @@ def devices_of(target: str) -> Any:
         return topologies.get_topology_desc(platform="tpu", topology_name=target).devices
     except Exception as error:
         raise ConfigError(
-            f"config.compile.target = {target!r} cannot be compiled for: {str(error).splitlines()[0]}. Expected 'local' or a "
-            "TPU topology such as 'v5e:2x4', 'v6e:2x4', 'v4:2x2x2', which need libtpu: pip install 'jaxvqa[tpu]'; or "
-            "'h100:8', for so many GPUs."
+            f"config.compile.target = {target!r} cannot be compiled for: {str(error).splitlines()[0]}. Expected 'local', 'h100:8' "
+            "for so many GPUs, or a TPU topology such as 'v5e:2x4', 'v6e:2x4', 'v4:2x2x2', which need libtpu: "
+            f"{install('tpu')}"
         ) from error
 
 

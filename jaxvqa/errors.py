@@ -73,6 +73,15 @@ def nearest(name: str, names: Iterable[str]) -> str:
     return f" Did you mean {' or '.join(repr(c) for c in close)}?" if close else ""
 
 
+def install(extra: str) -> str:
+    """The command that installs an extra, in the folder of the checkout; jaxvqa is on no package index."""
+    pins = "" if extra in ("beam", "tf") else f"-c constraints/py31{'1' if sys.version_info < (3, 12) else '2'}.txt "
+    pins += (
+        "-c constraints/cuda.txt " if extra.startswith("cuda") else ""
+    )  # Beam and TensorFlow refuse the pinned versions
+    return f"python -m pip install {pins}-e '.[{extra}]'"
+
+
 # --- the operating system's errors ---------------------------------------------------------------------------------------
 
 _FREE = "Free space, then start the same command again; what was complete is kept."

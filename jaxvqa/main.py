@@ -42,6 +42,7 @@ from jaxvqa.inputs import user_path
 from jaxvqa.logs import log
 
 MODES = ("train", "eval", "predict", "compile")
+CACHE_VARIABLE, DEFAULT_CACHE = "JAX_COMPILATION_CACHE_DIR", "~/.cache/jaxvqa/xla"
 OPTIONS = ("config", "workdir", "mode", "split", "distributed", "help")
 
 
@@ -166,19 +167,32 @@ def _fresh_workdir(name: str) -> Path:
 
 
 def use_compilation_cache(folder: str) -> None:
-    """Keeps compiled programs between runs. A folder that others can write to would let them run code here."""
+    """Keeps compiled programs between runs. A folder that others can write to would let them run code here.
+
+    Args:
+      folder: config.compilation_cache; JAX_COMPILATION_CACHE_DIR in the environment wins. The default is under
+        XDG_CACHE_HOME where that is set. Empty for no cache.
+    """
+    name = "config.compilation_cache"
+    if CACHE_VARIABLE in os.environ:
+        name, folder = CACHE_VARIABLE, os.environ[CACHE_VARIABLE]
+    elif folder == DEFAULT_CACHE and os.environ.get("XDG_CACHE_HOME", "").startswith("/"):
+        folder = folder.replace("~/.cache", os.environ["XDG_CACHE_HOME"])
     if not folder:
         return
-    path = Path(folder).expanduser()
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    status = path.stat()
-    if status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise ConfigError(
-            f"config.compilation_cache = {folder}: others can write to that folder, and compiled programs are code. "
-            f"Use a folder of your own (chmod 700 {path}), or an empty text for no cache."
-        )
-    jax.config.update("jax_compilation_cache_dir", str(path))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    if "://" not in folder:  # JAX itself opens gs://…
+        path = Path(folder).expanduser()
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = path.stat()
+        if status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise ConfigError(
+                f"{name} = {folder}: others can write to that folder, and compiled programs are code. "
+                f"Use a folder of your own (chmod 700 {path}), or an empty text for no cache."
+            )
+        folder = str(path)
+    jax.config.update("jax_compilation_cache_dir", folder)
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from jaxvqa import configs, logs, report, train
-from jaxvqa.errors import run_command
+from jaxvqa.errors import install, run_command
 from jaxvqa.logs import log
 from jaxvqa.main import use_compilation_cache
 from tfds_builders import build
@@ -19,7 +19,7 @@ What to try next
   {python} -m jaxvqa.main --mode=predict --workdir={run} --split=test     predictions with ids, EvalAI result file
   {python} -m jaxvqa.main --config=configs/rwsan.py --help                every field of the config
   {python} -m jaxvqa.main --config=configs/rwsan.py --config.optim.lr=5e-4
-  {python} -m tfds_builders.build easy_vqa                                 shapes and colours (pip install '.[demo]')
+  {python} -m tfds_builders.build easy_vqa                                 shapes and colours (first: {install})
   {python} -m jaxvqa.main --config=configs/rwsan.py:vqa_v2 --help         the paper's recipe on VQA v2
 """
 
@@ -47,7 +47,7 @@ def _tour() -> int:
         f"\nValidation accuracy: RWSAN {results['rwsan']:.1f} %, the question alone {results['blind']:.1f} % "
         f"({time.perf_counter() - began:.0f} s in all)"
     )
-    print(NEXT.format(report=page, run=folder / "rwsan", python=sys.executable))
+    print(NEXT.format(report=page, run=folder / "rwsan", python=sys.executable, install=install("demo")))
     return 0
 
 

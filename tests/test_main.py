@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jaxvqa import checkpoints, logs, main, train
-from jaxvqa.errors import DivergedError, StorageError, os_errors
+from jaxvqa.errors import ConfigError, DivergedError, StorageError, os_errors
 from tests import runs
 
 
@@ -230,6 +230,46 @@ def test_a_compilation_cache_that_others_can_write(phantoms, tmp_path, capsys):
     arguments = ["--config=configs/rwsan.py:small", *call(phantoms), f"--config.compilation_cache={folder}"]
     assert main.main([*arguments, f"--workdir={tmp_path}"]) == 2
     assert "others can write" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("variables", "field", "kept"),
+    [
+        ({}, "{tmp}/field", "{tmp}/field"),
+        ({"JAX_COMPILATION_CACHE_DIR": "{tmp}/own"}, "{tmp}/field", "{tmp}/own"),
+        ({"JAX_COMPILATION_CACHE_DIR": "{tmp}/own"}, "", "{tmp}/own"),
+        ({"JAX_COMPILATION_CACHE_DIR": "~/own"}, "{tmp}/field", "{tmp}/home/own"),
+        ({"JAX_COMPILATION_CACHE_DIR": ""}, "{tmp}/field", None),
+        ({"JAX_COMPILATION_CACHE_DIR": "gs://bucket/xla"}, "{tmp}/field", "gs://bucket/xla"),
+        ({}, "gs://bucket/xla", "gs://bucket/xla"),
+        ({}, "~/.cache/jaxvqa/xla", "{tmp}/home/.cache/jaxvqa/xla"),
+        ({"XDG_CACHE_HOME": "{tmp}/xdg"}, "~/.cache/jaxvqa/xla", "{tmp}/xdg/jaxvqa/xla"),
+        ({"XDG_CACHE_HOME": "relative"}, "~/.cache/jaxvqa/xla", "{tmp}/home/.cache/jaxvqa/xla"),
+        ({"XDG_CACHE_HOME": "{tmp}/xdg"}, "{tmp}/field", "{tmp}/field"),
+        ({"XDG_CACHE_HOME": "{tmp}/xdg", "JAX_COMPILATION_CACHE_DIR": "{tmp}/own"}, "~/.cache/jaxvqa/xla", "{tmp}/own"),
+    ],
+)
+def test_where_compiled_programs_are_kept(tmp_path, monkeypatch, variables, field, kept):
+    for name in ("JAX_COMPILATION_CACHE_DIR", "XDG_CACHE_HOME", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in ({"HOME": "{tmp}/home"} | variables).items():
+        monkeypatch.setenv(name, value.format(tmp=tmp_path))
+    asked = {}
+    monkeypatch.setattr(jax.config, "update", asked.__setitem__)
+    main.use_compilation_cache(field.format(tmp=tmp_path))
+    assert asked.get("jax_compilation_cache_dir") == (kept and kept.format(tmp=tmp_path))
+    if kept and "://" not in kept:
+        assert (Path(asked["jax_compilation_cache_dir"]).stat().st_mode & 0o777) == 0o700
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        {Path(kept.format(tmp=tmp_path)).relative_to(tmp_path).parts[0]} if kept and "://" not in kept else ()
+    )
+
+
+def test_a_cache_of_the_environment_that_others_can_write(tmp_path, monkeypatch):
+    tmp_path.chmod(0o777)
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"JAX_COMPILATION_CACHE_DIR = .*: others can write"):
+        main.use_compilation_cache("")
 
 
 def test_data_that_changed_since(finished, phantoms, tmp_path, capsys):

@@ -34,7 +34,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from jaxvqa.errors import DataError, nearest, os_errors, run_command
+from jaxvqa.errors import DataError, install, nearest, os_errors, run_command
 from jaxvqa.inputs import user_path
 from tfds_builders.manual import require_files
 
@@ -184,7 +184,7 @@ def _beam_options(builder: tfds.core.DatasetBuilder, pipeline_options: str) -> A
     try:
         from apache_beam.options.pipeline_options import PipelineOptions
     except ImportError:
-        raise DataError("--beam needs the package apache-beam: pip install 'jaxvqa[beam]'") from None
+        raise DataError(f"--beam needs the package apache-beam: {install('beam')}") from None
     return PipelineOptions(flags=[f"--{option}" for option in pipeline_options.split(",") if option])
 
 

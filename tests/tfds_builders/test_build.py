@@ -219,7 +219,7 @@ def test_beam_only_where_it_is_offered_and_installed(tmp_path, capsys, monkeypat
     monkeypatch.setattr(Builder, "OFFERS_BEAM", True, raising=False)
     monkeypatch.setitem(sys.modules, "apache_beam.options.pipeline_options", None)
     assert main([*TINY, f"--data_dir={tmp_path}", "--beam_pipeline_options=runner=DirectRunner"]) == 2
-    assert "jaxvqa[beam]" in capsys.readouterr().err
+    assert "pip install -e '.[beam]'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", ["--num_shards=0", "--workers=-1"])

@@ -94,7 +94,7 @@ def test_regions_overlap_and_cover_the_picture():
 
 def test_not_installed(monkeypatch, tmp_path):
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(DataError, match=r"pip install 'jaxvqa\[demo\]'"):
+    with pytest.raises(DataError, match=r"pip install -c constraints/py31\d.txt -e '.\[demo\]'"):
         build("easy_vqa", "questions", data_dir=tmp_path / "data")
 
 

@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 from jaxtyping import Float
 
 from jaxvqa.data import pictures
-from jaxvqa.errors import DataError
+from jaxvqa.errors import DataError, install
 from jaxvqa.inputs import read_json
 from tfds_builders.checks import TEXT, checked_rows, error_of, picture_examples, read_bytes, whole
 from tfds_builders.manual import ManualFile, find_file
@@ -103,7 +103,7 @@ def package_data() -> Path:
     spec = importlib.util.find_spec("easy_vqa")
     if spec is None or spec.origin is None:
         raise DataError(
-            "easy_vqa comes from the PyPI package easy-vqa (22 MB), which is not installed: pip install 'jaxvqa[demo]'."
+            f"easy_vqa comes from the PyPI package easy-vqa (22 MB), which is not installed: {install('demo')}"
         )
     folder = Path(spec.origin).parent / "data"
     if not folder.is_dir():
