@@ -81,8 +81,8 @@ def devices_of(target: str) -> Any:
         return topologies.get_topology_desc(platform="tpu", topology_name=target).devices
     except Exception as error:
         raise ConfigError(
-            f"config.compile.target = {target!r} cannot be compiled for: {str(error).splitlines()[0]}. Expected 'local', 'h100:8' "
-            "for so many GPUs, or a TPU topology such as 'v5e:2x4', 'v6e:2x4', 'v4:2x2x2', which need libtpu: "
+            f"config.compile.target = {target!r} cannot be compiled for: {str(error).splitlines()[0]}. Expected 'local', "
+            "'h100:8' for so many GPUs, or a TPU topology such as 'v5e:2x4', 'v6e:2x4', 'v4:2x2x2', which need libtpu: "
             f"{install('tpu')}"
         ) from error
 
