@@ -30,7 +30,7 @@ def test_unknown_target():
 
 @pytest.mark.skipif(importlib.util.find_spec("jax_plugins") is not None, reason="a CUDA plugin may be installed")
 def test_gpus_need_the_plugin():
-    with pytest.raises(ConfigError, match=r"'h100:8' cannot be compiled for.*jaxvqa\[cuda\]"):
+    with pytest.raises(ConfigError, match=r"'h100:8' cannot be compiled for.*\[cuda13\]"):
         compiling.devices_of("h100:8")
 
 
