@@ -58,6 +58,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.log_every = "1 epoch"
     config.checkpoint.every = "5 epochs"
     config.compile.num_classes = CLASSES[organ]
+    config.main_eval = "test"
     config.evals = ml_collections.ConfigDict()
     config.evals.test = common.evaluation("test", every="5 epochs", batch_size=20, type="scores", predict="scores")
 

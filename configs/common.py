@@ -35,6 +35,7 @@ def base() -> ml_collections.ConfigDict:
     config.total = "1 epoch"  # durations: steps, epochs, examples, %
     config.curriculum = ()  # rows (from epoch, splits of data.train_split to draw from); empty: all of it
     config.log_every = "50 steps"
+    config.main_eval = ""  # the one of config.evals that a run is judged by; empty where there is but one
     config.report = True  # write report.html at the end
     config.profile_steps = ""  # "10:20" records these steps
     config.compilation_cache = "~/.cache/jaxvqa/xla"  # empty: none; JAX_COMPILATION_CACHE_DIR and XDG_CACHE_HOME win
@@ -173,6 +174,7 @@ def text_data(config: ml_collections.ConfigDict) -> None:
     data.image_splits = ""  # splits of that part, joined by "+"; empty: all
     data.question_types = ()  # keeps the questions whose `question_type` is one of these; empty: all
     data.train_split = "train"
+    data.held_out = 0.0  # share of the images of train_split that are not trained on: the split "held_out"; 0: none
     data.cache_mib = 512.0  # records of splits up to this size, and decoded pictures up to it, are kept in memory
     data.limit = 0  # keeps the first examples of each split; 0: all
     data.template = "vqa"  # what a text looks like: a row of jaxvqa.data.prompts.TEMPLATES

@@ -9,6 +9,7 @@
     python -m jaxvqa.main --config=configs/flamingo.py:mimic_cxr           pre-training on reports, for a GPU
     python -m jaxvqa.main --config=configs/flamingo.py:roco                pre-training on captions
     python -m jaxvqa.main --config=configs/flamingo.py:vqa_rad             fine-tuning on VQA-RAD, text and class head
+    python -m jaxvqa.main --config=configs/flamingo.py:vqa_rad,held_out    the same, chosen by held-out training images
     python -m jaxvqa.main --config=configs/flamingo.py:imageclef           fine-tuning on VQA-Med 2021; also with `classify`
 
 The published size is ViT-B/32, a resampler of 64 latents, and GPT-2 with a cross-attention after every third block: 250 million
@@ -26,6 +27,9 @@ of given answers: the classes, those of a JSON list, or yes and no.
     … --mode=eval --config.data.shots=3 --config.data.max_prompt=90 --config.data.shots_by=image
     … --mode=eval --config.evals.val.predict=ranked --config.data.candidates=answers.json
 
+VQA-RAD has no validation split, and `vqa_rad` chooses its best state, and when to stop, by the **test** split, as the original
+does: its scores are of the best of up to 80 looks at the test. `vqa_rad,held_out` chooses by a tenth of the training images.
+
 `mlmi` computes as MLMI's code of July 2022 does, which checkpoints of theirs need (`jaxvqa.models.flamingo.COMPAT`).
 Recipes: Flamingo spec, section 11. Published: VQA-RAD 126 of 225 test answers by the class head, VQA-Med 2021 validation
 122 of 500 exact, BLEU-1 0.273 (section 21).
@@ -37,10 +41,11 @@ import ml_collections
 
 from configs import common
 from jaxvqa.checkpoints import LEADING_ROWS
+from jaxvqa.errors import ConfigError
 from jaxvqa.models.flamingo import FREEZE
 
 DATA_SETS = ("mimic_cxr", "roco", "vqa_rad", "imageclef")
-VARIANTS = (*DATA_SETS, "captions", "pixels", "classify", "flamingo_mode", "mlmi", "blind", "small")
+VARIANTS = (*DATA_SETS, "captions", "pixels", "classify", "held_out", "flamingo_mode", "mlmi", "blind", "small")
 
 NOT_TRAINED = "a network that starts from nothing needs far more data than there is; the original starts from {}."
 
@@ -55,6 +60,8 @@ SHARDING = (
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """Returns the config of a variant; several are joined by commas."""
     variants = common.parse_variants(arg, VARIANTS)
+    if "held_out" in variants and "vqa_rad" not in variants:
+        raise ConfigError("The variant held_out is for vqa_rad, which has no validation split; the others have one.")
     config = common.base()
     common.text_data(config)
     config.name = "flamingo"
@@ -74,6 +81,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     if chosen:
         _published(config, mlmi="mlmi" in variants)
         {"mimic_cxr": _mimic_cxr, "roco": _roco, "vqa_rad": _vqa_rad, "imageclef": _imageclef}[chosen](config)
+        if "held_out" in variants:
+            _hold_out(config)
         if "flamingo_mode" in variants:
             config.optim.freeze = FREEZE["flamingo_mode"]
     else:
@@ -213,6 +222,18 @@ def _vqa_rad(config: ml_collections.ConfigDict) -> None:
     _from_another_run(config)
 
 
+def _hold_out(config: ml_collections.ConfigDict) -> None:
+    """Chooses by the likelihood of every tenth training image's questions, and tests once, at the end.
+
+    Images are held out, not questions, whose answers others about the same image may give away. The test is of the last state;
+    that of the best one is `--mode=eval --workdir=WORKDIR/best`.
+    """
+    config.data.held_out = 0.1
+    for row in config.evals.values():
+        row.every = config.total
+    config.evals.likelihood.split, config.evals.likelihood.every = "held_out", "1 epoch"
+
+
 def _imageclef(config: ml_collections.ConfigDict) -> None:
     config.name = "flamingo-imageclef"
     config.data.questions, config.data.images = "vqa_med/questions_2021", "vqa_med/images_2021"
@@ -247,6 +268,7 @@ def _evaluations(
 ) -> None:
     """The loss often, which says which state is the best; what is written more seldom, and at the end with a black picture."""
     row: dict[str, Any] = {"batch_size": batch_size}
+    config.main_eval = split
     config.evals = ml_collections.ConfigDict()
     if config.data.classify:
         fields: dict[str, dict[str, Any]] = {"vqa_rad": {"train_split": "train"}, "vqa_med": {"repair_names": False}}
@@ -269,6 +291,8 @@ def _evaluations(
 def _small(config: ml_collections.ConfigDict) -> None:
     """Runs end to end on 2 CPU cores in little time; its numbers mean nothing."""
     config.name += "-small"
+    for start in config.init_from.values():
+        start.without = ""
     config.data.limit = 160
     config.data.tokeniser = ""
     config.data.vocabulary_parts = ()

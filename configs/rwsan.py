@@ -91,12 +91,14 @@ def _vqa_v2(config: ml_collections.ConfigDict, variants: set[str]) -> None:
     config.data.vocabulary_splits = "train+val+test+vg"
     config.data.answers.splits = "train+val"
     config.log_every = "100 steps"
+    config.main_eval = "val"
     config.evals = ml_collections.ConfigDict({"val": common.evaluation("val", every="1 epoch", batch_size=256)})
     if "train+val+vg" in variants:
         config.data.train_split = "train+val+vg"
         config.data.answers.rule = (
             "counts"  # Visual Genome's questions have one annotator: a target of 0.3, as published
         )
+        config.main_eval = "test"
         config.evals = ml_collections.ConfigDict({"test": common.evaluation("test", every="16 epochs", batch_size=256)})
     if "mini" in variants:
         config.data.vocabulary_splits = "train+val"
@@ -127,6 +129,7 @@ def _phantom_vqa(config: ml_collections.ConfigDict) -> None:
     config.optim.b2 = 0.999
     config.optim.schedule = ml_collections.ConfigDict({"name": "cosine", "warmup": "3 %", "end": 0.01})
     row: dict[str, Any] = {"batch_size": 256, "train_split": "train"}
+    config.main_eval = "val"
     config.evals = ml_collections.ConfigDict({"val": common.evaluation("val", every="1 epoch", **row)})
 
 
@@ -146,6 +149,7 @@ def _easy_vqa(config: ml_collections.ConfigDict) -> None:
     config.model.guided_rank = 32
     config.total = "20 epochs"
     row: dict[str, Any] = {"batch_size": 256, "train_split": "train"}
+    config.main_eval = "test"
     config.evals = ml_collections.ConfigDict({"test": common.evaluation("test", every="2 epochs", **row)})
 
 

@@ -111,6 +111,7 @@ def _vqa_med(config: ml_collections.ConfigDict) -> None:
     config.checkpoint.every = "5 epochs"
     # repair_names mends the names of six garbled classes in the answers.
     row: dict[str, Any] = {"type": "vqa_med", "train_split": "train", "batch_size": 50, "repair_names": False}
+    config.main_eval = "val"
     config.evals = ml_collections.ConfigDict()
     config.evals.val = common.evaluation("val", every="10 epochs", **row)
     config.evals.val_flip = common.evaluation("val", every="10 epochs", predict="answers_flip", **row)
@@ -140,6 +141,7 @@ def _phantom_vqa(config: ml_collections.ConfigDict, variants: set[str]) -> None:
     config.data.answers.rule = "soft"
     config.compile.num_answers = 9
     config.total = "12 epochs"
+    config.main_eval = "val"
     config.evals = ml_collections.ConfigDict()
     config.evals.val = common.evaluation("val", every="2 epochs", batch_size=128, train_split="train")
     config.evals.val_flip = common.evaluation("val", every=config.total, batch_size=128, predict="answers_flip")
@@ -156,15 +158,17 @@ def _vqa_med_2019(config: ml_collections.ConfigDict, variants: set[str]) -> None
     config.total = "60 epochs" if sample else "20 epochs"
     config.log_every = "2 epochs"
     config.checkpoint.every = "20 epochs"
+    config.main_eval = "val"
     config.evals = ml_collections.ConfigDict()
-    for split in ("train", "val"):
+    for name, split in (("on_train", "train"), ("val", "val")):
         row: dict[str, Any] = {"type": "vqa_med", "train_split": "train", "batch_size": 60}
-        config.evals[split] = common.evaluation(split, every=config.total, **row)
+        config.evals[name] = common.evaluation(split, every=config.total, **row)
 
 
 def _small(config: ml_collections.ConfigDict) -> None:
     """Runs end to end on 2 CPU cores in little time; its numbers mean nothing."""
     config.name += "-small"
+    config.init_from.model.without = ""
     sizes = next((sizes for name, sizes in SMALL_SIZES.items() if config.model.backbone.startswith(name)), None)
     if sizes:
         config.model.sizes = ml_collections.ConfigDict(dict(sizes))

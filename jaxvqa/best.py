@@ -13,6 +13,13 @@ from jaxvqa.errors import ConfigError, nearest
 DIRECTIONS = {"min": -1, "max": 1}
 
 
+def chosen_by_test(config: Mapping[str, Any]) -> str:
+    """The test split by whose evaluation `config.best` chooses the best state; empty where it chooses by none."""
+    evaluation = config.get("best", {}).get("metric", "").partition("/")[0]
+    split = config.get("evals", {}).get(evaluation, {}).get("split", "")
+    return split if any(part.startswith("test") for part in split.split("+")) else ""
+
+
 @dataclasses.dataclass
 class Best:
     """Follows a metric through a run.

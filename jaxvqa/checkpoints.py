@@ -353,6 +353,17 @@ def init_from(name: str, workdir: str, state: TrainState, table: paths.Table) ->
     return dataclasses.replace(state, params=params, extra=taken, ema=ema)
 
 
+def missing_starts(rows: Mapping[str, Any]) -> dict[str, str]:
+    """The rows of `config.init_from` whose part of the model should come from another run, and does not: name -> why it should.
+
+    A row that is given and takes the whole of another run stands for all of them.
+    """
+    given = [row for row in rows.values() if row.get("workdir")]
+    if any(regex == ".*" and what for row in given for regex, what in row["table"]):
+        return {}
+    return {name: row["without"] for name, row in rows.items() if row.get("without") and not row.get("workdir")}
+
+
 # --- a work directory's config -----------------------------------------------------------------------------------------
 
 # Fields that may change between the start and the continuation of a run: they change no number of it, but for `total`,
@@ -366,6 +377,7 @@ FREE_TO_CHANGE = (
     "checkpoint",
     "compile",
     "evals",
+    "main_eval",
     "report",
     "data.dir",
     "data.readers",

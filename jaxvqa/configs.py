@@ -18,10 +18,12 @@ ADDED: tuple[tuple[str, str, Any], ...] = (
     ("curriculum", "batch_size", ()),
     ("data.cache_mib", "data.train_split", 256.0),
     ("data.candidates", "data.max_prompt", ""),
+    ("data.held_out", "data.max_prompt", 0.0),
     ("data.shots", "data.max_prompt", 0),
     ("data.shots_by", "data.max_prompt", "seed"),
     ("data.shots_split", "data.max_prompt", "train"),
     ("loss.mixup_off_epoch", "loss.mixup_alpha", 0),
+    ("main_eval", "batch_size", ""),
     ("model.media_numbered", "generate.words", False),
     ("optim.coupled_decay", "optim.clip_norm", ()),
     ("optim.frozen_dtype", "optim.clip_norm", "float32"),
@@ -126,6 +128,25 @@ def override(config: ml_collections.ConfigDict, changes: Sequence[tuple[str, str
             node[leaf] = value
     if faults:
         raise ConfigError("The config cannot be changed as asked:\n  " + "\n  ".join(faults))
+
+
+def main_evaluation(config: ml_collections.ConfigDict) -> str:
+    """The name of the evaluation that a run is judged by: `config.main_eval`, or the only one where that is empty.
+
+    A config has its evaluations in the order of their names, so none of them is the first in any other sense.
+
+    Raises:
+      ConfigError: there is no evaluation of that name, or none is named of several.
+    """
+    name, evals = config.get("main_eval", ""), list(config.evals)
+    if not name and len(evals) == 1:
+        return evals[0]
+    if name not in evals:
+        raise ConfigError(
+            f"config.main_eval is {name!r}; expected the evaluation that a run is judged by, one of config.evals: "
+            f"{', '.join(evals) or 'there are none'}.{nearest(name, evals)} Give it with --config.main_eval=NAME."
+        )
+    return name
 
 
 def field_names(config: ml_collections.ConfigDict, prefix: str = "") -> list[str]:

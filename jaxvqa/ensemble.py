@@ -71,7 +71,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: Path, split: str = "") 
     masks = voting.read_masks(file, len(first.answers)) if file else {}
     config = config.copy_and_resolve_references()
     with config.unlocked():
-        config.evals = first.config.evals
+        config.evals, config.main_eval = first.config.evals, first.config.main_eval
         config.data.update({field: first.config.data[field] for field in (*SAME, *WHERE) if field in first.config.data})
     checkpoints.check_same_config(workdir, config)
     train.start_workdir(workdir, config)
@@ -126,7 +126,7 @@ def _open_members(config: ml_collections.ConfigDict) -> list[Member]:
         raise ConfigError("These runs cannot answer together:\n  " + "\n  ".join(faults))
     for member in members:
         with member.config.unlocked():
-            member.config.evals = members[0].config.evals
+            member.config.evals, member.config.main_eval = members[0].config.evals, members[0].config.main_eval
     return members
 
 
@@ -140,8 +140,11 @@ def _open(folder: str, name: str, ensemble: ml_collections.ConfigDict) -> Member
         given = {"predict": "logits_flip" if ensemble.flip else "logits", "repair_names": ensemble.repair_names}
         if ensemble.batch_size:
             given["batch_size"] = ensemble.batch_size
-        rows = [row.to_dict() | given for row in config.evals.values()]
+        main = config.evals[config.main_eval or min(config.evals)]
+        # By their splits, each once: where several evaluations are of one, the main one's row stays.
+        rows = [row.to_dict() | given for row in (*config.evals.values(), main)]
         config.evals = ml_collections.ConfigDict({row["split"]: row for row in rows})
+        config.main_eval = main.split
     task = task_with_assets(config, assets)
     if "logits" not in task.predict_fns:
         raise ConfigError(f"{folder}: its task, {config.task}, gives no logits to vote with")

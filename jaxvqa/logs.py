@@ -67,7 +67,10 @@ def _is_first() -> bool:
 class MetricWriter:
     """Appends rows to WORKDIR/metrics.jsonl and to TensorBoard event files under WORKDIR/tensorboard.
 
-    A row is {"step", "time" (seconds since the epoch), name: value, …}. Every process may call it; process 0 writes.
+    A row is {"step", "time" (seconds since the epoch), name: value, …}. Values named `train/…` are means of the steps since the
+    last such row, as the task gives them: accuracies and the wait for data are shares from 0 to 1. Those of an evaluation,
+    `NAME/…`, are percent, but for losses, `perplexity` and `cider`. No evaluation may be called train, so that a key has one
+    unit. Every process may call it; process 0 writes.
     """
 
     def __init__(self, workdir: Path, first_step: int):

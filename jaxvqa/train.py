@@ -20,12 +20,12 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from jaxvqa import checkpoints, distributed, logs, models, optim, sharding
+from jaxvqa import checkpoints, configs, distributed, logs, models, optim, sharding
 from jaxvqa import state as states
-from jaxvqa.best import Best
+from jaxvqa.best import Best, chosen_by_test
 from jaxvqa.data import pipeline, sources
 from jaxvqa.errors import CheckpointError, ConfigError, DivergedError, PreemptedError, os_errors
-from jaxvqa.evaluators import Evaluator, evaluator_class
+from jaxvqa.evaluators import Evaluator, evaluator_class, writes_predictions
 from jaxvqa.logs import log
 from jaxvqa.state import TrainState
 from jaxvqa.tasks import Metrics, Task, abstract_batch, make_task, task_with_assets
@@ -169,6 +169,14 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, float]:
     # ---- 1. the work directory ----
     began = time.perf_counter()
     checkpoints.check_same_config(workdir, config)
+    if config.evals:
+        configs.main_evaluation(config)
+    if split := chosen_by_test(config.to_dict()):
+        log.warning(
+            "config.best.metric is %s, of the split %r: the best state is chosen by the questions that it is tested on, whose "
+            "scores are too good then",
+            config.best.metric, split,
+        )  # fmt: skip
     start_workdir(workdir, config)
     saved = checkpoints.Checkpoints(workdir, keep=config.checkpoint.keep)
 
@@ -218,8 +226,8 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, float]:
                 if row.workdir:
                     state = checkpoints.init_from(name, row.workdir, state, row.table)
                     log.info("init_from.%s: parameters taken from %s", name, row.workdir)
-                elif row.without:
-                    log.warning("init_from.%s is not given: %s", name, row.without)
+            for name, without in checkpoints.missing_starts(config.init_from.to_dict()).items():
+                log.warning("init_from.%s is not given: %s", name, without)
         first_step = int(state.step)
         n_params = sum(leaf.size for leaf in jax.tree.leaves(state.params))
         log.info(
@@ -345,13 +353,25 @@ def evaluate(config: ml_collections.ConfigDict, workdir: Path, split: str = "") 
 def for_split(config: ml_collections.ConfigDict, split: str) -> ml_collections.ConfigDict:
     """The config with one evaluation, of `split` and named so; as it is where `split` is empty.
 
-    It is like the config's own of that name, else like its first.
+    It is like the config's own of that name where that is of the split, else like the main one.
+
+    Raises:
+      ConfigError: there is no main evaluation, or it writes no predictions.
     """
     if not split:
         return config
-    row = config.evals.get(split) or next(iter(config.evals.values()))
+    name = split if split in config.evals and config.evals[split].split == split else configs.main_evaluation(config)
+    row = config.evals[name]
+    if not writes_predictions(row.type):
+        raise ConfigError(
+            f"config.evals.{name}, by which {split!r} would be predicted, is of the type {row.type!r}, which writes no "
+            "predictions. Name one that does with --config.main_eval=NAME; there is "
+            + (", ".join(n for n, r in config.evals.items() if writes_predictions(r.type)) or "none")
+            + "."
+        )
     config = config.copy_and_resolve_references()
     with config.unlocked():
+        config.main_eval = split
         config.evals = ml_collections.ConfigDict({split: row.to_dict() | {"split": split}})
     return config
 

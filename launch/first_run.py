@@ -41,7 +41,7 @@ def _tour() -> int:
         log.info("training %s", "the question-only baseline" if name == "blind" else "RWSAN")
         config = configs.load(f"configs/rwsan.py:{variant}")
         use_compilation_cache(config.compilation_cache)
-        results[name] = train.train(config, folder / name)["val/accuracy"]
+        results[name] = train.train(config, folder / name)[f"{configs.main_evaluation(config)}/accuracy"]
     page = report.write(folder / "rwsan", baseline=folder / "blind")
     print(
         f"\nValidation accuracy: RWSAN {results['rwsan']:.1f} %, the question alone {results['blind']:.1f} % "

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxvqa import checkpoints, evaluators, logs, main, train
-from jaxvqa.best import Best
+from jaxvqa.best import Best, chosen_by_test
 from jaxvqa.errors import ConfigError
 from tests import runs
 
@@ -194,3 +194,25 @@ def test_mistakes_are_told_together(config, tmp_path):
     best.check("likelihood", {"likelihood/perplexity": 2.0})
     with pytest.raises(ConfigError, match=r"'val/los'; the evaluation gives val/loss.*Did you mean 'val/loss'"):
         best.check("val", {"val/loss": 2.0})
+
+
+@pytest.mark.parametrize(
+    ("split", "metric", "warned"),
+    [
+        ("test", "val/loss", True),
+        ("val+test", "val/loss", True),
+        ("test_2021", "val/loss", True),
+        ("val", "val/loss", False),
+        ("test", "", False),
+    ],
+)
+def test_a_best_state_by_the_test_split_is_told(split, metric, warned):
+    config = {"best": {"metric": metric}, "evals": {"val": {"split": split}, "other": {"split": "test"}}}
+    assert bool(chosen_by_test(config)) == warned
+
+
+def test_the_log_tells_it_too(config, tmp_path, caplog):
+    config = config.copy_and_resolve_references()
+    config.evals.val.split, config.total = "test", "2 steps"
+    train.train(config, tmp_path)
+    assert "chosen by the questions that it is tested on" in caplog.text

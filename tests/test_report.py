@@ -12,6 +12,7 @@ from jaxvqa.errors import ConfigError, DataError
 from jaxvqa.explain.attention import Explanation
 from jaxvqa.metrics.bootstrap import confidence_interval
 from jaxvqa.report.__main__ import main
+from jaxvqa.report.numbers import points
 
 TYPES = ("presence", "count", "size")
 
@@ -155,9 +156,10 @@ def test_types_have_counts_intervals_and_the_baselines_column(tmp_path):
     assert list(tables) == ["Question type", "Answer type"]  # no row has open_closed
     row = next(r for r in tables["Question type"] if r["name"] == "count")
     mine = [r["accuracy"] for r in ours if r["question_type"] == "count"]
+    images = [r["image_id"] for r in ours if r["question_type"] == "count"]
     assert row["questions"] == 20
     assert row["accuracy"] == pytest.approx(100 * np.mean(mine))
-    assert (row["low"], row["high"]) == pytest.approx(tuple(100 * x for x in confidence_interval(mine)))
+    assert (row["low"], row["high"]) == pytest.approx(tuple(100 * x for x in confidence_interval(mine, images)))
     assert row["baseline"] == pytest.approx(40)
     assert row["difference"] == pytest.approx(row["accuracy"] - 40)
     without = dict(report.groups(ours, {}))["Question type"][0]
@@ -171,11 +173,11 @@ def test_baseline_is_compared_on_the_questions_that_both_answered(tmp_path):
     baseline = make_run(tmp_path / "blind", rows=full_rows(45.61), predictions=theirs, arg="blind,small")
     text = words_of(page_of(workdir, baseline))
     pairs = [a["accuracy"] - b["accuracy"] for a, b in zip(ours, theirs, strict=False)]
-    low, high = (100 * x for x in confidence_interval(pairs))
+    low, high = (100 * x for x in confidence_interval(pairs, [row["image_id"] for row in theirs], paired=True))
     assert "45.6 %" in text
     assert "Question-only baseline" in text
     assert f"{100 * np.mean(pairs):+.1f} points" in text
-    assert f"95 % interval {low:+.1f} to {high:+.1f}" in text
+    assert f"95 % interval {points(low)} to {points(high)}" in text
     assert "paired, on the same 30 questions" in text
     assert f"--baseline={baseline}" in text
 
@@ -476,3 +478,124 @@ def test_curve_alone_is_a_whole_svg(tmp_path, capsys):
     root = ElementTree.parse(target).getroot()
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
     assert "var(" not in target.read_text()
+
+
+REMARKS = {
+    # config -> what its report says of starts that were not given, and what it does not say
+    "cmsa.py:vqa_rad": ("lost 11 points", ""),
+    "cmsa.py:vqa_rad,compact": ("here they start anew", "11 points"),
+    "cmsa.py": ("here they start anew", "11 points"),
+    "cmsa.py:vqa_rad,ban,distmodal,compact": ("here they start anew", "11 points"),
+    "cmsa.py:small": ("", "Not given"),
+    "sysu_hcp.py:vqa_med_2021": ("4,412 pictures are few", ""),
+    "sysu_hcp.py:vqa_med_2019,plane": ("", "4,412"),
+    "sysu_hcp.py:vqa_med_2021,small": ("", "Not given"),
+    "flamingo.py:roco": ("GPT-2", ""),
+    "flamingo.py:roco,small": ("", "Not given"),
+    "flamingo.py:vqa_rad": ("too good", ""),
+    "flamingo.py:vqa_rad,held_out": ("", "too good"),
+    "rwsan.py": ("", "Not given"),
+}
+
+
+def folder_of(folder, name, changes=(), rows=(), meta=None):
+    """A run's folder of that config, as `read_run` gives it."""
+    config = configs.load(f"configs/{name}")
+    configs.override(config, list(changes))
+    return report.Run(folder, json.loads(config.to_json()), list(rows), meta or {}, 0)
+
+
+def notes_of(run):
+    return " ".join(report._notes(run, None, report.main_evaluation(run)))
+
+
+@pytest.mark.parametrize("name", REMARKS)
+def test_remarks_fit_the_variant(tmp_path, name):
+    said, unsaid = REMARKS[name]
+    notes = notes_of(folder_of(tmp_path, name))
+    assert said in notes
+    assert not unsaid or unsaid not in notes
+
+
+@pytest.mark.parametrize("name", ["flamingo.py:vqa_rad", "cmsa.py:vqa_rad", "sysu_hcp.py:vqa_med_2021"])
+def test_a_run_that_takes_all_of_another_lacks_nothing(tmp_path, name):
+    assert "Not given" in notes_of(folder_of(tmp_path, name))
+    assert "Not given" not in notes_of(folder_of(tmp_path, name, [("init_from.model.workdir", "runs/other")]))
+
+
+@pytest.mark.parametrize(
+    "name", ["rwsan.py:vqa_v2", "cmsa.py:vqa_rad", "sysu_hcp.py:vqa_med_2021", "flamingo.py:vqa_rad"]
+)
+def test_a_converted_folder_is_not_called_unfinished(tmp_path, name):
+    run = folder_of(tmp_path, name, meta={"converted": {}, "data": {"size": None, "step": 0}})
+    notes, facts = notes_of(run), dict(report.facts(run))
+    assert "converted from another program's file" in notes
+    for wrong in ("not finished", "cannot be told", "No metrics", "Not given"):
+        assert wrong not in notes
+    assert not {"Steps", "Length", "Training time"} & facts.keys()
+    trained_on = folder_of(tmp_path, name, meta=dict(run.meta), rows=[train_row(5, 1.0)])
+    assert "converted" not in notes_of(trained_on)
+
+
+def test_the_folder_of_a_best_state_and_a_run_that_stopped_early_are_finished(tmp_path):
+    best = folder_of(tmp_path, "rwsan.py", meta={"data": {"size": 100, "step": 40}})
+    assert "state of a run at step 40 alone" in notes_of(best)
+    changes = [("best.metric", "val/accuracy"), ("best.mode", "max"), ("best.patience", "2"), ("total", "99 steps")]
+    rows = [eval_row(step, accuracy) for step, accuracy in ((1, 50), (2, 40), (3, 30))]
+    ended = folder_of(tmp_path, "rwsan.py", changes, rows)
+    assert "ended at step 3" in notes_of(ended)
+    assert "not finished" not in notes_of(ended)
+    assert "not finished" in notes_of(folder_of(tmp_path, "rwsan.py", changes, rows[:2]))
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("rwsan.py", "need not add up"),
+        ("cmsa.py", "need not add up"),
+        ("sysu_hcp.py", "add up to 100 %; the most probable"),
+        ("flamingo.py", "product of those of its tokens"),
+        ("flamingo.py:imageclef,classify", "product of those of its tokens"),
+    ],
+)
+def test_what_probabilities_are_is_said_by_system(tmp_path, name, said):
+    run = folder_of(tmp_path, name)
+    assert said in report.probability_words(run, report.main_evaluation(run))
+    if "classify" in name:
+        assert "add up to 100 %" in report.probability_words(run, "classes")
+
+
+def test_a_report_that_is_written_again_knows_its_baseline(tmp_path):
+    ours = make_run(tmp_path / "ours", rows=[eval_row(40, 70)], predictions=prediction_rows(0.7))
+    blind = make_run(tmp_path / "blind", rows=[eval_row(40, 50)], predictions=prediction_rows(0.5), blind=True)
+    with_baseline = "Question-only baseline"
+    assert with_baseline in report.write(ours, blind).read_text()
+    assert with_baseline in report.write(ours).read_text()
+    (tmp_path / "moved").mkdir()
+    for folder in (ours, blind):
+        folder.rename(tmp_path / "moved" / folder.name)
+    ours, blind = (tmp_path / "moved" / folder.name for folder in (ours, blind))
+    assert with_baseline in report.write(ours).read_text()
+    blind.rename(tmp_path / "elsewhere")
+    page = report.write(ours).read_text()
+    assert with_baseline not in page
+    assert "is not there any more" in page
+    assert report.write(ours, tmp_path / "elsewhere").read_text().count(with_baseline)
+    assert with_baseline not in report.write(ours, alone=True).read_text()
+    assert with_baseline not in report.write(ours).read_text()
+
+
+def test_both_rules_of_the_vqa_accuracy_are_shown(tmp_path):
+    row = eval_row(40, 70.0) | {
+        "val/accuracy_since_2021": 70.4,
+        "val/accuracy_since_2021/low": 69.0,
+        "val/accuracy_since_2021/high": 71.8,
+    }
+    page = report.write(make_run(tmp_path / "run", rows=[row])).read_text()
+    assert "2015 to March 2021" in page
+    assert "70.4 % (69.0 to 71.8)" in page
+
+
+def test_an_interval_of_three_right_answers_has_a_width(tmp_path):
+    page = report.write(make_run(tmp_path / "run", predictions=prediction_rows(1.0, n=3))).read_text()
+    assert "29.2 % to 100.0 %" in page

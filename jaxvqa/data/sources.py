@@ -7,7 +7,8 @@ since many questions share an image: copying 400 KB of region features into each
 import functools
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,7 @@ class VqaSource:
         *,
         limit: int = 0,
         question_types: Sequence[str] = (),
+        keep: Callable[[int], bool] | None = None,
     ):
         """Joins questions to images.
 
@@ -170,13 +172,14 @@ class VqaSource:
           images: one `Records` for each split of the image side; none for a run on the text alone.
           limit: keeps the first that many questions; 0 keeps all.
           question_types: keeps questions whose `question_type` is one of these, before `limit` counts; none keeps all.
+          keep: whether the questions about an image of that id are kept, before `limit` counts; None keeps all.
 
         Raises:
-          DataError: when the image side carries no index of its image ids, or no question is of these types.
+          DataError: when the image side carries no index of its image ids, or no question is kept.
         """
         self.questions, self._images = questions, list(images)
-        if question_types:
-            found = itertools.islice(_positions_of_types(questions, question_types), limit or None)
+        if question_types or keep:
+            found = itertools.islice(_positions_of(questions, question_types, keep), limit or None)
             self._positions: Sequence[int] = list(found)
         else:
             self._positions = range(min(len(questions), limit or len(questions)))
@@ -241,26 +244,45 @@ class VqaSource:
             yield from self.read_questions(range(start, min(start + chunk, len(self))))
 
 
-def _positions_of_types(questions: Records, types: Sequence[str], chunk: int = 1024) -> Iterator[int]:
-    """Positions of the questions of these types, in order.
+def _positions_of(
+    questions: Records, types: Sequence[str], keep: Callable[[int], bool] | None, chunk: int = 1024
+) -> Iterator[int]:
+    """Positions of the questions of these types (none: of all) about images that are kept, in order.
 
     Raises:
       DataError: there is none; names the types that there are.
     """
     seen: set[str] = set()
+    kept = False
     for start in range(0, len(questions), chunk):
         positions = range(start, min(start + chunk, len(questions)))
         for position, question in zip(positions, questions.read(positions), strict=True):
             seen.add(question.get("question_type", ""))
-            if question.get("question_type", "") in types:
+            if types and question.get("question_type", "") not in types:
+                continue
+            if keep is None or keep(int(question["image_id"])):
+                kept = True
                 yield position
-    if seen.isdisjoint(types):
+    if types and seen.isdisjoint(types):
         known = sorted(filter(None, seen))
         raise DataError(
             f"No question of {questions.part} ({questions.splits}) is of the type {' or '.join(map(repr, types))} "
             f"(config.data.question_types); its types are {', '.join(known) or 'not stated'}."
             + "".join(nearest(name, known) for name in types)
         )
+    if not kept:
+        raise DataError(
+            f"config.data.held_out leaves no question of {questions.part} ({questions.splits}); the images are too few for it."
+        )
+
+
+HELD_OUT = "held_out"
+"""The split of those examples of `config.data.train_split` that are not trained on: see `is_held_out`."""
+
+
+def is_held_out(image_id: int, share: float) -> bool:
+    """Whether an image is one of the share that `config.data.held_out` keeps from training: by its id, in any run the same."""
+    return zlib.crc32(str(image_id).encode()) < share * 2**32
 
 
 def open_vqa(config: Any, split: str) -> VqaSource:
@@ -269,9 +291,17 @@ def open_vqa(config: Any, split: str) -> VqaSource:
     Args:
       config: `config.data`: `dir`, `questions` and `images` (parts such as "vqa_v2/features"; empty for none),
         `image_splits` (names joined by "+"; empty for all that the part has), `limit`, `cache_mib`; and `question_types`,
-        which may be missing or empty for all questions.
+        which may be missing or empty for all questions. With a share of images in `held_out`, 0 or missing for none, all
+        questions about these are left out of the splits of `train_split`, and are the split `HELD_OUT`.
       split: question splits, joined by "+".
     """
+    share, keep = config.get("held_out", 0.0), None
+    if share and (split == HELD_OUT or not set(split.split("+")).isdisjoint(config.train_split.split("+"))):
+        wanted, split = split == HELD_OUT, config.train_split if split == HELD_OUT else split
+
+        def keep(image_id: int) -> bool:
+            return is_held_out(image_id, share) == wanted
+
     folder = data_dir(config.dir)
     parts = [part for part in dict.fromkeys((config.questions, config.images)) if part]
     if missing := [part for part in parts if not any((folder / part).glob("*/dataset_info.json"))]:
@@ -289,7 +319,7 @@ def open_vqa(config: Any, split: str) -> VqaSource:
             splits = "+".join(s["name"] for s in info["splits"])
         images = [records(config.images, name) for name in splits.split("+")]
     types = tuple(config.get("question_types", ()))
-    return VqaSource(records(config.questions, split), images, limit=config.limit, question_types=types)
+    return VqaSource(records(config.questions, split), images, limit=config.limit, question_types=types, keep=keep)
 
 
 def check_annotators(source: VqaSource, rule: str, looked_at: int = 256) -> None:

@@ -41,3 +41,8 @@ def evaluator_class(name: str) -> Any:
         )
     module, _, attribute = EVALUATORS[name].partition(":")
     return getattr(importlib.import_module(module), attribute)
+
+
+def writes_predictions(name: str) -> bool:
+    """Whether the evaluator of that name writes `predictions/NAME_STEP.jsonl`."""
+    return getattr(evaluator_class(name), "writes_predictions", True)

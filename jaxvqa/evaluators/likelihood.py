@@ -17,6 +17,8 @@ from jaxvqa.tasks import Task
 class LikelihoodEvaluator:
     """Adds up what the predict function `likelihood` gives over a split (`jaxvqa.tasks.text_generation`)."""
 
+    writes_predictions = False
+
     def __init__(
         self,
         name: str,

@@ -33,10 +33,11 @@ class Explanation:
       word_attention: float32[T], the weight of each word; they add up to 1.
       answers: the best answers with their probabilities, best first.
       annotators: the annotated answers; empty for a split without.
-      boxes: float32[R, 4], x1, y1, x2, y2 in pixels of `size`. Empty when the model sees no picture.
+      boxes: float32[R, 4], x1, y1, x2, y2 in pixels of `size`. Empty for a model without attention over it.
       region_attention: float32[R], the weight of each box; they add up to 1.
       image: the encoded picture (PNG or JPEG), or empty when the data set holds none.
       size: width and height of the picture that the boxes lie on, in pixels; (0, 0) when nothing is known of it.
+      blind: whether the model answers without the picture.
     """
 
     id: int
@@ -50,6 +51,7 @@ class Explanation:
     region_attention: Float[np.ndarray, " R"]
     image: bytes
     size: tuple[int, int]
+    blind: bool = False
 
 
 def explain(
@@ -64,7 +66,7 @@ def explain(
 
     Args:
       workdir: the run's folder.
-      split: questions of which split; by default that of the config's first evaluation.
+      split: questions of which split; by default that of the config's main evaluation.
       ids: question ids, in the order wanted.
       positions: instead of ids, places of the questions in the split: found at once, where ids need a pass over it.
       count: without ids and positions, that many questions spread evenly over the split.
@@ -95,6 +97,7 @@ def explain(
             state = train.restore_for_prediction(saved, config, task, mesh)
             predict = jax.jit(task.predict_fns["explain"])
             pictures = _pictures(config, source)
+            blind = bool(config.data.get("blind")) or not (config.data.images or config.data.get("question_list"))
             size = min(BATCH_SIZE, len(positions))
             explanations = []
             for start in range(0, len(positions), size):
@@ -103,7 +106,7 @@ def explain(
                 output = jax.device_get(predict(*state.eval_variables, batch))
                 for i, example in enumerate(examples):
                     mine = {key: np.asarray(value[i]) for key, value in output.items()}
-                    explanations.append(_explanation(example, mine, task, pictures))
+                    explanations.append(_explanation(example, mine, task, pictures, blind=blind))
             return explanations
     finally:
         saved.close()
@@ -132,8 +135,8 @@ def run_config(workdir: Path, meta: Mapping[str, Any]) -> ml_collections.ConfigD
 
 
 def default_split(config: ml_collections.ConfigDict) -> str:
-    """The split of the config's first evaluation, or that of training where none is configured."""
-    return next((row.split for row in config.evals.values()), config.data.train_split)
+    """The split of the config's main evaluation, or that of training where there is none."""
+    return config.evals[configs.main_evaluation(config)].split if config.evals else config.data.train_split
 
 
 def question_spans(
@@ -216,6 +219,8 @@ def _explanation(
     output: Mapping[str, np.ndarray],
     task: AnswerTask | None,
     pictures: sources.VqaSource | None,
+    *,
+    blind: bool = False,
 ) -> Explanation:
     question = example.get("question", "")  # a caption answers none
     words = task.words(question) if task else []
@@ -238,4 +243,5 @@ def _explanation(
         region_attention=np.asarray(output.get("region_attention", ())[: len(boxes)], np.float32),
         image=bytes(image.get("image", b"")),
         size=(int(image.get("image_w", 0)), int(image.get("image_h", 0))),
+        blind=blind,
     )

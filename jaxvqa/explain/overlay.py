@@ -162,7 +162,8 @@ def figure(explanation: Explanation) -> Figure:
         axes = part.add_subplot()
         axes.set_axis_off()
         if drawn is None or (part is middle and not sees):
-            text = "no picture in the data" if drawn is None else "the model sees no picture"
+            without = "the model sees no picture" if explanation.blind else "the model gives no attention over regions"
+            text = "no picture in the data" if drawn is None else without
             axes.text(0.5, 0.5, text, ha="center", va="center", color="0.4")
             continue
         axes.set_title(title, fontsize=10, color="0.3")

@@ -1,10 +1,11 @@
 """Writes WORKDIR/report.html: what came out of a run, in one file that opens anywhere, without a network.
 
-    python -m jaxvqa.report --workdir=DIR [--baseline=DIR]
+    python -m jaxvqa.report --workdir=DIR [--baseline=DIR | --no-baseline]
 
 It reads files alone: config.json, metrics.jsonl, predictions/ and, where they are there, the newest checkpoint and the data
 set (for the example answers with attention). `--baseline` is the folder of another run on the same data, such as
-the question-only one of `configs/rwsan.py:blind`; the two are compared question by question.
+the question-only one of `configs/rwsan.py:blind`; the two are compared question by question, in later reports too,
+until `--no-baseline`.
 """
 
 import base64
@@ -14,6 +15,7 @@ import functools
 import itertools
 import json
 import math
+import os
 import re
 import runpy
 import shlex
@@ -27,10 +29,12 @@ import jinja2
 import numpy as np
 
 from jaxvqa import checkpoints, configs, logs, optim
+from jaxvqa.best import Best, chosen_by_test
 from jaxvqa.errors import CheckpointError, ConfigError, DataError, UserError, os_errors
 from jaxvqa.evaluators.vqa import write_whole
 from jaxvqa.explain import overlay
 from jaxvqa.explain.attention import Explanation, explain, question_spans, show
+from jaxvqa.inputs import read_json
 from jaxvqa.metrics.bootstrap import confidence_interval
 from jaxvqa.report import protocols
 from jaxvqa.report.charts import VARIABLES, accuracy_chart, calibration_chart, charts
@@ -90,6 +94,19 @@ class Run:
     def label(self) -> str:
         """What it is called in curves and columns."""
         return self.called or ("question only" if self.blind else str(self.config.get("name") or self.workdir.name))
+
+    @property
+    def converted(self) -> bool:
+        """Whether the weights come from another program and were not trained on here."""
+        return self.meta.get("converted") is not None and not self.rows
+
+    @property
+    def ended_early(self) -> bool:
+        """Whether the patience of `config.best` ended the run before its last step."""
+        best = Best(**self.config.get("best", {}))
+        for row in self.rows:
+            best.add(row["step"], row)
+        return best.is_enough
 
     @property
     def step(self) -> int:
@@ -163,6 +180,14 @@ def read_run(workdir: Path) -> Run:
     return Run(workdir, config, rows, meta, parameters)
 
 
+def kept_baseline(workdir: Path) -> Path | None:
+    """The baseline of the run's last report, which WORKDIR/report.json keeps relative to the folder; None without one."""
+    file = workdir / "report.json"
+    if not file.is_file():
+        return None
+    return Path(os.path.normpath(workdir / read_json(file, "what a report keeps", {"baseline": str})["baseline"]))
+
+
 def read_runs(workdir: Path, baseline: Path | None) -> tuple[Run, Run | None]:
     """Reads a run and the one to compare it with; two of one name are called by their folders.
 
@@ -179,18 +204,21 @@ def read_runs(workdir: Path, baseline: Path | None) -> tuple[Run, Run | None]:
     return run, other
 
 
-def write(workdir: Path, baseline: Path | None = None) -> Path:
+def write(workdir: Path, baseline: Path | None = None, *, alone: bool = False) -> Path:
     """Writes WORKDIR/report.html and returns its path.
 
     Args:
       workdir: the run's folder.
-      baseline: the folder of a run on the same data to compare with.
+      baseline: the folder of a run on the same data to compare with; by default that of the last report, if it is still there.
+      alone: with no baseline, and none in later reports.
 
     Raises:
       ConfigError: a folder is no work directory, or the two runs have other data.
       StorageError: the file cannot be written.
     """
-    run, other = read_runs(workdir, baseline)
+    kept = None if alone or baseline else kept_baseline(Path(workdir))
+    gone = kept is not None and not (kept / "config.json").is_file()
+    run, other = read_runs(workdir, baseline or (None if gone else kept))
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -199,10 +227,18 @@ def write(workdir: Path, baseline: Path | None = None) -> Path:
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": percent, "integer": integer, "points": points, "duration": duration}
-    page = environment.get_template("report.html").render(content(run, other))
+    shown = content(run, other)
+    if gone:
+        shown["notes"].append(f"The baseline of the last report, {kept}, is not there any more: nothing is compared.")
+    page = environment.get_template("report.html").render(shown)
     path = run.workdir / "report.html"
     with os_errors(run.workdir):
         write_whole(path, page)
+        if other:
+            relative = os.path.relpath(other.workdir.resolve(), run.workdir.resolve())
+            write_whole(run.workdir / "report.json", json.dumps({"baseline": relative}) + "\n")
+        elif alone:
+            (run.workdir / "report.json").unlink(missing_ok=True)
     return path
 
 
@@ -273,6 +309,7 @@ def content(run: Run, baseline: Run | None = None) -> dict[str, Any]:
             "picture": any(item["overlay"] for item in cards.values()),
         },
         "no_pictures": why_not,
+        "probabilities": probability_words(run, name),
         "config": checkpoints.flatten_config(run.config),
         "commands": commands(run, baseline),
         "written": datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
@@ -288,8 +325,10 @@ def evaluations(run: Run) -> list[str]:
 
 
 def main_evaluation(run: Run) -> str:
-    """The evaluation that the report is about: the first that has an accuracy, else the first."""
+    """The evaluation that the report is about: `config.main_eval`; of a run from before that, the first with an accuracy."""
     names = evaluations(run)
+    if run.config.get("main_eval") in names:
+        return run.config["main_eval"]
     with_accuracy = [name for name in names if run.series(f"{name}/accuracy")[0]]
     return (with_accuracy or names or ["val"])[0]
 
@@ -349,6 +388,26 @@ def difference(scored: Sequence[Row], before: Mapping[int, float]) -> dict[str, 
 
 TASKS = {"multi_task_pretraining": "Multi-task pre-training", "text_generation": "Answers and captions in words"}
 """Tasks that are not called visual question answering."""
+
+_APART = "Each answer has a probability of its own: they need not add up to 100 %."
+_TOGETHER = "The probabilities of all answers add up to 100 %; the most probable are shown."
+_OF_TEXTS = "A text's probability is the product of those of its tokens: longer texts have smaller ones."
+PROBABILITIES = {
+    "answer_classification": _APART,
+    "radiology_vqa": _APART,
+    "image_classification": _TOGETHER,
+    "text_generation": _OF_TEXTS,
+}
+"""What the probabilities of a task's answers are: sigmoids, a softmax, or those of tokens."""
+
+
+def probability_words(run: Run, name: str) -> str:
+    """What the probabilities of an evaluation's answers are, in a sentence; members that vote are classifiers of images."""
+    predict = run.config.get("evals", {}).get(name, {}).get("predict", "")
+    if run.members or predict.startswith(("classes", "ranked")):
+        return _TOGETHER
+    return PROBABILITIES.get(run.config.get("task", ""), "")
+
 
 GROUP_TITLES = {
     "question_type": "Question type",
@@ -459,15 +518,18 @@ def facts(run: Run) -> list[tuple[str, str]]:
         ("Trained on", trained_on),
         ("Members", ", ".join(run.members)),
         ("Vote", str(config.get("vote", ""))),
-        ("Steps", "" if run.members else f"{steps}, {config.get('batch_size')} questions each"),
-        ("Length", str(config.get("total", ""))),
+        ("Steps", "" if run.members or run.converted else f"{steps}, {config.get('batch_size')} questions each"),
+        ("Length", "" if run.converted else str(config.get("total", ""))),
         ("Training time", duration(run.training_seconds) if rates else ""),
         ("Speed", f"{significant(float(np.median(rates)))} questions/s" if rates else ""),
         ("Waiting for data", f"{100 * float(np.median(waits)):.1f} % of the time" if waits else ""),
         ("Device", str(run.meta.get("device", ""))),
         ("Precision", str(config.get("dtype", ""))),
         ("Seed", str(config.get("seed", ""))),
-        ("Finished" if total and run.step >= total else "Last row", _date(ends[-1]) if ends else ""),
+        (
+            "Finished" if (total and run.step >= total) or run.ended_early else "Last row",
+            _date(ends[-1]) if ends else "",
+        ),
     ]
     return [(name, value) for name, value in lines if value]
 
@@ -479,8 +541,23 @@ def _date(seconds: float) -> str:
 def _notes(run: Run, baseline: Run | None, name: str) -> list[str]:
     notes = []
     total = run.total_steps
-    if not run.rows:
+    saved_at = run.meta.get("data", {}).get("step") or 0
+    if run.converted:
+        notes.append(
+            "These weights were converted from another program's file, and not trained on here: there are no curves."
+            + ("" if run.predictions(name)[1] else " --mode=eval evaluates them.")
+        )
+    elif not run.rows and saved_at:
+        notes.append(
+            f"This folder holds the state of a run at step {integer(saved_at)} alone, such as its best: no curves."
+        )
+    elif not run.rows:
         notes.append("No metrics have been written yet: the run has not finished its first steps.")
+    elif run.ended_early:
+        notes.append(
+            f"This run ended at step {integer(run.step)}, since {run.config['best']['metric']} had not got better in "
+            f"{run.config['best']['patience']} evaluations."
+        )
     elif total and run.step < total:
         notes.append(
             f"This run is not finished: step {integer(run.step)} of {integer(total)}. "
@@ -498,7 +575,12 @@ def _notes(run: Run, baseline: Run | None, name: str) -> list[str]:
             )
         else:
             notes.append("There is no evaluation in this run yet, so there are no accuracies to show.")
-    notes += protocols.missing_starts(run)
+    if split := chosen_by_test(run.config):
+        notes.append(
+            f"The best state is chosen by {run.config['best']['metric']}, on the split {split!r} that it is tested on: its "
+            "scores there are too good."
+        )
+    notes += [] if run.converted else protocols.missing_starts(run)
     if baseline and baseline.total_steps and baseline.step < baseline.total_steps:
         notes.append(f"The baseline is not finished: step {integer(baseline.step)} of {integer(baseline.total_steps)}.")
     if baseline and not baseline.series(f"{name}/accuracy")[0] and not baseline.predictions(name)[1]:

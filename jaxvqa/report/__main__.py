@@ -21,6 +21,7 @@ def _run(argv: Sequence[str]) -> None:
     )
     parser.add_argument("--workdir", required=True, type=user_path, help="the folder of the run")
     parser.add_argument("--baseline", type=user_path, help="the folder of a run on the same data to compare with")
+    parser.add_argument("--no-baseline", action="store_true", help="forget the baseline of the last report")
     parser.add_argument(
         "--curve", type=user_path, metavar="FILE.svg", help="write only the curve of accuracy, to this file"
     )
@@ -29,7 +30,7 @@ def _run(argv: Sequence[str]) -> None:
     log.info("reading %s and writing the report …", args.workdir)
     if args.curve:
         report.write_curve(args.curve, args.workdir, args.baseline)
-    print(args.curve or report.write(args.workdir, args.baseline))
+    print(args.curve or report.write(args.workdir, args.baseline, alone=args.no_baseline))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from jaxvqa import checkpoints
 from jaxvqa.metrics.vqa_rad import PROTOCOLS
 from jaxvqa.report.numbers import percent, points
 
@@ -62,6 +63,24 @@ def protocol_table(run: "Run", name: str) -> dict[str, Any] | None:
     return {"title": title, "columns": columns, "rows": rows} if rows else None
 
 
+def rule_table(run: "Run", name: str) -> dict[str, Any] | None:
+    """VQA accuracy by the two rules that the official script has had (`jaxvqa.metrics.vqa`)."""
+    last = _last(run, f"{name}/accuracy_since_2021")
+    rows = [
+        (rule, words, [_with_interval(last, f"{name}/{key}")])
+        for rule, words, key in (
+            ("2015 to March 2021", "the rule of MCAN's and RWSAN's numbers, and of this report", "accuracy"),
+            (
+                "since March 2021",
+                "nothing is normalised where all annotators agree, both sides in full otherwise",
+                "accuracy_since_2021",
+            ),
+        )
+    ]
+    title = "VQA accuracy by the official script's two rules"
+    return {"title": title, "columns": ("rule", "what it is", "accuracy"), "rows": rows} if last else None
+
+
 def control_table(run: "Run", name: str) -> dict[str, Any] | None:
     """The model beside a black picture and beside answers that are only counted, all questions; VQA-RAD by the strict rule."""
     last = _last(run, f"{name}/controls/majority") or _last(run, f"{name}/controls/ceiling")
@@ -119,16 +138,16 @@ def text_table(run: "Run", name: str) -> dict[str, Any] | None:
 
 def tables(run: "Run", name: str) -> Sequence[dict[str, Any]]:
     """The tables that the evaluation `name` has numbers for: `title`, `columns`, `rows` of (label, words, cells)."""
-    made = (make(run, name) for make in (member_table, protocol_table, text_table, control_table))
+    made = (make(run, name) for make in (member_table, rule_table, protocol_table, text_table, control_table))
     return [table for table in made if table]
 
 
 def missing_starts(run: "Run") -> list[str]:
     """A sentence for each reason why parts of the model should have come from other runs, and did not."""
     reasons: dict[str, list[str]] = {}
-    for name, row in run.config.get("init_from", {}).items():
-        if isinstance(row, Mapping) and row.get("without") and not row.get("workdir"):
-            reasons.setdefault(row["without"], []).append(f"config.init_from.{name}")
+    rows = {name: row for name, row in run.config.get("init_from", {}).items() if isinstance(row, Mapping)}
+    for name, without in checkpoints.missing_starts(rows).items():
+        reasons.setdefault(without, []).append(f"config.init_from.{name}")
     return [f"Not given: {', '.join(names)}. {reason[0].upper()}{reason[1:]}" for reason, names in reasons.items()]
 
 

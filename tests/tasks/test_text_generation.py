@@ -304,6 +304,7 @@ def run_config(phantoms):
     row = {"split": "train", "batch_size": 12, "every": "50 steps"}  # 12: the last batch has padding
     with config.unlocked():
         config.best.patience = 3
+        config.main_eval = "learnt"
         config.evals = ml_collections.ConfigDict(
             {
                 "learnt": row | {"type": "generation", "predict": "embeddings"},

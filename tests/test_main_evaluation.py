@@ -1,0 +1,100 @@
+"""The evaluation that a run is judged by is the one that its config names, whatever the order of the names."""
+
+import json
+import shutil
+
+import pytest
+
+from jaxvqa import configs, evaluators, main, report, train
+from jaxvqa.errors import ConfigError
+from jaxvqa.evaluators.likelihood import LikelihoodEvaluator
+from jaxvqa.explain.attention import default_split
+from tests import runs
+from tests.test_configs import ALL
+
+NAMES = [getattr(name, "values", [name])[0] for name in ALL] + [
+    *("configs/flamingo.py:vqa_rad", "configs/flamingo.py:roco", "configs/sysu_hcp.py:vqa_med_2019,plane"),
+    *(
+        "configs/flamingo.py:imageclef,classify",
+        "configs/flamingo.py:vqa_rad,held_out",
+        "configs/cmsa.py:vqa_rad,blind",
+    ),
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_config_names_one_that_writes_predictions(name):
+    config = configs.load(name)
+    assert config.main_eval in config.evals
+    row = config.evals[configs.main_evaluation(config)]
+    assert evaluators.writes_predictions(row.type)
+    assert row.split != config.data.train_split
+    assert "train" not in config.evals  # whose metrics would be those of the training steps
+    assert default_split(config) == row.split
+
+
+class Likely(LikelihoodEvaluator):
+    """Comes first by its name, and writes nothing."""
+
+    def __init__(self, name, config, **options):
+        self.name = name
+
+    def run(self, state):
+        yield f"{self.name}/loss", 1.0
+
+
+@pytest.fixture
+def folder(phantoms, tmp_path, monkeypatch):
+    """A run with an evaluation whose name comes before that of the main one."""
+    monkeypatch.setitem(evaluators.EVALUATORS, "likely", f"{__name__}:Likely")
+    config = runs.tiny_config(phantoms)
+    with config.unlocked():
+        config.evals.a_loss = config.evals.val.to_dict() | {"type": "likely"}
+    runs.write(config, tmp_path, step=2)
+    return tmp_path
+
+
+def test_predicting_a_split_is_as_the_main_evaluation_does(folder, capsys):
+    assert main.main(["--mode=predict", "--split=test", f"--workdir={folder}"]) == 0
+    assert "test/accuracy" in capsys.readouterr().out
+    assert (folder / "predictions" / "test_2.jsonl").is_file()
+
+
+def test_predicting_without_predictions_says_why_not(folder, capsys):
+    words = ["--mode=predict", "--split=test", f"--workdir={folder}"]
+    assert main.main([*words, "--config.main_eval=a_loss"]) == 2
+    assert (
+        "writes no predictions. Name one that does with --config.main_eval=NAME; there is val."
+        in capsys.readouterr().err
+    )
+    for wrong in ("", "vall"):
+        assert main.main([*words, f"--config.main_eval={wrong}"]) == 2
+        assert "one of config.evals: a_loss, val." in capsys.readouterr().err
+    assert not (folder / "predictions").exists()
+
+
+def test_training_wants_a_main_evaluation(phantoms, tmp_path):
+    config = runs.tiny_config(phantoms, main_eval="vall")
+    with pytest.raises(ConfigError, match="Did you mean 'val'"):
+        train.train(config, tmp_path)
+
+
+def test_the_reports_headline_is_that_of_the_main_evaluation(tmp_path):
+    evals = {"on_train": {"split": "train"}, "val": {"split": "val"}}
+    (tmp_path / "config.json").write_text(json.dumps({"main_eval": "val", "evals": evals, "data": {}}))
+    row = {"step": 1, "on_train/accuracy": 99.0, "val/accuracy": 60.0}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    run = report.read_run(tmp_path)
+    assert report.main_evaluation(run) == "val"
+    assert report.result(run, "val", [])["accuracy"] == 60.0
+
+
+def test_a_folder_from_before_the_field_is_read(folder, tmp_path, capsys):
+    shutil.copytree(folder, tmp_path / "old", ignore=shutil.ignore_patterns("old"))
+    for file in (tmp_path / "old").rglob("*"):
+        if file.is_file() and file.name in ("metadata", "config.json") and '"main_eval"' in file.read_text():
+            content = json.loads(file.read_text())
+            content.get("config", content).pop("main_eval", None)
+            file.write_text(json.dumps(content))
+    assert main.main(["--mode=eval", f"--workdir={tmp_path / 'old'}"]) == 0
+    assert "a_loss/loss" in capsys.readouterr().out
