@@ -285,6 +285,10 @@ def is_held_out(image_id: int, share: float) -> bool:
     return zlib.crc32(str(image_id).encode()) < share * 2**32
 
 
+def _is_wanted(image_id: int, *, share: float, held_out: bool) -> bool:
+    return is_held_out(image_id, share) == held_out
+
+
 def open_vqa(config: Any, split: str) -> VqaSource:
     """Opens the questions of `split` with the images of all `config.image_splits`.
 
@@ -295,13 +299,11 @@ def open_vqa(config: Any, split: str) -> VqaSource:
         questions about these are left out of the splits of `train_split`, and are the split `HELD_OUT`.
       split: question splits, joined by "+".
     """
-    share, keep = config.get("held_out", 0.0), None
+    share = config.get("held_out", 0.0)
+    keep: Callable[[int], bool] | None = None
     if share and (split == HELD_OUT or not set(split.split("+")).isdisjoint(config.train_split.split("+"))):
-        wanted, split = split == HELD_OUT, config.train_split if split == HELD_OUT else split
-
-        def keep(image_id: int) -> bool:
-            return is_held_out(image_id, share) == wanted
-
+        keep = functools.partial(_is_wanted, share=share, held_out=split == HELD_OUT)
+        split = config.train_split if split == HELD_OUT else split
     folder = data_dir(config.dir)
     parts = [part for part in dict.fromkeys((config.questions, config.images)) if part]
     if missing := [part for part in parts if not any((folder / part).glob("*/dataset_info.json"))]:
