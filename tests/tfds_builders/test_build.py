@@ -27,7 +27,7 @@ def built(tmp_path_factory):
 
 
 def folder(data_dir, config="tiny_questions"):
-    return Path(data_dir) / "phantom_vqa" / config / "1.0.0"
+    return Path(data_dir) / "phantom_vqa" / config / str(Builder.VERSION)
 
 
 def modified(path):

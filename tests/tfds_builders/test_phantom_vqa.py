@@ -23,6 +23,20 @@ from tfds_builders.phantom_vqa.scenes import ABNORMALITIES, LARGE_RADIUS, SIDE_M
 from tfds_builders.regions import FEATURE_WIDTH, region_features
 
 TINY = {"train": 48, "val": 16, "test": 16}
+VERSION = str(Builder.VERSION)
+
+# What the records of a version are: the SHA-256 of all that is text or a whole number, and of each array of a split its
+# random projection, which any other change moves, and a last bit of another machine does not.
+RECORDS = {
+    "1.1.0": (
+        "08abf067c9a0178b",
+        {
+            "train": [123.08, 0.3, 0.09, 2.74, -42.62, -63.43],
+            "val": [-54.88, 0.33, -0.19, -1.27, 27.33, -79.57],
+            "test": [46.05, -2.22, -0.25, -1.91, 42.71, -118.7],
+        },
+    ),
+}
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +56,13 @@ def images(data_dir):
 
 @pytest.fixture(scope="module")
 def questions(data_dir):
-    builder = tfds.builder_from_directory(Path(data_dir) / "phantom_vqa" / "tiny_questions" / "1.0.0")
+    builder = tfds.builder_from_directory(Path(data_dir) / "phantom_vqa" / "tiny_questions" / VERSION)
     return {split: list(builder.as_data_source(split)) for split in TINY}
 
 
 @pytest.fixture(scope="module")
 def captions(data_dir):
-    builder = tfds.builder_from_directory(Path(data_dir) / "phantom_vqa" / "tiny_captions" / "1.0.0")
+    builder = tfds.builder_from_directory(Path(data_dir) / "phantom_vqa" / "tiny_captions" / VERSION)
     return {split: list(builder.as_data_source(split)) for split in TINY}
 
 
@@ -103,7 +117,7 @@ def test_counts_and_contract_features(images, questions):
 
 
 def test_image_ids_of_the_metadata_are_in_record_order(data_dir, images):
-    builder = tfds.builder_from_directory(Path(data_dir) / "phantom_vqa" / "tiny_images" / "1.0.0")
+    builder = tfds.builder_from_directory(Path(data_dir) / "phantom_vqa" / "tiny_images" / VERSION)
     stated = dict(builder.info.metadata)["image_ids"]
     assert stated == {split: [record["image_id"] for record in records] for split, records in images.items()}
     every = [image_id for ids in stated.values() for image_id in ids]
@@ -186,7 +200,7 @@ def test_every_lesion_has_a_region(images):
 
 def test_two_builds_are_equal_byte_for_byte(data_dir, tmp_path):
     build("phantom_vqa", "tiny_images", data_dir=tmp_path)
-    first, second = (Path(d) / "phantom_vqa" / "tiny_images" / "1.0.0" for d in (data_dir, tmp_path))
+    first, second = (Path(d) / "phantom_vqa" / "tiny_images" / VERSION for d in (data_dir, tmp_path))
     for file in sorted(first.iterdir()):
         if "array_record" in file.name or file.name in ("features.json", "metadata.json"):
             assert file.read_bytes() == (second / file.name).read_bytes(), file.name
@@ -213,6 +227,40 @@ def test_tiny_is_a_part_of_the_full_set(questions):
     assert questions["val"][0]["question"].decode() == first.text
     assert tuple(a.decode() for a in questions["val"][0]["answers"]) == first.answers
     assert questions["val"][0]["multiple_choice_answer"].decode() == first.multiple_choice_answer
+
+
+def projection(arrays):
+    """The sum of all values times random signs, over the root of their number."""
+    values = np.concatenate([np.asarray(array, np.float64).ravel() for array in arrays])
+    words = np.random.PCG64(16).random_raw((len(values) + 63) // 64).astype("<u8")
+    signs = np.unpackbits(words.view(np.uint8), count=len(values)) * 2.0 - 1.0
+    return float(values @ signs / np.sqrt(len(values)))
+
+
+def test_the_version_is_raised_when_records_change(images, questions, captions):
+    arrays = ("image", "organ_map", "lesion_map", "features", "boxes", "lesion_boxes")
+    exact = [
+        [
+            sorted((name, np.asarray(value).tolist()) for name, value in record.items() if name not in arrays)
+            for record in records
+        ]
+        for part in (questions, captions, images)
+        for records in part.values()
+    ]
+    digest = hashlib.sha256(repr(exact).encode()).hexdigest()[:16]
+    found = {
+        split: [
+            round(projection(pixels(r[name]) if name in arrays[:3] else r[name] for r in records), 2) for name in arrays
+        ]
+        for split, records in images.items()
+    }
+    way = "Raise VERSION of phantom_vqa, say in RELEASE_NOTES what changed, and put what was found here into RECORDS."
+    assert VERSION in RECORDS, f"{way} {digest} {found}"
+    expected_digest, expected = RECORDS[VERSION]
+    assert digest == expected_digest, f"{way} {digest} {found}"
+    for split, values in expected.items():
+        assert found[split] == pytest.approx(values, abs=0.05), f"{way} {digest} {found}"
+    assert found.keys() == expected.keys()
 
 
 # The questions

@@ -108,7 +108,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         else:
             root = release.PICTURES.require(manual_dir).parents[1]
             chosen = select(
-                manual_dir, config.frontal, lambda picture: picture.path, lambda name: find_file(root / name).is_file()
+                manual_dir, config.frontal, lambda picture: picture.path, lambda name: find_file(root / name).exists()
             )
             side = 0 if config.full_size else SIDE
             examples = image_examples(chosen.splits, root, side, self.workers)
