@@ -28,7 +28,7 @@ from jaxvqa.models.layers.batch_norm import BatchNorm
 from jaxvqa.models.layers.conv import Conv, ConvTranspose
 from jaxvqa.models.layers.dropout import Dropout
 from jaxvqa.models.layers.linear import Linear, fan_in_uniform
-from jaxvqa.models.layers.pooling import max_pool
+from jaxvqa.models.layers.pooling import global_average, max_pool
 from jaxvqa.models.layers.weight_norm import Classifier, WeightNormLinear, normalised, whole_norm
 from jaxvqa.models.question import QuestionEncoder, WordEmbedding
 from jaxvqa.models.towers.resnet import ResNet
@@ -69,7 +69,7 @@ class MAMLBranch(nn.Module):
         for i in range(1, 5):
             x = nn.relu(Conv(self.width, 3, 2, 1, dtype=self.dtype, name=f"conv_{i}")(x))
             x = BatchNorm(momentum=0.05, dtype=self.dtype, name=f"norm_{i}")(x, train=train)
-        return jnp.mean(widened(x), axis=(1, 2)).astype(self.dtype)
+        return global_average(x).astype(self.dtype)
 
 
 class AutoEncoder(nn.Module):
@@ -305,7 +305,7 @@ class ImageVector(nn.Module):
             tower = ResNet(self.depth, self.branch_width, self.dtype, self.remat, name=name)
             branch_map = tower(image, train=train)[-1]
             if self.pool:
-                out[name] = jnp.mean(branch_map, axis=(1, 2), dtype=wide(branch_map.dtype)).astype(self.dtype)
+                out[name] = global_average(branch_map).astype(self.dtype)
             else:
                 xavier = nn.initializers.variance_scaling(1.0, "fan_avg", "normal")
                 linear = nn.Dense(self.image_width, kernel_init=xavier, dtype=self.dtype, name=f"{name}_vector")

@@ -24,6 +24,7 @@ from jaxvqa.models.layers.conv import Conv, ConvTranspose
 from jaxvqa.models.layers.dropout import Dropout
 from jaxvqa.models.layers.linear import Linear
 from jaxvqa.models.layers.non_local import Mixture, NonLocal, cross_modal_map
+from jaxvqa.models.layers.pooling import global_average
 from jaxvqa.models.layers.weight_norm import Classifier
 from jaxvqa.models.question import QuestionEncoder, WordEmbedding
 from jaxvqa.models.towers.resnet import ResNet
@@ -95,7 +96,7 @@ class ClassificationDecoder(nn.Module):
     @nn.compact
     def __call__(self, maps: tuple[Float[Array, "B _ _ _"], ...], *, train: bool) -> Float[Array, "B C"]:
         """Returns the logits."""
-        x = jnp.mean(widened(maps[-1]), axis=(1, 2)).astype(self.dtype)
+        x = global_average(maps[-1]).astype(self.dtype)
         width = x.shape[-1]
         for i, features in enumerate((2 * width, width)):
             x = Linear(features, self.dtype, name=f"hidden_{i}")(x)

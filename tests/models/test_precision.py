@@ -148,13 +148,14 @@ def bce(z):
 
 
 TARGETS = np.arange(256, dtype=np.int32)
-ROWS = made(200_704, 16, uniform=True)  # a batch of 16 maps of 112 × 112
+ROWS = made(200_704, 16, uniform=True)  # those of a batch of maps
+MAPS = ROWS.reshape(16, 112, 112, 16)
 
 SUMS = {
     # name: (ours, NumPy's in float64, x)
-    "batch norm": (lambda x: batch_norm(x)[0], lambda x: normal(x, 0), ROWS),
-    "batch mean": (lambda x: batch_norm(x)[1], lambda x: x.mean(0), ROWS),
-    "batch variance": (lambda x: batch_norm(x)[2], lambda x: x.var(0, ddof=1), ROWS),
+    "batch norm": (lambda x: batch_norm(x)[0], lambda x: normal(x, (0, 1, 2)), MAPS),
+    "batch mean": (lambda x: batch_norm(x)[1], lambda x: x.mean((0, 1, 2)), MAPS),
+    "batch variance": (lambda x: batch_norm(x)[2], lambda x: x.var((0, 1, 2), ddof=1), MAPS),
     "gradient of a bias": (lambda x: jnp.sum(x, axis=0), lambda x: x.sum(0), ROWS),
     "layer norm": (layer_norm, lambda x: normal(x, -1), made(64, 768, offset=1)),
     "sample deviation norm": (
@@ -212,7 +213,9 @@ def test_a_gated_unit_keeps_float64():
 
 
 TORCH = {
-    "batch norm": lambda x: torch.nn.functional.batch_norm(x, None, None, training=True),
+    "batch norm": lambda x: torch.nn.functional.batch_norm(
+        x.permute(0, 3, 1, 2).contiguous(), None, None, training=True
+    ).permute(0, 2, 3, 1),
     "gradient of a bias": lambda x: bias_gradient(x),
     "layer norm": lambda x: torch.nn.functional.layer_norm(x, x.shape[-1:]),
     "global average": lambda x: torch.nn.functional.adaptive_avg_pool2d(x.permute(0, 3, 1, 2), 1)[:, :, 0, 0],

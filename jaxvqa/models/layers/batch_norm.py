@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxvqa.models.layers.rows import as_rows
 from jaxvqa.precision import widened
 
 
@@ -54,9 +55,9 @@ class BatchNorm(nn.Module):
         def over_x(vector: Array) -> Array:
             return jnp.expand_dims(vector, range(x.ndim - 1))
 
-        x = widened(x)
+        x, narrow = widened(x), x
         if train:
-            sample = (x if of is None else widened(of)).reshape(-1, width)
+            sample = widened(as_rows(narrow if of is None else of))
             mean = jnp.mean(sample, axis=0)
             var = jnp.mean(jnp.square(sample - mean[None]), axis=0)
             if not self.is_initializing():

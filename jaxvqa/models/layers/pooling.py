@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxvqa.errors import ConfigError
+from jaxvqa.models.layers.rows import as_rows
 from jaxvqa.precision import wide, widened
 
 
@@ -94,7 +95,7 @@ def adaptive_average_pool(x: Float[Array, "B H W D"], size: int) -> Float[Array,
 
 def global_average(x: Float[Array, "B H W D"]) -> Float[Array, "B D"]:
     """Averages over all positions, in float32."""
-    return jnp.mean(x, axis=(1, 2), dtype=wide(x.dtype))
+    return jnp.mean(as_rows(x, 1), axis=1, dtype=wide(x.dtype))
 
 
 def window_average(x: Float[Array, "B H W D"], size: int, stride: int) -> Float[Array, "B D"]:

@@ -24,7 +24,7 @@ from jaxtyping import Array, Float
 from jaxvqa.models.layers.batch_norm import BatchNorm
 from jaxvqa.models.layers.conv import Conv, kaiming_fan_out
 from jaxvqa.models.layers.conv_norm import ConvNorm
-from jaxvqa.models.layers.pooling import average_pool, max_pool
+from jaxvqa.models.layers.pooling import average_pool, global_average, max_pool
 from jaxvqa.precision import widened
 
 
@@ -55,7 +55,9 @@ class SplitAttention(nn.Module):
         y = conv(self.radix * self.width, 3, False, self.radix, "conv")(x)
         y = nn.relu(norm("conv_norm")(y, train=train))
         splits = jnp.split(y, self.radix, axis=-1)
-        context = jnp.mean(widened(functools.reduce(jnp.add, splits)), axis=(1, 2), keepdims=True)
+        # The mean of the sum, of maps that are there already.
+        means = jnp.split(global_average(y)[:, None, None], self.radix, axis=-1)
+        context = functools.reduce(jnp.add, means)
         hidden = conv(max(self.width * self.radix // 4, 32), 1, True, 1, "reduce")(context)
         hidden = nn.relu(norm("reduce_norm")(hidden, train=train))
         scores = conv(self.radix * self.width, 1, True, 1, "expand")(hidden)

@@ -17,8 +17,7 @@ from jaxtyping import Array, Float
 
 from jaxvqa.models.layers.conv import FAN_IN_UNIFORM, Conv
 from jaxvqa.models.layers.conv_norm import ConvNorm
-from jaxvqa.models.layers.pooling import max_pool
-from jaxvqa.precision import widened
+from jaxvqa.models.layers.pooling import global_average, max_pool
 
 
 class Bottleneck(nn.Module):
@@ -48,7 +47,7 @@ class Bottleneck(nn.Module):
         y = nn.relu(unit(x, self.width, 1, self.stride, "first"))
         y = nn.relu(unit(y, self.width, 3, 1, "second"))
         y = unit(y, features, 1, 1, "third")
-        weights = jnp.mean(widened(y), axis=(1, 2), keepdims=True)
+        weights = global_average(y)[:, None, None]
         weights = nn.relu(Conv(features // self.reduction, 1, dtype=self.dtype, name="squeeze")(weights))
         weights = nn.sigmoid(Conv(features, 1, dtype=self.dtype, name="excite")(weights))
         if x.shape[-1] != features or self.stride != 1:
