@@ -108,6 +108,31 @@ def test_a_file_without_a_class_head_needs_no_classes_and_is_evaluated_without(t
     np.testing.assert_array_equal(table, tensors["flamingo_palm.to_logits.1.weight"])
 
 
+def test_a_padded_vocabulary_is_cut_to_the_tokenisers_and_told(tokeniser, classes, tmp_path, capsys):
+    manifest = json.loads((GOLDEN / "flamingo_small.manifest.json").read_text())
+    file, tensors, _ = lightning_file("flamingo_small", tmp_path)
+    tables = [key for key, value in tensors.items() if value.shape[:1] == (100,)]
+    padded = {key: np.concatenate([tensors[key], np.ones((28, tensors[key].shape[1]), np.float32)]) for key in tables}
+    content = files.TorchFile(tensors | padded, extra={"hyper_parameters": manifest["options"]})
+    files.write(file, content)
+    command = ["--system=flamingo", f"--from={file}", f"--to={tmp_path / 'run'}"]
+    assert convert.main([*command, f"--tokeniser={tokeniser}", f"--answers={classes}"]) == 0
+    assert "128 rows of words, of which the first 100 are taken" in capsys.readouterr().out
+    saved = checkpoints.Checkpoints(tmp_path / "run", read_only=True)
+    table = saved.restore_model(saved.model_shapes())["params"]["language"]["embed"]["embedding"]
+    saved.close()
+    np.testing.assert_array_equal(table, tensors[tables[-1]])
+
+
+@pytest.mark.parametrize(
+    ("system", "option"),
+    [("flamingo", "--activation=gelu"), ("clip_vision", "--lm_head=own"), ("rwsan", "--tokeniser=gpt2")],
+)
+def test_options_of_other_systems_are_refused(system, option, tmp_path, capsys):
+    assert convert.main([f"--system={system}", f"--from={tmp_path / 'x.pt'}", f"--to={tmp_path / 'run'}", option]) == 2
+    assert f"{option.partition('=')[0]} is not for '{system}'" in capsys.readouterr().err
+
+
 def test_lists_that_are_not_the_checkpoints_are_told_together(tokeniser, tmp_path, capsys):
     file, _, _ = lightning_file("flamingo_small", tmp_path)
     command = ["--system=flamingo", f"--from={file}", f"--to={tmp_path / 'run'}"]

@@ -205,6 +205,8 @@ def test_clip_as_one_file_asks_for_its_activation(layout, name, tmp_path):
     files.write(path, files.TorchFile(tensors))
     with pytest.raises(CheckpointError, match=r"does not tell which activation.*--activation=gelu"):
         towers.load("clip_vision", path)
+    scripted = towers.Source({}, files.TorchFile(tensors, scripted=True))
+    assert towers.load("clip_vision", scripted).fields["activation"] == "quick_gelu"  # OpenAI's own archive
     found = towers.load("clip_vision", path, activation="gelu")
     # The shapes tell the sizes; heads are 64 wide, as in every published network.
     assert found.fields == fields | {"activation": "gelu", "heads": 2}

@@ -6,6 +6,7 @@ import os
 import pickle
 import shutil
 import struct
+import sys
 import zipfile
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 
 from jaxvqa.convert import files, torch_files
 from jaxvqa.errors import CheckpointError
+from tests import runs
 from tests.checkpoint_files import load, save
 from tests.oracle import torch
 
@@ -329,6 +331,26 @@ def test_programs_of_an_archive_are_not_unpacked_without_end(tmp_path):
         archive.writestr(f"{folder}/code/bomb.py", bytes(torch_files.MAX_CODE + 1))
     with pytest.raises(CheckpointError, match="bytes of program"):
         files.read(tmp_path / "bomb.pt")
+
+
+def test_no_module_needs_pytorch(tmp_path):
+    """In a process that has none: every module is imported, and files are read and written."""
+    save(CONTENT, tmp_path / "x.pth")
+    program = (
+        "import importlib, pkgutil, sys\n"
+        "import jaxvqa\n"
+        "for module in pkgutil.walk_packages(jaxvqa.__path__, 'jaxvqa.'):\n"
+        "    '.__main__' in module.name or importlib.import_module(module.name)\n"
+        "import jaxvqa.convert.__main__\n"
+        "from jaxvqa.convert import files\n"
+        "file = files.read(sys.argv[1])\n"
+        "files.write(sys.argv[2], file)\n"
+        "assert 'torch' not in sys.modules\n"
+        "try:\n    import torch\nexcept ImportError:\n    sys.exit(0)\nsys.exit('there is a PyTorch')\n"
+    )
+    done = runs.run([sys.executable, "-c", program, str(tmp_path / "x.pth"), str(tmp_path / "y.pth")])
+    assert done.returncode == 0, done.stderr
+    same(load(tmp_path / "y.pth"), {key: CONTENT[key] for key in ("state_dict", "numbers", "best")})
 
 
 # --- beside PyTorch --------------------------------------------------------------------------------------------------------
