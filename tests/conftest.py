@@ -7,8 +7,10 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
 # Tests compile much and compute little: most of the compile time would go into optimising machine code that runs once.
 QUICK_TO_COMPILE = ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true"]
-# The older way to machine code for CPUs takes half the time; XLA ends the process when it does not know a flag.
-QUICK_TO_COMPILE += ["--xla_cpu_use_fusion_emitters=false"] if metadata.version("jaxlib").startswith("0.10.") else []
+# What helps further is one flag for each series of jaxlib: XLA ends the process when it does not know a flag. The older way to
+# machine code takes half the time, the preset a tenth less.
+SERIES = {"0.10": "--xla_cpu_use_fusion_emitters=false", "0.12": "--xla_cpu_opt_preset=FAST_COMPILE"}
+QUICK_TO_COMPILE += [flag for series, flag in SERIES.items() if metadata.version("jaxlib").startswith(f"{series}.")]
 os.environ["XLA_FLAGS"] = " ".join([*QUICK_TO_COMPILE, os.environ.get("XLA_FLAGS", "")])
 
 from jaxtyping import install_import_hook
