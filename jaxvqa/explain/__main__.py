@@ -3,7 +3,7 @@
     python -m jaxvqa.explain --workdir=DIR --output=DIR [--split=val] [--ids=1,2,3 | --count=8]
 
 Writes one PNG for each question and an index.html that shows them all. The questions are those with the given ids, or a
-number of them spread evenly over the split (by default the split of the run's first evaluation).
+number of them spread evenly over the split (by default the split of the run's main evaluation).
 """
 
 import argparse
@@ -61,7 +61,7 @@ def _run(argv: Sequence[str]) -> None:
     )
     parser.add_argument("--workdir", required=True, type=user_path, help="the folder of the run")
     parser.add_argument("--output", required=True, type=user_path, help="the folder to write to")
-    parser.add_argument("--split", default="", help="which questions; default: those of the first evaluation")
+    parser.add_argument("--split", default="", help="which questions; default: those of the main evaluation")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--ids", default="", help="question ids, joined by commas")
     which.add_argument("--count", default=8, type=int, help="how many questions, spread over the split")
