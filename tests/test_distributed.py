@@ -296,7 +296,9 @@ def test_ctrl_c_saves_in_all_processes_and_the_same_command_goes_on(phantoms, tm
 
 def test_a_second_ctrl_c_ends_all_processes_at_once(phantoms, tmp_path):
     process = local(phantoms, tmp_path)
-    time.sleep(1)  # they have not joined yet, and there is nothing to save
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while len(children.read_text().split()) < 2:
+        time.sleep(0.01)  # they have not joined yet when they are there, and there is nothing to save
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGINT)
     finish(process)
