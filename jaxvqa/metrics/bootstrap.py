@@ -58,8 +58,9 @@ def confidence_interval(
     if not np.isfinite(data).all():
         raise ValueError(f"{np.count_nonzero(~np.isfinite(data))} of {data.size} values are not finite.")
     lowest = -1 if paired else 0
-    if data.max() > 1 + _ROUNDING or data.min() < lowest - _ROUNDING:
-        raise ValueError(f"Expected values in [{lowest}, 1], got some from {data.min()} to {data.max()}.")
+    least, most = float(np.min(data)), float(np.max(data))
+    if most > 1 + _ROUNDING or least < lowest - _ROUNDING:
+        raise ValueError(f"Expected values in [{lowest}, 1], got some from {least} to {most}.")
     data = np.clip(data, lowest, 1)
     if images is not None and len(images) != data.size:
         raise ValueError(f"There are {data.size} values, and images of {len(images)}.")
