@@ -266,6 +266,15 @@ def test_numbers_that_are_off_in_the_original_itself_do_not_decide():
     assert any("own error: 2.0e-04" in row.note for row in rows)
 
 
+def test_the_originals_float64_decides_where_its_float32_is_off():
+    exact = Numbers.expected
+    stored = {"norm": exact * (1 + np.asarray([0, 0, 0, 2e-4])), "norm_float64": exact}
+    case = golden.Case("made", {}, {}, stored, {})
+    rows = list(training.in_both(case, lambda precision: (r for n in stored for r in precision.norms(n, exact))))
+    decided = {row.output: row.passed for row in rows if row.decides and row.precision == "float64"}
+    assert decided == {"norm, median": True, "norm_float64": True}
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_what_is_not_finite_fails_in_both(value):
     decided, _ = Numbers().rows([0, 0, 0, value])
