@@ -21,6 +21,26 @@ from jaxvqa.errors import ConfigError
 UNITS = ("steps", "epochs", "examples", "%")
 
 
+def parse_duration(duration: str) -> tuple[float, str]:
+    """The number and the unit, one of `UNITS`, of a duration such as "500 steps", "2 epochs", "1e6 examples" or "10 %".
+
+    Raises:
+      ConfigError: when the text is not a duration.
+    """
+    number, _, unit = str(duration).strip().replace("%", " %").partition(" ")
+    unit = unit.strip()
+    unit = unit if unit.endswith("s") or unit == "%" else unit + "s"
+    try:
+        value = float(number)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < math.inf or unit not in UNITS:
+        raise ConfigError(
+            f"{duration!r} is not a duration. Write a number and one of {', '.join(UNITS)}, as in '3 epochs'."
+        )
+    return value, unit
+
+
 def in_steps(duration: str, *, data_size: int, batch_size: int, total_steps: int | None = None) -> int:
     """Turns a duration such as "500 steps", "2 epochs", "1e6 examples" or "10 %" into a number of steps.
 
@@ -28,20 +48,11 @@ def in_steps(duration: str, *, data_size: int, batch_size: int, total_steps: int
     `total_steps`.
 
     Raises:
-      ConfigError: when the text is no duration.
+      ConfigError: when the text is not a duration, or a per cent of nothing.
     """
-    text = str(duration).strip().replace("%", " %")
-    number, _, unit = text.partition(" ")
-    unit = unit.strip()
-    unit = unit if unit.endswith("s") or unit == "%" else unit + "s"
-    try:
-        value = float(number)
-    except ValueError:
-        value = -1.0
-    if value < 0 or unit not in UNITS or (unit == "%" and total_steps is None):
-        raise ConfigError(
-            f"{duration!r} is no duration. Write a number and one of {', '.join(UNITS)}, as in '3 epochs'."
-        )
+    value, unit = parse_duration(duration)
+    if unit == "%" and total_steps is None:
+        raise ConfigError(f"{duration!r} is a per cent of nothing here: write a duration in steps, epochs or examples.")
     steps_per_unit = {
         "steps": 1.0,
         "epochs": data_size // batch_size,
