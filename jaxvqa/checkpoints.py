@@ -15,6 +15,7 @@ import importlib.metadata
 import json
 import logging
 import re
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -27,10 +28,20 @@ import orbax.checkpoint as ocp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxvqa import configs, paths
-from jaxvqa.errors import CheckpointError, ConfigError, DivergedError, StorageError, first_line, nearest, os_errors
+from jaxvqa.errors import (
+    CheckpointError,
+    ConfigError,
+    DivergedError,
+    StorageError,
+    UserError,
+    first_line,
+    nearest,
+    os_errors,
+)
 from jaxvqa.state import TrainState, not_finite, start_ema
 
 FOLDER = "checkpoints"
+ITEMS = ("model", "optimizer", "assets", "meta")
 LEADING_ROWS = "leading rows"
 LIBRARIES = ("jaxvqa", "jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
 
@@ -67,19 +78,20 @@ class Checkpoints:
         self.folder = Path(workdir).absolute() / FOLDER
         if read_only and not self.folder.is_dir():
             raise CheckpointError(f"{workdir} holds no checkpoints: expected the folder {self.folder}.")
-        self._manager = ocp.CheckpointManager(
-            self.folder,
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=None if read_only else keep, create=not read_only, read_only=read_only
-            ),
-            # Named here, so that shapes can be read before anything is restored.
-            item_handlers={
-                "model": ocp.StandardCheckpointHandler(),
-                "optimizer": ocp.StandardCheckpointHandler(),
-                "assets": ocp.JsonCheckpointHandler(),
-                "meta": ocp.JsonCheckpointHandler(),
-            },
-        )
+        with os_errors(self.folder, "a folder of checkpoints"):
+            self._manager = ocp.CheckpointManager(
+                self.folder,
+                options=ocp.CheckpointManagerOptions(
+                    max_to_keep=None if read_only else keep, create=not read_only, read_only=read_only
+                ),
+                # Named here, so that shapes can be read before anything is restored.
+                item_handlers={
+                    "model": ocp.StandardCheckpointHandler(),
+                    "optimizer": ocp.StandardCheckpointHandler(),
+                    "assets": ocp.JsonCheckpointHandler(),
+                    "meta": ocp.JsonCheckpointHandler(),
+                },
+            )
 
     def latest_step(self) -> int | None:
         """The step of the newest complete checkpoint, or None."""
@@ -156,6 +168,8 @@ class Checkpoints:
         step = self._step(step)
         with self._corruption(step):
             metadata = self._manager.item_metadata(step)["model"]
+        if metadata is None:
+            raise self._damaged(step, "model/_METADATA is missing")
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), metadata.tree)
 
     def read_json(self, step: int | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -165,6 +179,10 @@ class Checkpoints:
             items = self._manager.restore(
                 step, args=ocp.args.Composite(assets=ocp.args.JsonRestore(), meta=ocp.args.JsonRestore())
             )
+        if not isinstance(items["assets"], dict):
+            raise self._damaged(step, "assets/metadata is not a JSON object")
+        if not isinstance(items["meta"], dict) or not isinstance(items["meta"].get("config"), dict):
+            raise self._damaged(step, "meta/metadata is not a JSON object with the run's `config`")
         return items["assets"], items["meta"]
 
     def wait(self) -> None:
@@ -189,19 +207,36 @@ class Checkpoints:
     def _corruption(self, step: int) -> Iterator[None]:
         try:
             yield
-        except (ValueError, KeyError, OSError) as error:
-            raise CheckpointError(
-                f"The checkpoint {self.folder / str(step)} cannot be read: {first_line(error)}. It may have been cut or "
-                "changed after it was written; delete that folder to go on from an earlier one."
-            ) from error
+        except UserError:
+            raise
+        except Exception as error:  # orbax and TensorStore have no type of their own for what is damaged
+            if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+                raise
+            raise self._damaged(step, first_line(error).partition(" See full TensorStore")[0]) from error
+
+    def _damaged(self, step: int, what: str) -> CheckpointError:
+        """Names a checkpoint that cannot be read, what of it, and the way back to the one before."""
+        folder = self.folder / str(step)
+        missing = [item for item in ITEMS if not (folder / item).is_dir()]
+        what = f"it has no {', '.join(missing)} folder" if missing else what
+        before = [other for other in self._manager.all_steps() if other < step]
+        way_out = (
+            f"To go on from the one before it, of step {max(before)}, remove it: rm -r {shlex.quote(str(folder))}"
+            if before
+            else f"There is none before it in {self.folder}: put back a copy, or start again in another --workdir."
+        )
+        best = self.folder.parent / "best" / FOLDER
+        more = f"\nThe best state is kept apart: --workdir={best.parent}" if best.is_dir() else ""
+        return CheckpointError(
+            f"The checkpoint of step {step} in {folder} cannot be read: {what}. It may have been cut or changed after it was "
+            f"written.\n{way_out}{more}"
+        )
 
     def _check_fits(self, item: str, step: int, shapes: Any) -> None:
         with self._corruption(step):
             saved = self._manager.item_metadata(step)[item]
         if saved is None:
-            raise CheckpointError(
-                f"The checkpoint {self.folder / str(step)} has no {item!r} part: it is incomplete or of another program."
-            )
+            raise self._damaged(step, f"{item}/_METADATA is missing")
         faults = differences({p: tuple(x.shape) for p, x in paths.flatten(shapes).items()}, _leaf_shapes(saved))
         if faults:
             raise CheckpointError(
@@ -394,12 +429,10 @@ def check_same_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
       ConfigError: lists every field that differs.
     """
     file = workdir / "config.json"
-    if not file.exists():
-        return
-    try:
-        before = flatten_config(json.loads(configs.from_json(file.read_text()).to_json()))
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{file} is no JSON ({error}); restore it or use another --workdir.") from error
+    with os_errors(workdir, "a folder for the run"):
+        if not file.exists():
+            return
+    before = flatten_config(json.loads(configs.read(file).to_json()))
     now = flatten_config(json.loads(config.to_json()))
     absent = "(absent)"
     changed = [

@@ -14,7 +14,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from jaxvqa import sharding, train
+from jaxvqa import fields, sharding, train
 from jaxvqa.errors import ConfigError, install
 from jaxvqa.tasks import task_without_data
 
@@ -94,6 +94,7 @@ def options_for(target: str) -> dict[str, Any]:
 
 def compile_step(config: ml_collections.ConfigDict) -> tuple[Any, sharding.Mesh]:
     """Compiles the training step of a config at its full size, without data or parameters; returns it and its mesh."""
+    config = fields.final(config, training=True)
     mesh = sharding.make_mesh(config.mesh, devices_of(config.compile.target))
     task = task_without_data(config)
     with jax.set_mesh(mesh):

@@ -1,15 +1,18 @@
 """Configs: Python files with `get_config(arg)`, changed field by field from the command line."""
 
 import ast
+import contextlib
 import importlib.util
 import json
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import ml_collections
 
-from jaxvqa.errors import ConfigError, nearest
+from jaxvqa.errors import ConfigError, UserError, first_line, nearest
+from jaxvqa.inputs import read_json
 
 ADDED: tuple[tuple[str, str, Any], ...] = (
     ("best.metric", "batch_size", ""),
@@ -41,11 +44,17 @@ def load(argument: str) -> ml_collections.ConfigDict:
     """
     path, _, arg = argument.partition(":")
     module = _module(path)
-    if not hasattr(module, "get_config"):
+    make = getattr(module, "get_config", None)
+    if not callable(make):
         raise ConfigError(f"{path} has no function get_config(arg=None), which a config file must have.")
-    config = module.get_config(arg or None)
-    config.lock()
-    return config
+    with _faults_of(path):
+        config = make(arg or None)
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise ConfigError(
+            f"{path}: get_config returned {type(config).__name__}; expected an ml_collections.ConfigDict, as "
+            "configs/common.py's base() makes."
+        )
+    return config.lock()
 
 
 def describe(argument: str) -> str:
@@ -57,17 +66,46 @@ def _module(path: str) -> Any:
     file = Path(path)
     if not file.is_file():
         # A installed package has no configs/ in the current folder, but brings its own.
-        packaged = Path(__file__).parent.parent / path
+        root = Path(__file__).parent.parent
+        packaged = root / path
         if not packaged.is_file():
-            known = sorted(str(p.relative_to(packaged.parent.parent)) for p in packaged.parent.glob("[a-z]*.py"))
-            raise ConfigError(f"There is no config file {path!r}.{nearest(path, known)}")
+            known = sorted(str(p.relative_to(root)) for p in (root / "configs").glob("[a-z]*.py") if p.stem != "common")
+            kind = "is a folder, not a config file" if file.is_dir() else "is not there"
+            raise ConfigError(f"--config: {path!r} {kind}.{nearest(path, known)} The configs are {', '.join(known)}.")
         file = packaged
     spec = importlib.util.spec_from_file_location(f"jaxvqa_config_{file.stem}", file)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with _faults_of(path):
+        spec.loader.exec_module(module)
     return module
+
+
+@contextlib.contextmanager
+def _faults_of(path: str) -> Iterator[None]:
+    """Names the line of a config file that fails: it is the user's own program."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename.endswith(path)]
+        line = error.lineno if isinstance(error, SyntaxError) else (lines or [None])[-1]
+        where = f"{path}, line {line}" if line else path
+        raise ConfigError(
+            f"{where}: {type(error).__name__}: {first_line(error)}. Expected a Python file whose get_config(arg) returns a "
+            "ConfigDict; put that line right."
+        ) from error
+
+
+def read(file: Path) -> ml_collections.ConfigDict:
+    """The config of a work directory's config.json.
+
+    Raises:
+      DataError: the file is missing, cut off, or not a config.
+    """
+    return from_json(read_json(file, "the config of a run, as --mode=train writes it", {str: Any}))
 
 
 def from_json(text: str | dict[str, Any]) -> ml_collections.ConfigDict:
@@ -119,8 +157,9 @@ def override(config: ml_collections.ConfigDict, changes: Sequence[tuple[str, str
         for part in filter(None, parent.split(".")):
             node = node[part]
         try:
+            text.encode()  # bytes that are not UTF-8 could not be saved
             value = _read(text, node[leaf])
-        except (ValueError, SyntaxError, TypeError):
+        except (ValueError, SyntaxError, TypeError, OverflowError, RecursionError, MemoryError):
             kind = type(node[leaf]).__name__
             faults.append(f"--config.{name}: expected {kind} (as {node[leaf]!r}), got {text!r}")
             continue
@@ -163,6 +202,8 @@ def _read(text: str, present: Any) -> Any:
         values = {"true": True, "1": True, "false": False, "0": False}
         return values[text.lower()] if text.lower() in values else ast.literal_eval("not a boolean")
     if isinstance(present, int):
+        with contextlib.suppress(ValueError):
+            return int(text)  # not by way of a float, which has 53 bits
         number = float(text)
         if number != int(number):
             raise ValueError(text)

@@ -19,9 +19,9 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float
 
-from jaxvqa import checkpoints, configs, logs, sharding, train, voting
+from jaxvqa import checkpoints, configs, fields, logs, sharding, train, voting
 from jaxvqa.data.med_text import repaired
-from jaxvqa.errors import CheckpointError, ConfigError, nearest
+from jaxvqa.errors import CheckpointError, ConfigError
 from jaxvqa.logs import log
 from jaxvqa.metrics.bootstrap import percentages
 from jaxvqa.tasks import Task, task_with_assets
@@ -66,15 +66,16 @@ def evaluate(config: ml_collections.ConfigDict, workdir: Path, split: str = "") 
     Raises:
       ConfigError: members that cannot answer together, or options that are not known; all of it in one message.
     """
+    asked, config = config, fields.final(config)
     members = _open_members(config)
     first, file = members[0], config.data.mask_file
     masks = voting.read_masks(file, len(first.answers)) if file else {}
-    config = config.copy_and_resolve_references()
-    with config.unlocked():
-        config.evals, config.main_eval = first.config.evals, first.config.main_eval
-        config.data.update({field: first.config.data[field] for field in (*SAME, *WHERE) if field in first.config.data})
-    checkpoints.check_same_config(workdir, config)
-    train.start_workdir(workdir, config)
+    asked = asked.copy_and_resolve_references()
+    with asked.unlocked():
+        asked.evals, asked.main_eval = first.config.evals, first.config.main_eval
+        asked.data.update({field: first.config.data[field] for field in (*SAME, *WHERE) if field in first.config.data})
+    checkpoints.check_same_config(workdir, asked)
+    train.start_workdir(workdir, asked)
     mesh = sharding.make_mesh(config.mesh)
     results: dict[str, float] = {}
     with jax.set_mesh(mesh):
@@ -99,12 +100,7 @@ def _open_members(config: ml_collections.ConfigDict) -> list[Member]:
     names = [Path(folder).name for folder in folders]
     if len(set(names)) < len(names):
         names = [folder.strip("/").replace("/", "-") for folder in folders]
-    known = {"vote": voting.VOTES, "reading": voting.READINGS}
-    faults = [
-        f"config.{name} is {config[name]!r}; known are {', '.join(values)}.{nearest(config[name], values)}"
-        for name, values in known.items()
-        if config[name] not in values
-    ]
+    faults = []
     if config.vote == "mean_probabilities" and config.reading == "as_written":
         faults.append(
             "config.reading = 'as_written' is how the original votes, by majority; it has no mean_probabilities"
@@ -145,6 +141,7 @@ def _open(folder: str, name: str, ensemble: ml_collections.ConfigDict) -> Member
         rows = [row.to_dict() | given for row in (*config.evals.values(), main)]
         config.evals = ml_collections.ConfigDict({row["split"]: row for row in rows})
         config.main_eval = main.split
+    config = fields.final(config)
     task = task_with_assets(config, assets)
     if "logits" not in task.predict_fns:
         raise ConfigError(f"{folder}: its task, {config.task}, gives no logits to vote with")

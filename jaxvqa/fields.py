@@ -259,6 +259,23 @@ EPOCHS: tuple[tuple[str, Callable[[Any], str]], ...] = (
 )
 """Tables of (epoch, value), in the order of their epochs."""
 
+GROUPS = (
+    *(
+        "optim",
+        "optim.schedule",
+        "data",
+        "data.answers",
+        "data.readers",
+        "data.augment",
+        "model",
+        "evals",
+        "evals.*",
+        "best",
+    ),
+    *("checkpoint", "mesh", "sharding", "compile", "init_from", "init_from.*", "loss", "generate"),
+)
+"""What holds fields, where it is there."""
+
 RESERVED = ("train", "step", "time")
 """Names that metrics.jsonl has other uses for: those of the training itself."""
 
@@ -273,7 +290,15 @@ def final(config: ml_collections.ConfigDict, *, training: bool = False) -> ml_co
     Raises:
       ConfigError: lists every field that is out of its range or cannot be read.
     """
-    faults = [fault for name in field_names(config) for fault in _faults(config, name)]
+    faults = [
+        f"config.{name} is {value!r}; expected a group of fields"
+        for pattern in GROUPS
+        for name, value in _matches(config, pattern.split("."))
+        if not isinstance(value, ml_collections.ConfigDict)
+    ]
+    if faults:  # of what is not there no field can be looked at
+        raise ConfigError("The config cannot be used:\n  " + "\n  ".join(faults))
+    faults += [fault for name in field_names(config) for fault in _faults(config, name)]
     if training:
         faults += list(_faults_of_names(config.get("evals", {})))
     if "evals" in config and "best" in config:
@@ -310,6 +335,18 @@ def _value(config: ml_collections.ConfigDict, name: str) -> Any:
     for part in name.split("."):
         config = config[part]
     return config
+
+
+def _matches(node: Any, parts: Sequence[str], above: str = "") -> Iterator[tuple[str, Any]]:
+    """The names and values of the groups and fields of `node` that a pattern's parts lead to."""
+    if not isinstance(node, ml_collections.ConfigDict):
+        return
+    for key in list(node) if parts[0] == "*" else [key for key in (parts[0],) if key in node]:
+        name = f"{above}{key}"
+        if len(parts) == 1:
+            yield name, node[key]
+        else:
+            yield from _matches(node[key], parts[1:], f"{name}.")
 
 
 def _faults(config: ml_collections.ConfigDict, name: str) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 A form says what the content of a JSON file should be, by example: `[str]` is a list of texts, `{str: int}` a map from text to
 whole number, `{"questions": [{"question": str}]}` an object with at least that key (a key that ends in "?" may be absent),
-`(str, int)` one of several, `float` any finite number, `Any` anything.
+`(str, int)` one of several, `float` a finite number, `math.nan` any number, `Any` anything.
 """
 
 import json
@@ -154,6 +154,8 @@ def _outer(value: Any, form: Any) -> bool:
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if form is int:
         return isinstance(value, int) and not isinstance(value, bool)
+    if isinstance(form, float):
+        return isinstance(value, int | float) and not isinstance(value, bool)
     return form is Any or isinstance(value, form if isinstance(form, type) else type(form))
 
 

@@ -3,6 +3,7 @@
 import functools
 import json
 import logging
+import math
 import os
 import sys
 import time
@@ -20,6 +21,7 @@ import rich.progress
 import rich.table
 
 from jaxvqa.errors import os_errors
+from jaxvqa.inputs import check_form, read_json_lines
 
 log = logging.getLogger("jaxvqa")
 
@@ -114,14 +116,16 @@ class MetricWriter:
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
-    """The rows of WORKDIR/metrics.jsonl, none without such a file; a last line that was cut off is left out."""
-    file = workdir / "metrics.jsonl"
-    rows = []
-    for line in file.read_text().splitlines() if file.exists() else ():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
+    """The rows of WORKDIR/metrics.jsonl, none without such a file; a last line that was cut off is left out.
+
+    Raises:
+      DataError: another line is damaged.
+    """
+    file, expected = workdir / "metrics.jsonl", "a step and its metrics in each line, as a run writes them"
+    if not file.exists():
+        return []
+    rows = read_json_lines(file, expected, {str: math.nan}, cut=True)
+    check_form(rows, [{"step": int}], file, expected)
     return rows
 
 

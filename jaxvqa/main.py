@@ -36,7 +36,7 @@ from pathlib import Path
 import jax
 import ml_collections
 
-from jaxvqa import checkpoints, compiling, configs, distributed, ensemble, logs, train
+from jaxvqa import checkpoints, compiling, configs, distributed, ensemble, fields, logs, train
 from jaxvqa.errors import ConfigError, UserError, nearest, run_command
 from jaxvqa.inputs import user_path
 from jaxvqa.logs import log
@@ -75,6 +75,7 @@ def _in_job(args: argparse.Namespace, changes: Sequence[tuple[str, str]]) -> Non
         raise ConfigError(
             f"{args.config} is of runs that answer together: nothing to {args.mode}. Add --mode=eval or predict."
         )
+    fields.final(config, training=args.mode in ("train", "compile"))
     use_compilation_cache(config.compilation_cache)
     if args.mode == "compile":
         log.info("compiling the training step for %s …", config.compile.target)
@@ -127,6 +128,8 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[tuple[str, str
             faults.append(f"{word}: write {name}=VALUE")
         else:
             faults.append(f"{word}: there is no such option.{nearest(name.lstrip('-'), OPTIONS)}")
+    given = [word.partition("=")[0] for word in argv if word.startswith("--")]
+    faults += [f"{name}: given {given.count(name)} times" for name in dict.fromkeys(given) if given.count(name) > 1]
     if args.mode not in MODES:
         faults.append(f"--mode={args.mode}: expected {', '.join(MODES)}.{nearest(args.mode, MODES)}")
     if not args.help and not args.config and args.mode in ("train", "compile"):
@@ -155,7 +158,7 @@ def _config(args: argparse.Namespace) -> ml_collections.ConfigDict:
         return configs.load(args.config)
     file = args.workdir / "config.json"
     if file.is_file() and not (args.workdir / checkpoints.FOLDER).is_dir():
-        return configs.from_json(file.read_text())  # of an ensemble, which has no checkpoint of its own
+        return configs.read(file)  # of an ensemble, which has no checkpoint of its own
     saved = checkpoints.Checkpoints(args.workdir, read_only=True)
     _, meta = saved.read_json()
     saved.close()
@@ -181,7 +184,7 @@ def use_compilation_cache(folder: str) -> None:
     if not folder:
         return
     if "://" not in folder:  # JAX itself opens gs://…
-        path = Path(folder).expanduser()
+        path = user_path(folder)
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = path.stat()
         if status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):

@@ -20,7 +20,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from jaxvqa import checkpoints, configs, distributed, logs, models, optim, sharding
+from jaxvqa import checkpoints, configs, distributed, fields, logs, models, optim, sharding
 from jaxvqa import state as states
 from jaxvqa.best import Best, chosen_by_test
 from jaxvqa.data import pipeline, sources
@@ -116,12 +116,6 @@ def make_program(
     config: ml_collections.ConfigDict, task: Task, mesh: Mesh, *, data_size: int, total_steps: int
 ) -> Program:
     """Builds the jitted functions of a run on a mesh. Nothing is compiled or allocated yet."""
-    if config.optim.loss not in ("sum", "mean"):
-        raise ConfigError(f"config.optim.loss is {config.optim.loss!r}; known are sum, mean.")
-    if config.optim.frozen_dtype not in models.DTYPES:
-        raise ConfigError(
-            f"config.optim.frozen_dtype is {config.optim.frozen_dtype!r}; known are {', '.join(models.DTYPES)}."
-        )
     sharding.check_batch_size(config.batch_size, config.microbatches, mesh, "config.batch_size")
 
     def variables(key: Any) -> Mapping[str, Any]:
@@ -168,7 +162,8 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, float]:
     """
     # ---- 1. the work directory ----
     began = time.perf_counter()
-    checkpoints.check_same_config(workdir, config)
+    asked, config = config, fields.final(config, training=True)  # what is saved has ~, which others read as theirs
+    checkpoints.check_same_config(workdir, asked)
     if config.evals:
         configs.main_evaluation(config)
     if split := chosen_by_test(config.to_dict()):
@@ -177,7 +172,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, float]:
             "scores are too good then",
             config.best.metric, split,
         )  # fmt: skip
-    start_workdir(workdir, config)
+    start_workdir(workdir, asked)
     saved = checkpoints.Checkpoints(workdir, keep=config.checkpoint.keep)
 
     # ---- 2. devices, data, task ----
@@ -247,7 +242,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, float]:
 
         def save(into: checkpoints.Checkpoints) -> None:
             distributed.barrier(f"checkpoint of step {int(state.step)}")
-            meta = {"config": json.loads(config.to_json()), "data": position | {"step": int(state.step)}}
+            meta = {"config": json.loads(asked.to_json()), "data": position | {"step": int(state.step)}}
             into.save(state, task.assets, meta | {"device": f"{mesh.size} x {mesh.devices.flat[0].device_kind}"})
 
         def run_evaluations(step: int, names: Iterable[str]) -> None:
@@ -261,7 +256,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, float]:
                     # value is written down, which says that they are there.
                     save(saved)
                     saved.wait()
-                    start_workdir(best.folder(workdir), config)
+                    start_workdir(best.folder(workdir), asked)
                     with contextlib.closing(checkpoints.Checkpoints(best.folder(workdir), keep=1)) as apart:
                         save(apart)
                 writer.write(step, values)
@@ -336,6 +331,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: Path, split: str = "") 
     Returns:
       All values by name; predictions are written as during training.
     """
+    config = fields.final(config)
     saved = checkpoints.Checkpoints(workdir, read_only=True)
     assets, _ = saved.read_json()
     task = task_with_assets(config, assets)
@@ -560,10 +556,7 @@ class Profiler:
     def __init__(self, steps: str, workdir: Path, first_step: int):
         """Args: `config.profile_steps` ("" for none), where to write, and the step that the run starts from."""
         self._folder, self._running = workdir / "profile", False
-        try:
-            first, last = (int(n) for n in steps.split(":")) if steps else (0, -1)
-        except ValueError as error:
-            raise ConfigError(f"config.profile_steps is {steps!r}; expected 'first:last', as in '10:20'.") from error
+        first, last = (int(n) for n in steps.split(":")) if steps else (0, -1)
         self._first, self._last = max(first, first_step + 1), last
 
     def __enter__(self) -> "Profiler":

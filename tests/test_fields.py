@@ -147,6 +147,19 @@ def test_texts_and_tables(name, value):
         assert "Did you mean" in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["optim", "data.readers", "evals", "evals.val", "init_from.model", "best"])
+def test_a_field_where_a_group_belongs(name):
+    config = configs.load("configs/rwsan.py:small")
+    *above, last = name.split(".")
+    node = config
+    for part in above:
+        node = node[part]
+    with node.unlocked(), node.ignore_type():
+        node[last] = 3
+    with pytest.raises(ConfigError, match=re.escape(f"config.{name} is 3; expected a group of fields")):
+        fields.final(config)
+
+
 def test_names_to_choose_from_are_there():
     for _, names in fields.CHOICES:
         assert pkgutil.resolve_name(names) if isinstance(names, str) else names

@@ -24,8 +24,10 @@ def finished(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return workdir
 
 
-def call(phantoms: Path, *arguments: str) -> list[str]:
-    return [*(f"--config.{k}={v}" for k, v in runs.tiny_changes(phantoms).items()), *arguments]
+def call(phantoms: Path, **changes: object) -> list[str]:
+    """The changes that make a run tiny, and others, with __ for a dot."""
+    everything = runs.tiny_changes(phantoms) | {name.replace("__", "."): value for name, value in changes.items()}
+    return [f"--config.{name}={value}" for name, value in everything.items()]
 
 
 def test_help_teaches(capsys):
@@ -75,7 +77,7 @@ def test_parameters_start_from_another_run(finished, phantoms, tmp_path):
     table = "((r'classifier/.*', False), (r'.*', True))"
     config = runs.tiny_config(
         phantoms,
-        total="0 steps",
+        total="1 steps",
         init_from__model__workdir=str(finished),
         init_from__model__table=table,
         optim__ema=0.5,
@@ -101,6 +103,8 @@ def test_parameters_start_from_another_run(finished, phantoms, tmp_path):
         (["--config=configs/rwsan.py:smal"], ["'smal'", "'small'"]),
         (["--config=configs/nothing.py"], ["configs/nothing.py", "configs/rwsan.py"]),
         (["--config=configs/rwsan.py", "--mode=trian"], ["trian", "'train'"]),
+        (["--config=configs/rwsan.py", "--config.optim.lr=1", "--config.optim.lr=2"], ["optim.lr: given 2 times"]),
+        (["--config=configs"], ["'configs' is a folder", "configs/rwsan.py"]),
         (["--mode=eval"], ["--workdir"]),
         (["--mode=predict", "--workdir=x"], ["--split"]),
         (["--mode=eval", "--workdir=/nonexistent"], ["/nonexistent", "no checkpoints"]),
@@ -127,10 +131,9 @@ def test_mistakes_are_told_in_one_message(phantoms, tmp_path, capsys, arguments,
 
 def test_a_data_set_that_is_not_built(phantoms, tmp_path, capsys):
     arguments = [
-        *call(phantoms),
+        *call(phantoms, data__dir=tmp_path),
         "--config=configs/rwsan.py:small",
         f"--workdir={tmp_path}",
-        f"--config.data.dir={tmp_path}",
     ]
     assert main.main(arguments) == 2
     assert "python -m tfds_builders.build phantom_vqa --config=tiny_questions" in capsys.readouterr().err
@@ -139,7 +142,7 @@ def test_a_data_set_that_is_not_built(phantoms, tmp_path, capsys):
 def copied(phantoms, folder):
     """The same data sets in a folder of their own."""
     shutil.copytree(phantoms / "phantom_vqa", folder / "phantom_vqa")
-    return [*call(phantoms), "--config=configs/rwsan.py:small", f"--workdir={folder}", f"--config.data.dir={folder}"]
+    return [*call(phantoms, data__dir=folder), "--config=configs/rwsan.py:small", f"--workdir={folder}"]
 
 
 def test_a_data_set_without_random_access(phantoms, tmp_path, capsys):
@@ -227,7 +230,7 @@ def test_a_compilation_cache_that_others_can_write(phantoms, tmp_path, capsys):
     folder = tmp_path / "cache"
     folder.mkdir()
     folder.chmod(0o777)
-    arguments = ["--config=configs/rwsan.py:small", *call(phantoms), f"--config.compilation_cache={folder}"]
+    arguments = ["--config=configs/rwsan.py:small", *call(phantoms, compilation_cache=folder)]
     assert main.main([*arguments, f"--workdir={tmp_path}"]) == 2
     assert "others can write" in capsys.readouterr().err
 
@@ -276,8 +279,8 @@ def test_data_that_changed_since(finished, phantoms, tmp_path, capsys):
     shutil.copytree(finished, tmp_path / "run")
     file = next((tmp_path / "run" / "checkpoints" / "6" / "meta").rglob("metadata"))
     file.write_text(file.read_text().replace('"size": 64', '"size": 63'))
-    arguments = ["--config=configs/rwsan.py:small", f"--workdir={tmp_path / 'run'}", *call(phantoms)]
-    assert main.main([*arguments, "--config.optim.ema=0.5", "--config.total=8 steps"]) == 2
+    arguments = ["--config=configs/rwsan.py:small", f"--workdir={tmp_path / 'run'}", *call(phantoms, total="8 steps")]
+    assert main.main([*arguments, "--config.optim.ema=0.5"]) == 2
     assert "size: was 63, now 64" in capsys.readouterr().err
 
 

@@ -462,7 +462,7 @@ def test_command_names_a_folder_that_is_no_run(tmp_path, capsys):
     assert f"{tmp_path} is no work directory" in capsys.readouterr().err
     (tmp_path / "config.json").write_text("{")
     assert main([f"--workdir={tmp_path}"]) == 2
-    assert "is no JSON" in capsys.readouterr().err
+    assert "is not JSON" in capsys.readouterr().err
 
 
 def test_command_prints_the_path(tmp_path, capsys):

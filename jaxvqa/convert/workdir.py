@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-from jaxvqa import checkpoints, configs, optim, train
+from jaxvqa import checkpoints, configs, fields, optim, train
 from jaxvqa.convert.adam import AdamState
 from jaxvqa.errors import CheckpointError
 from jaxvqa.state import TrainState, not_finite, start_ema
@@ -59,6 +59,7 @@ def write(
     Returns:
       The step under which it was saved: the optimiser's, 0 without one.
     """
+    fields.final(config)
     if (folder / checkpoints.FOLDER).exists():
         raise CheckpointError(f"{folder} already holds checkpoints; give --to= another folder, or remove it.")
     extra = jax.tree.map(jnp.asarray, dict(variables))

@@ -11,7 +11,7 @@ import ml_collections
 import numpy as np
 from jaxtyping import Float
 
-from jaxvqa import checkpoints, configs, sharding, train
+from jaxvqa import checkpoints, configs, fields, sharding, train
 from jaxvqa.data import sources
 from jaxvqa.errors import ConfigError, DataError
 from jaxvqa.evaluators.vqa import annotators_of
@@ -131,7 +131,7 @@ def show(config: ml_collections.ConfigDict, *, split: str, positions: Sequence[i
 def run_config(workdir: Path, meta: Mapping[str, Any]) -> ml_collections.ConfigDict:
     """The config of a run: config.json, which says where its data lie now; a converted folder has it in `meta` alone."""
     file = workdir / "config.json"
-    return configs.from_json(file.read_text() if file.exists() else meta["config"])
+    return fields.final(configs.read(file) if file.exists() else configs.from_json(meta["config"]))
 
 
 def default_split(config: ml_collections.ConfigDict) -> str:

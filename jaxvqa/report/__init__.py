@@ -28,13 +28,13 @@ import jax
 import jinja2
 import numpy as np
 
-from jaxvqa import checkpoints, configs, logs, optim
+from jaxvqa import checkpoints, configs, fields, logs, optim
 from jaxvqa.best import Best, chosen_by_test
 from jaxvqa.errors import CheckpointError, ConfigError, DataError, UserError, os_errors
 from jaxvqa.evaluators.vqa import write_whole
 from jaxvqa.explain import overlay
 from jaxvqa.explain.attention import Explanation, explain, question_spans, show
-from jaxvqa.inputs import read_json
+from jaxvqa.inputs import read_json, read_json_lines
 from jaxvqa.metrics.bootstrap import confidence_interval
 from jaxvqa.report import protocols
 from jaxvqa.report.charts import VARIABLES, accuracy_chart, calibration_chart, charts
@@ -51,6 +51,18 @@ MOST_SELECTIONS = 4
 """How many selections of variants, the nearest, are tried with one more."""
 
 Row = dict[str, Any]
+
+PREDICTION = {
+    **{"id": int, "image_id?": int, "question?": str, "answer?": str, "probability?": float, "accuracy?": float},
+    "annotators?": [str],
+}
+"""What a line of a predictions file holds."""
+CONFIG = {
+    **{"name?": str, "task?": str, "total?": str, "batch_size?": int, "members?": str},
+    **{"data?": {"blind?": bool, "questions?": str, "images?": str}, "model?": {"name?": str}},
+    **{"evals?": {str: {"type?": str, "split?": str, "predict?": str}}, "optim?": {}, "best?": {"metric?": str}},
+}
+"""What a run's config.json holds, of what a report says."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,22 +159,20 @@ class Run:
         if not found:
             return 0, []
         step = max(found)
-        return step, [json.loads(line) for line in found[step].read_text().splitlines()]
+        return step, read_json_lines(found[step], "predictions, as --mode=predict writes them", PREDICTION)
 
 
 def read_run(workdir: Path) -> Run:
     """Reads a work directory.
 
     Raises:
-      ConfigError: it is none, or its config is no JSON.
+      ConfigError: it is none.
+      DataError: its config or its metrics are damaged.
     """
     file = workdir / "config.json"
     if not file.is_file():
         raise ConfigError(f"{workdir} is no work directory of a run: it has no config.json.")
-    try:
-        config = json.loads(file.read_text())
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{file} is no JSON ({error}).") from error
+    config = read_json(file, "the config of a run, as --mode=train writes it", CONFIG)
     rows = logs.read_metrics(workdir)
     meta: Mapping[str, Any] = {}
     parameters = 0
@@ -658,7 +668,7 @@ def _explanations(
     try:
         positions = [places[i] for i in ids]
         if run.members:  # their one answer is no model's: the pictures, then, without attention
-            found = show(configs.from_json(dict(run.config)), split=split, positions=positions)
+            found = show(fields.final(configs.from_json(dict(run.config))), split=split, positions=positions)
         else:
             found = explain(run.workdir, split=split, positions=positions)
     except UserError as error:
