@@ -21,7 +21,7 @@ from jaxtyping import Float
 
 from jaxvqa import checkpoints, configs, fields, logs, sharding, train, voting
 from jaxvqa.data.med_text import repaired
-from jaxvqa.errors import CheckpointError, ConfigError
+from jaxvqa.errors import CheckpointError, ConfigError, nearest
 from jaxvqa.logs import log
 from jaxvqa.metrics.bootstrap import percentages
 from jaxvqa.tasks import Task, task_with_assets
@@ -100,7 +100,12 @@ def _open_members(config: ml_collections.ConfigDict) -> list[Member]:
     names = [Path(folder).name for folder in folders]
     if len(set(names)) < len(names):
         names = [folder.strip("/").replace("/", "-") for folder in folders]
-    faults = []
+    known = {"vote": voting.VOTES, "reading": voting.READINGS}
+    faults = [
+        f"config.{name} is {config[name]!r}; known are {', '.join(values)}.{nearest(config[name], values)}"
+        for name, values in known.items()
+        if config[name] not in values
+    ]
     if config.vote == "mean_probabilities" and config.reading == "as_written":
         faults.append(
             "config.reading = 'as_written' is how the original votes, by majority; it has no mean_probabilities"

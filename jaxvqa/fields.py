@@ -185,8 +185,6 @@ DURATIONS: tuple[tuple[str, bool, bool], ...] = (
 CHOICES: tuple[tuple[str, Any], ...] = (
     ("task", "jaxvqa.tasks:TASKS"),
     ("dtype", "jaxvqa.models:DTYPES"),
-    ("vote", "jaxvqa.voting:VOTES"),
-    ("reading", "jaxvqa.voting:READINGS"),
     ("optim.name", ("adam", "adamax", "sgd")),
     ("optim.loss", ("sum", "mean")),
     ("optim.frozen_dtype", "jaxvqa.models:DTYPES"),
