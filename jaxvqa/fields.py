@@ -98,6 +98,7 @@ RANGES: tuple[tuple[str, Range], ...] = (
     # data
     ("data.cache_mib", Range(0, meaning="MiB")),
     ("data.limit", _count(0, "examples of each split; 0: all")),
+    ("data.held_out", Range(0, 1, below=True, meaning="share of the images that are not trained on")),
     ("data.max_tokens", _count()),
     ("data.max_prompt", _count()),
     ("data.max_regions", _count()),

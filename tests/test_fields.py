@@ -17,7 +17,7 @@ from jaxvqa.errors import ConfigError
 
 MODULES = {"rwsan": rwsan, "cmsa": cmsa, "cmsa_pretrain": cmsa_pretrain, "flamingo": flamingo, "sysu_hcp": sysu_hcp}
 ALL = [
-    f"configs/{name}.py:{','.join(variants)}"
+    f"configs/{name}.py:{','.join(variants)}".replace(":held_out", ":vqa_rad,held_out")
     for name, module in MODULES.items()
     for count in (0, 1)
     for variants in itertools.combinations(module.VARIANTS, count)
