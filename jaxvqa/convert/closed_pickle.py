@@ -130,6 +130,18 @@ def _reconstructor(kind: Any, base: Any, state: Any) -> Foreign:  # objects in p
     return Foreign(kind.name if isinstance(kind, Name) else str(type(kind).__name__))
 
 
+_ARRAYS: dict[str, Callable[..., Any]] = {
+    "multiarray._reconstruct": lambda kind, shape, typecode: Array(),  # the state that follows says it all
+    "multiarray.scalar": _scalar,
+    # protocol 5
+    "numeric._frombuffer": lambda data, dtype, shape, order: Array(shape, dtype, order == "F", data),
+}
+_BUILTINS: dict[str, Callable[..., Any]] = {
+    "set": _set,
+    "frozenset": _set,
+    "bytes": lambda *nothing: b"",
+    "bytearray": lambda text="", encoding="latin1": bytearray(_encode(text, encoding)),
+}
 NAMES: dict[str, Callable[..., Any]] = {
     "collections.OrderedDict": _dict,
     "collections.defaultdict": _dict,
@@ -137,26 +149,9 @@ NAMES: dict[str, Callable[..., Any]] = {
     "_codecs.encode": _encode,
     "numpy.ndarray": _never,
     "numpy.dtype": lambda name, align=False, copy=True: Dtype(name),
-    **{
-        f"{module}.{name}": stand_in
-        for module in ("numpy.core", "numpy._core")  # before NumPy 2 and since
-        for name, stand_in in {
-            "multiarray._reconstruct": lambda kind, shape, typecode: Array(),  # the state that follows says it all
-            "multiarray.scalar": _scalar,
-            # protocol 5
-            "numeric._frombuffer": lambda data, dtype, shape, order: Array(shape, dtype, order == "F", data),
-        }.items()
-    },
-    **{
-        f"{module}.{name}": stand_in
-        for module in ("builtins", "__builtin__")
-        for name, stand_in in {
-            "set": _set,
-            "frozenset": _set,
-            "bytes": lambda *nothing: b"",
-            "bytearray": lambda text="", encoding="latin1": bytearray(_encode(text, encoding)),
-        }.items()
-    },
+    # before NumPy 2 and since
+    **{f"{module}.{name}": make for module in ("numpy.core", "numpy._core") for name, make in _ARRAYS.items()},
+    **{f"{module}.{name}": make for module in ("builtins", "__builtin__") for name, make in _BUILTINS.items()},
     **{f"{module}._reconstructor": _reconstructor for module in ("copyreg", "copy_reg")},
 }
 """Name -> what stands for calling it: containers, and NumPy's arrays and numbers."""

@@ -17,7 +17,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import ml_dtypes
 import numpy as np
@@ -300,7 +300,7 @@ def _names() -> Mapping[str, Callable[..., Any]]:
     return {**NAMES, **_TORCH_NAMES}
 
 
-def _numbers(row: memoryview, storage: _Storage, order: str) -> np.ndarray:
+def _numbers(row: memoryview, storage: _Storage, order: Literal["<", ">"]) -> np.ndarray:
     """A storage's numbers from its bytes, in this machine's order."""
     size = storage.dtype.itemsize
     if len(row) < (storage.offset + storage.size) * size:
