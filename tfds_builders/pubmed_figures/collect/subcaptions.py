@@ -60,6 +60,7 @@ _JOINS = re.compile(r"[\s,;]*(?:\b(?:and|or|versus|vs\.?|with|while|whereas)\b)?
 _LEADS = re.compile(r"^[\s,;:.\-–—]*(?:\b(?:and|or|versus|vs\.?|but)\b)?[\s,;:]*", re.I)
 _BEHIND = re.compile(r"^\s*(?:[,;.]|$|\b(?:and|or|while|whereas|versus|vs)\b)", re.I)
 _SENTENCE_END = re.compile(r"[.!?](?=\s+[A-Z(\[]|\s*$)|(?<=[a-z)\]])\.(?=[A-Z(])")
+_CLAUSE_END = re.compile(_SENTENCE_END.pattern + r"|:(?=\s+[A-Z])")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,7 +150,8 @@ def _mark(caption: str, match: re.Match[str], form: str) -> Mark:
     before = caption[max(0, start - 20) : start]
     labels = _labels(match["list"])
     refers = bool(_REFERS.search(before))
-    starts = _starts(caption, start) or (match.group().endswith(":") and before.rstrip().endswith((",", ")")))
+    glued = form == "point" and before[-1:].islower() and labels[:1] == ("A",)  # "… tumourA. Axial": a line end lost
+    starts = _starts(caption, start) or glued or (match.group().endswith(":") and before.rstrip().endswith((",", ")")))
     after = caption[match.end() :].lstrip()
     if (
         form == "point"
@@ -166,8 +168,8 @@ def _labels(text: str) -> tuple[str, ...]:
     """Returns the labels of a list or range, or () if they are not in order."""
     letters = list(_LETTERS.finditer(text))
     labels = [match.group() for match in letters[:1]]
-    for last, match in itertools.pairwise(letters):
-        gap, letter = text[last.end() : match.start()], match.group()
+    for previous, match in itertools.pairwise(letters):
+        gap, letter = text[previous.end() : match.start()], match.group()
         if _RANGE.fullmatch(gap):
             first, last = ord(labels[-1][0]), ord(letter[0])
             if not first < last <= first + 25 or labels[-1][0].isupper() != letter[0].isupper():
@@ -252,7 +254,7 @@ def _parts(caption: str, marks: Sequence[Mark]) -> Split:
     stops = [mark.span[1] for mark in marks]
     if behind:
         for mark, before in zip(marks, [0, *stops], strict=False):
-            start = max([before, *(m.end() for m in _SENTENCE_END.finditer(caption, before, mark.span[0]))])
+            start = max([before, *(m.end() for m in _CLAUSE_END.finditer(caption, before, mark.span[0]))])
             parts |= dict.fromkeys(mark.labels, _trimmed(caption, start, mark.span[0]))
             common.append(_trimmed(caption, before, start))
         common.append(_trimmed(caption, stops[-1], len(caption)))
