@@ -112,7 +112,9 @@ def test_what_is_written_is_read_again_and_always_the_same_bytes(tmp_path):
             assert (info.header_offset + 30 + sum(lengths)) % torch_files.ALIGNMENT == 0
 
 
-@pytest.mark.parametrize("value", [object(), {1, 2}, np.asarray(["text"]), np.zeros(1, np.uint16)], ids=repr)
+@pytest.mark.parametrize(
+    "value", [object(), {1, 2}, np.asarray(["text"]), np.zeros(1, np.uint16)], ids=["object", "set", "texts", "uint16"]
+)
 def test_what_pytorchs_files_cannot_hold_is_named(value, tmp_path):
     with pytest.raises(CheckpointError, match=r"state_dict\.w\.$"):
         save({"state_dict": {"w": value}}, tmp_path / "x.pth")
