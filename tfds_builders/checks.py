@@ -1,5 +1,6 @@
 """What builders ask of a user's files: fields of the right kind, whole pictures, filled splits. All faults in one message."""
 
+import collections
 import dataclasses
 import json
 import math
@@ -174,8 +175,7 @@ def checked_rows(
 
 def twice(values: Iterable[Any], what: str, place: str | Path) -> list[str]:
     """Returns one fault for values that occur more than once in a file, or none."""
-    seen: set[Any] = set()
-    again = {value: None for value in values if value in seen or seen.add(value)}
+    again = {value: None for value, count in collections.Counter(values).items() if count > 1}
     return (
         [f"{place}: {len(again)} {what} occur more than once, such as {', '.join(map(str, list(again)[:5]))}"]
         if again

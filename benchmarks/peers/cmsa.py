@@ -84,7 +84,7 @@ class CMSA(nn.Module):
         channels = 8 * m.branch_width + m.width + 8
         self.block_0, self.block_1 = NonLocal(channels), NonLocal(channels)
         self.read = nn.Linear(channels, m.width)
-        norm = functools.partial(nn.utils.parametrizations.weight_norm, dim=None)  # type: ignore[arg-type]
+        norm = functools.partial(nn.utils.parametrizations.weight_norm, dim=None)
         self.classifier = nn.Sequential(
             norm(nn.Linear(m.width, 2 * m.width)), nn.ReLU(), nn.Dropout(m.dropout),
             norm(nn.Linear(2 * m.width, num_answers)),

@@ -96,8 +96,8 @@ def read(source: Source, weights_entry: str = "state_dict", *, weights: str = ""
         notes.append(f"left out, being no tensor, number or text: {several(left_out)}")
     tensors = {str(key): value for key, value in held.items() if _is_array(value)}
     tensors, taken_off = _bare(path, tensors, prefix, notes)
-    extra = {str(key): value for key, value in extra.items()} if name else None
-    return TorchFile(tensors, PREFIX in taken_off, extra, name or weights_entry, path, tuple(notes), content.scripted)
+    others = {str(key): value for key, value in extra.items()} if name else None
+    return TorchFile(tensors, PREFIX in taken_off, others, name or weights_entry, path, tuple(notes), content.scripted)
 
 
 def write(path: str | Path, file: TorchFile) -> None:
@@ -134,7 +134,7 @@ def number(file: TorchFile, name: str) -> float | None:
       CheckpointError: the entry is something else.
     """
     value = (file.extra or {}).get(name)
-    if _is_array(value) and value.size == 1:
+    if isinstance(value, np.ndarray) and value.size == 1:
         value = value.item()
     if value is not None and not isinstance(value, int | float):
         raise CheckpointError(f"{file.path}: its entry {name!r} is {str(value)[:40]!r}, not a number.")

@@ -16,8 +16,9 @@ IMAGES = "data/vqa_rad/VQA_RAD Image Folder"
 
 def run(case: Case) -> Iterator[Row]:
     """Prepares the case's images from their files and compares them with the original's."""
-    files = {name: beside(case.folder, IMAGES, name) for name in case.manifest["images"]}
-    missing = [name for name, path in files.items() if path is None]
+    found = {name: beside(case.folder, IMAGES, name) for name in case.manifest["images"]}
+    files = [path for path in found.values() if path is not None]
+    missing = [name for name, path in found.items() if path is None]
     if missing:
         note = f"needs {', '.join(missing)} beside the case, or in {IMAGES} below JAXVQA_DATA"
         for name in case.expected:
@@ -26,7 +27,7 @@ def run(case: Case) -> Iterator[Row]:
     options = case.manifest["options"]
     yield from case.unknown_options(options, ("size", "mean", "std", "resize"))
     pixels = []
-    for path in files.values():
+    for path in files:
         with Image.open(path) as picture:
             pixels.append(resized(picture, options["size"], 3))
     constants = [tuple(options[name]) for name in ("mean", "std") if name in options]

@@ -133,7 +133,7 @@ def _evaluation(content: dict[str, Any]) -> Results:
 
     def compared(score: vqa_rad.Score, expected: dict[str, float]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Ours and theirs, of what the case has: `real_percent` of a whole is always 0 there (spec, quirk 18)."""
-        ours = {"count": score.count, "real": score.answerable, "true": score.right}
+        ours: dict[str, float] = {"count": score.count, "real": score.answerable, "true": score.right}
         ours["score_percent"] = round(score.accuracy, 1)
         both = ours.keys() & expected.keys()
         return {name: ours[name] for name in both}, {name: expected[name] for name in both}

@@ -1,6 +1,7 @@
 """Flamingo's golden cases: resampler, gated cross-attention, the whole model of each year, training (spec, section 22)."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -369,7 +370,7 @@ def _greedy(case: Case, model: Any, params: Any) -> Iterator[Row]:
     ours = generator(variables, prompts, image=images)
     for i, prompt in enumerate(prompts):
         words = np.concatenate([prompt, ours.words[i][: len(expected[i])]])
-        yield case.attempt(f"ids_{i}", lambda i=i, words=words: case.compare(f"ids_{i}", words, 0.0))
+        yield case.attempt(f"ids_{i}", functools.partial(case.compare, f"ids_{i}", words, 0.0))
 
     text, mask = generate.pad(prompts, 0)
     slots = text.shape[1] + count

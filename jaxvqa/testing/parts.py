@@ -1,5 +1,6 @@
 """Results of which a case stores a part, or a few numbers: which part follows from the name and from what the file holds."""
 
+import functools
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -21,20 +22,18 @@ def compare_all(case: Case, ours: Mapping[str, Any], slices: Mapping[str, Index]
     """
     for name in case.expected:
         whole, _, part = name.rpartition("_")
-        if name in ours:
-            yield case.attempt(name, lambda name=name: case.compare(name, ours[name]))
-        elif part == "summaries" and f"{whole}_0" in ours:
-            several = [value for key, value in ours.items() if re.fullmatch(rf"{re.escape(whole)}_\d+", key)]
-            yield case.attempt(
-                name, lambda name=name, of=several: case.compare(name, np.stack([summary(x) for x in of]))
-            )
-        elif whole in ours and part in PARTS:
-            yield case.attempt(
-                name,
-                lambda name=name, whole=whole, part=part: case.compare(
-                    name, PARTS[part](case, name, np.asarray(ours[whole]), (slices or {}).get(whole))
-                ),
-            )
+        if name in ours or (part == "summaries" and f"{whole}_0" in ours) or (whole in ours and part in PARTS):
+            yield case.attempt(name, functools.partial(_compare, case, name, ours, slices or {}))
+
+
+def _compare(case: Case, name: str, ours: Mapping[str, Any], slices: Mapping[str, Index]) -> Row:
+    if name in ours:
+        return case.compare(name, ours[name])
+    whole, _, part = name.rpartition("_")
+    if part == "summaries":
+        several = [value for key, value in ours.items() if re.fullmatch(rf"{re.escape(whole)}_\d+", key)]
+        return case.compare(name, np.stack([summary(x) for x in several]))
+    return case.compare(name, PARTS[part](case, name, np.asarray(ours[whole]), slices.get(whole)))
 
 
 def statistics(x: Any, count: int) -> np.ndarray:

@@ -182,7 +182,7 @@ def _train(model: Any, backbone: str, variables: Any, precision: Precision) -> I
         return {"params": params, "batch_stats": statistics}, state, gradient, value, logits
 
     keys = case.manifest["parameters"]
-    zero = np.asarray([key in case.manifest.get("zero_gradient", ()) for key in keys])
+    zero: Any = np.asarray([key in case.manifest.get("zero_gradient", ()) for key in keys])
     table = sysu.KEYS[backbone]
 
     def norms(arrays: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -1,5 +1,6 @@
 """SYSU-HCP's golden cases of everything but the networks: losses, schedule, votes, reading, pictures (spec section 14)."""
 
+import functools
 import json
 import random
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -302,8 +303,8 @@ def _reading(path: Path) -> Iterator[Row]:
             yield "val", [[image, str(label), question] for image, label, question in rows], content["val"]
         if "test" in content:
             questions = files["data/test2021/Task1-VQA-2021-TestSet-Questions.txt"]
-            rows = med_text.parse_rows(questions, med_text.QUESTIONS, "test")
-            yield "test", [list(r.values()) for r in rows], content["test"]
+            asked = med_text.parse_rows(questions, med_text.QUESTIONS, "test")
+            yield "test", [list(row.values()) for row in asked], content["test"]
 
     def classes() -> Results:
         rows = med_text.parse_rows(files["data/train/label.txt"], med_text.PAIRS, "label.txt")
@@ -365,7 +366,7 @@ def _preprocess(path: Path) -> Iterator[Row]:
         for name in ours.keys() & case.expected.keys():
             compared.add(name)
             limit = 0.0 if name.startswith("resized") else LIMIT
-            yield case.attempt(name, lambda n=name, o=ours, m=limit: case.compare(n, o[n], m))
+            yield case.attempt(name, functools.partial(case.compare, name, ours[name], limit))
     yield from _rest(case, compared)
 
 

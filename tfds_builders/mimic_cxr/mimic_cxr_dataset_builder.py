@@ -161,11 +161,10 @@ def image_examples(
     def load(name: str, picture: Picture) -> Record:
         content = checks.read_bytes(find_file(root / picture.path))
         if side:
-            size = side, side
-            content = _smaller(content, name, side)
+            content, width, height = _smaller(content, name, side), side, side
         else:
-            _, *size = checks.whole_picture(content, name)
-        return _record(picture) | {"image": content, "image_w": size[0], "image_h": size[1]}
+            _, width, height = checks.whole_picture(content, name)
+        return _record(picture) | {"image": content, "image_w": width, "image_h": height}
 
     named = {split: ((str(root / picture.path), picture) for picture in chosen) for split, chosen in splits.items()}
     return checks.picture_examples("mimic_cxr", named, load, f"Download them again: {release.JPG_HOME}", workers)

@@ -243,8 +243,8 @@ def read_questions(manual_dir: Path | None, download_dir: Path, organ: str, spli
         return [(row["question"], row["label"]) for row in rows]
     nested = manual_dir / "vqa_rad" if manual_dir else None
     there = nested if nested and ManualFile((release.ROWS_FILE,), "").find(nested) else manual_dir
-    rows = release.read_rows(release.rows_path(there, download_dir))
-    records = [record for of, record in release.entries(rows) if of == split]
+    released = release.read_rows(release.rows_path(there, download_dir))
+    records = [record for of, record in release.entries(released) if of == split]
     return fitting_questions(((record["question"], record["organ"]) for record in records), ORGANS[organ])
 
 

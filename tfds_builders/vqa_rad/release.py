@@ -127,7 +127,7 @@ def _download(url: str, path: Path, manual_dir: Path | None, names: str, sha256:
 # The rows.
 
 
-def read_rows(path: Path) -> list[Row]:
+def read_rows(path: Path) -> Sequence[Row]:
     """Reads the release's rows: numbers among the answers become texts, and fields that no builder reads are left out.
 
     Raises:

@@ -171,10 +171,10 @@ def _labels(text: str) -> tuple[str, ...]:
     for previous, match in itertools.pairwise(letters):
         gap, letter = text[previous.end() : match.start()], match.group()
         if _RANGE.fullmatch(gap):
-            first, last = ord(labels[-1][0]), ord(letter[0])
-            if not first < last <= first + 25 or labels[-1][0].isupper() != letter[0].isupper():
+            lowest, highest = ord(labels[-1][0]), ord(letter[0])
+            if not lowest < highest <= lowest + 25 or labels[-1][0].isupper() != letter[0].isupper():
                 return ()
-            labels += [chr(code) for code in range(first + 1, last)]
+            labels += [chr(code) for code in range(lowest + 1, highest)]
         labels.append(letter)
     return tuple(labels) if labels == sorted(labels) and len(set(labels)) == len(labels) else ()
 
