@@ -6,7 +6,7 @@
 are composed into figures, and with `data/pmc_figures`, published figures with boxes and sub-captions; without it phantoms
 are composed. A box is found when its intersection over union with a panel is at least 0.7; a letter when the found box
 carries it; a pair when the found box carries the panel's sub-caption, word for word. `read` counts the letters that were read
-in the picture; the others follow from the order. Intervals (95 %) resample figures.
+in the picture; the others follow from the order. Intervals (95 %) are over figures.
 """
 
 import argparse
@@ -24,6 +24,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.pubmed_compose import compose, single_pictures
+from jaxvqa.metrics.bootstrap import confidence_interval
 from tfds_builders.phantom_vqa.render import render
 from tfds_builders.phantom_vqa.scenes import make_scene
 from tfds_builders.pubmed_figures.collect.letters import Reader, Tesseract
@@ -91,21 +92,20 @@ def add_published(counts: Counts, folder: Path, reader: Reader) -> list[str]:
     for figure in json.loads((folder / "figures.json").read_text(encoding="utf-8")):
         split = split_caption(figure.get("caption") or figure.get("title", ""))
         texts = figure.get("subcaptions", {})
-        for label, text in texts.items():
-            counts["sub-captions"].append((int(split.texts.get(label) == text), 1))
+        if texts:
+            counts["sub-captions"].append((sum(split.texts.get(k) == text for k, text in texts.items()), len(texts)))
         if not figure["panels"]:
             continue
         rgb = np.asarray(Image.open(folder / figure["file"]).convert("RGB"))
         panels = split_figure(rgb, split, reader)
         hits = matched(panels, {label: tuple(box) for label, box in figure["panels"].items()})
-        for label in figure["panels"]:
-            panel = hits.get(label)
-            counts["boxes"].append((int(panel is not None), 1))
-            counts["letters"].append((int(panel is not None and panel.label.lower() == label.lower()), 1))
-            if label in texts:
-                counts["pairs"].append((int(panel is not None and panel.text == texts[label]), 1))
-            if panel is None or panel.label.lower() != label.lower():
-                missed.append(f"{figure['file']} {label}")
+        named = [label for label, panel in hits.items() if panel.label.lower() == label.lower()]
+        number = len(figure["panels"])
+        counts["boxes"].append((len(hits), number))
+        counts["letters"].append((len(named), number))
+        if texts:
+            counts["pairs"].append((sum(panel.text == texts.get(k) for k, panel in hits.items()), number))
+        missed += [f"{figure['file']} {label}" for label in figure["panels"] if label not in named]
     return missed
 
 
@@ -114,12 +114,9 @@ def summary(counts: Counts) -> dict[str, dict[str, Any]]:
     rows = {}
     for name, pairs in counts.items():
         right, of = (sum(pair[i] for pair in pairs) for i in (0, 1))
-        # Figures are drawn; what they hold is counted.
-        rng = np.random.default_rng(0)
-        array = np.asarray(pairs)
-        drawn = array[rng.integers(len(array), size=(2_000, len(array)))].sum(1)
-        low, high = np.quantile(drawn[:, 0] / drawn[:, 1], [0.025, 0.975])
-        rows[name] = {"right": right, "of": of, "share": right / of, "low": float(low), "high": float(high)}
+        values = np.concatenate([np.arange(n) < r for r, n in pairs])
+        low, high = confidence_interval(values, np.repeat(np.arange(len(pairs)), [n for _, n in pairs]))
+        rows[name] = {"right": right, "of": of, "share": right / of, "low": low, "high": high}
     return rows
 
 

@@ -122,8 +122,9 @@ def test_articles_are_refused_by_name(service, collected, made, why):
 
 def png(width, height):
     """The head of a PNG that claims a size."""
-    head = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head)) + b"\0" * 64
+    chunks = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0), b"IDAT" + zlib.compress(b"\0" * 99)
+    framed = [struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in chunks]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(framed)
 
 
 @pytest.mark.parametrize(
@@ -190,6 +191,14 @@ def test_a_service_that_stays_busy_ends_the_run_and_the_next_goes_on(service, co
     items = collected(fetching(collected.folder))
     assert items["PMC1/f2"]["state"] == items["PMC1"]["state"] == "fetched"
     assert not any(path.endswith(("f1.jpg", "PMC1.1.xml")) for path in service.asked[before:])
+
+
+def test_who_is_not_let_in_refuses_no_article(service, collected):
+    service.add(1, files(1))
+    service.faults["/bucket/"] = [(403, {}, b"")]
+    with pytest.raises(client.ServiceError, match="HTTP 403: the service does not let this machine in"):
+        collected(search(), fetching(collected.folder))
+    assert collected(fetching(collected.folder))["PMC1/f1"]["state"] == "fetched"
 
 
 def test_the_rate_holds(service, collected):

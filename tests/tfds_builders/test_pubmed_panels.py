@@ -97,6 +97,12 @@ def test_without_letters_the_order_counts_and_sides_are_sides(reader):
         assert [panel.label for panel in split_figure(image, split_caption(caption), reader)] == labels
 
 
+def test_fewer_panels_than_labels_are_not_named_by_order(reader):
+    image = smooth(300, 150)[..., None].repeat(3, 2)
+    (panel,) = split_figure(image, split_caption("(A) One. (B) Two. (C) Three."), reader)
+    assert (panel.label, panel.text) == ("", "")
+
+
 def test_labels_share_size_and_place():
     boxes = [(0, 0, 100, 100), (110, 0, 210, 100)]
     read = [

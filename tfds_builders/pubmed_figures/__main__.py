@@ -15,11 +15,12 @@ Exit codes: 0 done, 2 a wrong option or file, 75 a service stays busy: start the
 import argparse
 import collections
 import fcntl
+import sqlite3
 import sys
 import time
 from collections.abc import Callable, Sequence
 
-from jaxvqa.errors import DataError, run_command
+from jaxvqa.errors import DataError, StorageError, run_command
 from jaxvqa.inputs import user_path
 from tfds_builders.pubmed_figures.collect import client, fetch, find, page, split, write
 from tfds_builders.pubmed_figures.collect.journal import Journal
@@ -92,8 +93,13 @@ def _run(args: argparse.Namespace) -> None:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise DataError(f"Another process works in {args.folder}. Wait for it, or stop it.") from None
-        for step in steps:
-            _STEP[step](args, journal, rate)
+        try:
+            for step in steps:
+                _STEP[step](args, journal, rate)
+        except sqlite3.Error as error:
+            raise StorageError(
+                f"{args.folder / 'journal.sqlite'}: {error}. Free space, then start again: it goes on."
+            ) from error
 
 
 def _client(args: argparse.Namespace, rate: float) -> client.Client:

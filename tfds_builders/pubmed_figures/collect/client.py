@@ -17,6 +17,8 @@ RATE, RATE_WITH_KEY = 3.0, 10.0
 
 BUSY = (408, 425, 429, 500, 502, 503, 504)
 """Answers after which a request is made again."""
+CLOSED = (401, 403)
+"""Answers after which nothing more is asked: it is not the article that is refused, but whoever asks."""
 
 
 class MissingError(DataError):
@@ -90,6 +92,10 @@ class Client:
                     if answer.status_code == 200:
                         return self._body(answer, url, most_bytes)
                     why = f"HTTP {answer.status_code}"
+                    if answer.status_code in CLOSED:
+                        raise ServiceError(
+                            f"{_shown(url)}: {why}: the service does not let this machine in. Try again later."
+                        )
                     if answer.status_code not in BUSY:
                         raise MissingError(f"{_shown(url)}: {why}")
                     wait = min(self.longest_wait, max(wait, _retry_after(answer.headers.get("Retry-After", ""))))

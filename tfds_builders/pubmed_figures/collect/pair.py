@@ -120,7 +120,9 @@ def _by_letter(boxes: Sequence[Box], chosen: Mapping[int, Letter], texts: Mappin
             worth[i, j] += 0.3 + chosen[i].sure
     labels = {}
     for i, j in zip(*linear_sum_assignment(-worth), strict=True):
-        if j < len(names) and (len(boxes) == len(names) or worth[i, j] > 0):
+        # Where panels were missed, their order says nothing of the others.
+        read = int(i) in chosen and j < len(names) and chosen[int(i)].text == names[j].lower()
+        if read or (j < len(names) and len(boxes) >= len(names) and worth[i, j] > 0):
             labels[int(i)] = names[int(j)]
     return [
         Panel(box, labels.get(i, ""), chosen.get(i), texts.get(labels.get(i, ""), "")) for i, box in enumerate(boxes)

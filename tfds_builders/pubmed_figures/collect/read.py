@@ -108,8 +108,10 @@ def parse(data: bytes, name: str) -> Any:
     Raises:
       DataError: It is too large, no XML, or declares entities.
     """
-    from lxml import etree
-
+    try:
+        from lxml import etree
+    except ImportError:
+        raise DataError("Reading articles needs the package lxml: pip install -e '.[pubmed]'") from None
     if len(data) > MOST_BYTES:
         raise DataError(f"{name}: {len(data):,} bytes of XML, more than {MOST_BYTES:,}: refused.")
     parser = etree.XMLParser(
