@@ -4,7 +4,6 @@ import collections
 import io
 import json
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -48,14 +47,13 @@ class Service:
     Attributes:
       articles: Number -> {file name: bytes}, in the order in which the search gives them.
       faults: Path, or start of one -> answers given before the right one: (status, headers, body), or "cut".
-      asked: Every path that was asked for, with its query.
-      times: When.
+      asked: Every path that was asked for, with its query, in order.
     """
 
     def __init__(self):
         self.articles, self.openi = {}, []
         self.faults = collections.defaultdict(list)
-        self.asked, self.times = [], []
+        self.asked = []
         service = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -66,7 +64,6 @@ class Service:
 
             def do_GET(self):  # the name that http.server calls
                 service.asked.append(unquote(self.path))
-                service.times.append(time.monotonic())
                 parts = urlsplit(self.path)
                 path, query = unquote(parts.path), {k: v[0] for k, v in parse_qs(parts.query).items()}
                 fault = next((f for start, f in service.faults.items() if f and path.startswith(start)), None)
