@@ -2,7 +2,7 @@
 
 `torch.save` writes a zip archive since PyTorch 1.6, and before it a row of pickles with the numbers behind them;
 `torch.jit.save` writes an archive of another layout. In all of them a pickle says which tensors there are and where their
-numbers lie; it is read by `jaxvqa/convert/closed_pickle.py`. Arrays are views of the file, which is mapped into memory.
+numbers lie; it is read by `jaxvqa/convert/closed_pickle.py`. Arrays are views of the file's bytes, which are held in memory once.
 """
 
 import dataclasses
@@ -192,8 +192,7 @@ def read(path: str | Path) -> Content:
     if not path.is_file() or not path.stat().st_size:
         raise unreadable(path, "checkpoint file")
     try:
-        with path.open("rb") as file:
-            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        content = _in_memory(path)
         if content[:4] == b"PK\x03\x04":
             return _read_archive(path, content)
         return _read_row(content)
@@ -201,6 +200,19 @@ def read(path: str | Path) -> Content:
         raise unreadable(path, "checkpoint file", "its containers are nested too deep") from None
     except (PickleError, *_DAMAGE) as error:
         raise unreadable(path, "checkpoint file", str(error)) from error
+
+
+def _in_memory(path: Path) -> mmap.mmap:
+    """The file's bytes in memory of our own: to map the file itself would end the process when someone cuts it off."""
+    size = path.stat().st_size
+    content = mmap.mmap(-1, size)
+    with path.open("rb") as file:
+        found = 0
+        while more := file.readinto(memoryview(content)[found:]):
+            found += more
+    if found != size:
+        raise PickleError(f"{found} bytes could be read of {size}: it changes while it is read")
+    return content
 
 
 def _persistent(storages: dict[str, _Storage]) -> Callable[[Any], Any]:

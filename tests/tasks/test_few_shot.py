@@ -213,9 +213,9 @@ def test_what_does_not_go_together_is_told_at_once(ready, phantoms, tmp_path):
         config.model.language = "bert"
     with pytest.raises(ConfigError, match="this model writes nothing, and has no prompts"):
         task_with_assets(config, task.assets)
-    assert "list of candidates" in fails(DataError, data__candidates=tmp_path / "none.json")
+    assert "config.data.candidates" in fails(DataError, data__candidates=tmp_path / "none.json")
     (tmp_path / "map.json").write_text('{"yes": 0}')
-    assert "expected a list of answers" in fails(DataError, data__candidates=tmp_path / "map.json")
+    assert "expected a list, got" in fails(DataError, data__candidates=tmp_path / "map.json")
 
 
 def test_media_that_are_not_numbered_may_be_many_and_change_places(ready):

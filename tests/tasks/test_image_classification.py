@@ -185,7 +185,7 @@ def test_mistakes_are_told(phantoms, tmp_path, caplog):
         task_of(small_config(phantoms, data__answers__min_count=1000))
     with pytest.raises(ConfigError, match=r"images is empty"):
         task_of(small_config(phantoms, data__images=""))
-    with pytest.raises(ConfigError, match="soft, exact"):
+    with pytest.raises(ConfigError, match="soft, counts, exact"):
         task_of(small_config(phantoms, data__answers__rule="hard"))
     with pytest.raises(ConfigError, match="original, each"):
         task_of(small_config(phantoms, loss__flags="some"))
