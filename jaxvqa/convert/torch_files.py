@@ -2,7 +2,7 @@
 
 `torch.save` writes a zip archive since PyTorch 1.6, and before it a row of pickles with the numbers behind them;
 `torch.jit.save` writes an archive of another layout. In all of them a pickle says which tensors there are and where their
-numbers lie; it is read by `jaxvqa/convert/closed_pickle.py`. Arrays are views of the file's bytes, which are held in memory once.
+numbers lie; it is read by `jaxvqa/convert/closed_pickle.py`. Arrays are views of the file's bytes in memory.
 """
 
 import dataclasses
