@@ -127,7 +127,7 @@ def write(path: str | Path, file: TorchFile) -> None:
         torch_files.write(opened, content)
 
 
-def number(file: TorchFile, name: str) -> float | None:
+def number(file: TorchFile, name: str) -> int | float | None:
     """A number among the other entries of a file; None where there is none of that name.
 
     Raises:

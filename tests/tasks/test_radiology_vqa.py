@@ -177,7 +177,7 @@ def test_dynamic_weights_in_training_are_part_of_the_state(phantoms):
 
 
 def test_mistakes_are_told(phantoms):
-    with pytest.raises(ConfigError, match="soft, exact"):
+    with pytest.raises(ConfigError, match="soft, counts, exact"):
         ready(small_config(phantoms, data__answers__rule="hard"))
     with pytest.raises(ConfigError, match="abdomen"):
         ready(small_config(phantoms, data__organs="(0, 1)"))
