@@ -254,9 +254,23 @@ def _join(environment: Mapping[str, str]) -> None:
             jax.distributed.initialize(**arguments)
         except Exception as error:
             raise ConfigError(f"--distributed could not join a job: {error}\n{_HOW}") from error
-        jax.devices()  # of all processes, for which JAX waits here as well
+        try:
+            jax.devices()  # of all processes, for which JAX waits here as well
+        except RuntimeError as error:
+            raise ConfigError(
+                f"JAX joined the job, but not its devices: {first_line(error)}.{_unknown_name()}"
+            ) from error
     finally:
         timer.cancel()
+
+
+def _unknown_name() -> str:
+    # Processes on CPUs listen at the address of their machine's name, and Gloo only says "rv == 0. -2 vs 0" where it has none.
+    try:
+        socket.getaddrinfo(socket.gethostname(), None)
+    except OSError:
+        return f" The name of this machine, {socket.gethostname()}, has no address: add it to /etc/hosts."
+    return ""
 
 
 def _check_port_is_free(port: int) -> None:

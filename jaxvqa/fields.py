@@ -155,6 +155,7 @@ RANGES: tuple[tuple[str, Range], ...] = (
     ("model.vision_sizes.features", _count(0, "0: the tower's own width")),
     ("model.image_width", _count(0, "0: as wide as the branches")),
     ("model.num_answers", _count(0)),
+    ("model.*sizes.positions", _count(0, "0: no table of positions")),
     ("model.image_token", _count(0)),
     ("model.*sizes.hidden", _count(also=(None,))),
     ("model.*head_width", _count(also=(None,))),
@@ -164,7 +165,7 @@ RANGES: tuple[tuple[str, Range], ...] = (
         (f"model.{name}", _count())
         for name in (
             *("*width", "*depth", "*heads", "*hidden", "*rank", "*passes", "*sizes.features", "*sizes.patch"),
-            *("*sizes.positions", "*sizes.types", "*sizes.growth", "*sizes.bottleneck", "*sizes.size", "vocab_size"),
+            *("*sizes.types", "*sizes.growth", "*sizes.bottleneck", "*sizes.size", "vocab_size"),
             *("classes", "tables", "every", "latents", "media", "glimpses", "stacks"),
         )
     ),
