@@ -43,7 +43,13 @@ WALK = {
         "python -m jaxvqa.report --workdir=runs/DATE_first_run/rwsan --baseline=runs/DATE_first_run/blind "
         "--curve=docs/phantom_curve.svg"
     ): "--workdir=runs/rwsan --baseline=runs/rwsan --curve=curve.svg",
-    "python -m launch.local --processes=2 -- --config=…": "--processes=2 -- --config=configs/rwsan.py:small",
+    "python -m launch.local --processes=2 -- --config=… --workdir=…": (
+        "--processes=2 -- --config=configs/rwsan.py:small --workdir=runs/two"
+    ),
+    "python -m launch.local --processes=2 --devices=2 -- --config=… --workdir=…": (
+        "--processes=2 --devices=2 -- --config=configs/rwsan.py:small --workdir=runs/four"
+    ),
+    "python -m jaxvqa.main --config=… --workdir=…": "--config=configs/rwsan.py:small --workdir=runs/alone",
     "python -m tfds_builders.build vqa_v2 --manual_dir=DIR": "vqa_v2 --manual_dir=files",
     "python -m jaxvqa.main --config=configs/rwsan.py:vqa_v2": "--config=configs/rwsan.py:vqa_v2,small",
     "python -m jaxvqa.main --config=configs/rwsan.py:vqa_v2 --workdir=runs/vqa_v2": (
@@ -163,6 +169,7 @@ RAD = "--config=configs/cmsa.py:vqa_rad,compact,small"
 
 # The same for commands on real files.
 REAL = {
+    "python -m benchmarks.pubmed_figures --data=DATA": "--data={data} --figures=2",
     "python -m tfds_builders.build vqa_med --manual_dir=DIR": (
         "vqa_med --config=sample_questions_2019,sample_images_2019 --manual_dir={data}/data/vqa_med_2019"
     ),
@@ -197,6 +204,13 @@ REAL = {
 }
 
 ELSEWHERE = {
+    'python -m tfds_builders.pubmed_figures collect DIR --query="brain MRI" --articles=200 --email=YOU': (
+        "tests/tfds_builders/test_pubmed_collect.py: from a server of its own"
+    ),
+    "python -m tfds_builders.build pubmed_figures --manual_dir=DIR": "tests/tfds_builders/test_pubmed_collect.py",
+    "python -m jaxvqa.main --config=configs/rwsan.py:vqa_v2 --mode=compile --config.compile.target=h100:8": (
+        "tests/test_compiling.py: a GPU needs a plugin that tests do not install"
+    ),
     "python -m tfds_builders.build mimic_cxr --manual_dir=DIR": "tests/tfds_builders/test_mimic_cxr.py: on made files",
     "python -m jaxvqa.testing.golden tests/golden/cmsa": "tests/models: each of its cases",
     "python -m jaxvqa.testing.golden tests/golden/flamingo": "tests/models: each of its cases",
@@ -231,6 +245,8 @@ ELSEWHERE = {
     ),
     "make lint": ".ci/run",
     "make test": ".ci/run",
+    "make test-oracle": ".ci/run",
+    "make clean": "removes what make made",
     "make format": "make lint checks what it does",
     "make test-slow": "runs this test",
     "make bench": "its commands are above",
