@@ -376,7 +376,7 @@ def best_first(
             continue
         scores = np.asarray(next_scores(text), np.float64)
         best = np.argsort(-scores, kind="stable")[:branch]
-        logs = scores[best] - np.logaddexp.reduce(scores[best])
+        logs = scores[best] - functools.reduce(np.logaddexp, scores[best])
         for word, log in list(zip(best, logs, strict=True))[:width]:
             heapq.heappush(queue, entry(total + float(log), [*text, int(word)]))
         texts += width - 1

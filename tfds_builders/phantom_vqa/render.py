@@ -489,7 +489,7 @@ def render(scene: Scene) -> Picture:
         inside = _draw_lesion(canvas, lesion) > 0
         lesion_map[inside] = i + 1
         ys, xs = np.nonzero(inside)
-        boxes[i] = xs.min(), ys.min(), xs.max() + 1, ys.max() + 1
+        boxes[i] = np.min(xs), np.min(ys), np.max(xs) + 1, np.max(ys) + 1
 
     image: np.ndarray = canvas.image
     random = random_stream(scene.image_id, 6)  # the same noise whatever has been drawn
