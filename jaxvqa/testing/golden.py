@@ -309,10 +309,10 @@ def kind_of(path: Path) -> str:
         return "broken"
     if not isinstance(content, dict):
         return "unknown"
+    if content.keys() & {"tensors", "manifest", "base"}:  # before rules: it may also have images and inputs
+        return "manifest"
     if _rule_runner(content) is not None:
         return "rules"
-    if content.keys() & {"tensors", "manifest", "base"}:
-        return "manifest"
     return "sections" if any(_checks(name, part) is not None for name, part in content.items()) else "unknown"
 
 
