@@ -31,9 +31,9 @@ def start(arguments: list[str], workdir: Path, *, until: int, log_every: int = 1
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         for line in process.stderr or ():
             lines.append(line)
-            if line.startswith("first step done"):
+            if "first step done" in line:
                 seconds = time.perf_counter() - began
-            step = re.match(r"step (\d+)/", line)
+            step = re.search(r"\bstep (\d+)/", line)
             if step and int(step[1]) >= until:
                 process.terminate()
     if process.returncode != PreemptedError.exit_code or seconds is None:
