@@ -214,6 +214,7 @@ ELSEWHERE = {
     "python -m tfds_builders.build mimic_cxr --manual_dir=DIR": "tests/tfds_builders/test_mimic_cxr.py: on made files",
     "python -m jaxvqa.testing.golden tests/golden/cmsa": "tests/models: each of its cases",
     "python -m jaxvqa.testing.golden tests/golden/flamingo": "tests/models: each of its cases",
+    "python -m jaxvqa.testing.golden tests/golden/sysu": "tests/models, tests/testing: each of its cases",
     "python -m jaxvqa.main --config=configs/cmsa.py": "the same command with pre-trained branches is above",
     "python -m jaxvqa.main --config=configs/cmsa.py:vqa_rad,compact": "the same command without a folder is above",
     "python -m jaxvqa.main --config=configs/flamingo.py": "the same command with a folder is above",
