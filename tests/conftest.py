@@ -21,7 +21,6 @@ _hook = install_import_hook("jaxvqa", "beartype.beartype")
 import fcntl
 import logging
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -44,14 +43,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason=oracle.WITHOUT))
 
 
+LOG = logging.getLogger("jaxvqa")
+LOG_AT_FIRST = list(LOG.handlers), LOG.level, LOG.propagate, absl_logging.get_verbosity()
+
+
 @pytest.fixture(autouse=True)
-def log_as_it_was() -> Iterator[None]:
-    """Undoes what `logs.setup` does for a whole process."""
-    log, absl = logging.getLogger("jaxvqa"), absl_logging.get_verbosity()
-    before = log.handlers, log.level, log.propagate
-    yield
-    log.handlers, log.level, log.propagate = before
-    absl_logging.set_verbosity(absl)
+def log_as_at_first() -> None:
+    """Undoes what `logs.setup` does for a whole process: it may have been called by a test or by a fixture of many tests."""
+    LOG.handlers, LOG.level, LOG.propagate, verbosity = list(LOG_AT_FIRST[0]), *LOG_AT_FIRST[1:]
+    absl_logging.set_verbosity(verbosity)
 
 
 @pytest.fixture(scope="session")
