@@ -7,7 +7,7 @@
     python -m jaxvqa.main --config=configs/cmsa.py:vqa_rad,compact      a small network: half an hour on 2 CPU cores
     python -m jaxvqa.main --config=configs/cmsa.py:vqa_rad,image_disjoint   VQA-RAD split by image
 
-The published recipe pre-trains the three image branches first (configs/cmsa_pretrain.py), and takes them by
+The published recipe pre-trains the three image branches first (configs/mtpt.py), and takes them by
 `--config.init_from.abdomen.workdir=DIR`, and the same for `head` and `chest`. It reached 68.8 % on the 308 free-form questions;
 re-runs without that, from ImageNet branches, reached 56.5 to 58.4 %.
 
@@ -38,7 +38,7 @@ VARIANTS = (
 )
 
 BRANCHES = ("abdomen", "head", "chest")
-"""The model's image branches: the variants abdomen, brain and chest of configs/cmsa_pretrain.py train them."""
+"""The model's image branches: the variants abdomen, brain and chest of configs/mtpt.py train them."""
 
 COMPACT_RATES = (
     *((0, 0.5), (1, 1.0), (2, 1.5), (3, 2.0), (8, 1.5), (11, 1.125), (14, 0.84), (17, 0.63), (20, 0.3), (22, 0.1)),
@@ -118,14 +118,12 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
 
 
 NOT_TRAINED = (
-    "the paper trains each image branch first (configs/cmsa_pretrain.py); users of the original who left that out lost 11 "
+    "the paper trains each image branch first (configs/mtpt.py); users of the original who left that out lost 11 "
     "points."
 )
 
 
-FROM_NOTHING = (
-    "the image branches can be trained first, as the paper does (configs/cmsa_pretrain.py); here they start anew."
-)
+FROM_NOTHING = "the image branches can be trained first, as the paper does (configs/mtpt.py); here they start anew."
 """What is said of smaller networks and of other data, of which the paper's users can report nothing."""
 
 

@@ -28,7 +28,7 @@ import ml_collections
 from configs import common
 from jaxvqa import optim
 from jaxvqa.losses import MIXUP_ALPHA
-from jaxvqa.models.sysu import BACKBONES
+from jaxvqa.models.sysu_hcp import BACKBONES
 
 IDEAS = {"mixup": "mixup", "smoothing": "label_smooth", "superloss": "superloss"}
 """Variant -> flag of `config.loss`."""
@@ -66,7 +66,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     # The published model and recipe (spec, sections 2 to 10).
     default = "resnest50" if "no_hagap" in variants else "resnest50HGap"
     backbone = next((name for name in BACKBONES if name in variants), default)
-    config.model = ml_collections.ConfigDict({"name": "sysu", "backbone": backbone, "sizes": {}})
+    config.model = ml_collections.ConfigDict({"name": "sysu_hcp", "backbone": backbone, "sizes": {}})
     config.loss = ml_collections.ConfigDict()
     config.loss.mixup = True
     config.loss.label_smooth = True

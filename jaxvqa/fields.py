@@ -199,7 +199,7 @@ CHOICES: tuple[tuple[str, Any], ...] = (
     ("data.shots_by", "jaxvqa.data.few_shot:WAYS"),
     ("loss.flags", ("original", "each")),
     ("model.name", "jaxvqa.models:MODELS"),
-    ("model.backbone", "jaxvqa.models.sysu:BACKBONES"),
+    ("model.backbone", "jaxvqa.models.sysu_hcp:BACKBONES"),
     ("model.image_branches", "jaxvqa.models.mevf:INPUTS"),
     ("model.task", ("segment", "classify")),
     ("model.rnn", ("lstm", "gru")),

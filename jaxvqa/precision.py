@@ -2,7 +2,7 @@
 
 It is float32, also in a model that multiplies in half precision. Where docstrings say float32 they mean this type: a model
 whose `dtype` is float64, with float64 parameters under `jax.enable_x64`, computes in float64 throughout. That tells a wrong
-formula from rounding (`jaxvqa.testing.training`).
+formula from rounding (`jaxvqa.golden.training`).
 """
 
 from typing import Any

@@ -68,25 +68,25 @@ def test_flamingos_peer_has_its_parameters():
     ("network", "parameters"), [("resnet50", 24_184_202), ("resnest50", 26_110_410), ("vgg16", 135_612_554)]
 )
 def test_peers_of_sysu_have_the_published_sizes(network, parameters):
-    from benchmarks.peers import sysu
+    from benchmarks.peers import sysu_hcp
 
     with torch.device("meta"):
-        assert sum(p.numel() for p in sysu.NETWORKS[network](330).parameters()) == parameters
+        assert sum(p.numel() for p in sysu_hcp.NETWORKS[network](330).parameters()) == parameters
 
 
 @pytest.mark.oracle
 def test_a_peer_of_sysu_trains_and_answers():
-    from benchmarks.peers import sysu
+    from benchmarks.peers import sysu_hcp
 
     config = configs.load("configs/sysu_hcp.py:vqa_med_2021,resnest50")
     batch = {"image": torch.randint(256, (2, 40, 40, 3), dtype=torch.uint8), "answer_class": torch.tensor([1, 329])}
-    assert np.isfinite(sysu.train_step(config)(batch))
-    assert sysu.inference(config)(batch).shape == (2,)
+    assert np.isfinite(sysu_hcp.train_step(config)(batch))
+    assert sysu_hcp.inference(config)(batch).shape == (2,)
 
 
 @pytest.mark.oracle
 def test_a_peer_of_sysu_that_is_not_there_is_an_error():
-    from benchmarks.peers import sysu
+    from benchmarks.peers import sysu_hcp
 
     with pytest.raises(ConfigError, match="not densenet121"):
-        sysu.inference(configs.load("configs/sysu_hcp.py:vqa_med_2021,densenet121"))
+        sysu_hcp.inference(configs.load("configs/sysu_hcp.py:vqa_med_2021,densenet121"))

@@ -24,10 +24,7 @@ ALL += [
         *("vqa_rad,image_disjoint,no_test_frames,compact,augment,small",),
     )
 ]
-ALL += [
-    f"configs/cmsa_pretrain.py:{variant}"
-    for variant in ("", "brain", "chest,small", "abdomen,real", "brain,real,compact")
-]
+ALL += [f"configs/mtpt.py:{variant}" for variant in ("", "brain", "chest,small", "abdomen,real", "brain,real,compact")]
 ALL += [
     f"configs/sysu_hcp.py:{variant}"
     for variant in ("", "small", "no_hagap,mixup,smoothing,superloss", "vqa_med_2021", "vqa_med_2021,vgg19HGap")
@@ -89,9 +86,7 @@ def test_survives_json(name):
     assert again.optim.schedule.to_dict() == config.optim.schedule.to_dict()
 
 
-@pytest.mark.parametrize(
-    "name", ["rwsan.py:small", "cmsa.py:small", "cmsa_pretrain.py:brain,small", "sysu_hcp.py:small"]
-)
+@pytest.mark.parametrize("name", ["rwsan.py:small", "cmsa.py:small", "mtpt.py:brain,small", "sysu_hcp.py:small"])
 def test_a_config_that_was_saved_before_has_all_fields_of_today(name):
     """The file holds the config as one of the first checkpoints of the system did."""
     config, today = (

@@ -11,11 +11,11 @@ import ml_collections
 import numpy as np
 import pytest
 
-from configs import cmsa, cmsa_pretrain, flamingo, rwsan, sysu_hcp
+from configs import cmsa, flamingo, mtpt, rwsan, sysu_hcp
 from jaxvqa import configs, fields, models, paths
 from jaxvqa.errors import ConfigError
 
-MODULES = {"rwsan": rwsan, "cmsa": cmsa, "cmsa_pretrain": cmsa_pretrain, "flamingo": flamingo, "sysu_hcp": sysu_hcp}
+MODULES = {"rwsan": rwsan, "cmsa": cmsa, "mtpt": mtpt, "flamingo": flamingo, "sysu_hcp": sysu_hcp}
 ALL = [
     f"configs/{name}.py:{','.join(variants)}".replace(":held_out", ":vqa_rad,held_out")
     for name, module in MODULES.items()

@@ -14,7 +14,7 @@ import pytest
 from jaxvqa import models, paths
 from jaxvqa.errors import ConfigError
 from jaxvqa.generate import MANY_WORDS, Generator, Settings, pad, restrict
-from jaxvqa.testing import golden
+from jaxvqa.golden import runner
 from tests.made_up import made_up
 
 GOLDEN = Path(__file__).parent / "golden" / "flamingo"
@@ -29,7 +29,7 @@ GOLDEN = Path(__file__).parent / "golden" / "flamingo"
     ],
 )
 def test_given_cases(case, outputs):
-    rows = golden.run(GOLDEN / f"{case}.manifest.json")
+    rows = runner.run(GOLDEN / f"{case}.manifest.json")
     assert [row for row in rows if not row.passed] == []
     assert len(rows) == outputs
 

@@ -239,7 +239,7 @@ def test_a_split_without_answers_shows_predictions_without_verdict(tmp_path):
 
 @pytest.mark.parametrize(("organ", "measure"), [("abdomen", "iou"), ("brain", "accuracy")])
 def test_a_pre_training_run_shows_its_scores(tmp_path, organ, measure):
-    config = configs.load(f"configs/cmsa_pretrain.py:{organ},small")
+    config = configs.load(f"configs/mtpt.py:{organ},small")
     workdir = make_run(tmp_path)
     (workdir / "config.json").write_text(config.to_json_best_effort())
     rows = [{"step": step, "time": 1.7e9 + step, "train/loss": 2.0 / step} for step in (10, 20)]

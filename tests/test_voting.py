@@ -7,7 +7,7 @@ import pytest
 
 from jaxvqa import voting
 from jaxvqa.errors import ConfigError, DataError
-from jaxvqa.testing import golden
+from jaxvqa.golden import runner
 
 MASKS = {"ct": [1, 2], "mri": [3], "pet": [30]}
 
@@ -78,7 +78,7 @@ def test_masks_files(tmp_path):
 
 
 def test_the_originals_cases(jaxvqa_data):
-    rows = golden.run(jaxvqa_data / "reference/sysu/ensemble_cases.json")
+    rows = runner.run(jaxvqa_data / "reference/sysu/ensemble_cases.json")
     assert [row.note for row in rows] == ["8/8"] * 20
     masks = voting.read_masks(jaxvqa_data / "reference/sysu/modelmask.json", 330)
     assert {name: len(ids) for name, ids in masks.items()} == {

@@ -93,8 +93,8 @@ WALK = {
     ),
     "python -m tfds_builders.build mtpt": "mtpt --config={mtpt}",
     **{
-        f"python -m jaxvqa.main --config=configs/cmsa_pretrain.py:{organ} --workdir=runs/{organ}": (
-            f"--config=configs/cmsa_pretrain.py:{organ},small --workdir=runs/{organ}"
+        f"python -m jaxvqa.main --config=configs/mtpt.py:{organ} --workdir=runs/{organ}": (
+            f"--config=configs/mtpt.py:{organ},small --workdir=runs/{organ}"
             f" --config.data.questions=mtpt/tiny_phantom_{organ}"
             f" --config.data.question_list=mtpt/tiny_phantom_{organ}_questions"
         )
@@ -104,13 +104,13 @@ WALK = {
     "python -m jaxvqa.main --config=configs/sysu_hcp.py --workdir=runs/sysu_hcp": (
         "--config=configs/sysu_hcp.py:small --workdir=runs/sysu_hcp"
     ),
-    "python -m jaxvqa.convert --system=sysu --from=runs/vgg16 --to=vgg16_epoch-49.pth": (
-        "--system=sysu --from=runs/sysu_hcp --to=sysu.pth"
+    "python -m jaxvqa.convert --system=sysu_hcp --from=runs/vgg16 --to=vgg16_epoch-49.pth": (
+        "--system=sysu_hcp --from=runs/sysu_hcp --to=sysu_hcp.pth"
     ),
     (
-        "python -m jaxvqa.convert --system=sysu --from=vgg16_epoch-49.pth --to=runs/vgg16 "
+        "python -m jaxvqa.convert --system=sysu_hcp --from=vgg16_epoch-49.pth --to=runs/vgg16 "
         "--config=configs/sysu_hcp.py:vqa_med_2021,vgg16 --answers=disease2id.json --masks=modelmask.json"
-    ): "--system=sysu --from=sysu.pth --to=runs/sysu_again --config=configs/sysu_hcp.py:small --masks=modelmask.json",
+    ): "--system=sysu_hcp --from=sysu_hcp.pth --to=runs/sysu_again --config=configs/sysu_hcp.py:small --masks=modelmask.json",
     (
         "python -m jaxvqa.main --config=configs/sysu_hcp_ensemble.py --config.members=runs/a,runs/b --mode=eval "
         "--workdir=runs/both"
@@ -124,9 +124,9 @@ WALK = {
         "--split=test --workdir=runs/published --config.data.eval_size=80"
     ),
     (
-        "python -m jaxvqa.convert --system=sysu_tower --from=resnet50.pth --to=runs/imagenet "
+        "python -m jaxvqa.convert --system=sysu_hcp_tower --from=resnet50.pth --to=runs/imagenet "
         "--config=configs/sysu_hcp.py:vqa_med_2021,resnet50"
-    ): "--system=sysu_tower --from=sysu.pth --to=runs/tower --config=configs/sysu_hcp.py:small",
+    ): "--system=sysu_hcp_tower --from=sysu_hcp.pth --to=runs/tower --config=configs/sysu_hcp.py:small",
     (
         "python -m jaxvqa.main --config=configs/sysu_hcp.py:vqa_med_2021,resnet50HGap "
         "--config.init_from.model.workdir=runs/imagenet"
@@ -140,7 +140,7 @@ WALK = {
     "python -m jaxvqa.main --config=configs/flamingo.py:captions --workdir=runs/captions": (
         "--config=configs/flamingo.py:captions,small --workdir=runs/captions"
     ),
-    "python -m jaxvqa.testing.golden tests/golden/rwsan": "tests/golden/rwsan",
+    "python -m jaxvqa.golden tests/golden/rwsan": "tests/golden/rwsan",
     "python -m pytest tests/test_configs.py": "tests/test_configs.py",
     "python -m benchmarks.train_step --peer": "--peer --config=configs/rwsan.py:small --steps=1 --json=step.json",
     "python -m benchmarks.train_step --peer --config=configs/cmsa.py:vqa_rad --steps=1": (
@@ -212,9 +212,9 @@ ELSEWHERE = {
         "tests/test_compiling.py: a GPU needs a plugin that tests do not install"
     ),
     "python -m tfds_builders.build mimic_cxr --manual_dir=DIR": "tests/tfds_builders/test_mimic_cxr.py: on made files",
-    "python -m jaxvqa.testing.golden tests/golden/cmsa": "tests/models: each of its cases",
-    "python -m jaxvqa.testing.golden tests/golden/flamingo": "tests/models: each of its cases",
-    "python -m jaxvqa.testing.golden tests/golden/sysu": "tests/models, tests/testing: each of its cases",
+    "python -m jaxvqa.golden tests/golden/cmsa": "tests/models: each of its cases",
+    "python -m jaxvqa.golden tests/golden/flamingo": "tests/models: each of its cases",
+    "python -m jaxvqa.golden tests/golden/sysu_hcp": "tests/models, tests/testing: each of its cases",
     "python -m jaxvqa.main --config=configs/cmsa.py": "the same command with pre-trained branches is above",
     "python -m jaxvqa.main --config=configs/cmsa.py:vqa_rad,compact": "the same command without a folder is above",
     "python -m jaxvqa.main --config=configs/flamingo.py": "the same command with a folder is above",
@@ -239,7 +239,7 @@ ELSEWHERE = {
         (
             "python -m jaxvqa.convert --system=mtpt --from=models/backbone_epoch-49.pth --to=runs/abdomen",
             "python -m jaxvqa.convert --system=mtpt --from=models/backbone_epoch-99.pth --to=runs/brain "
-            "--config=configs/cmsa_pretrain.py:brain,real",
+            "--config=configs/mtpt.py:brain,real",
             "python -m jaxvqa.convert --system=mtpt --from=runs/brain --to=models/backbone_epoch-99.pth",
         ),
         "tests/convert/test_convert_mtpt.py: the folder has to name a data set that is built",

@@ -7,7 +7,7 @@
     python -m jaxvqa.convert --system=mtpt --from=models/backbone_epoch-49.pth --to=runs/abdomen
     python -m jaxvqa.convert --system=flamingo --from=epoch=36.ckpt --to=runs/flamingo --tokeniser=gpt2 --answers=classes.json
     python -m jaxvqa.convert --system=gpt2 --from=DIR --to=runs/gpt2
-    python -m jaxvqa.convert --system=sysu --from=vgg16_epoch-49.pth --to=runs/vgg16 --answers=disease2id.json \\
+    python -m jaxvqa.convert --system=sysu_hcp --from=vgg16_epoch-49.pth --to=runs/vgg16 --answers=disease2id.json \\
         --config=configs/sysu_hcp.py:vqa_med_2021,vgg16
 
 What a checkpoint of the original does not hold comes from elsewhere: options that leave no trace, such as dropout or the
@@ -16,12 +16,12 @@ maps); the vocabulary from --vocabulary or the question files, in the order in w
 test, Visual Genome); or both from the built data set of the config. Their sizes have to fit the checkpoint.
 
 CMSA's pre-training (`mtpt`) is three files of one epoch, `backbone_…`, `a_decoder_…` (b for brain, c for chest) and `cmsa_…`;
-the first is named, the others lie beside it. Brain and chest need --config=configs/cmsa_pretrain.py:brain,real (or chest,real).
+the first is named, the others lie beside it. Brain and chest need --config=configs/mtpt.py:brain,real (or chest,real).
 Questions and names of classes come from the built data set of the config.
 
 A file of SYSU-HCP does not tell which network it holds: --config does. With --masks (the original's `modelmask.json`) its
-predictions may be masked by the modality that a question names. `sysu_tower` reads a network with any number of classes, such
-as torchvision's, for `config.init_from.model` of configs/sysu_hcp.py.
+predictions may be masked by the modality that a question names. `sysu_hcp_tower` reads a network with any number of classes,
+such as torchvision's, for `config.init_from.model` of configs/sysu_hcp.py.
 
 A file of MLMI's Flamingo needs --tokeniser (GPT-2's or BERT's folder) and, if it has a class head, --answers (the classes in
 their order). One of 2022 tells its sizes; for a later one --config does. The systems `gpt2`, `bert` and `clip_vision` read a
@@ -43,7 +43,7 @@ from typing import Any
 import ml_collections
 
 from jaxvqa import checkpoints, configs, logs, models
-from jaxvqa.convert import cmsa, files, flamingo, mevf, mtpt, recognise, rwsan, sysu, towers, workdir
+from jaxvqa.convert import cmsa, files, flamingo, mevf, mtpt, recognise, rwsan, sysu_hcp, towers, workdir
 from jaxvqa.convert.adam import AdamState
 from jaxvqa.data import sources, tokenisers
 from jaxvqa.data.answers import AnswerList
@@ -174,7 +174,7 @@ def _load_mtpt(parts: Mapping[str, files.TorchFile], model: dict[str, Any]) -> L
         raise CheckpointError(
             f"{parts['decoder'].path} is a decoder with model.task = {found.sizes['task']!r} and "
             f"{found.sizes['classes']} classes, the config has {model['task']!r}: "
-            f"give --config=configs/cmsa_pretrain.py:{organ},real."
+            f"give --config=configs/mtpt.py:{organ},real."
         )
     report = "\n".join(f"{part}:\n{report}" for part, report in found.reports.items())
     return Loaded(found.variables, report, found.sizes, notes={"batches": found.batches})
@@ -192,7 +192,7 @@ def _save_mtpt(path: Path, contents: workdir.Contents) -> None:
 
 
 def _load_sysu(path: files.Source, model: dict[str, Any]) -> Loaded:
-    found = sysu.load(path, model)
+    found = sysu_hcp.load(path, model)
     notes = {"epoch": found.epoch, "run_id": found.run_id, "batches": found.batches}
     return Loaded(found.variables, found.report, found.sizes, assets={"masks": []}, notes=notes)
 
@@ -201,11 +201,11 @@ def _save_sysu(path: Path, contents: workdir.Contents) -> None:
     notes = contents.meta.get("converted") or {}
     numbers: dict[str, Any] = {name: notes.get(name) or 0 for name in ("epoch", "run_id", "batches")}
     variables = {"params": contents.params, "batch_stats": contents.extra["batch_stats"]}
-    sysu.save(path, variables, contents.config.model.backbone, **numbers)
+    sysu_hcp.save(path, variables, contents.config.model.backbone, **numbers)
 
 
 def _load_tower(path: files.Source, model: dict[str, Any]) -> Loaded:
-    found = sysu.load(path, model)
+    found = sysu_hcp.load(path, model)
     return Loaded(found.variables, found.report)
 
 
@@ -321,7 +321,7 @@ SYSTEMS = {
     "ban": System("configs/cmsa.py:vqa_rad,ban", _load_mevf, _save_cmsa, mevf.SIZES, **_RAD),
     "san": System("configs/cmsa.py:vqa_rad,san", _load_mevf, _save_cmsa, mevf.SIZES, **_RAD),
     "mtpt": System(
-        "configs/cmsa_pretrain.py:abdomen,real",
+        "configs/mtpt.py:abdomen,real",
         _load_mtpt,
         _save_mtpt,
         tuple(name for name in mtpt.SIZES if name != "task"),
@@ -330,16 +330,16 @@ SYSTEMS = {
         optimiser=False,
         read=_read_mtpt,
     ),
-    "sysu": System(
+    "sysu_hcp": System(
         "configs/sysu_hcp.py:vqa_med_2021",
         _load_sysu,
         _save_sysu,
-        sysu.SIZES,
+        sysu_hcp.SIZES,
         answers=DiseaseList,
         counts={"answers": "num_answers"},
         optimiser=False,
     ),
-    "sysu_tower": System("configs/sysu_hcp.py:vqa_med_2021", _load_tower, sizes=sysu.SIZES),
+    "sysu_hcp_tower": System("configs/sysu_hcp.py:vqa_med_2021", _load_tower, sizes=sysu_hcp.SIZES),
     "flamingo": System(
         "configs/flamingo.py:vqa_rad,mlmi",
         _load_flamingo,
@@ -371,7 +371,7 @@ SYSTEMS = {
         read=_read_tower,
         options=("activation",),
     ),
-    "backbone": System("configs/cmsa_pretrain.py:abdomen,real", _part(mtpt.load_backbone, "backbone")),
+    "backbone": System("configs/mtpt.py:abdomen,real", _part(mtpt.load_backbone, "backbone")),
     "maml": System("configs/cmsa.py:vqa_rad,ban", _part(mevf.load_maml, "image/maml"), read=lambda path, _: path),
     "autoencoder": System("configs/cmsa.py:vqa_rad,ban", _part(mevf.load_autoencoder, "image/autoencoder")),
 }

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from jaxvqa.convert import cmsa, flamingo, mevf, mtpt, rwsan, sysu, towers
+from jaxvqa.convert import cmsa, flamingo, mevf, mtpt, rwsan, sysu_hcp, towers
 from jaxvqa.convert.files import TorchFile
 from jaxvqa.convert.layers import Stacked
 from jaxvqa.convert.table import Table
@@ -46,8 +46,8 @@ def _layouts() -> Mapping[str, tuple[tuple[str, Fits], ...]]:
         return tuple((f"--system={name}", one) for one in fits)
 
     backbones = tuple(
-        (f"--system=sysu --config=configs/sysu_hcp.py:vqa_med_2021,{name}", _table(table))
-        for name, table in sysu.KEYS.items()
+        (f"--system=sysu_hcp --config=configs/sysu_hcp.py:vqa_med_2021,{name}", _table(table))
+        for name, table in sysu_hcp.KEYS.items()
     )
     variants = [(language, tied) for language in flamingo.BLOCKS for tied in (True, False)]
     return {
@@ -59,7 +59,7 @@ def _layouts() -> Mapping[str, tuple[tuple[str, Fits], ...]]:
         **{name: alone(name, map(_layout, towers.TOWERS[name].layouts)) for name in ("gpt2", "bert", "clip_vision")},
         "autoencoder": alone("autoencoder", [_table(mevf.AUTOENCODER_FILE)]),
         "backbone": alone("backbone", [_table(mtpt.BACKBONE_FILE)]),
-        "sysu": backbones,
+        "sysu_hcp": backbones,
     }
 
 
@@ -80,10 +80,10 @@ def check(file: TorchFile, system: str, model: Mapping[str, Any]) -> None:
         for name, layouts in _layouts().items()
         for way, fits in layouts
     ]
-    own = {"sysu_tower": "sysu"}.get(system, system)
+    own = {"sysu_hcp_tower": "sysu_hcp"}.get(system, system)
     if own not in _layouts():
         return
-    backbone = f",{model.get('backbone')}" if own == "sysu" else ""
+    backbone = f",{model.get('backbone')}" if own == "sysu_hcp" else ""
     fitting = max(share for name, way, share in shares if name == own and way.endswith(backbone))
     best = max(share for _, _, share in shares)
     # Systems share layers: a file is another's where that one knows all of its keys, or this one hardly any.

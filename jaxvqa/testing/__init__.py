@@ -1,1 +1,1 @@
-"""Golden cases: what the systems' original implementations computed, and the program that checks ours against it."""
+"""The former name of `jaxvqa.golden`."""

@@ -51,17 +51,17 @@ def test_another_backbone_of_sysu_is_named_with_its_config():
     ]
     keys += [f"classifier.{n}.{kind}" for n in (0, 3, 6) for kind in ("weight", "bias")]
     file = files.TorchFile({key: np.empty(0) for key in keys}, path=Path("x.pth"))
-    recognise.check(file, "sysu", {"backbone": "vgg16"})
-    for system in ("sysu", "sysu_tower"):
+    recognise.check(file, "sysu_hcp", {"backbone": "vgg16"})
+    for system in ("sysu_hcp", "sysu_hcp_tower"):
         with pytest.raises(
-            CheckpointError, match=r"use --system=sysu --config=configs/sysu_hcp\.py:vqa_med_2021,vgg16"
+            CheckpointError, match=r"use --system=sysu_hcp --config=configs/sysu_hcp\.py:vqa_med_2021,vgg16"
         ):
             recognise.check(file, system, {"backbone": "resnet50"})
 
 
 def test_what_is_of_no_system_is_left_to_the_tables():
     file = files.TorchFile({"some.other": np.empty(0)}, path=Path("x.pth"))
-    for system in (*CASES, "maml", "sysu"):
+    for system in (*CASES, "maml", "sysu_hcp"):
         recognise.check(file, system, {"backbone": "vgg16"})
 
 

@@ -8,13 +8,13 @@ import pytest
 from jaxvqa.data import med_text
 from jaxvqa.data.med_text import DiseaseList
 from jaxvqa.errors import DataError
-from jaxvqa.testing import golden
+from jaxvqa.golden import runner
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "sysu"
+GOLDEN = Path(__file__).parents[1] / "golden" / "sysu_hcp"
 
 
 def test_the_originals_reading():
-    rows = golden.run(GOLDEN / "reading.json")
+    rows = runner.run(GOLDEN / "reading.json")
     assert [(row.output, row.note) for row in rows] == [("files", "4/4"), ("classes", "2/2"), ("bad", "3/3")]
 
 

@@ -21,7 +21,7 @@ from jaxvqa.data.rad_text import (
     tokenise,
 )
 from jaxvqa.errors import DataError
-from jaxvqa.testing import golden
+from jaxvqa.golden import runner
 
 GOLDEN = Path(__file__).parents[1] / "golden/cmsa"
 CASES = json.loads((GOLDEN / "text_cases.json").read_text())
@@ -161,16 +161,16 @@ def test_second_embedding():
 
 
 def test_golden_cases_all_pass(jaxvqa_data):
-    rows = golden.run(GOLDEN / "text_cases.json")
+    rows = runner.run(GOLDEN / "text_cases.json")
     assert len(rows) == 10
     assert all(row.passed for row in rows), rows
-    rows = [row for row in golden.run(jaxvqa_data / "reference/metrics/cases.json") if row.output == "vqa_rad"]
+    rows = [row for row in runner.run(jaxvqa_data / "reference/metrics/cases.json") if row.output == "vqa_rad"]
     assert [row.passed for row in rows] == [True, True]
 
 
 def test_golden_cases_without_data(monkeypatch):
     monkeypatch.delenv("JAXVQA_DATA", raising=False)
-    rows = golden.run(GOLDEN / "text_cases.json")
+    rows = runner.run(GOLDEN / "text_cases.json")
     assert all(row.passed is not False for row in rows), rows
     skipped = [row for row in rows if row.passed is None]
     assert {row.output for row in skipped} == {"questions", "targets", "tfidf_vqa_rad", "vqa_rad"}

@@ -10,11 +10,11 @@ import pytest
 
 from jaxvqa import models
 from jaxvqa.errors import ConfigError
+from jaxvqa.golden import runner
 from jaxvqa.models.cmsa import CMSA
 from jaxvqa.models.layers.non_local import Mixture, NonLocal, cross_modal_map, spatial_map
 from jaxvqa.models.layers.transformer import sinusoids
 from jaxvqa.models.question import QuestionEncoder, WordEmbedding
-from jaxvqa.testing import golden
 from tests.made_up import made_up
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "cmsa"
@@ -92,7 +92,7 @@ def train(model, variables, inputs, seed=3):
 
 @pytest.mark.parametrize(("case", "outputs"), [("small", 15), ("small_train", 33), ("small_selfatt", 15)])
 def test_given_cases(case, outputs):
-    rows = golden.run(GOLDEN / f"cmsa_{case}.manifest.json")
+    rows = runner.run(GOLDEN / f"cmsa_{case}.manifest.json")
     assert not [row for row in rows if row.passed is False]
     assert sum(row.passed is True for row in rows) == outputs + 2  # the checkpoint's way there and back, and its sizes
 

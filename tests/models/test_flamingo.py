@@ -9,12 +9,12 @@ import pytest
 
 from jaxvqa import models, optim, paths
 from jaxvqa.errors import ConfigError
+from jaxvqa.golden import runner
 from jaxvqa.models.flamingo import COMPAT, FREEZE, PUBLISHED, parse_compat
 from jaxvqa.models.layers.perceiver import visible_media
 from jaxvqa.models.towers.gpt2 import GPT2
 from jaxvqa.models.towers.regions import Regions
 from jaxvqa.models.towers.resnet import PatchResNet
-from jaxvqa.testing import golden
 from tests.made_up import made_up
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "flamingo"
@@ -94,7 +94,7 @@ def call():
     ],
 )
 def test_given_cases(case, outputs):
-    rows = golden.run(GOLDEN / f"{case}.manifest.json")
+    rows = runner.run(GOLDEN / f"{case}.manifest.json")
     assert [row for row in rows if row.decides and not row.passed] == []
     assert len(rows) == outputs
 
@@ -102,7 +102,7 @@ def test_given_cases(case, outputs):
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["resampler_full", "flamingo_full"])
 def test_full_size_golden_cases(case, jaxvqa_data):
-    rows = golden.run(jaxvqa_data / "reference" / "flamingo" / f"{case}.manifest.json")
+    rows = runner.run(jaxvqa_data / "reference" / "flamingo" / f"{case}.manifest.json")
     assert len(rows) > 8
     assert [row for row in rows if not row.passed] == []
 

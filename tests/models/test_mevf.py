@@ -9,6 +9,7 @@ import pytest
 
 from jaxvqa import models
 from jaxvqa.errors import ConfigError
+from jaxvqa.golden import runner
 from jaxvqa.models.mevf import (
     INPUTS,
     AutoEncoder,
@@ -18,7 +19,6 @@ from jaxvqa.models.mevf import (
     StackedAttention,
     channels_first,
 )
-from jaxvqa.testing import golden
 from tests.made_up import made_up
 from tests.oracle import torch
 
@@ -88,7 +88,7 @@ def ban(batch):
     ],
 )
 def test_golden_cases(case, outputs):
-    rows = golden.run(GOLDEN / f"{case}.manifest.json")
+    rows = runner.run(GOLDEN / f"{case}.manifest.json")
     assert not [row for row in rows if not row.passed]
     assert len(rows) == outputs + 2  # and the checkpoint's way there and back, and its sizes
 

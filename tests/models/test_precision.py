@@ -31,7 +31,7 @@ RESNET = {"depth": 10, "branch_width": 4}
 CMSA = {"name": "cmsa", "width": 16, "organ_width": 4, "organ_hidden": 8} | RESNET | SMALL
 MEVF = {"image_84": (2, 84, 84, 1), "image_128": (2, 128, 128, 1), "question": WORDS}
 MTPT = {"name": "mtpt", "vocab_size": 20, "classes": 3, "width": 8} | RESNET
-SYSU = {"name": "sysu", "num_answers": 7}
+SYSU = {"name": "sysu_hcp", "num_answers": 7}
 SMALL_RESNEST = {"blocks": (1, 1, 1, 1), "stem_width": 4, "bottleneck_width": 8}
 
 SYSTEMS = {

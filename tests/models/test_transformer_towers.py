@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from jaxvqa.convert import towers
+from jaxvqa.golden import runner
 from jaxvqa.models.layers.multi_head import KeyValue, MultiHeadAttention, attend, attend_in_parts, causal
 from jaxvqa.models.towers import bert, clip, gpt2
 from jaxvqa.models.towers.palm import PaLM
-from jaxvqa.testing import golden
 from tests.oracle import torch
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "flamingo"
@@ -28,14 +28,14 @@ GOLDEN = Path(__file__).parent.parent / "golden" / "flamingo"
     ],
 )
 def test_given_cases(case, outputs):
-    rows = golden.run(GOLDEN / f"{case}.manifest.json")
+    rows = runner.run(GOLDEN / f"{case}.manifest.json")
     assert [row.passed for row in rows] == [True] * outputs
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["gpt2_full", "bert_full", "clip_openai_b32_full", "clip_vision_b32_full"])
 def test_full_size_golden_cases(case, jaxvqa_data):
-    rows = golden.run(jaxvqa_data / "reference" / "flamingo" / f"{case}.manifest.json")
+    rows = runner.run(jaxvqa_data / "reference" / "flamingo" / f"{case}.manifest.json")
     assert len(rows) > 4
     assert not [row for row in rows if not row.passed]
 

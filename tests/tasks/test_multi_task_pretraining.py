@@ -39,7 +39,7 @@ def changes(folder, organ):
 
 
 def small_config(folder, organ):
-    config = configs.load(f"configs/cmsa_pretrain.py:{organ},small")
+    config = configs.load(f"configs/mtpt.py:{organ},small")
     configs.override(config, list(changes(folder, organ).items()))
     return config
 
@@ -111,7 +111,7 @@ def test_pretrained_branches_flow_into_cmsa(mtpt, tmp_path, capsys):
     taken = {"head": "brain"}
     for organ in taken.values():
         arguments = [f"--config.{name}={value}" for name, value in changes(mtpt, organ).items()]
-        config = f"--config=configs/cmsa_pretrain.py:{organ},small"
+        config = f"--config=configs/mtpt.py:{organ},small"
         assert main.main([config, f"--workdir={tmp_path / organ}", *arguments]) == 0
     last = [row for row in logs.read_metrics(tmp_path / "brain") if "test/accuracy" in row][-1]
     assert {"test/accuracy/low", "test/accuracy/high", "test/compatibility"} <= last.keys()

@@ -118,7 +118,7 @@ def test_the_authors_classes_go_first(made, tmp_path):
     garbled = "spine, \u00a0cyst".encode().decode("gbk")
     assert garbled != "spine, \u00a0cyst"
     (made / "archive/disease2id.json").write_text(json.dumps({garbled: 1, "ulcer": 0}), encoding="utf-8")
-    splits, classes, _ = read_splits("sysu", made, pictures=False)
+    splits, classes, _ = read_splits("sysu_hcp", made, pictures=False)
     assert classes.answers == ("ulcer", garbled)
     assert column(splits["train"], "label") == [1]
     assert column(splits["test"], "label") == [0, 0]

@@ -16,7 +16,7 @@ from PIL import Image
 
 from jaxvqa.data.sources import Records, VqaSource
 from jaxvqa.errors import DataError
-from jaxvqa.testing import golden
+from jaxvqa.golden import runner
 from tfds_builders.build import build
 from tfds_builders.vqa_rad import release
 from tfds_builders.vqa_rad.vqa_rad_dataset_builder import Builder
@@ -294,12 +294,12 @@ def test_real_images_are_in_one_split(real):
 def test_preprocessing_case(tmp_path, monkeypatch):
     outputs = [("slice", True), ("moments", True)]
     monkeypatch.delenv("JAXVQA_DATA", raising=False)
-    assert [(row.output, row.passed) for row in golden.run(GOLDEN / "preprocess224.manifest.json")] == outputs
+    assert [(row.output, row.passed) for row in runner.run(GOLDEN / "preprocess224.manifest.json")] == outputs
     # The images lie beside the case there; elsewhere they are the data's.
     for path in GOLDEN.glob("preprocess224.*"):
         shutil.copy(path, tmp_path)
     case = tmp_path / "preprocess224.manifest.json"
-    rows = golden.run(case)
+    rows = runner.run(case)
     assert [row.passed for row in rows] == [None, None]
     assert "JAXVQA_DATA" in rows[0].note
     folder = tmp_path / "data/vqa_rad" / release.IMAGE_FOLDER
@@ -307,4 +307,4 @@ def test_preprocessing_case(tmp_path, monkeypatch):
     for path in GOLDEN.glob("*.jpg"):
         shutil.copy(path, folder)
     monkeypatch.setitem(os.environ, "JAXVQA_DATA", str(tmp_path))
-    assert [(row.output, row.passed) for row in golden.run(case)] == outputs
+    assert [(row.output, row.passed) for row in runner.run(case)] == outputs

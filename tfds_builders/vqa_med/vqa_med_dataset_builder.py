@@ -26,8 +26,8 @@ _BY_YEAR: dict[str, Mapping[str, Sequence[str]]] = {
     for year in (2019, 2020, 2021)
 }
 _BY_YEAR["2021"] = {"train": release.TRAIN_2021, **_BY_YEAR["2021"]}
-_SPLITS: Mapping[str, Mapping[str, Sequence[str]]] = {**_BY_YEAR, "sysu": release.SYSU}
-_OPTIONAL: Mapping[str, Sequence[str]] = {"2021": ("train",), "sysu": release.SYSU_OPTIONAL}
+_SPLITS: Mapping[str, Mapping[str, Sequence[str]]] = {**_BY_YEAR, "sysu_hcp": release.SYSU}
+_OPTIONAL: Mapping[str, Sequence[str]] = {"2021": ("train",), "sysu_hcp": release.SYSU_OPTIONAL}
 
 
 @dataclasses.dataclass
@@ -35,7 +35,7 @@ class Config(tfds.core.BuilderConfig):
     """Which questions or images.
 
     Attributes:
-      source: A year, or "sysu".
+      source: A year, or "sysu_hcp".
       images: The pictures in place of the questions.
       sample: Leave out what has no picture, as for a part of a release.
     """
@@ -114,7 +114,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
                 "year": np.int32,
                 "member": text,
             }
-            if config.source == "sysu":
+            if config.source == "sysu_hcp":
                 columns["label"] = np.int64
                 metadata["class_names"] = []
         return self.dataset_info_from_configs(
@@ -155,21 +155,21 @@ def read_splits(
     """Reads the questions of each split, and finds the pictures.
 
     Args:
-      source: A year, or "sysu".
+      source: A year, or "sysu_hcp".
       manual_dir: Folder of the files.
       pictures: Whether to find and check them.
       sample: Leave out questions whose picture is not there.
       workers: Threads that decode pictures.
 
     Returns:
-      Records by split; the classes (of "sysu" only); image name -> file and what it holds.
+      Records by split; the classes (of "sysu_hcp" only); image name -> file and what it holds.
 
     Raises:
       DataError: Text files are of another form, pictures are missing or damaged, or a split is empty; one message names all
         of it.
     """
     plan = {
-        split: _present(split, names, manual_dir, whole=source != "sysu")
+        split: _present(split, names, manual_dir, whole=source != "sysu_hcp")
         if split in _OPTIONAL.get(source, ())
         else list(names)
         for split, names in _SPLITS[source].items()
@@ -179,7 +179,7 @@ def read_splits(
     parts = {name: release.read_part(release.PARTS[name], manual_dir, faults) for name in names}
     release.number_questions(parts)
     images = _pictures(parts, manual_dir, faults, sample, workers) if pictures else {}
-    classes = _classes(parts, manual_dir, faults) if source == "sysu" else None
+    classes = _classes(parts, manual_dir, faults) if source == "sysu_hcp" else None
     if faults:
         raise checks.error_of(
             f"vqa_med, {source}: {len(faults)} fault(s) in {manual_dir}",
@@ -195,7 +195,7 @@ def read_splits(
         if sample
         else "none of its questions has an answer of the list of classes"
     )
-    checks.filled_splits(f"vqa_med, {source}", splits, because, partial=sample or source == "sysu")
+    checks.filled_splits(f"vqa_med, {source}", splits, because, partial=sample or source == "sysu_hcp")
     splits = {split: records for split, records in splits.items() if records}
     for records in parts.values():
         for record in records:

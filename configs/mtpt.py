@@ -1,0 +1,102 @@
+"""CMSA's multi-task pre-training: one of its image branches learns an image task, and whether a question fits the image.
+
+    python -m jaxvqa.main --config=configs/mtpt.py:abdomen --workdir=runs/abdomen     segmentation
+    python -m jaxvqa.main --config=configs/mtpt.py:brain --workdir=runs/brain         classification
+    python -m jaxvqa.main --config=configs/mtpt.py:chest --workdir=runs/chest         classification
+    python -m jaxvqa.main --config=configs/cmsa.py --config.init_from.abdomen.workdir=runs/abdomen \\
+        --config.init_from.head.workdir=runs/brain --config.init_from.chest.workdir=runs/chest
+
+The images are phantoms, of other patients than those of configs/cmsa.py: minutes on 2 CPU cores. With `real` ("abdomen,real")
+they are the published sets, which have to be put into place first (tfds_builders/mtpt/README.md), and the recipe is the
+published one at full size, for a GPU. `compact` gives the small network for real images too; `small` runs in a minute.
+"""
+
+import ml_collections
+
+from configs import common
+
+ORGANS = ("abdomen", "brain", "chest")
+VARIANTS = (*ORGANS, "real", "compact", "small")
+CLASSES = {"abdomen": 14, "brain": 3, "chest": 2}
+PHANTOM_RECIPES = {"abdomen": ("20 epochs", 0.002), "brain": ("40 epochs", 0.005), "chest": ("20 epochs", 0.002)}
+"""Organ -> how long the phantoms are trained on, and the learning rate."""
+
+
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
+    """Returns the config of a variant: an organ (abdomen by default), and what else is joined by commas."""
+    variants = common.parse_variants(arg, VARIANTS)
+    organ = next((organ for organ in ORGANS if organ in variants), "abdomen")
+    config = common.base()
+    common.radiology_data(config)
+    config.name = f"mtpt-{organ}"
+    config.task = "multi_task_pretraining"
+    config.sharding.params = ((r".*/(theta|phi|value)/kernel", ("fsdp", "tensor")), (r".*", ()))
+
+    # The published sizes and recipe (spec, section 10).
+    config.model = ml_collections.ConfigDict({"name": "mtpt"})
+    config.model.task = "segment" if organ == "abdomen" else "classify"
+    config.model.embed_width = 200
+    config.model.tables = 2
+    config.model.width = 1024
+    config.model.depth = 34
+    config.model.branch_width = 64
+    config.model.spatial = False
+    config.model.dropout = 0.5
+    config.model.remat = False
+    config.loss = ml_collections.ConfigDict({"image": 1.0, "compatibility": 1.0})
+    config.data.questions = f"mtpt/{organ}"
+    config.data.question_list = f"mtpt/{organ}_questions"
+    config.data.augment.crop = 8
+    config.data.augment.degrees = 15.0
+    config.batch_size = 10
+    config.optim.name = "adamax"
+    config.optim.lr = 0.01
+    config.optim.clip_norm = 0.25
+    config.total = "100 epochs"
+    falls = ((epoch, (1 - (epoch - 1) / 100) ** 0.9) for epoch in range(20, 100, 20))
+    config.optim.schedule = ml_collections.ConfigDict({"name": "epochs", "table": ((0, 1.0), *falls)})
+    config.log_every = "1 epoch"
+    config.checkpoint.every = "5 epochs"
+    config.compile.num_classes = CLASSES[organ]
+    config.main_eval = "test"
+    config.evals = ml_collections.ConfigDict()
+    config.evals.test = common.evaluation("test", every="5 epochs", batch_size=20, type="scores", predict="scores")
+
+    if "real" not in variants:
+        _phantoms(config, organ)
+    if "compact" in variants:
+        compact(config)
+    if "small" in variants:
+        _small(config)
+    return config
+
+
+def compact(config: ml_collections.ConfigDict) -> None:
+    """The sizes of configs/cmsa.py's compact network: its branches fit there."""
+    config.name += "-compact"
+    config.data.image_size = 96
+    config.model.embed_width = 64
+    config.model.width = 128
+    config.model.depth = 18
+    config.model.branch_width = 16
+
+
+def _phantoms(config: ml_collections.ConfigDict, organ: str) -> None:
+    compact(config)
+    config.name = f"mtpt-phantom_{organ}"
+    config.data.questions = f"mtpt/phantom_{organ}"
+    config.data.question_list = f"mtpt/phantom_{organ}_questions"
+    config.total, config.optim.lr = PHANTOM_RECIPES[organ]
+    config.optim.schedule = ml_collections.ConfigDict({"name": "cosine", "warmup": "5 %", "end": 0.01})
+
+
+def _small(config: ml_collections.ConfigDict) -> None:
+    """Runs end to end in about a minute on 2 CPU cores; its numbers mean nothing."""
+    config.name += "-small"
+    config.data.image_size = 64
+    config.data.limit = 80
+    config.model.embed_width = 16
+    config.model.width = 32
+    config.model.depth = 10
+    config.model.branch_width = 8
+    config.total = "2 epochs"

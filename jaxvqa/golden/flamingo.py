@@ -1,0 +1,424 @@
+"""Flamingo's golden cases: resampler, gated cross-attention, the whole model of each year, training (spec, section 22)."""
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxvqa import generate, losses, models, optim
+from jaxvqa.convert import flamingo, to_jax, to_torch
+from jaxvqa.convert.table import Rule, Table
+from jaxvqa.golden.parts import compare_all
+from jaxvqa.golden.runner import COMMENTS, LIMIT, Case, Row, relative_difference, through_file
+from jaxvqa.golden.towers import back_again
+from jaxvqa.golden.training import Precision, in_both
+from jaxvqa.models.flamingo import FREEZE
+from jaxvqa.models.layers.perceiver import GatedCrossAttention, PerceiverResampler, visible_media
+
+ZERO_LIMIT = 1e-6
+"""Largest gradient of what has none, relative to the largest of all."""
+
+TRAINING = {
+    "label_smoothing": 0.1,
+    "token_label_smoothing": 0.1,
+    "use_generation_loss": True,
+    "token_average_classification": False,
+    "train_embedding_layer": True,
+    "flamingo_mode": False,
+    "classifier_dropout": 0.0,
+}
+"""Options of training, stated in `options`, in a section `training` or `train`, or beside these; and what holds without."""
+
+OPTIONS = frozenset(
+    {
+        *flamingo.OPTIONS,
+        *("dim", "depth", "language_encoder", "language_model", "use_positional_embedding", "weight_tie_gpt"),
+        *("num_classification_classes", "classification_num_classes", "classification_mode", "use_image_embeddings"),
+        *("bos_token_id", "pad_token_id", "eoc_token_id", "eoq_token_id", "vit", "bert", "beam"),
+    }
+)
+"""Options of the model."""
+
+MANIFEST = frozenset(
+    {
+        "model",
+        "options",
+        "tied",
+        "inputs",
+        "n_tensors",
+        "n_parameters",
+        "runs",
+        "gradients",
+        "tensors",
+        "train",
+        "training",
+    }
+)
+"""What a manifest of training may hold besides."""
+
+
+def run(case: Case) -> Iterator[Row]:
+    """Runs one case in float32, and a training case in float64 too."""
+    runners = {"PerceiverResampler": _resampler, "GatedCrossAttentionBlock": _gated, "FlamingoPaLM": _palm}
+    with jax.default_matmul_precision("highest"):
+        yield from runners.get(case.manifest["model"], _module)(case)
+
+
+# --- parts -----------------------------------------------------------------------------------------------------------------
+
+
+def _part(case: Case, rules: list[Rule], module: Any, *inputs: Any) -> tuple[Row, Any]:
+    """A part's checkpoint through its rules: whether it comes back, and its parameters."""
+    tensors, (stacked, *_) = case.checkpoint(), flamingo.STACKED
+    shapes = jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
+    params, _ = to_jax(stacked.split(tensors), Table(tuple(rules)), shapes)
+    row = back_again(case, tensors, stacked.join(to_torch(params, Table(tuple(rules)))))
+    return row, {"params": jax.tree.map(jnp.asarray, params)}
+
+
+def _resampler(case: Case) -> Iterator[Row]:
+    options = case.manifest["options"]
+    module = PerceiverResampler(
+        options["num_latents"], options["depth"], options["heads"], options["dim_head"], options["num_time_embeds"]
+    )
+    given = {name: jnp.asarray(value) for name, value in case.inputs.items() if name in ("media", "tokens")}
+    given = {name: value if value.ndim == 4 else value[:, None] for name, value in given.items()}
+    row, variables = _part(case, flamingo.RESAMPLER, module, next(iter(given.values())))
+    yield row
+    ours: dict[str, Any] = {}
+    for name, value in given.items():
+        latents, out = jax.jit(module.apply)(variables, value)
+        ours |= {name: latents, f"{name}_layer0_attn": out["read_0"]}
+        ours[f"{name}_latent_norms"] = jnp.linalg.norm(latents, axis=-1)
+    yield from compare_all(case, ours)
+
+
+def _gated(case: Case) -> Iterator[Row]:
+    options = case.manifest["options"]
+    module = GatedCrossAttention(options["heads"], options["dim_head"], options["dim"])
+    text, media = jnp.asarray(case.inputs["text"]), jnp.asarray(case.inputs["media"])
+    count = jnp.cumsum(jnp.asarray(case.inputs["media_locations"]), axis=-1, dtype=jnp.int32)
+
+    def both(module: Any, sees: Any, reads: Any) -> Any:
+        return module(text, module.project(media), sees, reads)
+
+    def start(key: Any) -> Any:
+        return module.init(key, None, None, method=both)
+
+    def apply(variables: Any, sees: Any, reads: Any) -> Any:
+        return module.apply(variables, sees, reads, method=both)
+
+    shapes = jax.eval_shape(start, jax.random.key(0))["params"]
+    tensors, (stacked, *_), table = case.checkpoint(), flamingo.STACKED, Table(tuple(flamingo.CROSS_ATTENTION))
+    params, _ = to_jax(stacked.split(tensors), table, shapes)
+    yield back_again(case, tensors, stacked.join(to_torch(params, table)))
+    # What each output's year does where nothing is seen (spec, section 4).
+    forms: Mapping[str, dict[str, bool]] = {
+        "out": {"uniform_beyond": True},
+        "2022": {"uniform_beyond": True, "uniform_before": True},
+        "all_previous": {"immediate": False, "uniform_before": True},
+    }
+    compiled, ours = jax.jit(apply), {}
+    variables = {"params": jax.tree.map(jnp.asarray, params)}
+    for name, form in forms.items():
+        ours[name], inside = compiled(variables, *visible_media(count, media.shape[1], **form))
+        if name == "out":
+            ours["attn"] = inside["read"]
+    ours["no_locations"], _ = compiled(variables, None, None)
+    yield from compare_all(case, ours)
+
+
+# --- the whole model -------------------------------------------------------------------------------------------------------
+
+
+def _load(case: Case, config: dict[str, Any]) -> tuple[Row, flamingo.Converted]:
+    """Sends a checkpoint through a Lightning file, and back."""
+    tensors = case.checkpoint()
+    extra = None if config["language"] == "palm" else {"epoch": 3, "global_step": 40}
+    found = through_file(tensors, extra, lambda path: flamingo.load(path, config))
+    back = flamingo.to_original(found.params, found.config, found.unused)
+    return back_again(_with_groups(case), tensors, back), found
+
+
+def _with_groups(case: Case) -> Case:
+    """BERT's checkpoints do not list which of their names are of one tensor; the spec does (section 6)."""
+    keys = [t["key"] for t in case.manifest["tensors"]]
+    first = "flamingo_palm.bert_decoder.bert."
+    groups = list(case.manifest.get("tied", ()))
+    for key in keys:
+        if key.startswith(f"{first}embeddings.") and "position_ids" not in key:
+            groups.append([key, key.replace(f"{first}embeddings.", "flamingo_palm.bert_embedding.")])
+        if key.startswith(f"{first}encoder.layer."):
+            i, _, rest = key.removeprefix(f"{first}encoder.layer.").partition(".")
+            groups.append([key, f"flamingo_palm.layers.{i}.0.fn.{rest}"])
+    return dataclasses.replace(case, manifest=case.manifest | {"tied": groups})
+
+
+def _caller(model: Any, params: Any) -> Any:
+    """Calls a model with the original's inputs, NCHW images among them, all rows at once."""
+
+    @jax.jit
+    def call(inputs: Any) -> Any:
+        return model.apply({"params": params}, **inputs)
+
+    def with_images_last(**inputs: Any) -> Any:
+        given = {name: jnp.asarray(x, jnp.int32 if x.dtype == np.int64 else x.dtype) for name, x in inputs.items()}
+        if "image" in given:
+            given["image"] = jnp.moveaxis(given["image"], -3, -1)
+        return call(given)
+
+    return with_images_last
+
+
+def _palm(case: Case) -> Iterator[Row]:
+    row, found = _load(case, flamingo.model_config(case.manifest["options"]))
+    yield row
+    call = _caller(models.build(found.config), jax.tree.map(jnp.asarray, found.params))
+    text = case.inputs["ids"]
+    ours: dict[str, Any] = {}
+    if "embeds" in case.inputs:
+        ours["logits"], _ = call(text=text, media=case.inputs["embeds"])
+    ours["text_only_logits"], _ = call(text=text)
+    yield from compare_all(case, ours)
+
+
+def _module(case: Case) -> Iterator[Row]:
+    options = case.manifest["options"]
+    row, found = _load(case, flamingo.model_config(options))
+    yield row
+    config = found.config
+    if "runs" in case.manifest:
+        yield from _unknown(case)
+        yield from in_both(case, lambda precision: _train(config, found.params, precision))
+        return
+    params = jax.tree.map(jnp.asarray, found.params)
+    model = models.build(config)
+    if "prompt_0" in case.inputs:
+        yield from (_beams if "beam" in options else _greedy)(case, model, params)
+        return
+    yield from compare_all(case, _forward(case, config, params))
+
+
+def _forward(case: Case, config: dict[str, Any], params: Any) -> dict[str, Any]:
+    """All outputs of whole texts by their names in the results."""
+    call = _caller(models.build(config), params)
+    names = {"text": "ids", "image": "images", "question_end": "index_eoq"}
+    inputs = {name: case.inputs[given] for name, given in names.items() if given in case.inputs}
+    if config["language"] == "bert" and "mask" in case.inputs:
+        inputs["text_mask"] = case.inputs["mask"].astype(bool)
+    ours: dict[str, Any] = {}
+    if "text" in inputs:
+        # Samples do not depend on one another, so that all rows at once give what each gives alone.
+        logits, out = call(**inputs)
+        ours = _named(logits, out, case)
+        ours |= {f"first_{name}": value[:1] for name, value in _inside(out, config).items()}
+        alone = {name: value[:1] for name, value in inputs.items() if name in ("text", "text_mask")}
+        ours["first_text_only_logits"], _ = call(**alone)
+    if "embeds" in case.inputs:
+        ours["embeds_logits"], _ = call(text=case.inputs["embeds_ids"], media=case.inputs["embeds"])
+    if "multi_images" in case.inputs:
+        ours["multi_logits"], _ = call(text=case.inputs["multi_ids"], image=case.inputs["multi_images"])
+    if "class_logits_token_average" in case.expected:
+        _, averaged = _caller(models.build(config | {"mean_head": True}), params)(**inputs)
+        ours["class_logits_token_average"] = averaged["class_logits"]
+    for name, compat in (("batch", f"{config['compat']},first_sample"), ("2022", "2022")):
+        if any(key.startswith(f"{name}_") for key in case.expected):
+            logits, out = _caller(models.build(config | {"compat": compat}), params)(**inputs)
+            ours |= {f"{name}_{key}": value for key, value in _named(logits, out, case).items()}
+    return ours
+
+
+def _named(logits: Any, out: Mapping[str, Any], case: Case) -> dict[str, Any]:
+    """Outputs of whole texts by their names in the results."""
+    rows = np.arange(len(logits))
+    mask = case.inputs.get("mask", np.ones(logits.shape[:2], np.int64))
+    last = logits[rows, mask.sum(1) - 1]
+    ours = {"logits": logits, "hidden": out["hidden"], "last_logits": last, "argmax": jnp.argmax(logits, axis=-1)}
+    ours |= {"hidden_norms": jnp.linalg.norm(out["hidden"], axis=-1)}
+    ours["last_top10"] = jnp.argsort(-last, axis=-1)[:, :10]
+    if "index_eoq" in case.inputs:
+        ours["hidden_eoq"] = out["hidden"][rows, case.inputs["index_eoq"]]
+    if "class_logits" in out:
+        ours |= {"class_logits": out["class_logits"], "class_probs": jax.nn.softmax(out["class_logits"], axis=-1)}
+    if "image_vector" in out:
+        ours |= {"image_embeds": out["image_vector"][:, 0], "image_proj": out["projected"][:, 0]}
+        ours["resampled"] = out["latents"][:, 0]
+    return ours
+
+
+def _inside(out: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """Intermediates by their names in the results."""
+    depth = config["language_sizes"]["depth"]
+    ours = {f"block_{i}": out[f"block_{i}"] for i in range(depth)}
+    if "image_vector" not in out:
+        return ours
+    ours |= {"image_embeds": out["image_vector"][:, 0], "image_proj": out["projected"][:, 0]}
+    ours["resampled"] = out["latents"]
+    ours |= {f"xattn_{i}": out[f"cross_{i}"] for i in range(0, depth, config["every"])}
+    maps = [out[f"vision_attention_{i}"][:, 0].mean(1) for i in range(config["vision_sizes"].get("depth", 12))]
+    return ours | {"attn": jnp.stack(maps, axis=1)}
+
+
+# --- training --------------------------------------------------------------------------------------------------------------
+
+
+def _stated(case: Case) -> dict[str, Any]:
+    """What a manifest states of training, wherever it does."""
+    manifest = case.manifest
+    sections = (manifest, manifest["options"], manifest.get("train", {}), manifest.get("training", {}))
+    return TRAINING | {name: section[name] for section in sections for name in TRAINING if name in section}
+
+
+def _unknown(case: Case) -> Iterator[Row]:
+    for section in ("train", "training"):
+        yield from case.unknown_options(case.manifest.get(section, {}), TRAINING, section)
+    known = {*MANIFEST, *TRAINING, *COMMENTS}
+    yield from case.unknown_options(case.manifest, known, "manifest")
+    yield from case.unknown_options(case.manifest["options"], {*OPTIONS, *TRAINING})
+    if _stated(case)["classifier_dropout"]:  # its draws cannot be repeated
+        yield from case.unknown_options({"classifier_dropout": _stated(case)["classifier_dropout"]}, ())
+
+
+def _train(config: dict[str, Any], params: Any, precision: Precision) -> Iterator[Row]:
+    """Compares losses, and each parameter's gradient: its norm, that frozen ones have none, and some in full."""
+    case, stated = precision.case, _stated(precision.case)
+    config = config | {"head_dropout": 0.0, "mean_head": stated["token_average_classification"]}
+    config |= {"language_sizes": {**config["language_sizes"], "dropout": 0.0}}
+    params, image = precision.cast((params, np.moveaxis(case.inputs["images"], 1, -1)))
+    mask = jnp.asarray(case.inputs["mask"], jnp.bool_)
+    text, targets = (jnp.asarray(case.inputs[name], jnp.int32) for name in ("ids", "targets"))
+    batch = {"text": text, "image": image}
+    if "index_eoq" in case.inputs:
+        batch["question_end"] = jnp.asarray(case.inputs["index_eoq"], jnp.int32)
+    labels = jnp.asarray(case.inputs["labels"], jnp.int32) if "labels" in case.inputs else None
+
+    def loss(params: Any, model: Any, rows: int, freeze: Any) -> Any:
+        params = optim.without_frozen_gradients(params, freeze)
+        given = {name: x[:rows] for name, x in batch.items()}
+        logits, out = model.apply({"params": params}, **given, train=True)
+        smoothing = stated["token_label_smoothing"]
+        text = losses.text_loss(logits, targets[:rows], mask[:rows], smoothing=smoothing, shared_mask=True)
+        generation = jnp.sum(text) / jnp.sum(mask[:rows])
+        if labels is None or "class_logits" not in out:
+            return generation, {"generation_loss": generation}
+        scores = out["class_logits"]
+        classes = jnp.mean(losses.label_smoothing(scores, labels[:rows], stated["label_smoothing"]))
+        accuracy = jnp.mean(jnp.argmax(scores, axis=-1) == labels[:rows])
+        total = generation + classes if stated["use_generation_loss"] else classes
+        return total, {"generation_loss": generation, "classification_loss": classes, "accuracy": accuracy}
+
+    for name, expected in case.manifest["runs"].items():
+        quirk = ",first_sample" if name.endswith("first_sample") else ""
+        model = models.build(config | {"compat": config["compat"] + quirk}).copy(dtype=precision.dtype)
+        rows = 1 if name.startswith("one") else len(mask)
+        flamingo_mode = name.endswith("flamingo") or (stated["flamingo_mode"] and "finetune" not in name)
+        freeze = FREEZE["flamingo_mode" if flamingo_mode else "vision"]
+        if flamingo_mode and not stated["train_embedding_layer"]:
+            freeze = ((r"language/embed/table", True), *freeze)
+        step = jax.jit(jax.value_and_grad(lambda p, m=model, n=rows, f=freeze: loss(p, m, n, f), has_aux=True))
+        (value, parts), gradient = step(params)
+        numbers = parts | {"loss": value}
+        yield from case.unknown_options(expected, numbers, f"runs.{name}")
+        for part in numbers.keys() & expected.keys():
+            error = relative_difference(numbers[part], expected[part])
+            yield Row(case.name, f"{name} {part}", error <= LIMIT, error, LIMIT, precision=precision.name)
+        gradients = flamingo.to_original(gradient, config)
+        yield from _norms(precision, name, gradients)
+        for key in case.expected:
+            if key.startswith(f"{name}_grad:"):
+                yield precision.values(key, gradients[key.partition(":")[2]])
+
+
+def _norms(precision: Precision, run: str, gradients: Mapping[str, np.ndarray]) -> Iterator[Row]:
+    """Each gradient's norm beside the original's, relative to its own; those that the original has not are 0."""
+    case = precision.case
+    listed = {key: runs[run][1] for key, runs in case.manifest.get("gradients", {}).items() if run in runs}
+    if not listed:
+        return
+    found = {key: float(np.linalg.norm(np.asarray(gradients[key], np.float64))) for key in listed}
+    expected = {key: norm for key, norm in listed.items() if norm is not None}
+    largest = max(found.values())
+    without = max(((found[key] / largest, key) for key in listed.keys() - expected.keys()), default=(0.0, ""))
+    name = f"{run} gradients of what has none"
+    yield Row(case.name, name, without[0] <= ZERO_LIMIT, without[0], ZERO_LIMIT, without[1], precision.name)
+    arrays = np.asarray([expected[key] for key in expected])
+    ours = np.asarray([found[key] for key in expected])
+    inner = dataclasses.replace(case, expected={f"{run} gradient norms": arrays})
+    yield from dataclasses.replace(precision, case=inner).norms(f"{run} gradient norms", ours)
+
+
+# --- generation ------------------------------------------------------------------------------------------------------------
+
+
+def _prompts(case: Case) -> tuple[list[list[int]], Any]:
+    count = sum(name.startswith("prompt_") for name in case.inputs)
+    images = np.concatenate([case.inputs[f"image_{i}"] for i in range(count)])
+    return [case.inputs[f"prompt_{i}"].tolist() for i in range(count)], jnp.asarray(np.moveaxis(images, 1, -1))
+
+
+def _greedy(case: Case, model: Any, params: Any) -> Iterator[Row]:
+    """Writes to all prompts at once, and compares the words; and the scores on the way, from the cache."""
+    prompts, images = _prompts(case)
+    expected = [case.expected[f"ids_{i}"][len(prompt) :] for i, prompt in enumerate(prompts)]
+    count = max(len(words) for words in expected)
+    generator = generate.Generator(model, generate.Settings(words=count))
+    variables = {"params": params}
+    ours = generator(variables, prompts, image=images)
+    for i, prompt in enumerate(prompts):
+        words = np.concatenate([prompt, ours.words[i][: len(expected[i])]])
+        yield case.attempt(f"ids_{i}", functools.partial(case.compare, f"ids_{i}", words, 0.0))
+
+    text, mask = generate.pad(prompts, 0)
+    slots = text.shape[1] + count
+    logits, cache = generator.prefill(variables, text, mask, {"image": images}, slots=slots)
+
+    @jax.jit
+    def follow(logits: Any, cache: Any, words: Any) -> Any:
+        def step(carry: Any, word: Any) -> Any:
+            logits, cache = carry
+            return model.apply(variables, word, cache, method="decode"), logits
+
+        return jax.lax.scan(step, (logits, cache), words)[1]
+
+    padded = [np.pad(words, (0, count - len(words))) for words in expected]
+    steps = np.asarray(follow(logits, cache, jnp.asarray(np.stack(padded, axis=1), jnp.int32)))
+    best = np.sort(steps, axis=-1)
+    found: dict[str, Any] = {}
+    for i, words in enumerate(expected):
+        found[f"step_logits_{i}"] = steps[: len(words), i]
+        found[f"margin_{i}"] = best[: len(words), i, -1] - best[: len(words), i, -2]
+    yield from compare_all(case, found)
+
+
+def _beams(case: Case, model: Any, params: Any) -> Iterator[Row]:
+    """The original's search: texts, scores, and by how little it decided."""
+    prompts, images = _prompts(case)
+    stop, length = case.manifest["options"]["eoc_token_id"], max(len(x) for x in case.expected.values() if x.ndim) + 8
+
+    @jax.jit
+    def scores(text: Any, image: Any, last: Any) -> Any:
+        logits, _ = model.apply({"params": params}, text=text, image=image)
+        return logits[0, last]
+
+    for i, (prompt, setting) in enumerate(zip(prompts, case.manifest["options"]["beam"], strict=True)):
+        image = images[i : i + 1]
+
+        def next_scores(text: list[int], image: Any = image) -> np.ndarray:
+            padded = np.zeros((1, max(length, len(text))), np.int32)
+            padded[0, : len(text)] = text
+            return np.asarray(scores(padded, image, len(text) - 1))
+
+        found = generate.best_first(next_scores, prompt, stop=stop, width=setting["beam_width"], count=setting["top_k"])
+        for k, (_, text) in enumerate(found):
+            yield case.compare(f"seq_{i}_{k}", np.asarray(text), 0.0)
+        ours, expected = np.asarray([score for score, _ in found]), case.expected[f"scores_{i}"]
+        yield case.compare(f"scores_{i}", ours)
+        if f"min_gap_{i}" not in case.expected:
+            continue
+        # By more than this, the scores would have to differ for other texts to come out.
+        gap, error = float(case.expected[f"min_gap_{i}"]), float(np.max(np.abs(ours - expected)))
+        yield Row(case.name, f"min_gap_{i}", error < gap, error, gap)

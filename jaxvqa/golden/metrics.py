@@ -1,0 +1,196 @@
+"""Golden cases of the metrics: what the official evaluators gave."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from jaxvqa.data.answers import AnswerList
+from jaxvqa.data.rad_text import RadAnswerList, normalise_rad_answer
+from jaxvqa.errors import DataError
+from jaxvqa.golden import runner
+from jaxvqa.golden.runner import Check, Sections
+from jaxvqa.metrics import vqa, vqa_med, vqa_rad
+
+QUESTIONS = "data/vqa_v2_mini"
+"""Below the folder that the environment variable JAXVQA_DATA names."""
+
+RAD_SPLITS = "data/vqa_rad/splits.json"
+"""Below the folder that the environment variable JAXVQA_DATA names."""
+
+
+def _predictions(annotations: list[dict[str, Any]]) -> dict[str, dict[int, str]]:
+    """The submissions that the cases make by rule."""
+    rules: dict[str, Callable[[dict[str, Any]], str]] = {
+        "human_k": lambda a: a["answers"][a["question_id"] % 10]["answer"],
+        "most_common": lambda a: a["multiple_choice_answer"],
+        "all_yes": lambda a: "yes",
+        "all_2": lambda a: "two",
+        "most_common_shouted": lambda a: f"The {a['multiple_choice_answer'].upper()}.",
+    }
+    return {name: {a["question_id"]: rule(a) for a in annotations} for name, rule in rules.items()}
+
+
+def _vqa_v2(content: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    for case in content.get("cases", ()):
+        name = f"question {case['question_id']}"
+        ours = round(100 * vqa.question_accuracy(case["prediction"], case["answers"]), 2)
+        yield name, ours, round(case["accuracy"], 2)
+        if "rwsan_target" not in case:
+            continue
+        # The answer list of the original is no part of the case: of its answers, those with a score are checked.
+        answers = AnswerList(tuple(case["rwsan_target"]))
+        scores = dict(zip(answers.answers, answers.soft_scores(case["answers"]).tolist(), strict=True))
+        yield f"{name}, target", scores, case["rwsan_target"]
+
+
+def _vqa_v2_files(content: dict[str, Any]) -> Iterator[tuple[str, Any, Any]] | str:
+    folder = Path(os.environ.get("JAXVQA_DATA", "")) / QUESTIONS
+    if "JAXVQA_DATA" not in os.environ or not folder.is_dir():
+        return f"whole submissions need {QUESTIONS} under the folder that JAXVQA_DATA names"
+    ids = set(json.loads((folder / "splits.json").read_text())["minival"])
+    annotated = json.loads((folder / "v2_mscoco_train2014_annotations.json").read_text())["annotations"]
+    annotations = [a for a in annotated if a["question_id"] in ids]
+    submissions = _predictions(annotations)
+
+    def results() -> Iterator[tuple[str, Any, Any]]:
+        for name, expected in content["files"].items():
+            summary = vqa.summarise(submissions[name], annotations).rounded()
+            yield name, {"overall": summary.overall, "perAnswerType": summary.by_answer_type}, expected
+
+    return results()
+
+
+def rad_splits() -> dict[str, list[dict[str, Any]]] | str:
+    """Returns VQA-RAD's entries by split as question records, or why they cannot be had."""
+    path = Path(os.environ.get("JAXVQA_DATA", "")) / RAD_SPLITS
+    if "JAXVQA_DATA" not in os.environ or not path.is_file():
+        return f"whole splits need {RAD_SPLITS} under the folder that JAXVQA_DATA names"
+    splits = json.loads(path.read_text(encoding="utf-8"))
+    return {
+        split: [
+            row | {"question_id": row["qid"], "multiple_choice_answer": row["answer"], "organ": row["image_organ"]}
+            for row in rows
+        ]
+        for split, rows in splits.items()
+    }
+
+
+def _rad_normalisation(content: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    for raw, expected in content["answer_normalisation"]:
+        yield repr(raw), normalise_rad_answer(raw), expected
+
+
+_RAD_PROTOCOLS = {
+    "mevf_451": "strict_451",
+    "mevf_freeform_308": "strict_308",
+    "cmsa_freeform_308": "original_308",
+    "cmsa_451": "original_451",
+}
+
+
+def _rad_files(content: dict[str, Any]) -> Iterator[tuple[str, Any, Any]] | str:
+    splits = rad_splits()
+    if isinstance(splits, str):
+        return splits
+    train, test = splits["train"], splits["test"]
+
+    def results() -> Iterator[tuple[str, Any, Any]]:
+        answers = RadAnswerList.build(row["multiple_choice_answer"] for row in train)
+        targets = [{"qid": row["question_id"], "label": answers.label(row["multiple_choice_answer"])} for row in test]
+        lists = {"labels": list(answers.answers), "test_targets": targets}
+        yield from ((name, ours, content[name]) for name, ours in lists.items() if name in content)
+        for name, case in content.get("predictions", {}).items():
+            rows = vqa_rad.with_answers(test, case["predictions"])
+            for theirs, ours in _RAD_PROTOCOLS.items():
+                if theirs not in case["expected"]:
+                    continue
+                summary = vqa_rad.summarise(rows, answers.answers, ours)
+                scores = {**summary.by_answer_type, "ALL": summary.overall}
+                counts = {k: (score.right, score.count) for k, score in scores.items()}
+                expected = case["expected"][theirs]
+                yield f"{name}, {theirs}", counts, {k: (v["right"], v["count"]) for k, v in expected.items()}
+
+    return results()
+
+
+MED_REFERENCES = "reference/metrics"
+"""Below the folder that the environment variable JAXVQA_DATA names: where the file of the 2021 test set's references lies."""
+
+
+def _med_pairs(content: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    pairs = content.get("pairs", ())
+    for case in pairs:
+        name, references = repr(case["prediction"]), case["references"]
+        yield f"{name}, accuracy", vqa_med.accuracy(case["prediction"], references), case["accuracy"]
+        bleu = round(vqa_med.bleu(case["prediction"], references), vqa_med.DECIMALS)
+        yield f"{name}, BLEU", bleu, case["bleu"]
+        normalised = {
+            "normalized_prediction": [vqa_med.normalise_prediction(case["prediction"])],
+            "normalized_references": [vqa_med.normalise_reference(text) for text in references],
+        }
+        texts = {k: case[k] if isinstance(case[k], list) else [case[k]] for k in normalised if k in case}
+        yield f"{name}, normalised", {k: normalised[k] for k in texts}, texts
+    if not pairs or "all_pairs_as_one_file" not in content:
+        return
+    numbered = {str(i): case for i, case in enumerate(pairs)}
+    ours = vqa_med.summarise(
+        {i: case["prediction"] for i, case in numbered.items()}, {i: case["references"] for i, case in numbered.items()}
+    ).rounded()
+    expected = content["all_pairs_as_one_file"]
+    yield "all as one file", ours, (expected["accuracy"], expected["bleu"])
+
+
+def _med_submissions(content: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    references = content["file_validation"]["references"]
+    for name, case in content["file_validation"].get("files", {}).items():
+        expected = tuple(case["result"].values()) if "result" in case else "refused"
+        try:
+            ours: Any = vqa_med.summarise(vqa_med.read_submission(case["lines"], references), references).rounded()
+        except DataError:
+            ours = "refused"
+        yield name, ours, expected
+
+
+def _med_files(content: dict[str, Any], folder: Path) -> Iterator[tuple[str, Any, Any]] | str:
+    name = content["real_references"]["file"]
+    path = runner.beside(folder, MED_REFERENCES, name)
+    if path is None:
+        return f"whole submissions need {name} beside the cases, or in {MED_REFERENCES} below JAXVQA_DATA"
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    references = {row["image_id"]: row["answers"] for row in rows}
+    others = {row["image_id"]: row["answers_for_accuracy"] for row in rows if "answers_for_accuracy" in row}
+    first = [row["answers"][0] for row in rows]
+    rules: dict[str, Callable[[int], str]] = {
+        "perfect_first": lambda i: first[i],
+        "wrong": lambda i: "qqq zzz",
+        "half": lambda i: "normal study" if i % 2 else first[i],
+        "first_word": lambda i: first[i].split()[0],
+        "constant": lambda i: "pulmonary embolism",
+        "punctuated": lambda i: f"The {first[i]}.",
+    }
+
+    def results() -> Iterator[tuple[str, Any, Any]]:
+        for case in content["real_references"]["scores"]:
+            predictions = {image: rules[case["name"]](i) for i, image in enumerate(references)}
+            ours = vqa_med.summarise(predictions, references, others).rounded()
+            yield case["name"], ours, (case["accuracy"], case["bleu"])
+
+    return results()
+
+
+SECTIONS: Sections = {
+    "vqa_med_2021": (
+        Check.of(_med_pairs, "pairs", "all_pairs_as_one_file"),
+        Check.of(_med_submissions, "file_validation"),
+        Check.of(_med_files, "real_references", reads_beside=True),
+    ),
+    "retrieval": (),
+    "vqa_rad": (
+        Check.of(_rad_normalisation, "answer_normalisation"),
+        Check.of(_rad_files, "labels", "test_targets", "predictions"),
+    ),
+    "captions": (),
+    "vqa_v2": (Check.of(_vqa_v2, "cases", "questions"), Check.of(_vqa_v2_files, "files")),
+}

@@ -1,0 +1,308 @@
+"""RWSAN's golden cases: the model, its training step, and its text, answer and metric rules (spec section 10)."""
+
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+
+from jaxvqa import models, optim
+from jaxvqa.convert import adam, rwsan, to_torch
+from jaxvqa.data.answers import AnswerList, normalise_answer
+from jaxvqa.data.text import Vocabulary, tokenise
+from jaxvqa.data.transforms import PadRegions
+from jaxvqa.golden.parts import compare_all
+from jaxvqa.golden.runner import Case, Check, Results, Row, Sections, through_file
+from jaxvqa.golden.training import Precision, in_both, optim_config
+from jaxvqa.metrics import vqa
+from jaxvqa.models.layers.norm import StdNorm
+
+OUTPUTS = {
+    "lstm": "lstm",
+    "img_linear": "region_input",
+    "sa_first": "encoder_unit_first",
+    "srwsa_first": "encoder_pass_first",
+    "encoder": "encoder",
+    "sga_first": "decoder_unit_first",
+    "sgrwsa_first": "decoder_pass_first",
+    "decoder": "decoder",
+    "attflat_lang": "question_flat",
+    "attflat_img": "region_flat",
+    "proj_norm": "fused",
+}
+"""Name in a case's results -> the model's intermediate."""
+
+SLICES = {"lstm": np.s_[:, :, :8], "encoder": np.s_[:, :, :8], "decoder": np.s_[:, ::10, :8]}
+"""Outputs of which large cases store a part."""
+
+MODES = frozenset({"train", "every dropout rate 0", "float32", "no loss scaling"})
+"""What a manifest may say of the mode of training, with commas between."""
+
+LOSSES = {
+    "BCE with logits, summed over batch and answers": jnp.sum,
+    "BCE with logits, mean over batch and answers": jnp.mean,
+}
+"""A manifest's loss -> how the loss of each answer and example becomes one number."""
+
+
+def run(case: Case) -> Iterator[Row]:
+    """Runs one case in float32, and its training in float64 too."""
+    tensors = case.checkpoint()
+    config = rwsan.model_config(case.manifest["options"])
+    extra = {"optimizer": adam.fresh_state(len(tensors), {}), "lr_base": 1e-4}
+    loaded = through_file(tensors, extra, lambda path: rwsan.load(path, config))
+    back = to_torch(loaded.params, rwsan.KEYS)
+    same = list(back) == list(tensors) and all(np.array_equal(back[k], v) for k, v in tensors.items())
+    yield Row(case.name, "(checkpoint and back)", same, note=f"{len(loaded.report.used)} tensors")
+    model = models.build(config)
+    with jax.default_matmul_precision("highest"):
+        ours = _evaluate(model, jax.tree.map(jnp.asarray, loaded.params), case)
+        if "train" in case.manifest:
+            yield from _unknown(case)
+            yield from in_both(case, lambda precision: _train(model, loaded.params, precision))
+            del ours["logits"]  # compared there
+        yield from compare_all(case, ours, SLICES)
+
+
+def _evaluate(model: Any, params: Any, case: Case) -> dict[str, Any]:
+    regions, question = jnp.asarray(case.inputs["img_feat"]), jnp.asarray(case.inputs["ques_ix"], jnp.int32)
+    logits, out = jax.jit(model.apply)({"params": params}, regions, question)
+    ours = {"logits": logits} | {name: out[ours_name] for name, ours_name in OUTPUTS.items()}
+    if "norm_x" in case.inputs:
+        norm = jax.jit(StdNorm().apply)
+        ours["norm_y"] = norm({"params": params["fused_norm"]}, jnp.asarray(case.inputs["norm_x"]))
+    return ours
+
+
+# --- training ----------------------------------------------------------------------------------------------------------
+
+UNMOVED = ("grad_norm", "grad_first8", "param_norm_before")
+"""Results for each parameter that depend on no step."""
+
+OPTIMIZER = frozenset({"lr_base", "data_size", "batch_size", "lr_at_step_1"})
+TRAJECTORY = frozenset(
+    {"lr_base", "data_size", "batch_size", "epochs", "lr_decay_list", "lr_decay_r", "steps_per_epoch"}
+)
+
+
+def _unknown(case: Case) -> Iterator[Row]:
+    train = case.manifest["train"]
+    yield from case.unknown_options(train, {"mode", "loss", "optimizer", "trajectory"}, "train")
+    _, read = optim_config({"name": "Adam"} | train["optimizer"])
+    yield from case.unknown_options(train["optimizer"], OPTIMIZER | read, "train.optimizer")
+    yield from case.unknown_options(train.get("trajectory", {}), TRAJECTORY, "train.trajectory")
+    modes = dict.fromkeys(train.get("mode", "train").split(", "), True)
+    yield from case.unknown_options(modes, MODES, "train.mode")
+
+
+def _train(model: Any, params: Any, precision: Precision) -> Iterator[Row]:
+    case, train = precision.case, precision.case.manifest["train"]
+    reduce = LOSSES[train.get("loss", next(iter(LOSSES)))]
+    params, regions, target = precision.cast((params, case.inputs["img_feat"], case.inputs["target"]))
+    question = jnp.asarray(case.inputs["ques_ix"], jnp.int32)
+    model = model.copy(dropout=0.0, dtype=precision.dtype)
+
+    def loss(params: Any) -> tuple[jax.Array, jax.Array]:
+        logits, _ = model.apply({"params": params}, regions, question, train=True)
+        return reduce(optax.sigmoid_binary_cross_entropy(logits, target)), logits
+
+    settings, later = train["optimizer"], train.get("trajectory")
+    optimizer = optim.make_optimizer(optim_config({"name": "Adam"} | settings)[0], params)
+
+    @jax.jit
+    def train_step(params: Any, state: Any, rate: Any) -> tuple[Any, ...]:
+        (value, logits), grads = jax.value_and_grad(loss, has_aux=True)(params)
+        direction, state = optimizer.update(grads, state, params)
+        return value, logits, grads, jax.tree.map(lambda p, d: p - rate * d, params, direction), state
+
+    def follow(rates: Iterable[float]) -> tuple[list[Any], Any]:
+        """Returns the losses before each step and after the last, and the parameters at the end."""
+        losses, now, state = [], params, optimizer.init(params)
+        for lr in [*rates, 0.0]:  # the last step, without a length, gives the loss at the end
+            value, _, _, now, state = train_step(now, state, jnp.asarray(lr, precision.dtype))
+            losses.append(value)
+        return losses, now
+
+    keys = case.arrays["keys"].tolist()
+
+    def by_key(tree: Any) -> list[np.ndarray]:
+        tensors = to_torch(tree, rwsan.KEYS)
+        return [np.asarray(tensors[key], np.float64) for key in keys]
+
+    def stored(tree: Any) -> list[np.ndarray]:
+        # The original's parameters are float32, which rounds a small change of a large one.
+        return [array.astype(np.float32).astype(np.float64) for array in by_key(tree)]
+
+    def norms(arrays: Iterable[np.ndarray]) -> np.ndarray:
+        return np.asarray([np.linalg.norm(array) for array in arrays])
+
+    before, logits, grads, _, _ = train_step(params, optimizer.init(params), jnp.asarray(0.0, precision.dtype))
+    gradients = by_key(grads)
+    first8 = np.zeros((len(keys), 8))
+    for row, gradient in zip(first8, gradients, strict=True):
+        row[: gradient.size] = gradient.ravel()[:8]
+    (_, loss_after), stepped = follow(_rates(settings, 1))
+    losses = {"loss": before, "loss_after_step1": loss_after}
+    values = {"logits": logits}
+    each = {
+        "grad_norm": norms(gradients),
+        "grad_first8": first8,
+        "param_norm_before": norms(by_key(params)),
+        "param_norm_after_step1": norms(by_key(stepped)),
+        "delta_norm_step1": norms(a - b for a, b in zip(stored(stepped), stored(params), strict=True)),
+    }
+    if later:
+        rates = _rates(later, later["epochs"] * _steps_per_epoch(later))
+        (*traj, end), final = follow(rates)
+        losses |= {"traj_lr": np.asarray(rates), "traj_loss": np.asarray(traj), "traj_loss_end": end}
+        each["traj_param_norm"] = norms(by_key(final))
+
+    skipped = case.manifest.get("rounding_only_gradients", ())  # spec section 9, quirk 27
+    only = np.asarray([key not in skipped for key in keys])
+    for name in case.expected:
+        if name in losses:
+            yield precision.loss(name, losses[name])
+        elif name in values:
+            yield precision.values(name, values[name])
+        elif name in each:
+            yield from precision.norms(name, each[name], only, moved=name not in UNMOVED)
+
+
+def _steps_per_epoch(part: dict[str, Any]) -> int:
+    return part.get("steps_per_epoch", part["data_size"] // part["batch_size"])
+
+
+def _rates(part: dict[str, Any], steps: int) -> list[float]:
+    """The learning rates of a manifest's steps, by our schedule."""
+    decay = {"decay_epochs": tuple(part.get("lr_decay_list", ())), "decay_rate": part.get("lr_decay_r", 1.0)}
+    schedule = {"name": "staircase", "warmup_epochs": 3} | decay
+    config = ml_collections.ConfigDict({"lr": part["lr_base"], "schedule": schedule})
+    rate = optim.make_schedule(config, data_size=part["data_size"], batch_size=part["batch_size"], total_steps=steps)
+    return [float(rate(step)) for step in range(steps)]
+
+
+# --- text cases --------------------------------------------------------------------------------------------------------
+
+
+def _tokenise(cases: list[dict[str, Any]]) -> Results:
+    for case in cases:
+        yield case["question"], tokenise(case["question"]), case["tokens"]
+
+
+def _vocabulary(cases: list[dict[str, Any]]) -> Results:
+    for case in cases:
+        vocabulary = Vocabulary.build(case["questions"])
+        if "token_to_ix" in case:
+            yield "token_to_ix", list(vocabulary.index.items()), list(case["token_to_ix"].items())
+        for encoded in case.get("encode", ()):
+            ids = vocabulary.encode(encoded["question"], encoded["max_token"])
+            yield encoded["question"], ids.tolist(), encoded["ids"]
+
+
+def _answers(cases: list[dict[str, Any]]) -> Results:
+    rules = {
+        "training": normalise_answer,
+        "prediction": vqa.normalise_prediction,
+        "human": vqa.normalise_human,
+    }
+    for case, (name, rule) in itertools.product(cases, rules.items()):
+        if name in case:
+            yield f"{case['raw']!r} ({name})", rule(case["raw"]), case[name]
+
+
+def _answer_dictionary(cases: list[dict[str, Any]]) -> Results:
+    for case in cases:
+        runs = (itertools.repeat(answer, count) for answer, count in case["runs"])
+        answers = AnswerList.build(itertools.chain.from_iterable(runs), min_count=9)
+        ours = {"ans_to_ix": answers.index, "ix_to_ans": {str(i): answer for i, answer in enumerate(answers.answers)}}
+        yield from ((name, value, case[name]) for name, value in ours.items() if name in case)
+
+
+def _soft_scores(cases: list[dict[str, Any]]) -> Results:
+    for case in cases:
+        answers = AnswerList(tuple(case["dictionary"]))
+        scores = zip(answers.answers, answers.soft_scores(case["human_answers"]).tolist(), strict=True)
+        ours = {answer: round(score, 6) for answer, score in scores if score}
+        yield str(case["human_answers"]), ours, {answer: round(score, 6) for answer, score in case["scores"].items()}
+
+
+def _vqa_accuracy(cases: list[dict[str, Any]]) -> Results:
+    for case in cases:
+        predictions = {p["question_id"]: p["answer"] for p in case["predictions"]}
+        summary = vqa.summarise(predictions, case["annotations"]).rounded()
+        per_question = {str(name): value for name, value in summary.per_question.items()}
+        for number, value in case.get("per_question", {}).items():
+            yield f"question {number}", per_question.get(number), value
+        ours = {
+            "overall": summary.overall,
+            "per_answer_type": summary.by_answer_type,
+            "per_question_type": summary.by_question_type,
+        }
+        yield from ((name, value, case[name]) for name, value in ours.items() if name in case)
+
+
+def _schedule(cases: list[dict[str, Any]]) -> Results:
+    for case in cases:
+        schedule = {"name": "staircase", "warmup_epochs": 3, "decay_epochs": (), "decay_rate": 1.0}
+        config = ml_collections.ConfigDict({"lr": case["lr_base"], "schedule": schedule})
+        rate = optim.make_schedule(config, data_size=case["data_size"], batch_size=case["batch_size"], total_steps=1)
+        for step, expected in case["step_to_rate"]:
+            # The original counts steps from 1, and keeps rates in float64.
+            yield f"step {step}", np.float32(rate(step - 1)), np.float32(expected)
+
+
+def _image_features(cases: list[dict[str, Any]]) -> Results:
+    for case in cases:
+        features = np.asarray(case["x"], np.float32).T  # stored as [F, n]
+        example = {"features": features, "boxes": np.zeros((len(features), 4), np.float32)}
+        yield str(case["x"]), PadRegions(case["pad_size"])(example)["regions"].tolist(), case["result"]
+
+
+def trimmed_length(values: np.ndarray) -> int | str:
+    """The length to which the original cuts a batch before the model (spec section 5), or "error" where it stops.
+
+    The last position from 1 on whose sum over batch (and features) is not 0 stays the last one; position 0 is not looked
+    at. We keep fixed lengths: except where the original stops, what it cuts off changes no result.
+
+    Args:
+      values: [B, L] or [B, L, F].
+    """
+    sums = np.sum(np.moveaxis(values, 1, 0).reshape(values.shape[1], -1), axis=1)
+    kept = np.flatnonzero(sums[1:])
+    return int(kept[-1]) + 2 if len(kept) else "error"
+
+
+def _trim(cases: dict[str, Any]) -> Results:
+    for part, key in (("questions", "ques_ix"), ("images", "img_feat")):
+        for case in cases.get(part, ()):
+            yield f"{part} {case[key]}", trimmed_length(np.asarray(case[key])), case["length"]
+
+
+def _image_files(cases: list[dict[str, Any]]) -> Results:
+    from tfds_builders.vqa_v2.region_files import image_id_of  # only here: it brings the builders' dependencies along
+
+    for case in cases:
+        yield case["path"], str(image_id_of(case["path"])), case["image_id"]
+
+
+SECTIONS: Sections = {
+    "tokenise": (Check.of(_tokenise, "question", "tokens"),),
+    "vocabulary": (Check.of(_vocabulary, "questions", "token_to_ix", "encode"),),
+    "answers": (Check.of(_answers, "raw", "training", "prediction", "human"),),
+    "answer_dictionary": (Check.of(_answer_dictionary, "runs", "ans_to_ix", "ix_to_ans"),),
+    "soft_scores": (Check.of(_soft_scores, "human_answers", "dictionary", "scores"),),
+    "vqa_accuracy": (
+        Check.of(
+            _vqa_accuracy,
+            *("predictions", "annotations", "per_question", "overall", "per_answer_type", "per_question_type"),
+        ),
+    ),
+    "schedule": (Check.of(_schedule, "lr_base", "data_size", "batch_size", "step_to_rate"),),
+    "image_files": (Check.of(_image_files, "path", "image_id"),),
+    "image_features": (Check.of(_image_features, "x", "pad_size", "result"),),
+    "trim": (Check.of(_trim, "questions", "images"),),
+}

@@ -1,0 +1,394 @@
+"""SYSU-HCP's golden cases of everything but the networks: losses, schedule, votes, reading, pictures (spec section 14)."""
+
+import functools
+import json
+import random
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from PIL import Image
+
+from jaxvqa import losses, optim, voting
+from jaxvqa.data import images, med_text
+from jaxvqa.errors import DataError
+from jaxvqa.golden import weights
+from jaxvqa.golden.parts import compare_all
+from jaxvqa.golden.runner import COMMENTS, LIMIT, Case, Results, Row, counted, failed
+
+
+def runner_of(content: Mapping[str, Any]) -> Callable[[Path], list[Row]] | None:
+    """What runs a case file with this content, together with the files beside it; None for a file of another kind."""
+    runner = next((runner for recognises, runner in _RUNNERS if recognises(content)), None)
+    return None if runner is None else lambda path: _kept(path, runner)
+
+
+def _kept(path: Path, runner: Callable[[Path], Iterator[Row]]) -> list[Row]:
+    """The rows that a runner gives, also those before an error."""
+    rows: list[Row] = []
+    try:
+        rows.extend(runner(path))
+    except Exception as error:
+        rows.append(failed(path.name, "", error))
+    return rows
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _case(path: Path) -> Case:
+    """The arrays beside a case file, in the form that compares them."""
+    with np.load(path.with_suffix(".npz"), allow_pickle=False) as stored:
+        arrays = dict(stored)
+    expected = {name.removeprefix("out_"): array for name, array in arrays.items() if name.startswith("out_")}
+    return Case(path.name, _read(path), {}, expected, arrays)
+
+
+def _rest(case: Case, compared: set[str]) -> Iterator[Row]:
+    """A miss for each array that was not compared."""
+    for name in sorted(case.expected.keys() - compared):
+        yield Row(case.name, name, False, note="the runner does not know this output")
+
+
+def _sections(case: str, content: Mapping[str, Any], known: Collection[str]) -> Iterator[Row]:
+    """A miss for each section that the runner does not know."""
+    for name in content:
+        if name not in known and name not in COMMENTS:
+            yield Row(case, name, False, note="the runner does not know this section")
+
+
+# --- losses ------------------------------------------------------------------------------------------------------------------
+
+_PER_EXAMPLE: dict[str, losses.ExampleLoss] = {
+    "cross_entropy": losses.cross_entropy,
+    "superloss": losses.superloss_of_nll,
+    "label_smoothing": losses.label_smoothing,
+    "label_smoothing_superloss": losses.label_smoothing_superloss,
+}
+
+
+def _batch(spec: dict[str, Any], i: int) -> tuple[np.ndarray, np.ndarray]:
+    """Logits and targets of one of the batches."""
+    shape, seed = [spec["logits_i"]["B"], spec["logits_i"]["classes"]], spec["logits_i"]["seed"]
+    logits = weights.make_input({"seed": seed + i, "shape": shape, "scale": spec["logits_i"]["scale"][i]})
+    targets = weights.make_input({"seed": seed + 10 + i, "shape": shape[:1], "kind": "int", "high": shape[1]})
+    logits[0, targets[0]] += 12
+    logits[1] = 0.25
+    logits[2, targets[2]] += 6
+    return logits, targets
+
+
+LOSS_SECTIONS = ("inputs", "mixup", "schedule", "poly", "resume", "warmup_unused")
+
+
+def _losses(path: Path) -> Iterator[Row]:
+    case = _case(path)
+    spec, compared = case.manifest, set()
+    yield from _sections(case.name, spec, LOSS_SECTIONS)
+    if "inputs" in spec:
+        for row in _of_batches(case):
+            compared.add(row.output)
+            yield row
+        compared |= {"targets_a", "targets_b"}
+    if "schedule" in spec:
+        yield from _schedule(case.name, spec)
+    if "warmup_unused" in spec:
+        yield Row(case.name, "warmup_unused", None, note="accepted and never used by the original; not here")
+    yield from _rest(case, compared)
+
+
+def _of_batches(case: Case) -> Iterator[Row]:
+    spec = case.manifest["inputs"]
+    classes = spec["logits_i"]["classes"]
+    batches = [_batch(spec, i) for i in range(len(spec["logits_i"]["scale"]))]
+    given = [
+        (f"batch {i}", [logits[:, :4].tolist(), targets.tolist()], [case.arrays[f"in_{k}"].tolist() for k in names])
+        for i, (logits, targets) in enumerate(batches)
+        for names in [(f"logits_{i}_first", f"targets_{i}")]
+        if all(f"in_{k}" in case.arrays for k in names)
+    ]
+    yield counted(case.name, "the inputs", given)
+    ours: dict[str, Any] = {"tau": np.asarray([np.log(classes)], np.float32)}
+    for i, (logits, targets) in enumerate(batches):
+        found = _losses_of_batch(jnp.asarray(logits), jnp.asarray(targets, jnp.int32))
+        ours |= {f"{name}_{i}": value for name, value in found.items()}
+    if "in_sample_losses" in case.arrays:
+        each = jnp.asarray(case.arrays["in_sample_losses"])
+        ours |= {
+            "sample_sigma": losses.superloss_confidence(each, classes),
+            "sample_superloss": losses.superloss(each, classes),
+        }
+    yield from compare_all(case, ours)
+    if "mixup" in case.manifest:
+        yield from _mixup(case, batches)
+
+
+@jax.jit  # one program for all batches: compiling takes longer than all else
+def _losses_of_batch(logits: jax.Array, targets: jax.Array) -> dict[str, jax.Array]:
+    """Everything that the case has of a batch, by its name there."""
+    nll = losses.cross_entropy(logits, targets)
+    ours = {"nll": nll, "sigma": losses.superloss_confidence(nll, logits.shape[-1])}
+    for name, reduce in [*((name, jnp.mean) for name in _PER_EXAMPLE), ("label_smoothing_sum", jnp.sum)]:
+        each = _PER_EXAMPLE[name.removesuffix("_sum")]
+        value, gradient = jax.value_and_grad(lambda z, r=reduce, e=each: r(e(z, targets)))(logits)
+        ours |= {name: value[None], f"{name}_grad": gradient[:, :8]}
+        ours[f"{name}_grad_norm"] = jnp.linalg.norm(gradient, axis=-1)
+    return ours
+
+
+def _mixup(case: Case, batches: list[tuple[np.ndarray, np.ndarray]]) -> Iterator[Row]:
+    spec = case.manifest["mixup"]
+    mixup = losses.Mixup(jnp.float32(spec["lam"]), jnp.asarray(spec["permutation"], jnp.int32))
+    pictures = weights.make_input(spec["image"])
+    number = {name: int(spec.get(name, default).rpartition("_")[2]) for name, default in _MIXED.items()}
+    logits = jnp.asarray(batches[number["prediction"]][0])
+    targets = jnp.asarray(batches[number["targets"]][1], jnp.int32)
+    # Ours are [B, H, W, C]; mixing looks at the first axis only.
+    mixed = mixup.images(jnp.asarray(pictures).transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    partners = {"targets_a": targets.tolist(), "targets_b": targets[mixup.partner].tolist()}
+    both = [(name, ours, case.expected[name].tolist()) for name, ours in partners.items() if name in case.expected]
+    yield counted(case.name, "mixed targets", both)
+    names = {
+        "cross_entropy": (False, False),
+        "label_smoothing": (True, False),
+        "label_smoothing_superloss": (True, True),
+    }
+    ours = {
+        f"mixup_{name}": np.asarray(mixup.loss(losses.LOSSES[flags], logits, targets).mean())[None]
+        for name, flags in names.items()
+    }
+    yield from compare_all(case, {"mixed": mixed} | ours)
+
+
+_MIXED = {"prediction": "logits_1", "targets": "targets_0"}
+"""What mixup's losses are of -> the batch, where the file does not say."""
+
+
+# --- schedule ----------------------------------------------------------------------------------------------------------------
+
+
+def _rules(spec: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rate and the rule of each epoch as our optimiser has them, with one step an epoch and gradients of 1."""
+    epochs, block = spec["epochs"], spec["update_lr_every"]
+    config = ml_collections.ConfigDict(
+        {
+            "name": "sgd",
+            "lr": spec["base_lr"],
+            "momentum": 0.9,
+            "nesterov": True,
+            "restart_epochs": tuple(range(block, epochs, block)),
+            "clip_norm": 0.0,
+            "decay": (),
+            "lr_scale": (),
+            "freeze": (),
+            "schedule": {"name": "epochs", "table": optim.sysu_table(epochs, block)},
+        }
+    )
+    rate = optim.make_schedule(config, data_size=1, batch_size=1, total_steps=epochs)
+    rates = np.asarray(jax.vmap(rate)(jnp.arange(epochs)))
+    one = jnp.ones(())
+    optimizer = optim.make_optimizer(config, one, steps_per_epoch=1)
+    state = optimizer.init(one)
+    update = jax.jit(lambda state, step: optimizer.update(one, state, one, step=step))
+    rows = []
+    for epoch in range(epochs):
+        direction, state = update(state, epoch)
+        buffer = float(jax.tree.leaves(state)[0])
+        fresh, nesterov = buffer == 1.0, float(direction) != buffer
+        rows.append({"epoch": epoch, "lr": float(rates[epoch]), "nesterov": nesterov, "momentum_buffer_fresh": fresh})
+    return rows
+
+
+def _schedule(name: str, content: Mapping[str, Any]) -> Iterator[Row]:
+    spec = content["schedule"]
+    base, epochs, power = spec["base_lr"], spec["epochs"], spec.get("power", 0.9)
+    ours = _rules(spec)
+
+    def single(rate: float) -> float:
+        return float(np.float32(rate))
+
+    def by_epoch() -> Results:
+        for row, expected in zip(ours, spec["rows"], strict=True):
+            yield f"epoch {row['epoch']}", row, expected | {"lr": single(expected["lr"])}
+
+    def plain() -> Results:
+        for epoch, expected in enumerate(content.get("poly", ())):
+            yield f"epoch {epoch}", round(base * optim.polynomial(epoch, epochs, power), 15), round(expected, 15)
+        if "after_last_epoch" in spec:
+            yield "after the last", base * optim.polynomial(epochs - 1, epochs, power), spec["after_last_epoch"]
+
+    # The original forgets where it was unless its checkpoint closes a block; ours goes on as if it had not stopped.
+    same: list[tuple[str, Any, Any]] = []
+    other: list[tuple[str, Any, Any]] = []
+    for case in content.get("resume", ()):
+        epoch = case["first_epoch"]
+        rate, nesterov = base * optim.polynomial(epochs - 1, epochs, power), False
+        if epoch < epochs:
+            rate, nesterov = ours[epoch]["lr"], ours[epoch]["nesterov"]
+        result = (f"from epoch {epoch}", (single(rate), nesterov), (single(case["lr"]), case["nesterov"]))
+        (same if (case["checkpoint_epoch"] + 1) % spec["update_lr_every"] == 0 else other).append(result)
+    differ = sum(theirs != mine for _, mine, theirs in other)
+    if "rows" in spec:
+        yield counted(name, "schedule", by_epoch())
+    if "poly" in content or "after_last_epoch" in spec:
+        yield counted(name, "poly", plain())
+    if "resume" in content:
+        yield counted(name, "resume at the end of a block", same)
+        note = f"ours resumes exactly; the original differs in {differ} of {len(other)}"
+        yield Row(name, "resume within a block", None, note=note)
+
+
+# --- votes -------------------------------------------------------------------------------------------------------------------
+
+
+def _ensemble(path: Path) -> Iterator[Row]:
+    content = _read(path)
+    diseases = med_text.DiseaseList.from_file(path.with_name("disease2id.json"))
+    masks = voting.read_masks(path.with_name("modelmask.json"), len(diseases))
+
+    def results(case: dict[str, Any]) -> Results:
+        noise = weights.make_input({"seed": case["seed"], "shape": [len(content["models"]), len(diseases)]})
+        logits = noise * np.float32(case["scale"]) + np.float32(case["offset"])
+        for model, i, value in case["set"]:
+            logits[model, i] = value
+        question, allowed = case["question"], voting.allowed_classes(case["question"], masks)
+        ours = {"modalities_found": voting.modalities_in(question, masks), "argmax": logits.argmax(-1).tolist()}
+        for reading in voting.READINGS:
+            ours[reading] = [voting.predict(row, allowed, reading) for row in logits]
+            ours[f"ensemble_{reading}"] = voting.vote(logits, question, masks, reading)
+        ranks = [voting.first_allowed_rank(row, allowed) for row in logits]
+        # What the script's loop holds.
+        ours["rank_bug"] = [
+            int(row.argmax()) if rank is None else rank for row, rank in zip(logits, ranks, strict=True)
+        ]
+        ours["answer_intended"] = diseases.answers[ours["ensemble_intended"]]
+        yield from ((name, value, case[name]) for name, value in ours.items() if name in case)
+
+    for i, case in enumerate(content["cases"]):
+        yield _attempt(path.name, f"{i}: {case.get('question')}", results(case))
+
+
+def _attempt(case: str, output: str, results: Results) -> Row:
+    """Counts results; an error among them is a miss, and the other rows go on."""
+    try:
+        return counted(case, output, results)
+    except Exception as error:
+        return failed(case, output, error)
+
+
+# --- reading -----------------------------------------------------------------------------------------------------------------
+
+
+READING_SECTIONS = ("files", "train", "Med_LT_train", "val", "test", "disease2id", "id2disease", "bad_lines")
+
+
+def _reading(path: Path) -> Iterator[Row]:
+    content = _read(path)
+    files, name = content.get("files", {}), path.name
+    # Lists of a training split, whatever their names are.
+    splits = [split for split in content if f"data/train/{split}.txt" in files]
+    yield from _sections(name, content, {*READING_SECTIONS, *splits})
+
+    def lists() -> Results:
+        for split in splits:
+            pairs = med_text.parse_class_list(files[f"data/train/{split}.txt"], split)
+            yield split, [[image, str(label)] for image, label in pairs], content[split]
+        if "val" in content:
+            rows = med_text.parse_validation(files["data/val/val.txt"], files["data/val/label.txt"])
+            yield "val", [[image, str(label), question] for image, label, question in rows], content["val"]
+        if "test" in content:
+            questions = files["data/test2021/Task1-VQA-2021-TestSet-Questions.txt"]
+            asked = med_text.parse_rows(questions, med_text.QUESTIONS, "test")
+            yield "test", [list(row.values()) for row in asked], content["test"]
+
+    def classes() -> Results:
+        rows = med_text.parse_rows(files["data/train/label.txt"], med_text.PAIRS, "label.txt")
+        diseases = med_text.DiseaseList.build(row["answer"] for row in rows)
+        ours = {"disease2id": diseases.index, "id2disease": {str(i): d for i, d in enumerate(diseases.answers)}}
+        yield from ((what, value, content[what]) for what, value in ours.items() if what in content)
+
+    def refused() -> Results:
+        for line in content["bad_lines"]:
+            try:
+                ours = str(med_text.parse_class_list(line, "a list"))
+            except DataError:
+                ours = "refused"
+            yield repr(line), ours, "refused"
+
+    if {*splits, "val", "test"} & content.keys():
+        yield _attempt(name, "files", lists())
+    if {"disease2id", "id2disease"} & content.keys():
+        yield _attempt(name, "classes", classes())
+    if "bad_lines" in content:
+        yield _attempt(name, "bad", refused())
+
+
+# --- pictures ----------------------------------------------------------------------------------------------------------------
+
+
+PICTURE_OPTIONS = (
+    "images",
+    "test_size",
+    "train_input_size",
+    "python_random_seeds",
+    "mean",
+    "std",
+    "formula",
+    "outputs",
+)
+
+
+def _preprocess(path: Path) -> Iterator[Row]:
+    case = _case(path)
+    spec, compared = case.manifest, set()
+    yield from _sections(case.name, spec, PICTURE_OPTIONS)
+    constants = spec.get("mean", images.IMAGENET_MEAN), spec.get("std", images.IMAGENET_STD)
+    room = 8
+    for k, image in enumerate(spec["images"]):
+        picture = _synthetic(**image)
+        ours: dict[str, Any] = {}
+        if "test_size" in spec:
+            test = images.resized(picture, spec["test_size"], 3)
+            ours |= {f"resized_{k}": test, f"test_{k}": _prepared(test, *constants)}
+        for seed in spec.get("python_random_seeds", ()):
+            size = spec["train_input_size"]
+            larger = images.resized(picture, size + room, 3)
+            # The original draws from Python's generator; ours from the example's own, by the same distributions.
+            draw = random.Random(seed)
+            left, top = draw.randint(0, room), draw.randint(0, room)
+            cut = images.cropped_and_flipped(larger, size, left, top, draw.random() < 0.5)
+            ours[f"train_{k}_{seed}"] = _prepared(cut, *constants)
+        for name in ours.keys() & case.expected.keys():
+            compared.add(name)
+            limit = 0.0 if name.startswith("resized") else LIMIT
+            yield case.attempt(name, functools.partial(case.compare, name, ours[name], limit))
+    yield from _rest(case, compared)
+
+
+def _synthetic(seed: int, height: int, width: int) -> Image.Image:
+    """The case's picture: noise in red, a ramp down in green and to the right in blue."""
+    noise = weights.make_input({"seed": seed, "shape": [height, width, 3], "kind": "int", "high": 256})
+    rows, columns = np.indices((height, width))
+    channels = [noise[..., 0], rows * 255 // (height - 1), columns * 255 // (width - 1)]
+    return Image.fromarray(np.stack(channels, axis=-1).astype(np.uint8))
+
+
+def _prepared(picture: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
+    """What the case has of a picture: normalised, channels first, every third row and column."""
+    pictures = images.normalised(jnp.asarray(picture)[None], tuple(mean), tuple(std))
+    return np.asarray(pictures[0]).transpose(2, 0, 1)[:, ::3, ::3]
+
+
+_RUNNERS: Sequence[tuple[Callable[[Mapping[str, Any]], bool], Callable[[Path], Iterator[Row]]]] = (
+    (lambda content: isinstance(content.get("inputs"), dict) and "logits_i" in content["inputs"], _losses),
+    (lambda content: isinstance(content.get("schedule"), dict) and "update_lr_every" in content["schedule"], _losses),
+    (lambda content: {"models", "cases"} <= content.keys(), _ensemble),
+    (lambda content: "images" in content and bool({"test_size", "train_input_size"} & content.keys()), _preprocess),
+    (lambda content: isinstance(content.get("files"), dict) or "bad_lines" in content, _reading),
+)
+"""What tells a file of cases by its content -> what runs it."""
