@@ -99,7 +99,8 @@ def ours(config: Any, steps: int, inference: bool) -> dict[str, float]:
     import jax.numpy as jnp
 
     from benchmarks.flop import flop
-    from jaxvqa import sharding, train
+    from jaxvqa import sharding
+    from jaxvqa.step import abstract_step_arguments, make_program
     from jaxvqa.tasks import abstract_batch, task_without_data
 
     mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
@@ -107,14 +108,14 @@ def ours(config: Any, steps: int, inference: bool) -> dict[str, float]:
     square = jnp.ones((MATMUL, MATMUL))
     multiply = jax.jit(lambda a: a @ a)
     with jax.set_mesh(mesh):
-        program = train.make_program(config, task, mesh, data_size=10**6, total_steps=10**4)
+        program = make_program(config, task, mesh, data_size=10**6, total_steps=10**4)
         state = program.init()
         shapes = abstract_batch(task, config.batch_size)
         host = random_batch(shapes, config.compile.get("vocab_size", 0))
         batch = {key: jax.device_put(value, sharding.batch_sharding(mesh)) for key, value in host.items()}
         function = jax.jit(_answers(task)) if inference else program.step
         start = time.perf_counter()
-        traced = function.trace(*train.abstract_step_arguments(config, task, program))
+        traced = function.trace(*abstract_step_arguments(config, task, program))
         compiled = traced.lower().compile()
         compile_seconds = time.perf_counter() - start
         box = [state]

@@ -14,8 +14,9 @@ import jax
 import ml_collections
 import numpy as np
 
-from jaxvqa import fields, sharding, train
+from jaxvqa import fields, sharding
 from jaxvqa.errors import ConfigError, install
+from jaxvqa.step import abstract_step_arguments, make_program
 from jaxvqa.tasks import task_without_data
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
@@ -98,10 +99,8 @@ def compile_step(config: ml_collections.ConfigDict) -> tuple[Any, sharding.Mesh]
     mesh = sharding.make_mesh(config.mesh, devices_of(config.compile.target))
     task = task_without_data(config)
     with jax.set_mesh(mesh):
-        program = train.make_program(
-            config, task, mesh, data_size=DATA_SIZE, total_steps=DATA_SIZE // config.batch_size
-        )
-        lowered = program.step.lower(*train.abstract_step_arguments(config, task, program))
+        program = make_program(config, task, mesh, data_size=DATA_SIZE, total_steps=DATA_SIZE // config.batch_size)
+        lowered = program.step.lower(*abstract_step_arguments(config, task, program))
         return lowered.compile(compiler_options=options_for(config.compile.target)), mesh
 
 

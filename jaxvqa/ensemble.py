@@ -22,6 +22,7 @@ from jaxtyping import Float
 from jaxvqa import checkpoints, configs, fields, logs, sharding, train, voting
 from jaxvqa.data.med_text import repaired
 from jaxvqa.errors import CheckpointError, ConfigError, nearest
+from jaxvqa.evaluate import for_split, make_evaluators, restore_for_prediction
 from jaxvqa.logs import log
 from jaxvqa.metrics.bootstrap import percentages
 from jaxvqa.tasks import Task, task_with_assets
@@ -181,13 +182,13 @@ def _at(answers: Sequence[str], place: int) -> str:
 
 
 def _evaluators(member: Member, split: str, mesh: Mesh, workdir: Path) -> dict[str, Any]:
-    return train.make_evaluators(train.for_split(member.config, split), member.task, mesh, workdir)
+    return make_evaluators(for_split(member.config, split), member.task, mesh, workdir)
 
 
 def _logits(member: Member, split: str, mesh: Mesh, workdir: Path) -> dict[str, Float[np.ndarray, "N A"]]:
     """A member's logits by evaluation. Its state is gone when this returns."""
     saved = checkpoints.Checkpoints(member.folder, read_only=True)
-    state = train.restore_for_prediction(saved, member.config, member.task, mesh)
+    state = restore_for_prediction(saved, member.config, member.task, mesh)
     saved.close()
     return {name: e.predict(state)["logits"] for name, e in _evaluators(member, split, mesh, workdir).items()}
 

@@ -36,7 +36,7 @@ from pathlib import Path
 import jax
 import ml_collections
 
-from jaxvqa import checkpoints, compiling, configs, distributed, ensemble, fields, logs, train
+from jaxvqa import checkpoints, compiling, configs, distributed, ensemble, evaluate, fields, logs, train
 from jaxvqa.errors import ConfigError, UserError, nearest, run_command
 from jaxvqa.inputs import user_path
 from jaxvqa.logs import log
@@ -88,8 +88,8 @@ def _in_job(args: argparse.Namespace, changes: Sequence[tuple[str, str]]) -> Non
         if config.report and jax.process_index() == 0:
             _write_report(workdir)
         return
-    evaluate = ensemble.evaluate if "members" in config else train.evaluate
-    for name, value in evaluate(config, workdir, args.split if args.mode == "predict" else "").items():
+    run = ensemble.evaluate if "members" in config else evaluate.evaluate
+    for name, value in run(config, workdir, args.split if args.mode == "predict" else "").items():
         if jax.process_index() == 0:
             print(f"{name:44s} {value:8.2f}")
     if jax.process_index() == 0:

@@ -16,6 +16,7 @@ import orbax.checkpoint as ocp
 from jaxvqa import checkpoints, configs, sharding, tasks, train
 from jaxvqa.data import sources
 from jaxvqa.state import TrainState
+from jaxvqa.step import make_program
 from tests.made_up import made_up
 
 ROOT = Path(__file__).parent.parent
@@ -53,7 +54,7 @@ def write(config: ml_collections.ConfigDict, workdir: Path, step: int = 0) -> tu
     task = tasks.make_task(config, lambda split: sources.open_vqa(config.data, split))
     source = sources.open_vqa(config.data, config.data.train_split)
     mesh = sharding.make_mesh(config.mesh)
-    program = train.make_program(config, task, mesh, data_size=len(source), total_steps=step + 1)
+    program = make_program(config, task, mesh, data_size=len(source), total_steps=step + 1)
     # Every integer of a state counts steps.
     state = jax.tree.map(
         lambda x, s: jax.device_put(x if jnp.issubdtype(x.dtype, jnp.floating) else x + step, s.sharding),

@@ -12,6 +12,7 @@ import pytest
 from jaxvqa import checkpoints, evaluators, logs, main, train
 from jaxvqa.best import Best, chosen_by_test
 from jaxvqa.errors import ConfigError
+from jaxvqa.step import make_program
 from tests import runs
 
 LOSSES = {2: 3.0, 4: 1.0, 6: 2.0, 8: 1.5, 10: 0.5, 12: 0.25}
@@ -41,7 +42,7 @@ class Scripted:
 @pytest.fixture(scope="module", autouse=True)
 def scripted():
     """Replaces the evaluator, and compiles the training step once for all runs of this file."""
-    programs, make = {}, train.make_program
+    programs, make = {}, make_program
 
     def once(config, task, mesh, **sizes):
         if not programs:

@@ -8,8 +8,9 @@ import jax
 import pytest
 
 from configs import rwsan
-from jaxvqa import configs, sharding, train
+from jaxvqa import configs, sharding
 from jaxvqa.errors import ConfigError
+from jaxvqa.step import abstract_step_arguments, make_program
 from jaxvqa.tasks import task_without_data
 
 SAVED = Path(__file__).parent / "saved_configs"
@@ -43,14 +44,14 @@ def program_of(name):
     config = configs.load(name)
     mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
     task = task_without_data(config)
-    return config, task, train.make_program(config, task, mesh, data_size=100_000, total_steps=1000)
+    return config, task, make_program(config, task, mesh, data_size=100_000, total_steps=1000)
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_traces_at_full_size(name):
     config, task, program = program_of(name)
     assert config.is_locked
-    state, batch = train.abstract_step_arguments(config, task, program)
+    state, batch = abstract_step_arguments(config, task, program)
     after, metrics = jax.eval_shape(program.step, state, batch)
     assert jax.tree.map(lambda a: (a.shape, a.dtype), after) == jax.tree.map(lambda a: (a.shape, a.dtype), state)
     assert {"loss", "accuracy", "learning_rate", "gradient_norm"} <= metrics.keys()

@@ -6,9 +6,10 @@ import shutil
 import jax
 import pytest
 
-from jaxvqa import checkpoints, configs, sharding, train
+from jaxvqa import checkpoints, configs, sharding
 from jaxvqa.convert import __main__ as convert
 from jaxvqa.errors import CheckpointError
+from jaxvqa.evaluate import restore_for_prediction
 from jaxvqa.tasks import task_with_assets
 from tests import runs
 
@@ -33,7 +34,7 @@ def predict_from(workdir):
         config = configs.from_json(meta["config"])
         task, mesh = task_with_assets(config, assets), sharding.make_mesh(config.mesh)
         with jax.set_mesh(mesh):
-            return train.restore_for_prediction(saved, config, task, mesh)
+            return restore_for_prediction(saved, config, task, mesh)
     finally:
         saved.close()
 

@@ -9,11 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxvqa import checkpoints, configs, sharding, train
+from jaxvqa import checkpoints, configs, sharding
 from jaxvqa.data import pipeline
 from jaxvqa.errors import CheckpointError
+from jaxvqa.evaluate import restore_for_prediction
 from jaxvqa.evaluators.predicting import predict_all
 from jaxvqa.models.layers.batch_norm import BatchNorm
+from jaxvqa.step import make_program
 
 DECAY, BATCH, STEPS = 0.75, 8, 4
 
@@ -91,7 +93,7 @@ def run(request, both):
 def _run(config, workdir):
     saved = checkpoints.Checkpoints(workdir)
     with jax.set_mesh(MESH):
-        program = train.make_program(config, TASK, MESH, data_size=BATCH * STEPS, total_steps=STEPS)
+        program = make_program(config, TASK, MESH, data_size=BATCH * STEPS, total_steps=STEPS)
         state = program.init()
         states = [jax.tree.map(np.asarray, state)]
         for step in range(STEPS):
@@ -141,7 +143,7 @@ def test_predictions_use_both_averages(run):
     config, _, workdir, states = run
     saved = checkpoints.Checkpoints(workdir, read_only=True)
     with jax.set_mesh(MESH):
-        state = train.restore_for_prediction(saved, config, TASK, MESH)
+        state = restore_for_prediction(saved, config, TASK, MESH)
     saved.close()
     assert_same(state.eval_variables, states[2].eval_variables)
     found = predictions(state)

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxvqa import checkpoints, main, train
+from jaxvqa import checkpoints, evaluate, main, monitor, train
 from jaxvqa.errors import DivergedError
 from jaxvqa.explain.__main__ import main as explain
+from jaxvqa.step import make_program
 from tests import runs
 
 PARTS = ("params", "opt_state", "ema")
@@ -27,7 +28,7 @@ def spoilt(tree, value=jnp.nan):
 def program(phantoms):
     """The compiled program of all runs of this file but those that change the recipe."""
     made = {}
-    make = train.make_program
+    make = make_program
 
     def once(config, task, mesh, **sizes):
         if not made:
@@ -71,7 +72,7 @@ def test_a_bad_state_behind_a_good_loss_is_not_kept(
 
     monkeypatch.setattr(train, "make_program", with_spoilt_step)
     if when == "on a signal":
-        monkeypatch.setattr(train.StopSignal, "requested", lambda self, step: step == 3)
+        monkeypatch.setattr(monitor.StopSignal, "requested", lambda self, step: step == 3)
     with pytest.raises(DivergedError, match=rf"state of step 3 is not finite, in {part}/.*no checkpoint") as error:
         train.train(config_of(phantoms, **changes), tmp_path)
     assert error.value.exit_code == 3
@@ -141,7 +142,7 @@ class Overflow:
 
 def test_an_output_that_is_no_number_is_named(phantoms, tmp_path, monkeypatch, capsys):
     runs.write(runs.tiny_config(phantoms), tmp_path, step=2)
-    task = train.task_with_assets
+    task = evaluate.task_with_assets
 
     def overflowing(config, assets):
         made = task(config, assets)
@@ -149,6 +150,6 @@ def test_an_output_that_is_no_number_is_named(phantoms, tmp_path, monkeypatch, c
         made.transforms = lambda *, train: (*transforms(train=train), Overflow())
         return made
 
-    monkeypatch.setattr(train, "task_with_assets", overflowing)
+    monkeypatch.setattr(evaluate, "task_with_assets", overflowing)
     assert main.main(["--mode=eval", f"--workdir={tmp_path}"]) == 3
     assert "gives no number (NaN) as 'probability' for 64 of 64 examples" in capsys.readouterr().err

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import pytest
 import rich.console
 
-from jaxvqa import logs, train
+from jaxvqa import logs, monitor
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_slow_steps_are_shown_before_they_are_averaged(clock, lines):
 
 
 def test_the_newest_steps_that_are_done_are_averaged_without_a_flush():
-    meter = train.Meter(8)
+    meter = monitor.Meter(8)
     assert meter.latest() == {}
     for step, loss in ((1, 2.0), (2, 4.0)):
         meter.add(step, {"loss": (jnp.asarray(loss), jnp.asarray(1.0))})

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxvqa import configs, optim, train
+from jaxvqa import configs, optim
 from jaxvqa.errors import ConfigError
 from jaxvqa.state import TrainState
+from jaxvqa.step import make_train_step
 from tests.oracle import torch
 
 GOLDEN = Path(__file__).parent / "golden" / "rwsan" / "text_cases.json"
@@ -229,7 +230,7 @@ def test_a_step_leaves_what_is_frozen_bit_for_bit_and_takes_no_gradient_of_it():
     start = {"a": jnp.asarray([0.1, 3.0]), "b": jnp.asarray([1.0, 2.0])}
     params = optim.shorten_frozen(start, config.optim.freeze)
     optimizer = optim.make_optimizer(config.optim, params)
-    step = jax.jit(train.make_train_step(config, Product(), optimizer, lambda step: 0.1, 1))
+    step = jax.jit(make_train_step(config, Product(), optimizer, lambda step: 0.1, 1))
     state = TrainState(jnp.zeros((), jnp.int32), params, {}, optimizer.init(params), None)
     after, metrics = step(state, {"x": jnp.asarray([1.0, 1.0])})
     assert after.params["a"].dtype == jnp.bfloat16

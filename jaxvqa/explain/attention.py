@@ -11,9 +11,10 @@ import ml_collections
 import numpy as np
 from jaxtyping import Float
 
-from jaxvqa import checkpoints, configs, fields, sharding, train
+from jaxvqa import checkpoints, configs, fields, sharding
 from jaxvqa.data import sources
 from jaxvqa.errors import ConfigError, DataError
+from jaxvqa.evaluate import restore_for_prediction
 from jaxvqa.evaluators.vqa import annotators_of
 from jaxvqa.tasks import AnswerTask, task_with_assets
 
@@ -94,7 +95,7 @@ def explain(
         # One device is enough for a handful of questions, whatever mesh the run was trained on.
         mesh = sharding.make_mesh(ml_collections.ConfigDict(dict.fromkeys(sharding.AXES, 1)), jax.local_devices()[:1])
         with jax.set_mesh(mesh):
-            state = train.restore_for_prediction(saved, config, task, mesh)
+            state = restore_for_prediction(saved, config, task, mesh)
             predict = jax.jit(task.predict_fns["explain"])
             pictures = _pictures(config, source)
             blind = bool(config.data.get("blind")) or not (config.data.images or config.data.get("question_list"))

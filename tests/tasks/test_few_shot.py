@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxvqa import configs, paths, sharding, train
+from jaxvqa import configs, paths, sharding
 from jaxvqa.data import pipeline, sources
 from jaxvqa.data.few_shot import Support
 from jaxvqa.errors import ConfigError, DataError
+from jaxvqa.evaluate import make_evaluators
 from jaxvqa.state import TrainState
 from jaxvqa.tasks import make_task, task_with_assets
 
@@ -167,7 +168,7 @@ def test_an_evaluation_by_image_finds_the_twin(ready, tmp_path):
     mesh = sharding.make_mesh(changed.mesh, jax.devices()[:1])
     state = TrainState(step=jnp.asarray(3), params=variables["params"], extra={}, opt_state=(), ema=None)
     with jax.set_mesh(mesh):
-        evaluator = train.make_evaluators(changed, task, mesh, tmp_path)["val"]
+        evaluator = make_evaluators(changed, task, mesh, tmp_path)["val"]
         values = dict(evaluator.run(state))
         steps = evaluator._examples.transforms(state)
     rows = [json.loads(line) for line in (tmp_path / "predictions/val_3.jsonl").read_text().splitlines()]

@@ -15,6 +15,7 @@ from jaxvqa.data.prompts import TEMPLATES, WriteText
 from jaxvqa.data.tokenisers import Tokeniser
 from jaxvqa.errors import ConfigError, DataError
 from jaxvqa.models.flamingo import FREEZE
+from jaxvqa.step import make_program
 from jaxvqa.tasks import make_task, task_with_assets
 from jaxvqa.tasks.text_generation import answer_words, gates, next_words
 
@@ -351,7 +352,7 @@ def test_what_is_fixed_stays_bit_for_bit_and_short_through_stop_and_start(finish
     made = task_with_assets(run_config, saved.read_json()[0])
     mesh = sharding.make_mesh(run_config.mesh)
     with jax.set_mesh(mesh):
-        program = train.make_program(run_config, made, mesh, data_size=LIMIT, total_steps=150)
+        program = make_program(run_config, made, mesh, data_size=LIMIT, total_steps=150)
         before = paths.flatten(program.init().params)
     assert {path for path, leaf in after.items() if leaf.dtype == jnp.bfloat16} == {
         path for path in after if path.startswith("vision/")

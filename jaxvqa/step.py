@@ -1,0 +1,139 @@
+"""One training step: the pure function, its compiled form on a mesh, and its abstract arguments."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array
+
+from jaxvqa import models, optim, sharding
+from jaxvqa import state as states
+from jaxvqa.state import TrainState
+from jaxvqa.tasks import Metrics, Task, abstract_batch
+
+StepFn = Callable[[TrainState, Mapping[str, Array]], tuple[TrainState, Metrics]]
+
+
+def make_train_step(
+    config: ml_collections.ConfigDict,
+    task: Task,
+    optimizer: optax.GradientTransformationExtraArgs,
+    schedule: Callable[..., Any],
+    steps_per_epoch: int,
+) -> StepFn:
+    """Returns the pure function (state, batch) -> (state, metrics) of one optimiser step.
+
+    The batch is cut into `config.microbatches` parts whose gradients are added. `config.optim.loss` says what is
+    descended: the `sum` over the examples, or their `mean`.
+    """
+    n = config.microbatches
+
+    def gradients(params: Any, extra: Any, batch: Any, key: Any, epoch: Any) -> tuple[Any, Metrics, Any]:
+        rngs = {name: jax.random.fold_in(key, i) for i, name in enumerate(("dropout", "mixup"))}
+
+        def loss(params: Any) -> Any:
+            if config.optim.freeze:
+                params = optim.without_frozen_gradients(params, config.optim.freeze)
+            return task.loss(params, extra, batch, rngs, train=True, epoch=epoch)
+
+        (_, (metrics, extra)), grads = jax.value_and_grad(loss, has_aux=True)(params)
+        return grads, metrics, extra
+
+    def accumulated(params: Any, extra: Any, batch: Any, key: Any, epoch: Any) -> tuple[Any, Metrics, Any]:
+        # Microbatch i takes every n-th example from i on, not a run of them: then each device cuts up the examples
+        # that it already holds, and nothing moves between devices. The sum of the gradients is the same.
+        parts = jax.tree.map(lambda x: x.reshape(x.shape[0] // n, n, *x.shape[1:]).swapaxes(0, 1), batch)
+
+        def body(carry: Any, part_and_index: Any) -> tuple[Any, None]:
+            grads, metrics, extra = carry
+            part, i = part_and_index
+            more_grads, more_metrics, extra = gradients(params, extra, part, jax.random.fold_in(key, i), epoch)
+            return (*jax.tree.map(jnp.add, (grads, metrics), (more_grads, more_metrics)), extra), None
+
+        shapes = jax.eval_shape(gradients, params, extra, jax.tree.map(lambda x: x[0], parts), key, epoch)
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes[:2])
+        return jax.lax.scan(body, (*zeros, extra), (parts, jnp.arange(n)))[0]
+
+    def train_step(state: TrainState, batch: Mapping[str, Array]) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(states.key_for(config.seed, "step"), state.step)
+        epoch = state.step / steps_per_epoch
+        grads, metrics, extra = (gradients if n == 1 else accumulated)(state.params, state.extra, batch, key, epoch)
+        if config.optim.loss == "mean":
+            grads = jax.tree.map(lambda g: g / metrics["loss"][1], grads)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params, step=state.step)
+        rate = schedule(state.step)
+        params = jax.tree.map(lambda p, u: (p - rate * u).astype(p.dtype), state.params, updates)
+        ema = state.ema
+        if config.optim.ema:
+            ema = states.update_ema(ema, config.optim.ema, params, extra)
+        one = jnp.ones(())
+        metrics = metrics | {"learning_rate": (rate, one), "gradient_norm": (optax.tree.norm(grads), one)}
+        return TrainState(step=state.step + 1, params=params, extra=extra, opt_state=opt_state, ema=ema), metrics
+
+    return train_step
+
+
+@dataclass(frozen=True)
+class Program:
+    """The compiled parts of a run: how to make a state, and how to step it.
+
+    Attributes:
+      mesh: the devices.
+      shapes: the state as ShapeDtypeStructs that carry their shardings.
+      init: makes a fresh state in place, sharded.
+      step: one training step; the state given to it is donated.
+    """
+
+    mesh: Mesh
+    shapes: TrainState
+    init: Callable[[], TrainState]
+    step: Any
+
+
+def make_program(
+    config: ml_collections.ConfigDict, task: Task, mesh: Mesh, *, data_size: int, total_steps: int
+) -> Program:
+    """Builds the jitted functions of a run on a mesh. Nothing is compiled or allocated yet."""
+    sharding.check_batch_size(config.batch_size, config.microbatches, mesh, "config.batch_size")
+
+    def variables(key: Any) -> Mapping[str, Any]:
+        fresh = dict(task.init(key))
+        if config.optim.freeze and config.optim.frozen_dtype != "float32":
+            dtype = models.DTYPES[config.optim.frozen_dtype]
+            fresh["params"] = optim.shorten_frozen(fresh["params"], config.optim.freeze, dtype)
+        return fresh
+
+    # Inside jit of its own, so that the three uses of the initialisation below trace the model once.
+    init = jax.jit(variables)
+    params = jax.eval_shape(init, jax.eval_shape(lambda: states.key_for(config.seed, "params")))["params"]
+    steps_per_epoch = data_size // config.batch_size
+    optimizer = optim.make_optimizer(config.optim, params, steps_per_epoch=steps_per_epoch)
+    fresh = states.create(init, optimizer, seed=config.seed, with_ema=config.optim.ema > 0)
+    shapes = jax.eval_shape(fresh)
+    placed = sharding.state_shardings(config.sharding.params, shapes, mesh)
+    schedule = optim.make_schedule(
+        config.optim, data_size=data_size, batch_size=config.batch_size, total_steps=total_steps
+    )
+    step = jax.jit(
+        make_train_step(config, task, optimizer, schedule, steps_per_epoch),
+        in_shardings=(placed, sharding.batch_sharding(mesh)),
+        out_shardings=(placed, None),
+        donate_argnums=0,
+    )
+    shapes = jax.tree.map(lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=p), shapes, placed)
+    return Program(mesh, shapes, jax.jit(fresh, out_shardings=placed), step)
+
+
+def abstract_step_arguments(config: ml_collections.ConfigDict, task: Task, program: Program) -> tuple[Any, Any]:
+    """The (state, batch) of a step as ShapeDtypeStructs with shardings: to trace or compile it without any data."""
+    split = sharding.batch_sharding(program.mesh)
+    batch = {
+        key: jax.ShapeDtypeStruct(spec.shape, spec.dtype, sharding=split)
+        for key, spec in abstract_batch(task, config.batch_size).items()
+    }
+    return program.shapes, batch
