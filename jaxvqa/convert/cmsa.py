@@ -24,7 +24,6 @@ from jaxvqa.convert.layers import (
     LINEAR,
     LINEAR_NO_BIAS,
     POINTWISE_3D,
-    RESNET,
     RNN,
     WEIGHT_NORM_LINEAR,
     counted_batches,
@@ -32,6 +31,7 @@ from jaxvqa.convert.layers import (
     with_counters,
 )
 from jaxvqa.convert.table import Report, Rule, Table, nested, to_jax, to_torch
+from jaxvqa.convert.towers.resnet import RESNET
 from jaxvqa.errors import CheckpointError, nearest
 from jaxvqa.models import build
 from jaxvqa.models.layers.transformer import sinusoids

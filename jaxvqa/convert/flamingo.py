@@ -21,14 +21,10 @@ import numpy as np
 from jaxvqa.convert import files
 from jaxvqa.convert.layers import LAYER_NORM, LINEAR, LINEAR_NO_BIAS, Stacked
 from jaxvqa.convert.table import Report, Rule, Table, nested, to_jax, to_torch
-from jaxvqa.convert.towers import (
-    BERT_BLOCK,
-    CLIP_STACKED,
-    GPT2_ATTENTION,
-    GPT2_FEED_FORWARD,
-    GPT2_STACKED,
-    OPENAI_VISION,
-)
+from jaxvqa.convert.towers.bert import BERT_BLOCK
+from jaxvqa.convert.towers.clip import CLIP_STACKED, OPENAI_VISION
+from jaxvqa.convert.towers.gpt2 import GPT2_ATTENTION, GPT2_FEED_FORWARD, GPT2_STACKED
+from jaxvqa.convert.towers.palm import GAIN, PALM_BLOCK
 from jaxvqa.errors import CheckpointError, nearest
 from jaxvqa.models import build
 
@@ -37,7 +33,6 @@ PREFIX = "flamingo_palm."
 
 STACKED = (Stacked("to_kv.{}", ("to_k.{}", "to_v.{}")), GPT2_STACKED, CLIP_STACKED)
 
-GAIN = [Rule("gamma", "scale")]
 FEED_FORWARD = [Rule("1.weight", "up/kernel", "o i -> i o"), Rule("3.weight", "down/kernel", "o i -> i o")]
 ATTENTION = [
     *nested("to_q", "query", LINEAR_NO_BIAS),
@@ -73,12 +68,7 @@ BLOCKS: Mapping[str, list[Rule]] = {
         *nested("ln_2", "feed_forward_norm", LAYER_NORM),
     ],
     "bert": BERT_BLOCK,
-    "palm": [
-        *nested("norm", "norm", GAIN),
-        *nested("fused_attn_ff_proj", "joint", LINEAR_NO_BIAS),
-        *nested("attn_out", "attention_output", LINEAR_NO_BIAS),
-        *nested("ff_out.1", "down", LINEAR_NO_BIAS),
-    ],
+    "palm": PALM_BLOCK,
 }
 _BERT_EMBEDDING = [
     Rule("word_embeddings.weight", "embed/embedding"),

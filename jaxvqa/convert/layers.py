@@ -36,22 +36,16 @@ RNN = [
 ]
 """A one-layer LSTM or GRU."""
 
-_BLOCK = [
-    *nested("conv1", "first/conv", CONV_NO_BIAS),
-    *nested("bn1", "first/norm", BATCH_NORM),
-    *nested("conv2", "second/conv", CONV_NO_BIAS),
-    *nested("bn2", "second/norm", BATCH_NORM),
-    *nested("conv3", "third/conv", CONV_NO_BIAS),
-    *nested("bn3", "third/norm", BATCH_NORM),
-    *nested("downsample.0", "shortcut/conv", CONV_NO_BIAS),
-    *nested("downsample.1", "shortcut/norm", BATCH_NORM),
-]
-RESNET = [
-    *nested("conv1", "stem/conv", CONV_NO_BIAS),
-    *nested("bn1", "stem/norm", BATCH_NORM),
-    *nested("layer{s}.{i}", "stage_{s}/block_{i}", _BLOCK),
-]
-"""torchvision's residual networks without their classifier; blocks without a third convolution have no such keys."""
+
+def conv_norm(conv: str, norm: str, path: str) -> list[Rule]:
+    """A convolution without bias and its batch norm, which here are one module."""
+    return [*nested(conv, f"{path}/conv", CONV_NO_BIAS), *nested(norm, f"{path}/norm", BATCH_NORM)]
+
+
+def under(path: str, rules: Iterable[Rule]) -> list[Rule]:
+    """Puts `path` before every rule's path, and leaves the keys."""
+    return [Rule(r.key, f"{path}/{r.path}", r.change) for r in rules]
+
 
 COUNTER = r"(.*\.)?num_batches_tracked"
 """Pattern of batch normalisation's counters, which a table excuses: nothing is computed from them."""

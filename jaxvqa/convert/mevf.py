@@ -23,11 +23,11 @@ from jaxvqa.convert.layers import (
     COUNTER,
     LINEAR,
     LINEAR_NO_BIAS,
-    RESNET,
     WEIGHT_NORM_LINEAR,
     in_collections,
 )
 from jaxvqa.convert.table import Report, Rule, Table, nested, to_jax
+from jaxvqa.convert.towers.resnet import RESNET
 from jaxvqa.errors import CheckpointError, nearest
 from jaxvqa.models import build
 from jaxvqa.models.mevf import AutoEncoder, MAMLBranch

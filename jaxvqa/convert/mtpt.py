@@ -22,11 +22,11 @@ from jaxvqa.convert.layers import (
     CONV_TRANSPOSE,
     COUNTER,
     LINEAR,
-    RESNET,
     counted_batches,
     in_collections,
 )
 from jaxvqa.convert.table import Report, Rule, Table, nested, to_jax
+from jaxvqa.convert.towers.resnet import RESNET
 from jaxvqa.errors import CheckpointError, nearest
 from jaxvqa.models import build
 from jaxvqa.models.towers.resnet import ResNet

@@ -8,6 +8,7 @@ from typing import Any
 from jaxvqa.convert import cmsa, flamingo, mevf, mtpt, rwsan, sysu_hcp, towers
 from jaxvqa.convert.files import TorchFile
 from jaxvqa.convert.layers import Stacked
+from jaxvqa.convert.layout import Layout
 from jaxvqa.convert.table import Table
 from jaxvqa.errors import CheckpointError
 
@@ -27,7 +28,7 @@ def _flamingo(language: str, tied: bool) -> Fits:
     return lambda key: fits(key.removeprefix(flamingo.PREFIX))
 
 
-def _layout(layout: towers.Layout) -> Fits:
+def _layout(layout: Layout) -> Fits:
     fits = _table(layout.table, layout.stacked)
 
     def named_now(key: str) -> bool:

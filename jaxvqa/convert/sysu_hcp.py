@@ -18,243 +18,26 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxvqa.convert import files
-from jaxvqa.convert.layers import (
-    BATCH_NORM,
-    CONV,
-    CONV_NO_BIAS,
-    COUNTER,
-    LINEAR,
-    RESNET,
-    counted_batches,
-    in_collections,
-    with_counters,
-)
+from jaxvqa.convert.layers import COUNTER, LINEAR, counted_batches, in_collections, under, with_counters
 from jaxvqa.convert.table import Report, Rule, Table, nested, to_jax, to_torch
+from jaxvqa.convert.towers.densenet import DENSENET
+from jaxvqa.convert.towers.inception_resnet import INCEPTION_RESNET_V2
+from jaxvqa.convert.towers.inception_v4 import INCEPTION_V4
+from jaxvqa.convert.towers.polynet import POLYNET
+from jaxvqa.convert.towers.repvgg import REPVGG
+from jaxvqa.convert.towers.resizer import RESIZER
+from jaxvqa.convert.towers.resnest import RESNEST
+from jaxvqa.convert.towers.resnet import RESNET
+from jaxvqa.convert.towers.se_resnet import SE_RESNET
+from jaxvqa.convert.towers.vgg import vgg
+from jaxvqa.convert.towers.xception import XCEPTION
 from jaxvqa.errors import CheckpointError, nearest
 from jaxvqa.models import build
 from jaxvqa.models.sysu_hcp import BACKBONES
-from jaxvqa.models.towers import inception_resnet, inception_v4, polynet
-from jaxvqa.models.towers.inception import Row
-from jaxvqa.models.towers.vgg import BLOCKS
 
 IMAGENET_CLASSES = 1000
 """Of the classifier that the networks with HAGAP hold and do not use."""
 
-
-def _conv_norm(conv: str, norm: str, path: str) -> list[Rule]:
-    return [*nested(conv, f"{path}/conv", CONV_NO_BIAS), *nested(norm, f"{path}/norm", BATCH_NORM)]
-
-
-def _under(path: str, rules: Iterable[Rule]) -> list[Rule]:
-    """Puts `path` before every rule's path, and leaves the keys."""
-    return [Rule(r.key, f"{path}/{r.path}", r.change) for r in rules]
-
-
-# --- towers ------------------------------------------------------------------------------------------------------------
-
-_RESNEST_BLOCK = [
-    *_conv_norm("conv1", "bn1", "first"),
-    *nested("conv2.conv", "split/conv", CONV_NO_BIAS),
-    *nested("conv2.bn0", "split/conv_norm", BATCH_NORM),
-    *nested("conv2.fc1", "split/reduce", CONV),
-    *nested("conv2.bn1", "split/reduce_norm", BATCH_NORM),
-    *nested("conv2.fc2", "split/expand", CONV),
-    *_conv_norm("conv3", "bn3", "third"),
-    *_conv_norm("downsample.1", "downsample.2", "shortcut"),
-]
-RESNEST = [
-    *_conv_norm("conv1.0", "conv1.1", "stem_0"),
-    *_conv_norm("conv1.3", "conv1.4", "stem_1"),
-    *_conv_norm("conv1.6", "bn1", "stem_2"),
-    *nested("layer{s}.{i}", "stage_{s}/block_{i}", _RESNEST_BLOCK),
-]
-_DENSE_LAYER = [
-    *nested("norm1", "norm_1", BATCH_NORM),
-    *nested("conv1", "conv_1", CONV_NO_BIAS),
-    *nested("norm2", "norm_2", BATCH_NORM),
-    *nested("conv2", "conv_2", CONV_NO_BIAS),
-]
-DENSENET = [
-    *nested("conv0", "stem_conv", CONV_NO_BIAS),
-    *nested("norm0", "stem_norm", BATCH_NORM),
-    *(
-        Rule(f"denseblock{{b}}.denselayer{{i}}.{r.key}", f"block_{{b}}_layer_{{i}}_{r.path}", r.change)
-        for r in _DENSE_LAYER
-    ),
-    *nested("transition{b}.norm", "transition_{b}_norm", BATCH_NORM),
-    *nested("transition{b}.conv", "transition_{b}_conv", CONV_NO_BIAS),
-    *nested("norm5", "norm", BATCH_NORM),
-]
-_REPVGG_BLOCK = [
-    *nested("rbr_identity", "identity", BATCH_NORM),
-    *_conv_norm("rbr_dense.conv", "rbr_dense.bn", "dense"),
-    *_conv_norm("rbr_1x1.conv", "rbr_1x1.bn", "point"),
-    *nested("rbr_reparam", "folded", CONV),
-]
-REPVGG = [
-    *nested("stage0", "stem", _REPVGG_BLOCK),
-    *nested("stage{s}.{i}", "stage_{s}_block_{i}", _REPVGG_BLOCK),
-]
-"""Both forms: a block has its branches or the one convolution that they are worth."""
-
-
-def _vgg(depth: int, norm: bool, key: str) -> list[Rule]:
-    """VGG's rules.
-
-    Args:
-      depth: 16 or 19.
-      norm: whether with batch normalisation.
-      key: how a layer is called, with `{n}` for its number among all layers, ReLUs and pools included, and `{part}` and `{m}`
-        for the number of the part that it is in and its own number there. A part begins with a pool, but for the first.
-    """
-    rules, n = [], 0
-    for part, count in enumerate(BLOCKS[depth], 1):
-        start = n - 1 if n else 0
-        for i in range(count):
-            rules += nested(key.format(n=n, part=part, m=n - start), f"block_{part}_conv_{i}", CONV)
-            if norm:
-                name = key.format(n=n + 1, part=part, m=n + 1 - start)
-                rules += nested(name, f"block_{part}_norm_{i}", BATCH_NORM)
-            n += 3 if norm else 2
-        n += 1
-    return rules
-
-
-_RESIZER = [
-    *nested("conv1", "conv_1", CONV),
-    *nested("conv2", "conv_2", CONV),
-    *nested("bn2", "norm_2", BATCH_NORM),
-    *_conv_norm("residual_blocks.res1.conv1", "residual_blocks.res1.bn1", "block_first"),
-    *_conv_norm("residual_blocks.res1.conv2", "residual_blocks.res1.bn2", "block_second"),
-    *nested("conv3", "conv_3", CONV),
-    *nested("bn3", "norm_3", BATCH_NORM),
-    *nested("conv4", "conv_4", CONV),
-]
-
-# --- towers that the published ensemble does not use ---------------------------------------------------------------------
-
-_SE_BLOCK = [
-    *_conv_norm("conv1", "bn1", "first"),
-    *_conv_norm("conv2", "bn2", "second"),
-    *_conv_norm("conv3", "bn3", "third"),
-    *nested("se_module.fc1", "squeeze", CONV),
-    *nested("se_module.fc2", "excite", CONV),
-    *_conv_norm("downsample.0", "downsample.1", "shortcut"),
-]
-SE_RESNET = [
-    *_conv_norm("layer0.conv1", "layer0.bn1", "stem"),
-    *nested("layer{s}.{i}", "stage_{s}_block_{i}", _SE_BLOCK),
-]
-_SEPARABLE = [Rule("conv1.weight", "depthwise", "c 1 h w -> h w c"), *nested("pointwise", "pointwise", CONV_NO_BIAS)]
-
-
-def _xception() -> list[Rule]:
-    rules = [*_conv_norm("conv1", "bn1", "stem_0"), *_conv_norm("conv2", "bn2", "stem_1")]
-    for b in range(1, 13):
-        key, path, first = f"block{b}", f"block_{b}", int(b > 1)  # the first block begins without a ReLU
-        rules += _conv_norm(f"{key}.skip", f"{key}.skipbn", f"{path}/shortcut")
-        for i in range(3):
-            rules += nested(f"{key}.rep.{first + 3 * i}", f"{path}/separable_{i}", _SEPARABLE)
-            rules += nested(f"{key}.rep.{first + 3 * i + 1}", f"{path}/norm_{i}", BATCH_NORM)
-    for i in (3, 4):
-        rules += nested(f"conv{i}", f"separable_{i}", _SEPARABLE)
-        rules += nested(f"bn{i}", f"norm_{i}", BATCH_NORM)
-    return rules
-
-
-def _unit(key: str, path: str) -> list[Rule]:
-    return _conv_norm(f"{key}.conv", f"{key}.bn", path)
-
-
-def _rows(key: str, path: str, rows: tuple[Row, ...]) -> list[Rule]:
-    """Rows of units, which count the pools before them; one unit alone has no number."""
-    rules: list[Rule] = []
-    for r, row in enumerate(rows):
-        places = [i for i, spec in enumerate(row) if not callable(spec)]
-        for n, place in enumerate(places):
-            rules += _unit(f"{key}{r}.{place}" if len(row) > 1 else f"{key}{r}", f"{path}row_{r}_unit_{n}")
-    return rules
-
-
-_BLOCK_C = {
-    "branch0": "row_0_unit_0",
-    "branch1_0": "row_1_unit_0",
-    "branch1_1a": "row_1_wide",
-    "branch1_1b": "row_1_high",
-    "branch2_0": "row_2_unit_0",
-    "branch2_1": "row_2_unit_1",
-    "branch2_2": "row_2_unit_2",
-    "branch2_3a": "row_2_wide",
-    "branch2_3b": "row_2_high",
-    "branch3.1": "row_3_unit_0",
-}
-
-
-def _inception_v4() -> list[Rule]:
-    alone = {0: "", 1: "", 2: "", 3: ".conv", 5: ".conv"}
-    rules: list[Rule] = []
-    for i, rows in enumerate(inception_v4.LAYERS):
-        key, path = f"features.{i}", f"layer_{i}"
-        if rows is None:
-            rules += [r for name, ours in _BLOCK_C.items() for r in _unit(f"{key}.{name}", f"{path}/{ours}")]
-        elif i in alone:
-            place = next(r for r, row in enumerate(rows) if not callable(row[0]))
-            rules += _unit(key + alone[i], f"{path}/row_{place}_unit_0")
-        else:
-            rules += _rows(f"{key}.branch", f"{path}/", rows)
-    return rules
-
-
-def _residual(key: str, path: str, rows: tuple[Row, ...]) -> list[Rule]:
-    return [*_rows(f"{key}.branch", f"{path}/rows/", rows), *nested(f"{key}.conv2d", f"{path}/project", CONV)]
-
-
-INCEPTION_RESNET_V2 = [
-    *_unit("conv2d_1a", "conv_1a"),
-    *_unit("conv2d_2a", "conv_2a"),
-    *_unit("conv2d_2b", "conv_2b"),
-    *_unit("conv2d_3b", "conv_3b"),
-    *_unit("conv2d_4a", "conv_4a"),
-    *_rows("mixed_5b.branch", "mixed_5b/", inception_resnet.MIXED_5B),
-    *_residual("repeat.{i}", "block_a_{i}", inception_resnet.A),
-    *_rows("mixed_6a.branch", "mixed_6a/", inception_resnet.MIXED_6A),
-    *_residual("repeat_1.{i}", "block_b_{i}", inception_resnet.B),
-    *_rows("mixed_7a.branch", "mixed_7a/", inception_resnet.MIXED_7A),
-    *_residual("repeat_2.{i}", "block_c_{i}", inception_resnet.C),
-    *_residual("block8", "last_block", inception_resnet.C),
-    *_unit("conv2d_7b", "conv_7b"),
-]
-
-
-def _poly_stage(stage: str, rows: tuple[Row, ...]) -> list[Rule]:
-    """Both kinds of modules; where one has been built there are no keys of the other."""
-    key, path = f"stage_{stage}.{{i}}", f"{stage}_{{i}}"
-    rules: list[Rule] = []
-    for r, row in enumerate(rows):
-        for n, spec in enumerate(row):
-            assert not callable(spec)
-            name = f"path{r}_{spec[1]}x{spec[2]}" if len(row) > 1 else f"path{r}"
-            rules += nested(f"{key}.{name}.conv", f"{path}/row_{r}_unit_{n}", CONV_NO_BIAS)
-            rules += nested(f"{key}.{name}.bn_blocks.{{o}}", f"{path}/row_{r}_unit_{n}_norm_{{o}}", BATCH_NORM)
-    rules += _unit(f"{key}.conv2d_blocks.{{p}}", f"{path}/project_{{p}}")
-    rules += _rows(f"{key}.blocks.{{w}}.path", f"{path}/way_{{w}}/", rows)
-    return [*rules, *_unit(f"{key}.blocks.{{w}}.conv2d", f"{path}/way_{{w}}_project")]
-
-
-POLYNET = [
-    *_unit("stem.conv1.0", "stem_0"),
-    *_unit("stem.conv1.1", "stem_1"),
-    *_unit("stem.conv1.2", "stem_2"),
-    *_unit("stem.conv1_branch", "stem_3/row_1_unit_0"),
-    *_unit("stem.conv2_short.{i}", "stem_4/row_0_unit_{i}"),
-    *_unit("stem.conv2_long.{j}", "stem_4/row_1_unit_{j}"),
-    *_unit("stem.conv2_branch", "stem_5/row_1_unit_0"),
-    *_poly_stage("a", polynet.A),
-    *_rows("reduction_a.path", "reduction_a/", polynet.REDUCTION_A),
-    *_poly_stage("b", polynet.B),
-    *_rows("reduction_b.path", "reduction_b/", polynet.REDUCTION_B),
-    *_poly_stage("c", polynet.C),
-]
 
 # --- whole networks ----------------------------------------------------------------------------------------------------
 
@@ -264,13 +47,13 @@ def _table(*rules: Iterable[Rule], excused: str = "") -> Table:
 
 
 def _plain(tower: list[Rule], classifier: str) -> Table:
-    return _table(_under("tower", tower), nested(classifier, "head/classifier", LINEAR))
+    return _table(under("tower", tower), nested(classifier, "head/classifier", LINEAR))
 
 
 def _twice(attribute: str, tower: list[Rule]) -> Table:
     """A tower under an attribute, with its unused classifier, and under its own names."""
     last = nested("classifier", "head/classifier", LINEAR)
-    return _table(nested(attribute, "tower", tower), _under("tower", tower), last, excused=rf"{attribute}\.fc\..*")
+    return _table(nested(attribute, "tower", tower), under("tower", tower), last, excused=rf"{attribute}\.fc\..*")
 
 
 def _plain_vgg(depth: int, norm: bool) -> Table:
@@ -279,15 +62,15 @@ def _plain_vgg(depth: int, norm: bool) -> Table:
         *nested("classifier.3", "head/hidden_2", LINEAR),
         *nested("classifier.6", "head/classifier", LINEAR),
     ]
-    return _table(_under("tower", _vgg(depth, norm, "features.{n}")), head)
+    return _table(under("tower", vgg(depth, norm, "features.{n}")), head)
 
 
 def _twice_vgg(depth: int, norm: bool = False, *, resizer: bool = False, scales: int = 0) -> Table:
-    tower = [*_vgg(depth, norm, "vgg.{n}"), *_vgg(depth, norm, "conv{part}.{m}")]
+    tower = [*vgg(depth, norm, "vgg.{n}"), *vgg(depth, norm, "conv{part}.{m}")]
     head = nested("classifier", "head/classifier", LINEAR)
     if scales:
         head = [r for i in range(1, scales + 1) for r in nested(f"fc{i}", f"head/classifier_{i}", LINEAR)]
-    return _table(nested("resizer", "resizer", _RESIZER) if resizer else [], _under("tower", tower), head)
+    return _table(nested("resizer", "resizer", RESIZER) if resizer else [], under("tower", tower), head)
 
 
 KEYS: Mapping[str, Table] = {
@@ -307,15 +90,15 @@ KEYS: Mapping[str, Table] = {
     "vgg16_multi_scales": _twice_vgg(16, scales=4),
     **{
         f"densenet{depth}": _table(
-            _under("tower", [Rule(f"features.{r.key}", r.path, r.change) for r in DENSENET]),
+            under("tower", [Rule(f"features.{r.key}", r.path, r.change) for r in DENSENET]),
             nested("classifier", "head/classifier", LINEAR),
         )
         for depth in (121, 169, 201)
     },
     **{f"RepVGG-{size}": _plain(REPVGG, "linear") for size in ("B0", "B1", "B2")},
     "se_resnet50": _plain(SE_RESNET, "last_linear"),
-    "xception": _plain(_xception(), "last_linear"),
-    "inceptionv4": _plain(_inception_v4(), "last_linear"),
+    "xception": _plain(XCEPTION, "last_linear"),
+    "inceptionv4": _plain(INCEPTION_V4, "last_linear"),
     "inceptionresnetv2": _plain(INCEPTION_RESNET_V2, "last_linear"),
     "polynet": _plain(POLYNET, "last_linear"),
 }

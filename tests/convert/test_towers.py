@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 
 from jaxvqa.convert import files, towers
+from jaxvqa.convert.towers.bert import BERT_LAYOUT
+from jaxvqa.convert.towers.clip import CLIP_VISION_LAYOUTS
+from jaxvqa.convert.towers.gpt2 import GPT2_LAYOUT
 from jaxvqa.errors import CheckpointError
 from jaxvqa.golden import weights
 
@@ -28,7 +31,7 @@ def made(kind, fields, layout, *inputs):
 @pytest.fixture(scope="module")
 def gpt2_tensors():
     """Each name with values of its own, but for the table, which has two."""
-    tensors = made("gpt2", towers.module_fields("gpt2", GPT2), towers.GPT2_LAYOUT)
+    tensors = made("gpt2", towers.module_fields("gpt2", GPT2), GPT2_LAYOUT)
     return tensors | {"transformer.wte.weight": tensors["lm_head.weight"]}
 
 
@@ -182,7 +185,7 @@ BERT |= {"max_position_embeddings": 5, "type_vocab_size": 2}
 
 @pytest.mark.parametrize("prefixed", [True, False])
 def test_berts_older_names_are_read(prefixed, tmp_path):
-    tensors = made("bert", towers.module_fields("bert", BERT), towers.BERT_LAYOUT)
+    tensors = made("bert", towers.module_fields("bert", BERT), BERT_LAYOUT)
     now = towers.load("bert", folder(tmp_path / "now", BERT, tensors))
     old = {
         k.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): v
@@ -197,7 +200,7 @@ def test_berts_older_names_are_read(prefixed, tmp_path):
     ("layout", "name"), [(0, "clip.pt"), (1, "clip.pt"), (1, "model.safetensors"), (1, "pytorch_model.bin")]
 )
 def test_clip_as_one_file_asks_for_its_activation(layout, name, tmp_path):
-    layout = towers.CLIP_VISION_LAYOUTS[layout]
+    layout = CLIP_VISION_LAYOUTS[layout]
     wide = CLIP | {"hidden_size": 128, "intermediate_size": 512}
     fields = towers.module_fields("clip_vision", wide)
     tensors = made("clip_vision", fields, layout, ((1, 8, 8, 3), np.float32))
@@ -220,7 +223,7 @@ def test_clip_as_one_file_asks_for_its_activation(layout, name, tmp_path):
 
 def test_activations_of_a_config_are_taken_or_refused(tmp_path):
     fields = towers.module_fields("clip_vision", CLIP)
-    tensors = made("clip_vision", fields, towers.CLIP_VISION_LAYOUTS[1], ((1, 8, 8, 3), np.float32))
+    tensors = made("clip_vision", fields, CLIP_VISION_LAYOUTS[1], ((1, 8, 8, 3), np.float32))
     for options, expected in (({}, "quick_gelu"), *(({"hidden_act": name}, name) for name in towers.CLIP_ACTIVATIONS)):
         found = towers.load("clip_vision", folder(tmp_path / expected, {"vision_config": CLIP | options}, tensors))
         assert found.fields["activation"] == expected

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from jaxvqa.convert import Table, to_jax, to_torch
-from jaxvqa.convert.layers import COUNTER, RESNET, in_collections, with_counters
+from jaxvqa.convert.layers import COUNTER, in_collections, with_counters
+from jaxvqa.convert.towers.resnet import RESNET
 from jaxvqa.errors import ConfigError
 from jaxvqa.models.towers.resnet import ResNet
 from tests.made_up import made_up
