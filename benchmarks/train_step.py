@@ -136,7 +136,7 @@ def ours(config: Any, steps: int, inference: bool) -> dict[str, float]:
 
 
 def _answers(task: Any) -> Callable[[Any, Any], Any]:
-    return lambda state, batch: task.predict_fns["answers"](state.params, state.extra, batch)
+    return lambda state, batch: task.predict_fns["answers"](state.params, state.collections, batch)
 
 
 def peer(config: Any, steps: int, inference: bool) -> dict[str, float]:

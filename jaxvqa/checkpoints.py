@@ -146,12 +146,12 @@ class Checkpoints:
             step=items["optimizer"]["step"],
             opt_state=items["optimizer"]["opt_state"],
             params=items["model"]["params"],
-            extra=items["model"]["extra"],
+            collections=items["model"]["collections"],
             ema=items["model"]["ema"],
         )
 
     def restore_model(self, shapes: Any, step: int | None = None) -> dict[str, Any]:
-        """Restores {"params", "extra", "ema"} without the optimiser; `shapes` as in `restore`."""
+        """Restores {"params", "collections", "ema"} without the optimiser; `shapes` as in `restore`."""
         step = self._step(step)
         self._check_fits("model", step, shapes)
         with self._corruption(step):
@@ -160,7 +160,7 @@ class Checkpoints:
         return items["model"]
 
     def model_shapes(self, step: int | None = None, sharding: Any = None) -> dict[str, Any]:
-        """The saved {"params", "extra", "ema"} as ShapeDtypeStructs, read without the arrays.
+        """The saved {"params", "collections", "ema"} as ShapeDtypeStructs, read without the arrays.
 
         To restore by them, give the `sharding` that every array shall have: without one, orbax wants the very devices that
         the checkpoint was written from.
@@ -293,7 +293,7 @@ def _some(names: list[str], shown: int = 3) -> str:
 
 def model_item(state: TrainState) -> dict[str, Any]:
     """What the `model` part of a checkpoint holds."""
-    return {"params": state.params, "extra": state.extra, "ema": state.ema}
+    return {"params": state.params, "collections": state.collections, "ema": state.ema}
 
 
 def optimizer_item(state: TrainState) -> dict[str, Any]:
@@ -341,13 +341,10 @@ def init_from(name: str, workdir: str, state: TrainState, table: paths.Table) ->
     checkpoints = Checkpoints(workdir, read_only=True)
     model = checkpoints.restore_model(checkpoints.model_shapes(sharding=NamedSharding(mesh, PartitionSpec())))
     checkpoints.close()
-    ema = model.get("ema")
-    if ema is not None and ema.keys() != {"params", "extra"}:
-        ema = {"params": ema, "extra": model["extra"]}  # of a run that was begun before batch statistics were averaged
-    model = ema or model
-    other = {"params": model["params"], **(model["extra"] or {})}
+    model = model["ema"] or model
+    other = {"params": model["params"], **(model["collections"] or {})}
     source = {collection: paths.flatten(tree) for collection, tree in other.items()}
-    fresh = {"params": state.params, **state.extra}
+    fresh = {"params": state.params, **state.collections}
     what = f"init_from.{name}.table"
     every_path = {path: leaf for tree in fresh.values() for path, leaf in paths.flatten(tree).items()}
     choice = paths.flatten(paths.lookup(table, every_path, what))
@@ -385,7 +382,7 @@ def init_from(name: str, workdir: str, state: TrainState, table: paths.Table) ->
         )
     params = taken.pop("params")
     ema = None if state.ema is None else start_ema(params, taken)
-    return dataclasses.replace(state, params=params, extra=taken, ema=ema)
+    return dataclasses.replace(state, params=params, collections=taken, ema=ema)
 
 
 def missing_starts(rows: Mapping[str, Any]) -> dict[str, str]:

@@ -116,11 +116,11 @@ def state_shardings(table: paths.Table, state: TrainState, mesh: Mesh) -> TrainS
                 return sharding
         return whole
 
-    extra = jax.tree.map(lambda _: whole, state.extra)
+    collections = jax.tree.map(lambda _: whole, state.collections)
     return TrainState(
         step=whole,
         params=params,
-        extra=extra,
+        collections=collections,
         opt_state=jax.tree_util.tree_map_with_path(like_its_parameter, state.opt_state),
-        ema=None if state.ema is None else {"params": params, "extra": extra},
+        ema=None if state.ema is None else {"params": params, "collections": collections},
     )

@@ -20,29 +20,29 @@ class TrainState:
     Attributes:
       step: steps done so far, int32 scalar.
       params: the model's parameters, float32.
-      extra: the model's other collections by name (batch statistics, momentum encoders, queues); often empty.
+      collections: the model's other collections by name (batch statistics, momentum encoders, queues); often empty.
       opt_state: the optimiser's state.
-      ema: exponential moving averages {"params", "extra"} of these two, or None when `config.optim.ema` is 0.
+      ema: exponential moving averages {"params", "collections"} of these two, or None when `config.optim.ema` is 0.
     """
 
     step: Any
     params: Any
-    extra: Any
+    collections: Any
     opt_state: optax.OptState
     ema: Any = None
 
     @property
     def eval_variables(self) -> tuple[Any, Any]:
-        """The (params, extra) to predict with: the averages where they are kept."""
-        return (self.params, self.extra) if self.ema is None else (self.ema["params"], self.ema["extra"])
+        """The (params, collections) to predict with: the averages where they are kept."""
+        return (self.params, self.collections) if self.ema is None else (self.ema["params"], self.ema["collections"])
 
 
-def start_ema(params: Any, extra: Any) -> dict[str, Any]:
+def start_ema(params: Any, collections: Any) -> dict[str, Any]:
     """The averages before the first step: copies of the variables, since a step donates both."""
-    return jax.tree.map(jnp.copy, {"params": params, "extra": extra})
+    return jax.tree.map(jnp.copy, {"params": params, "collections": collections})
 
 
-def update_ema(ema: Any, decay: float, params: Any, extra: Any) -> dict[str, Any]:
+def update_ema(ema: Any, decay: float, params: Any, collections: Any) -> dict[str, Any]:
     """The averages after a step: decay · average + (1 - decay) · new value.
 
     Batch statistics are averaged as the parameters are: those of the parameters in training would not fit the averaged ones.
@@ -52,7 +52,7 @@ def update_ema(ema: Any, decay: float, params: Any, extra: Any) -> dict[str, Any
     def average(old: Array, new: Array) -> Array:
         return decay * old + (1 - decay) * new if jnp.issubdtype(new.dtype, jnp.floating) else new
 
-    return jax.tree.map(average, ema, {"params": params, "extra": extra})
+    return jax.tree.map(average, ema, {"params": params, "collections": collections})
 
 
 def not_finite(tree: Any) -> list[str]:
@@ -87,7 +87,7 @@ def create(
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,
-            extra=variables,
+            collections=variables,
             opt_state=optimizer.init(params),
             ema=start_ema(params, variables) if with_ema else None,
         )

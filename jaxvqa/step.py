@@ -33,36 +33,40 @@ def make_train_step(
     """
     n = config.microbatches
 
-    def gradients(params: Any, extra: Any, batch: Any, key: Any, epoch: Any) -> tuple[Any, Metrics, Any]:
+    def gradients(params: Any, collections: Any, batch: Any, key: Any, epoch: Any) -> tuple[Any, Metrics, Any]:
         rngs = {name: jax.random.fold_in(key, i) for i, name in enumerate(("dropout", "mixup"))}
 
         def loss(params: Any) -> Any:
             if config.optim.freeze:
                 params = optim.without_frozen_gradients(params, config.optim.freeze)
-            return task.loss(params, extra, batch, rngs, train=True, epoch=epoch)
+            return task.loss(params, collections, batch, rngs, train=True, epoch=epoch)
 
-        (_, (metrics, extra)), grads = jax.value_and_grad(loss, has_aux=True)(params)
-        return grads, metrics, extra
+        (_, (metrics, collections)), grads = jax.value_and_grad(loss, has_aux=True)(params)
+        return grads, metrics, collections
 
-    def accumulated(params: Any, extra: Any, batch: Any, key: Any, epoch: Any) -> tuple[Any, Metrics, Any]:
+    def accumulated(params: Any, collections: Any, batch: Any, key: Any, epoch: Any) -> tuple[Any, Metrics, Any]:
         # Microbatch i takes every n-th example from i on, not a run of them: then each device cuts up the examples
         # that it already holds, and nothing moves between devices. The sum of the gradients is the same.
         parts = jax.tree.map(lambda x: x.reshape(x.shape[0] // n, n, *x.shape[1:]).swapaxes(0, 1), batch)
 
         def body(carry: Any, part_and_index: Any) -> tuple[Any, None]:
-            grads, metrics, extra = carry
+            grads, metrics, collections = carry
             part, i = part_and_index
-            more_grads, more_metrics, extra = gradients(params, extra, part, jax.random.fold_in(key, i), epoch)
-            return (*jax.tree.map(jnp.add, (grads, metrics), (more_grads, more_metrics)), extra), None
+            more_grads, more_metrics, collections = gradients(
+                params, collections, part, jax.random.fold_in(key, i), epoch
+            )
+            return (*jax.tree.map(jnp.add, (grads, metrics), (more_grads, more_metrics)), collections), None
 
-        shapes = jax.eval_shape(gradients, params, extra, jax.tree.map(lambda x: x[0], parts), key, epoch)
+        shapes = jax.eval_shape(gradients, params, collections, jax.tree.map(lambda x: x[0], parts), key, epoch)
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes[:2])
-        return jax.lax.scan(body, (*zeros, extra), (parts, jnp.arange(n)))[0]
+        return jax.lax.scan(body, (*zeros, collections), (parts, jnp.arange(n)))[0]
 
     def train_step(state: TrainState, batch: Mapping[str, Array]) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(states.key_for(config.seed, "step"), state.step)
         epoch = state.step / steps_per_epoch
-        grads, metrics, extra = (gradients if n == 1 else accumulated)(state.params, state.extra, batch, key, epoch)
+        grads, metrics, collections = (gradients if n == 1 else accumulated)(
+            state.params, state.collections, batch, key, epoch
+        )
         if config.optim.loss == "mean":
             grads = jax.tree.map(lambda g: g / metrics["loss"][1], grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params, step=state.step)
@@ -70,10 +74,12 @@ def make_train_step(
         params = jax.tree.map(lambda p, u: (p - rate * u).astype(p.dtype), state.params, updates)
         ema = state.ema
         if config.optim.ema:
-            ema = states.update_ema(ema, config.optim.ema, params, extra)
+            ema = states.update_ema(ema, config.optim.ema, params, collections)
         one = jnp.ones(())
         metrics = metrics | {"learning_rate": (rate, one), "gradient_norm": (optax.tree.norm(grads), one)}
-        return TrainState(step=state.step + 1, params=params, extra=extra, opt_state=opt_state, ema=ema), metrics
+        return TrainState(
+            step=state.step + 1, params=params, collections=collections, opt_state=opt_state, ema=ema
+        ), metrics
 
     return train_step
 

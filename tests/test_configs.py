@@ -57,7 +57,7 @@ def test_traces_at_full_size(name):
     assert {"loss", "accuracy", "learning_rate", "gradient_norm"} <= metrics.keys()
     assert {row.predict for row in config.evals.values()} <= task.predict_fns.keys()
     for predict in task.predict_fns.values():
-        predicted = jax.eval_shape(predict, state.params, state.extra, batch)
+        predicted = jax.eval_shape(predict, state.params, state.collections, batch)
         assert all(array.shape[0] == config.batch_size for array in predicted.values())
 
 

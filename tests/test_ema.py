@@ -45,15 +45,15 @@ class Regression:
     def init(self, key):
         return {**self.model.init(key, jnp.zeros((1, 4))), "losses": {"steps": jnp.zeros((), jnp.int32)}}
 
-    def loss(self, params, extra, batch, rngs, *, train, epoch):
-        variables = {"params": params, "batch_stats": extra["batch_stats"]}
+    def loss(self, params, collections, batch, rngs, *, train, epoch):
+        variables = {"params": params, "batch_stats": collections["batch_stats"]}
         found, updates = self.model.apply(variables, batch["x"], train=train, mutable=["batch_stats"])
         loss = jnp.sum(jnp.square(found - batch["y"]))
         count = jnp.sum(batch["mask"])
-        return loss, ({"loss": (loss, count)}, {**updates, "losses": {"steps": extra["losses"]["steps"] + 1}})
+        return loss, ({"loss": (loss, count)}, {**updates, "losses": {"steps": collections["losses"]["steps"] + 1}})
 
-    def _predict(self, params, extra, batch):
-        variables = {"params": params, "batch_stats": extra["batch_stats"]}
+    def _predict(self, params, collections, batch):
+        variables = {"params": params, "batch_stats": collections["batch_stats"]}
         return {"values": self.model.apply(variables, batch["x"])}
 
 
@@ -128,15 +128,15 @@ def test_averages_follow_parameters_and_statistics_and_start_from_them(run):
     for before, state in zip([None, *states], states, strict=False):
         if not config.optim.ema:
             assert state.ema is None
-            assert state.eval_variables == (state.params, state.extra)
+            assert state.eval_variables == (state.params, state.collections)
             continue
-        new = {"params": state.params, "extra": state.extra}
+        new = {"params": state.params, "collections": state.collections}
         old = new if before is None else before.ema
         expected = jax.tree.map(lambda e, x: DECAY * e + (1 - DECAY) * x, old, new)
-        expected["extra"]["losses"] = state.extra["losses"]  # a counter has no average
+        expected["collections"]["losses"] = state.collections["losses"]  # a counter has no average
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), state.ema, expected)
-        assert state.ema["extra"]["losses"]["steps"].dtype == np.int32
-        assert state.eval_variables == (state.ema["params"], state.ema["extra"])
+        assert state.ema["collections"]["losses"]["steps"].dtype == np.int32
+        assert state.eval_variables == (state.ema["params"], state.ema["collections"])
 
 
 def test_predictions_use_both_averages(run):
@@ -149,9 +149,11 @@ def test_predictions_use_both_averages(run):
     found = predictions(state)
     if not config.optim.ema:
         return
-    params, extra = state.ema["params"], state.ema["extra"]
-    np.testing.assert_array_equal(found, predictions(dataclasses.replace(state, params=params, extra=extra, ema=None)))
-    for mixed in ({"params": params}, {"extra": extra}, {}):
+    params, collections = state.ema["params"], state.ema["collections"]
+    np.testing.assert_array_equal(
+        found, predictions(dataclasses.replace(state, params=params, collections=collections, ema=None))
+    )
+    for mixed in ({"params": params}, {"collections": collections}, {}):
         assert not np.allclose(found, predictions(dataclasses.replace(state, ema=None, **mixed)))
 
 
@@ -176,7 +178,7 @@ def test_another_run_gives_its_averages_where_it_keeps_them(run):
     _, program, workdir, states = run
     with jax.set_mesh(MESH):
         state = checkpoints.init_from("model", str(workdir), program.init(), ((".*", True),))
-    assert_same((state.params, state.extra), states[2].eval_variables)
+    assert_same((state.params, state.collections), states[2].eval_variables)
     assert_same(state.eval_variables, states[2].eval_variables)
 
 
@@ -186,14 +188,3 @@ def test_a_run_without_a_model_is_told(run, tmp_path):
     shutil.rmtree(next((tmp_path / "run").rglob("model")))
     with jax.set_mesh(MESH), pytest.raises(CheckpointError, match=r"checkpoints/2 cannot be read: .*model"):
         checkpoints.init_from("model", str(tmp_path / "run"), program.init(), ((".*", True),))
-
-
-def test_averages_without_batch_statistics_are_those_of_the_parameters(both, tmp_path):
-    """So did runs keep them that were begun before statistics were averaged."""
-    _, program, _, states = both[DECAY]
-    saved = checkpoints.Checkpoints(tmp_path)
-    saved.save(dataclasses.replace(states[2], ema=states[2].ema["params"]), {}, {})
-    saved.close()
-    with jax.set_mesh(MESH):
-        state = checkpoints.init_from("model", str(tmp_path), program.init(), ((".*", True),))
-    assert_same((state.params, state.extra), (states[2].ema["params"], states[2].extra))

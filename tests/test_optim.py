@@ -219,9 +219,9 @@ def test_a_step_leaves_what_is_frozen_bit_for_bit_and_takes_no_gradient_of_it():
         assets, batch_keys, predict_fns = {}, ("x",), {}
         transforms = init_batch = init = lambda *_, **__: None  # which a step does not call
 
-        def loss(self, params, extra, batch, rngs, *, train, epoch):
+        def loss(self, params, collections, batch, rngs, *, train, epoch):
             total = jnp.sum(params["a"] * params["b"] * batch["x"])
-            return total, ({"loss": (total, jnp.ones(()))}, extra)
+            return total, ({"loss": (total, jnp.ones(()))}, collections)
 
     config = configs.load("configs/rwsan.py")
     with config.unlocked():

@@ -149,7 +149,7 @@ def _loaded(found: cmsa.Converted, data: dict[str, Any]) -> Loaded:
 def _save_cmsa(path: Path, contents: workdir.Contents) -> None:
     """Writes CMSA, BAN or SAN. The file has no place for the history of `config.loss.dynamic`."""
     notes = contents.meta.get("converted") or {}
-    variables = {"params": contents.params, "batch_stats": contents.extra.get("batch_stats", {})}
+    variables = {"params": contents.params, "batch_stats": contents.collections.get("batch_stats", {})}
     batches = max(notes.get("batches") or 0, contents.adam.step if contents.adam else 0)
     table = {"cmsa": cmsa.KEYS, **mevf.KEYS}[contents.config.model.name]
     cmsa.save(path, variables, contents.adam, notes.get("epoch") or 0, batches, table)
@@ -186,7 +186,7 @@ def _save_mtpt(path: Path, contents: workdir.Contents) -> None:
     by_task = "abdomen" if contents.config.model.task == "segment" else "brain"
     organ = next((organ for organ in mtpt.DECODERS if organ in contents.config.data.questions), by_task)
     paths = mtpt.files_of(path, organ)
-    variables = {"params": contents.params, **contents.extra}
+    variables = {"params": contents.params, **contents.collections}
     mtpt.save(paths, variables, {part: max(noted.get(part, 0), steps) for part in paths})
     print(f"{path.parent}: {', '.join(path.name for path in paths.values())}")
 
@@ -200,7 +200,7 @@ def _load_sysu(path: files.Source, model: dict[str, Any]) -> Loaded:
 def _save_sysu(path: Path, contents: workdir.Contents) -> None:
     notes = contents.meta.get("converted") or {}
     numbers: dict[str, Any] = {name: notes.get(name) or 0 for name in ("epoch", "run_id", "batches")}
-    variables = {"params": contents.params, "batch_stats": contents.extra["batch_stats"]}
+    variables = {"params": contents.params, "batch_stats": contents.collections["batch_stats"]}
     sysu_hcp.save(path, variables, contents.config.model.backbone, **numbers)
 
 

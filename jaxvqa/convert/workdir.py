@@ -26,7 +26,7 @@ class Contents:
       assets: vocabulary, answer list and the like.
       meta: the position in the data, the versions that wrote it, and what the converter noted.
       params: the parameters that training goes on from, not their moving average; the optimiser's state is theirs.
-      extra: the other collections, such as `batch_stats`.
+      collections: the other collections, such as `batch_stats`.
       adam: the optimiser's state, or None when it is no Adam or Adamax, or has not made a step.
     """
 
@@ -34,7 +34,7 @@ class Contents:
     assets: dict[str, Any]
     meta: dict[str, Any]
     params: Any
-    extra: dict[str, Any]
+    collections: dict[str, Any]
     adam: AdamState | None
 
 
@@ -62,8 +62,8 @@ def write(
     fields.final(config)
     if (folder / checkpoints.FOLDER).exists():
         raise CheckpointError(f"{folder} already holds checkpoints; give --to= another folder, or remove it.")
-    extra = jax.tree.map(jnp.asarray, dict(variables))
-    params = extra.pop("params")
+    collections = jax.tree.map(jnp.asarray, dict(variables))
+    params = collections.pop("params")
     opt_state = optim.make_optimizer(config.optim, params).init(params)
     if adam is not None:
         mu, nu = jax.tree.map(jnp.asarray, (adam.mu, adam.nu))
@@ -72,9 +72,9 @@ def write(
     state = TrainState(
         step=jnp.asarray(step, jnp.int32),
         params=params,
-        extra=extra,
+        collections=collections,
         opt_state=opt_state,
-        ema=start_ema(params, extra) if config.optim.ema else None,
+        ema=start_ema(params, collections) if config.optim.ema else None,
     )
     position = {"questions": config.data.questions, "split": config.data.train_split, "size": None, "step": step}
     if faults := not_finite(state):
@@ -103,7 +103,7 @@ def read(folder: Path) -> Contents:
     if adam is not None:
         settings = {"lr": config.optim.lr, "betas": (config.optim.b1, config.optim.b2), "eps": config.optim.eps}
         adam = AdamState(int(adam.count), adam.mu, adam.nu, settings) if int(adam.count) else None
-    return Contents(config, assets, meta, state.params, state.extra, adam)
+    return Contents(config, assets, meta, state.params, state.collections, adam)
 
 
 def _is_adam(node: Any) -> bool:

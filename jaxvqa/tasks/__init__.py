@@ -31,7 +31,7 @@ class Task(Protocol):
     Attributes:
       assets: see `Assets`.
       batch_keys: entries of a batch that go to the devices.
-      predict_fns: by name, (params, extra, batch) -> dict of arrays whose first axis is the batch's.
+      predict_fns: by name, (params, collections, batch) -> dict of arrays whose first axis is the batch's.
     """
 
     assets: Assets
@@ -50,7 +50,7 @@ class Task(Protocol):
     def loss(
         self,
         params: Any,
-        extra: Any,
+        collections: Any,
         batch: Mapping[str, Array],
         rngs: Mapping[str, Key[Array, ""]],
         *,
@@ -61,7 +61,7 @@ class Task(Protocol):
 
         Args:
           params: the parameters.
-          extra: the model's other collections.
+          collections: the model's other collections.
           batch: what `batch_keys` names.
           rngs: keys of this step: dropout, mixup.
           train: whether to train, or to measure.

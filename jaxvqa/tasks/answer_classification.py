@@ -135,7 +135,7 @@ class AnswerClassification(ClosedAnswers):
     def loss(
         self,
         params: Any,
-        extra: Any,
+        collections: Any,
         batch: Mapping[str, Array],
         rngs: Mapping[str, Key[Array, ""]],
         *,
@@ -144,16 +144,16 @@ class AnswerClassification(ClosedAnswers):
     ) -> tuple[Float[Array, ""], tuple[Metrics, Any]]:
         """Summed binary cross-entropy with logits; metrics `loss` (an example) and `accuracy` (the chosen answer's score)."""
         logits, _ = self.model.apply(
-            {"params": params, **extra}, batch["regions"], batch["question"], train=train, rngs=dict(rngs)
+            {"params": params, **collections}, batch["regions"], batch["question"], train=train, rngs=dict(rngs)
         )
         logits, scores, mask = logits.astype(jnp.float32), batch["answer_scores"], batch["mask"]
         loss = jnp.sum(optax.sigmoid_binary_cross_entropy(logits, scores).sum(axis=-1) * mask)
         chosen = jnp.take_along_axis(scores, jnp.argmax(logits, axis=-1)[:, None], axis=-1)[:, 0]
         count = jnp.sum(mask)
-        return loss, ({"loss": (loss, count), "accuracy": (jnp.sum(chosen * mask), count)}, extra)
+        return loss, ({"loss": (loss, count), "accuracy": (jnp.sum(chosen * mask), count)}, collections)
 
-    def _predict_with_attention(self, params: Any, extra: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
-        logits, out = self.model.apply({"params": params, **extra}, batch["regions"], batch["question"])
+    def _predict_with_attention(self, params: Any, collections: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
+        logits, out = self.model.apply({"params": params, **collections}, batch["regions"], batch["question"])
         probabilities, indices = jax.lax.top_k(jax.nn.sigmoid(logits.astype(jnp.float32)), min(5, logits.shape[-1]))
         return {
             # Ties go to the first index, as in the original; top_k keeps that order.
@@ -163,6 +163,6 @@ class AnswerClassification(ClosedAnswers):
             "question_attention": out["question_attention"],
         }
 
-    def _predict_answers(self, params: Any, extra: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
-        predicted = self._predict_with_attention(params, extra, batch)
+    def _predict_answers(self, params: Any, collections: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
+        predicted = self._predict_with_attention(params, collections, batch)
         return {"answer": predicted["answer"][:, :1], "probability": predicted["probability"][:, :1]}

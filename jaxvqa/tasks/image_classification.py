@@ -212,7 +212,7 @@ class ImageClassification(ClosedAnswers):
     def loss(
         self,
         params: Any,
-        extra: Any,
+        collections: Any,
         batch: Mapping[str, Array],
         rngs: Mapping[str, Key[Array, ""]],
         *,
@@ -227,7 +227,7 @@ class ImageClassification(ClosedAnswers):
             mixup = mixup.only_if(jnp.less(epoch, self._mixup_off_epoch))
             pictures = mixup.images(pictures)
         (logits, _), updates = self.model.apply(
-            {"params": params, **extra},
+            {"params": params, **collections},
             pictures,
             train=train,
             rngs={"dropout": rngs["dropout"]} if train else {},
@@ -246,34 +246,40 @@ class ImageClassification(ClosedAnswers):
         loss = total(self._loss)
         # At least 1: a batch without any class has no gradient, not one of 0 / 0.
         count = jnp.maximum(jnp.sum(targets >= 0).astype(jnp.float32), 1)
-        return loss, ({"loss": (loss, count), "accuracy": (total(_right), count)}, {**extra, **updates})
+        return loss, ({"loss": (loss, count), "accuracy": (total(_right), count)}, {**collections, **updates})
 
-    def _logits(self, params: Any, extra: Any, image: Array, *, flip: bool = False) -> Float[Array, "B A"]:
+    def _logits(self, params: Any, collections: Any, image: Array, *, flip: bool = False) -> Float[Array, "B A"]:
         """The logits; with `flip` their mean over the picture and its mirror image."""
         views = [image, image[:, :, ::-1]] if flip else [image]
-        logits = [self.model.apply({"params": params, **extra}, images.normalised(view))[0] for view in views]
+        logits = [self.model.apply({"params": params, **collections}, images.normalised(view))[0] for view in views]
         return sum(logits[1:], logits[0]) / len(views)
 
     def _predict_answers(
-        self, params: Any, extra: Any, batch: Mapping[str, Array], *, rule: Callable[..., Array], flip: bool = False
+        self,
+        params: Any,
+        collections: Any,
+        batch: Mapping[str, Array],
+        *,
+        rule: Callable[..., Array],
+        flip: bool = False,
     ) -> dict[str, Array]:
         """`answer` int32[B, 1], -1 for none, and its `probability` float32[B, 1] among all classes, 0 for none."""
-        logits = self._logits(params, extra, batch["image"], flip=flip)
+        logits = self._logits(params, collections, batch["image"], flip=flip)
         answer = rule(logits, jnp.asarray(self._allowed)[batch["modality"]])[:, None]
         probability = jnp.take_along_axis(jax.nn.softmax(logits), jnp.maximum(answer, 0), axis=-1)
         return {"answer": answer, "probability": jnp.where(answer < 0, 0, probability)}
 
-    def _predict_best(self, params: Any, extra: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
+    def _predict_best(self, params: Any, collections: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
         """The best answers int32[B, 5] and probabilities, masks aside."""
-        probabilities = jax.nn.softmax(self._logits(params, extra, batch["image"]))
+        probabilities = jax.nn.softmax(self._logits(params, collections, batch["image"]))
         values, indices = jax.lax.top_k(probabilities, min(SHOWN, len(self.classes)))
         return {"answer": indices, "probability": values}
 
     def _predict_logits(
-        self, params: Any, extra: Any, batch: Mapping[str, Array], *, flip: bool = False
+        self, params: Any, collections: Any, batch: Mapping[str, Array], *, flip: bool = False
     ) -> dict[str, Array]:
         """`logits` float32[B, A]: what several models vote with (`jaxvqa.ensemble`)."""
-        return {"logits": self._logits(params, extra, batch["image"], flip=flip)}
+        return {"logits": self._logits(params, collections, batch["image"], flip=flip)}
 
 
 def mask_assets(path: str | Path, classes: int) -> list[list[Any]]:

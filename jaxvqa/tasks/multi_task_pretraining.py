@@ -131,7 +131,7 @@ class MultiTaskPretraining:
     def loss(
         self,
         params: Any,
-        extra: Any,
+        collections: Any,
         batch: Mapping[str, Array],
         rngs: Mapping[str, Key[Array, ""]],
         *,
@@ -143,7 +143,7 @@ class MultiTaskPretraining:
         These are `loss` and its parts (an example), `accuracy` of the pixels' classes or the image's, and `compatibility`,
         the share of questions told right.
         """
-        (image_logits, fits_logits), updates = self._apply(params, extra, batch, train=train, rngs=dict(rngs))
+        (image_logits, fits_logits), updates = self._apply(params, collections, batch, train=train, rngs=dict(rngs))
         mask = batch["mask"]
         count = jnp.sum(mask)
         cross_entropy = optax.softmax_cross_entropy_with_integer_labels
@@ -163,11 +163,11 @@ class MultiTaskPretraining:
             "accuracy": (total(jnp.argmax(image_logits, axis=-1) == target), count),
             "compatibility": (total(jnp.argmax(fits_logits, axis=-1) == batch["fits"]), count),
         }
-        return loss, (metrics, {**extra, **updates})
+        return loss, (metrics, {**collections, **updates})
 
-    def _apply(self, params: Any, extra: Any, batch: Mapping[str, Array], *, train: bool, **options: Any) -> Any:
+    def _apply(self, params: Any, collections: Any, batch: Mapping[str, Array], *, train: bool, **options: Any) -> Any:
         (logits, _), updates = self.model.apply(
-            {"params": params, **extra},
+            {"params": params, **collections},
             images.normalised(batch["image"]),
             batch["question"],
             train=train,
@@ -176,9 +176,9 @@ class MultiTaskPretraining:
         )
         return logits, updates
 
-    def _predict_scores(self, params: Any, extra: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
+    def _predict_scores(self, params: Any, collections: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
         """Each example's score in [0, 1]: `iou` of a segmentation or `accuracy` of a class, and `compatibility`."""
-        (image_logits, fits_logits), _ = self._apply(params, extra, batch, train=False)
+        (image_logits, fits_logits), _ = self._apply(params, collections, batch, train=False)
         chosen = jnp.argmax(image_logits, axis=-1)
         if self._segments:
             scores = {"iou": mean_iou(chosen, batch["segmentation"][..., 0], len(self.assets["class_names"]))}

@@ -175,7 +175,7 @@ class RadiologyVqa(ClosedAnswers):
     def loss(
         self,
         params: Any,
-        extra: Any,
+        collections: Any,
         batch: Mapping[str, Array],
         rngs: Mapping[str, Key[Array, ""]],
         *,
@@ -183,7 +183,7 @@ class RadiologyVqa(ClosedAnswers):
         epoch: ArrayLike = 0.0,
     ) -> tuple[Float[Array, ""], tuple[Metrics, Any]]:
         """The loss summed over the batch; metrics `loss` and its parts (an example), `accuracy`, `organ_accuracy`."""
-        variables = {"params": params, **{name: tree for name, tree in extra.items() if name != "losses"}}
+        variables = {"params": params, **{name: tree for name, tree in collections.items() if name != "losses"}}
         (logits, out), updates = self.model.apply(
             variables, **self._inputs(batch), train=train, rngs=dict(rngs), mutable=["batch_stats"] if train else []
         )
@@ -199,7 +199,7 @@ class RadiologyVqa(ClosedAnswers):
             right = jnp.argmax(out["organ_logits"], axis=-1) == batch["organ"]
             metrics |= {"organ_loss": (organ, count), "organ_accuracy": (jnp.sum(right * mask), count)}
         if self._loss.dynamic and train:
-            weights, history = dynamic_weights(extra["losses"], jnp.stack([answers, organ]))
+            weights, history = dynamic_weights(collections["losses"], jnp.stack([answers, organ]))
             updates = {**updates, "losses": history}
         else:
             weights = jnp.asarray([1.0, self._loss.organ])
@@ -211,14 +211,14 @@ class RadiologyVqa(ClosedAnswers):
             error = jnp.sum(error * mask) / jnp.maximum(count, 1)
             metrics["reconstruction_error"] = (error, jnp.ones(()))
             loss += self._loss.reconstruction * error
-        return loss, (metrics | {"loss": (loss, count)}, extra | dict(updates))
+        return loss, (metrics | {"loss": (loss, count)}, collections | dict(updates))
 
     def _inputs(self, batch: Mapping[str, Array]) -> dict[str, Any]:
         """What the model reads, by keyword."""
         return {"question": batch["question"]} | {name: images.normalised(batch[name]) for name in self._sizes}
 
-    def _apply(self, params: Any, extra: Any, batch: Mapping[str, Array]) -> tuple[dict[str, Array], Any]:
-        variables = {"params": params, **{name: tree for name, tree in extra.items() if name != "losses"}}
+    def _apply(self, params: Any, collections: Any, batch: Mapping[str, Array]) -> tuple[dict[str, Array], Any]:
+        variables = {"params": params, **{name: tree for name, tree in collections.items() if name != "losses"}}
         logits, out = self.model.apply(variables, **self._inputs(batch))
         # Ties go to the first answer, as in the original; top_k keeps that order.
         probabilities, indices = jax.lax.top_k(jax.nn.sigmoid(logits), min(5, logits.shape[-1]))
@@ -227,18 +227,18 @@ class RadiologyVqa(ClosedAnswers):
             predicted["organ_right"] = (jnp.argmax(out["organ_logits"], axis=-1) == batch["organ"]).astype(jnp.float32)
         return predicted, out
 
-    def _predict_answers(self, params: Any, extra: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
-        predicted, _ = self._apply(params, extra, batch)
+    def _predict_answers(self, params: Any, collections: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
+        predicted, _ = self._apply(params, collections, batch)
         return predicted | {name: predicted[name][:, :1] for name in ("answer", "probability")}
 
-    def _predict_blank(self, params: Any, extra: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
+    def _predict_blank(self, params: Any, collections: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
         """The answers to the same questions when the picture is black: how far the model needs to look."""
         return self._predict_answers(
-            params, extra, {**batch, **{name: jnp.zeros_like(batch[name]) for name in self._sizes}}
+            params, collections, {**batch, **{name: jnp.zeros_like(batch[name]) for name in self._sizes}}
         )
 
-    def _predict_with_attention(self, params: Any, extra: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
-        predicted, out = self._apply(params, extra, batch)
+    def _predict_with_attention(self, params: Any, collections: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
+        predicted, out = self._apply(params, collections, batch)
         count = batch["question"].shape[0]
         for name, flat in (("region_attention", (count, -1)), ("question_attention", (count, -1))):
             if name in out:

@@ -331,7 +331,7 @@ class TextGeneration:
     def loss(
         self,
         params: Any,
-        extra: Any,
+        collections: Any,
         batch: Mapping[str, Array],
         rngs: Mapping[str, Key[Array, ""]],
         *,
@@ -350,7 +350,11 @@ class TextGeneration:
                 :, 0
             ]
         (logits, out), updates = self.model.apply(
-            {"params": params, **extra}, **inputs, train=train, rngs=streams, mutable=["batch_stats"] if train else []
+            {"params": params, **collections},
+            **inputs,
+            train=train,
+            rngs=streams,
+            mutable=["batch_stats"] if train else [],
         )
         examples = jnp.sum(batch["mask"])
         metrics: Metrics = {name: (gate, jnp.ones(())) for name, gate in gates(params).items()}
@@ -381,7 +385,7 @@ class TextGeneration:
         else:
             # A mean over words and one over examples: their sum is a mean over the examples once more.
             loss, count = sum(total / n for total, n in parts) * examples, examples
-        return loss, (metrics | {"loss": (loss, count)}, {**extra, **updates})
+        return loss, (metrics | {"loss": (loss, count)}, {**collections, **updates})
 
     def _learnt(self, batch: Mapping[str, Array]) -> Bool[Array, "B T"]:
         """The positions whose next words count: all of a text, the last of which foretells padding (Q8), or the answer's."""
@@ -391,26 +395,26 @@ class TextGeneration:
 
     # --- predictions -------------------------------------------------------------------------------------------------------
 
-    def _predict_text(self, params: Any, extra: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
+    def _predict_text(self, params: Any, collections: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
         """`words` int32[B, W] that were written, `length` int32[B], `score` float32[B], the sum of their log-probabilities."""
-        variables, inputs = {"params": params, **extra}, {"image": self._picture(batch)}
+        variables, inputs = {"params": params, **collections}, {"image": self._picture(batch)}
         slots = self._data.max_prompt + self._generator.settings.words
         logits, cache = self._generator.prefill(variables, batch["prompt"], batch["prompt_mask"], inputs, slots=slots)
         found = self._generator.loop(variables, logits, cache, jax.random.key(self._seed))
         return {"words": found.words, "length": found.lengths, "score": found.scores}
 
-    def _predict_class(self, params: Any, extra: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
+    def _predict_class(self, params: Any, collections: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
         """`answer` int32[B, 1] and its `probability` float32[B, 1] among the classes."""
-        _, out = self.model.apply({"params": params, **extra}, **self._inputs(batch))
+        _, out = self.model.apply({"params": params, **collections}, **self._inputs(batch))
         return _best_classes(out["class_logits"], 1)
 
-    def _predict_likelihood(self, params: Any, extra: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
+    def _predict_likelihood(self, params: Any, collections: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
         """How probable the true text is, sums over each example's words: float32[B] each.
 
         `loss` and `loss_words` as in training, without dropout; `nll` and `words` of the answer's words given the prompt;
         `right`, how many of these are the most probable. With a class head `class_loss`, `class_right` and `class_known`.
         """
-        logits, out = self.model.apply({"params": params, **extra}, **self._inputs(batch))
+        logits, out = self.model.apply({"params": params, **collections}, **self._inputs(batch))
         found: dict[str, Array] = {}
         if self._loss.text:
             targets, learnt, answers = (
@@ -436,12 +440,12 @@ class TextGeneration:
             }
         return found
 
-    def _predict_embeddings(self, params: Any, extra: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
+    def _predict_embeddings(self, params: Any, collections: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
         """What `answers` gives, and the mean states float32[B, D] of the `written` and the `true` text (spec, section 15).
 
         Examples before the prompt are read, and not part of the written text's mean.
         """
-        written = self._predict_text(params, extra, batch)
+        written = self._predict_text(params, collections, batch)
         text = jnp.concatenate([batch["prompt"], written["words"]], axis=1)
         real = jnp.arange(written["words"].shape[1])[None] < written["length"][:, None]
         mask = jnp.concatenate([batch["prompt_mask"], real], axis=1)
@@ -449,19 +453,19 @@ class TextGeneration:
         own = pictures if pictures.ndim == 4 else pictures[:, -1]
         read = (("written", text, mask, pictures), ("true", batch["text"], batch["text_mask"], own))
         for name, words, real, seen in read:
-            _, out = self.model.apply({"params": params, **extra}, text=words, text_mask=real, image=seen)
+            _, out = self.model.apply({"params": params, **collections}, text=words, text_mask=real, image=seen)
             images_before = jnp.cumsum(words == self.tokeniser.image, axis=-1)
             counted = real & ((images_before == 0) | (images_before == images_before[:, -1:]))
             written[name] = jnp.mean(out["hidden"], axis=1, where=counted[..., None], dtype=jnp.float32)
         return written
 
-    def _predict_ranked(self, params: Any, extra: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
+    def _predict_ranked(self, params: Any, collections: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
         """The most likely of the `candidates` after the prompt: `answer` int32[B, K], best first, `probability` float32[B, K].
 
         Answers are compared by the sum of their words' log-probabilities, the end mark's among them, divided by their number to
         the power `config.generate.length_penalty`; the softmax of that is the share of each among all of them.
         """
-        variables, inputs = {"params": params, **extra}, {"image": self._picture(batch)}
+        variables, inputs = {"params": params, **collections}, {"image": self._picture(batch)}
         answer_form = FORMS[self._data.text_form][1]
         words = [self.tokeniser.fill(ANSWER, {"answer": answer_form(answer)}) for answer in self.candidates]
         given = likelihood.Given(words, self.tokeniser.padding)
@@ -471,16 +475,16 @@ class TextGeneration:
         lengths = jnp.asarray(given.lengths, jnp.float32) ** self._generator.settings.length_penalty
         return _best_classes(sums / lengths[None], SHOWN)
 
-    def _predict_vectors(self, params: Any, extra: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
+    def _predict_vectors(self, params: Any, collections: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
         """`vector` float32[B, E], what the vision tower makes of the picture."""
-        _, out = self.model.apply({"params": params, **extra}, image=self._picture(batch), method="see")
+        _, out = self.model.apply({"params": params, **collections}, image=self._picture(batch), method="see")
         return {"vector": out["image_vector"][:, 0].astype(jnp.float32)}
 
-    def _predict_with_attention(self, params: Any, extra: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
+    def _predict_with_attention(self, params: Any, collections: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
         """What is answered, and `region_attention` float32[B, N]: from the prompt's last word back to the picture's patches."""
-        variables = {"params": params, **extra}
+        variables = {"params": params, **collections}
         if self._writes:
-            found = self._predict_text(params, extra, batch)
+            found = self._predict_text(params, collections, batch)
             asked = self._inputs({**batch, "text": batch["prompt"], "text_mask": batch["prompt_mask"]})
             place = jnp.sum(batch["prompt_mask"], axis=-1) - 1
         else:
@@ -523,10 +527,10 @@ def _best_classes(logits: Float[Array, "B A"], count: int) -> dict[str, Array]:
 
 
 def _without_picture(
-    predict: Callable[..., dict[str, Array]], params: Any, extra: Any, batch: Mapping[str, Array]
+    predict: Callable[..., dict[str, Array]], params: Any, collections: Any, batch: Mapping[str, Array]
 ) -> dict[str, Array]:
     """The same with a black picture: how far the model needs to look."""
-    return predict(params, extra, {**batch, "image": jnp.zeros_like(batch["image"])})
+    return predict(params, collections, {**batch, "image": jnp.zeros_like(batch["image"])})
 
 
 def _candidates(file: str) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ def arrays(folder):
     saved = checkpoints.Checkpoints(folder, read_only=True)
     model = saved.restore_model(saved.model_shapes())
     saved.close()
-    return paths.flatten({"params": model["params"], **model["extra"]})
+    return paths.flatten({"params": model["params"], **model["collections"]})
 
 
 STEPS = 2

@@ -186,7 +186,9 @@ def test_a_step_from_the_commands_folder_is_that_of_pytorch(tmp_path):
 
 
 def contents_state(contents, opt_state):
-    return TrainState(step=jnp.zeros((), jnp.int32), params=contents.params, extra=contents.extra, opt_state=opt_state)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32), params=contents.params, collections=contents.collections, opt_state=opt_state
+    )
 
 
 def test_images_that_are_not_square(tmp_path):

@@ -167,7 +167,10 @@ def test_three_files_become_a_folder_and_three_files_again(settings, tmp_path, c
     shapes = dict(jax.eval_shape(task.init, jax.random.key(0)))
     held = saved.model_shapes()
     saved.close()
-    for ours, expected in ((held["params"], shapes["params"]), (held["extra"]["batch_stats"], shapes["batch_stats"])):
+    for ours, expected in (
+        (held["params"], shapes["params"]),
+        (held["collections"]["batch_stats"], shapes["batch_stats"]),
+    ):
         assert jax.tree.map(jnp.shape, ours) == jax.tree.map(jnp.shape, expected)
 
 

@@ -166,7 +166,7 @@ def test_an_evaluation_by_image_finds_the_twin(ready, tmp_path):
         changed.evals.val.split = "train"
     task = task_with_assets(changed, task.assets)
     mesh = sharding.make_mesh(changed.mesh, jax.devices()[:1])
-    state = TrainState(step=jnp.asarray(3), params=variables["params"], extra={}, opt_state=(), ema=None)
+    state = TrainState(step=jnp.asarray(3), params=variables["params"], collections={}, opt_state=(), ema=None)
     with jax.set_mesh(mesh):
         evaluator = make_evaluators(changed, task, mesh, tmp_path)["val"]
         values = dict(evaluator.run(state))

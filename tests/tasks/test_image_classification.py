@@ -49,9 +49,9 @@ def mixed(phantoms):
     variables = dict(jax.jit(task.init)(jax.random.key(0)))
 
     @jax.jit
-    def step(params, extra, batch, key, epoch=0.0):
+    def step(params, collections, batch, key, epoch=0.0):
         rngs = {"dropout": key, "mixup": key}
-        loss = partial(task.loss, extra=extra, batch=batch, rngs=rngs, train=True, epoch=epoch)
+        loss = partial(task.loss, collections=collections, batch=batch, rngs=rngs, train=True, epoch=epoch)
         return jax.value_and_grad(loss, has_aux=True)(params)
 
     return task, variables.pop("params"), variables, batch_of(config, task), step
@@ -81,10 +81,10 @@ def test_training_pictures_change_with_the_step_and_evaluated_ones_do_not(phanto
 
 
 def test_the_loss_of_one_batch_falls(mixed):
-    _, params, extra, batch, step = mixed
+    _, params, collections, batch, step = mixed
     values = []
     for _ in range(8):
-        (loss, (metrics, extra)), gradients = step(params, extra, batch, jax.random.key(3))
+        (loss, (metrics, collections)), gradients = step(params, collections, batch, jax.random.key(3))
         params = jax.tree.map(lambda p, g: p - 0.02 * g, params, gradients)
         values.append(float(loss))
         assert float(metrics["loss"][1]) == 4
@@ -93,8 +93,8 @@ def test_the_loss_of_one_batch_falls(mixed):
 
 
 def test_mixing_depends_on_the_step_alone(mixed):
-    task, params, extra, batch, step = mixed
-    once, again, other = (float(step(params, extra, batch, jax.random.key(k))[0][0]) for k in (3, 3, 4))
+    task, params, collections, batch, step = mixed
+    once, again, other = (float(step(params, collections, batch, jax.random.key(k))[0][0]) for k in (3, 3, 4))
     assert once == again != other
     # The draw is that of `losses.Mixup`: the loss is its mean over both targets.
     mixup = losses.Mixup.draw(jax.random.key(3), 4)
@@ -105,23 +105,23 @@ def test_mixing_depends_on_the_step_alone(mixed):
 
 
 def test_mixing_ends_at_its_epoch(mixed):
-    _, params, extra, batch, step = mixed
+    _, params, collections, batch, step = mixed
 
     def loss(key, epoch):
-        return float(step(params, extra, batch, jax.random.key(key), epoch)[0][0])
+        return float(step(params, collections, batch, jax.random.key(key), epoch)[0][0])
 
     assert loss(3, 2.99) == loss(3, 0.0) != loss(4, 2.99)
     assert loss(3, 3.0) == loss(4, 3.0) == loss(4, 7.5) != loss(3, 0.0)
 
 
 def test_examples_without_a_class_and_padding_count_for_nothing(mixed):
-    task, params, extra, batch, step = mixed
+    task, params, collections, batch, step = mixed
     (_, (metrics, _)), gradients = step(
-        params, extra, batch | {"answer_class": jnp.full(4, -1, jnp.int32)}, jax.random.key(3)
+        params, collections, batch | {"answer_class": jnp.full(4, -1, jnp.int32)}, jax.random.key(3)
     )
     assert float(metrics["loss"][0]) == float(metrics["accuracy"][0]) == 0
     assert all(not np.asarray(leaf).any() for leaf in jax.tree.leaves(gradients))
-    evaluate = jax.jit(lambda b: task.loss(params, extra, b, {}, train=False)[1][0])
+    evaluate = jax.jit(lambda b: task.loss(params, collections, b, {}, train=False)[1][0])
     whole = evaluate(batch)
     hidden = batch | {"mask": jnp.asarray([1.0, 1.0, 1.0, 0.0])}
     without = batch | {"answer_class": batch["answer_class"].at[3].set(-1)}

@@ -45,8 +45,8 @@ def compiled_loss(task, train):
     return jax.jit(lambda p, e, b: task.loss(p, e, b, {"dropout": jax.random.key(1)}, train=train))
 
 
-def loss_of(task, params, extra, batch, *, train=True):
-    return compiled_loss(task, train)(params, extra, batch)
+def loss_of(task, params, collections, batch, *, train=True):
+    return compiled_loss(task, train)(params, collections, batch)
 
 
 @functools.cache
@@ -74,23 +74,23 @@ def test_a_batch_fits_what_is_traced_and_names_the_part_of_the_body(cmsa, phanto
 
 
 def test_the_loss_is_answers_plus_half_the_organ_and_moves_the_statistics(cmsa):
-    task, params, extra, batch = cmsa
-    loss, (metrics, after) = loss_of(task, params, extra, batch)
+    task, params, collections, batch = cmsa
+    loss, (metrics, after) = loss_of(task, params, collections, batch)
     parts = {name: float(total) for name, (total, _) in metrics.items()}
     assert float(loss) == pytest.approx(parts["answer_loss"] + 0.5 * parts["organ_loss"], rel=1e-5)
-    assert jax.tree.structure(after) == jax.tree.structure(extra)
-    moved = jax.tree.map(lambda a, b: not np.array_equal(a, b), after["batch_stats"], extra["batch_stats"])
+    assert jax.tree.structure(after) == jax.tree.structure(collections)
+    moved = jax.tree.map(lambda a, b: not np.array_equal(a, b), after["batch_stats"], collections["batch_stats"])
     assert all(jax.tree.leaves(moved))
-    _, (_, same) = loss_of(task, params, extra, batch, train=False)
-    jax.tree.map(np.testing.assert_array_equal, same, extra)
+    _, (_, same) = loss_of(task, params, collections, batch, train=False)
+    jax.tree.map(np.testing.assert_array_equal, same, collections)
 
 
 def test_padding_examples_change_nothing_in_evaluation(cmsa):
-    task, params, extra, batch = cmsa
+    task, params, collections, batch = cmsa
     longer = {key: jnp.concatenate([value, value[:1]]) for key, value in batch.items()}
     longer["mask"] = jnp.asarray([1.0] * 4 + [0.0])
-    loss, (metrics, _) = loss_of(task, params, extra, batch, train=False)
-    padded, (padded_metrics, _) = loss_of(task, params, extra, longer, train=False)
+    loss, (metrics, _) = loss_of(task, params, collections, batch, train=False)
+    padded, (padded_metrics, _) = loss_of(task, params, collections, longer, train=False)
     assert float(padded) == pytest.approx(float(loss), rel=1e-5)
     for name, (total, count) in metrics.items():
         assert float(padded_metrics[name][0]) == pytest.approx(float(total), rel=1e-4, abs=1e-5), name
@@ -98,25 +98,25 @@ def test_padding_examples_change_nothing_in_evaluation(cmsa):
 
 
 def test_predictions_are_ranked_and_the_blank_control_sees_no_picture(cmsa):
-    task, params, extra, batch = cmsa
+    task, params, collections, batch = cmsa
     predict = compiled_predictions(task)
-    predicted = predict(params, extra, batch)
+    predicted = predict(params, collections, batch)
     answers, explained, blank = (predicted[name] for name in ("answers", "explain", "answers_blank"))
     assert answers["answer"].shape == (4, 1)
     assert (np.diff(np.asarray(explained["probability"]), axis=1) <= 0).all()
     np.testing.assert_array_equal(answers["answer"][:, 0], explained["answer"][:, 0])
     shuffled = batch | {"image": batch["image"][::-1]}
-    again = predict(params, extra, shuffled)["answers_blank"]
+    again = predict(params, collections, shuffled)["answers_blank"]
     np.testing.assert_array_equal(blank["probability"], again["probability"])
     for name in ("region_attention", "question_attention"):
         np.testing.assert_allclose(np.asarray(explained[name]).sum(axis=1), 1, rtol=1e-4)
 
 
 def test_boxes_cover_the_picture_as_the_attention_does(cmsa, phantoms):
-    task, params, extra, batch = cmsa
+    task, params, collections, batch = cmsa
     source = sources.open_vqa(small_config(phantoms).data, "train")
     boxes = task.boxes(source[0])
-    regions = compiled_predictions(task)(params, extra, batch)["explain"]["region_attention"].shape[1]
+    regions = compiled_predictions(task)(params, collections, batch)["explain"]["region_attention"].shape[1]
     assert boxes.shape == (regions, 4)
     area = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sum()
     assert area == pytest.approx(int(source[0]["image_w"]) * int(source[0]["image_h"]), rel=1e-5)
@@ -124,9 +124,9 @@ def test_boxes_cover_the_picture_as_the_attention_does(cmsa, phantoms):
 
 @pytest.mark.parametrize(("variant", "inputs"), [("small,ban", 2), ("small,san", 2), ("small,blind", 1)])
 def test_the_other_models_learn_from_the_same_task(phantoms, variant, inputs):
-    task, params, extra, batch = ready(small_config(phantoms, variant))
+    task, params, collections, batch = ready(small_config(phantoms, variant))
     assert sum(name.startswith("image") for name in batch) == inputs
-    loss, (metrics, _) = loss_of(task, params, extra, batch)
+    loss, (metrics, _) = loss_of(task, params, collections, batch)
     assert np.isfinite(float(loss))
     if "blind" in variant:
         pictures = np.asarray(batch["image"])
@@ -147,9 +147,9 @@ def test_answers_of_a_question_only_run_can_be_shown(phantoms, tmp_path):
 
 
 def test_assets_of_a_checkpoint_give_the_same_task(cmsa, phantoms):
-    task, params, extra, batch = cmsa
+    task, params, collections, batch = cmsa
     again = task_with_assets(small_config(phantoms), task.assets)
-    ours, theirs = (compiled_predictions(t)(params, extra, batch)["answers"] for t in (task, again))
+    ours, theirs = (compiled_predictions(t)(params, collections, batch)["answers"] for t in (task, again))
     np.testing.assert_array_equal(ours["probability"], theirs["probability"])
 
 
@@ -169,10 +169,10 @@ def test_dynamic_weights_follow_how_fast_each_loss_falls():
 
 
 def test_dynamic_weights_in_training_are_part_of_the_state(phantoms):
-    task, params, extra, batch = ready(small_config(phantoms, loss__dynamic=True))
-    _, (_, after) = loss_of(task, params, extra, batch)
+    task, params, collections, batch = ready(small_config(phantoms, loss__dynamic=True))
+    _, (_, after) = loss_of(task, params, collections, batch)
     assert int(after["losses"]["steps"]) == 1
-    shapes = jax.eval_shape(task.predict_fns["answers"], params, extra, batch)
+    shapes = jax.eval_shape(task.predict_fns["answers"], params, collections, batch)
     assert shapes["answer"].shape == (4, 1)
 
 

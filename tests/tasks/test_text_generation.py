@@ -269,7 +269,7 @@ def test_a_blank_picture_is_black_and_all_else_is_as_it_was(task, batch):
     blank = task.predict_fns["answers_blank"]
     assert blank.args == (task.predict_fns["answers"],)
     assert task.predict_fns["classes_blank"].args == (task.predict_fns["classes"],)
-    seen = blank.func(lambda params, extra, given: given, {}, {}, batch)
+    seen = blank.func(lambda params, collections, given: given, {}, {}, batch)
     assert not np.asarray(seen["image"]).any()
     assert all(seen[key] is batch[key] for key in batch if key != "image")
 
