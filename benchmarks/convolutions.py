@@ -2,7 +2,7 @@
 
     python -m benchmarks.convolutions [--batch=8] [--image=224] [--target=local|v5e:2x4|h100:8]
 
-`separate` is what the models use (`jaxvqa.models.layers.conv.convolve_in_groups`): a convolution for each group. `grouped` is
+`separate` is what the models use (`jaxvqa.kernels.convolve_in_groups`): a convolution for each group. `grouped` is
 XLA's own convolution in groups, and `dense` one convolution whose kernel has zeros between the groups. `local` times them on
 this machine, in milliseconds; another target, which need not be at hand, compiles them for it (`jaxvqa.compiling`), with the
 batch split over its devices, and tells each device's operations (10⁹; not told for GPUs) and temporary memory (MiB).
@@ -20,7 +20,7 @@ import numpy as np
 
 from jaxvqa import compiling, sharding
 from jaxvqa.errors import run_command
-from jaxvqa.models.layers.conv import convolve_in_groups
+from jaxvqa.kernels import convolve_in_groups
 
 GROUPS = 2
 STAGES = ((4, 64), (8, 128), (16, 256), (32, 512))

@@ -26,7 +26,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int, Key
 
 from jaxvqa import paths
 from jaxvqa.errors import ConfigError
-from jaxvqa.models.layers.linear import FEW_ROWS
+from jaxvqa.kernels import FEW_ROWS
 
 BUCKETS = (16, 32, 64, 128, 256, 512, 1024)
 """Lengths of prompts for which there are programs; a longer one gets a program of its own length."""

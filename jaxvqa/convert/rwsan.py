@@ -162,7 +162,7 @@ def target(config: Mapping[str, Any], region_width: int) -> dict[str, Any]:
     """The shapes and dtypes of the parameters of a model of this config, for features of `region_width` values."""
     regions = jax.ShapeDtypeStruct((1, 1, region_width), jnp.float32)
     question = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-    return jax.eval_shape(build(config).init, jax.random.key(0), regions, question)["params"]
+    return jax.eval_shape(build(config).init, jax.random.key(0), regions=regions, question=question)["params"]
 
 
 def load(path: files.Source, config: Mapping[str, Any]) -> Converted:

@@ -239,7 +239,7 @@ def save(
 def target(config: Mapping[str, Any]) -> dict[str, Any]:
     """The shapes and dtypes of the variables of a model of this config."""
     side = BACKBONES[config["backbone"]].image_size
-    return jax.eval_shape(lambda key: build(config).init(key, jnp.zeros((1, side, side, 3))), jax.random.key(0))
+    return jax.eval_shape(lambda key: build(config).init(key, image=jnp.zeros((1, side, side, 3))), jax.random.key(0))
 
 
 def to_original(

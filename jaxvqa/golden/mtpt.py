@@ -63,7 +63,7 @@ def run(case: Case) -> Iterator[Row]:
     question = jnp.asarray(case.inputs["question"].astype(np.int32))
     with jax.default_matmul_precision("highest"):
         (image_logits, fit_logits), out = jax.jit(model.apply)(
-            jax.tree.map(jnp.asarray, loaded.variables), image, question
+            jax.tree.map(jnp.asarray, loaded.variables), image=image, question=question
         )
     results: dict[str, Any] = {name: np.asarray(out[inside]) for name, inside in OUTPUTS.items() if inside in out}
     # Theirs have the channels second.

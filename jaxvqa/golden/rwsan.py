@@ -70,7 +70,7 @@ def run(case: Case) -> Iterator[Row]:
 
 def _evaluate(model: Any, params: Any, case: Case) -> dict[str, Any]:
     regions, question = jnp.asarray(case.inputs["img_feat"]), jnp.asarray(case.inputs["ques_ix"], jnp.int32)
-    logits, out = jax.jit(model.apply)({"params": params}, regions, question)
+    logits, out = jax.jit(model.apply)({"params": params}, regions=regions, question=question)
     ours = {"logits": logits} | {name: out[ours_name] for name, ours_name in OUTPUTS.items()}
     if "norm_x" in case.inputs:
         norm = jax.jit(StdNorm().apply)
@@ -107,7 +107,7 @@ def _train(model: Any, params: Any, precision: Precision) -> Iterator[Row]:
     model = model.copy(dropout=0.0, dtype=precision.dtype)
 
     def loss(params: Any) -> tuple[jax.Array, jax.Array]:
-        logits, _ = model.apply({"params": params}, regions, question, train=True)
+        logits, _ = model.apply({"params": params}, regions=regions, question=question, train=True)
         return reduce(optax.sigmoid_binary_cross_entropy(logits, target)), logits
 
     settings, later = train["optimizer"], train.get("trajectory")

@@ -75,10 +75,10 @@ def _evaluate(case: Case, model: Any, backbone: str, variables: Any) -> dict[str
     if "logits_deploy" in case.expected:
         sizes = {**model.sizes, "folded": True}
         folded = jax.jit(fold)(variables)
-        ours["logits_deploy"], _ = jax.jit(model.copy(sizes=sizes).apply)(folded, images["image"])
+        ours["logits_deploy"], _ = jax.jit(model.copy(sizes=sizes).apply)(folded, image=images["image"])
         ours |= _folded(to_torch(folded, sysu_hcp.KEYS[backbone]))
     if any(name.startswith("train_logits_") for name in case.expected):
-        _, out = jax.jit(lambda v, x: model.apply(v, x, train=True))(variables, images["image"])
+        _, out = jax.jit(lambda v, x: model.apply(v, image=x, train=True))(variables, images["image"])
         ours |= {f"train_{name}": value for name, value in out.items() if name.startswith("logits_")}
     return ours
 
@@ -87,7 +87,7 @@ def _stages(case: Case, model: Any, variables: Any, image: Any) -> dict[str, np.
     """Logits and stages by their names in the results, channels second."""
     inside = case.manifest["model"] == "resnest"
     extra: dict[str, Any] = {"capture_intermediates": True, "mutable": "intermediates"} if inside else {}
-    result = jax.jit(lambda v, x: model.apply(v, x, **extra))(variables, image)
+    result = jax.jit(lambda v, x: model.apply(v, image=x, **extra))(variables, image)
     (logits, out), seen = result if inside else (result, {})
     out = dict(out) | {"logits": logits}
     if inside:
@@ -167,7 +167,7 @@ def _train(model: Any, backbone: str, variables: Any, precision: Precision) -> I
 
     def loss(params: Any, statistics: Any) -> tuple[jax.Array, Any]:
         (logits, _), changed = model.apply(
-            {"params": params, "batch_stats": statistics}, image, train=True, mutable="batch_stats"
+            {"params": params, "batch_stats": statistics}, image=image, train=True, mutable="batch_stats"
         )
         return total(logits, target), (logits, changed.get("batch_stats", statistics))
 
@@ -219,7 +219,7 @@ def _train(model: Any, backbone: str, variables: Any, precision: Precision) -> I
                     yield precision.values(name, source[key].ravel()[:64])
         before = stored
     if "logits_eval_after" in expected:
-        logits, _ = jax.jit(model.apply)(variables, image)
+        logits, _ = jax.jit(model.apply)(variables, image=image)
         yield precision.values("logits_eval_after", logits)
 
 

@@ -16,7 +16,7 @@ from jaxvqa.models.flamingo import Flamingo
 from jaxvqa.models.mevf import BAN, SAN
 from jaxvqa.models.mtpt import MTPT
 from jaxvqa.models.rwsan import RWSAN
-from jaxvqa.models.sysu_hcp import SYSU
+from jaxvqa.models.sysu_hcp import SysuHcp
 
 MODELS: dict[str, type[nn.Module]] = {
     "rwsan": RWSAN,
@@ -24,7 +24,7 @@ MODELS: dict[str, type[nn.Module]] = {
     "ban": BAN,
     "san": SAN,
     "mtpt": MTPT,
-    "sysu_hcp": SYSU,
+    "sysu_hcp": SysuHcp,
     "flamingo": Flamingo,
 }
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}

@@ -203,7 +203,7 @@ class MTPT(nn.Module):
 
     @nn.compact
     def __call__(
-        self, image: Float[Array, "B _ _ 3"], question: Int[Array, "B T"], *, train: bool = False
+        self, *, image: Float[Array, "B _ _ 3"], question: Int[Array, "B T"], train: bool = False
     ) -> tuple[tuple[Float[Array, "B *map C"], Float[Array, "B 2"]], dict[str, Array]]:
         """Does both tasks.
 

@@ -219,7 +219,7 @@ class RWSAN(nn.Module):
 
     @nn.compact
     def __call__(
-        self, regions: Float[Array, "B R F"], question: Int[Array, "B T"], *, train: bool = False
+        self, *, regions: Float[Array, "B R F"], question: Int[Array, "B T"], train: bool = False
     ) -> tuple[Float[Array, "B A"], dict[str, Array]]:
         """Scores every candidate answer.
 

@@ -193,7 +193,7 @@ BACKBONES: Mapping[str, Backbone] = {
 """The original's name -> what it stands for. `sizes` changes a tower's fields."""
 
 
-class SYSU(nn.Module):
+class SysuHcp(nn.Module):
     """A backbone with a classifier; the defaults are the published sizes.
 
     Attributes:
@@ -213,7 +213,7 @@ class SYSU(nn.Module):
 
     @nn.compact
     def __call__(
-        self, image: Float[Array, "B H W 3"], *, train: bool = False
+        self, *, image: Float[Array, "B H W 3"], train: bool = False
     ) -> tuple[Float[Array, "B A"], dict[str, Array]]:
         """Scores every class.
 

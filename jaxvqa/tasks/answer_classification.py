@@ -125,7 +125,7 @@ class AnswerClassification(ClosedAnswers):
     def init(self, key: Key[Array, ""]) -> Mapping[str, Any]:
         """Fresh variables; word vectors come from `config.data.glove` where that names a local file."""
         batch = {name: jnp.asarray(array) for name, array in self.init_batch(1).items()}
-        variables = dict(self.model.init({"params": key}, batch["regions"], batch["question"]))
+        variables = dict(self.model.init({"params": key}, regions=batch["regions"], question=batch["question"]))
         if self._data.glove:
             table = variables["params"]["embed"]["embedding"]
             vectors = load_glove(Path(self._data.glove), self.vocabulary, width=table.shape[1])
@@ -144,7 +144,11 @@ class AnswerClassification(ClosedAnswers):
     ) -> tuple[Float[Array, ""], tuple[Metrics, Any]]:
         """Summed binary cross-entropy with logits; metrics `loss` (an example) and `accuracy` (the chosen answer's score)."""
         logits, _ = self.model.apply(
-            {"params": params, **collections}, batch["regions"], batch["question"], train=train, rngs=dict(rngs)
+            {"params": params, **collections},
+            regions=batch["regions"],
+            question=batch["question"],
+            train=train,
+            rngs=dict(rngs),
         )
         logits, scores, mask = logits.astype(jnp.float32), batch["answer_scores"], batch["mask"]
         loss = jnp.sum(optax.sigmoid_binary_cross_entropy(logits, scores).sum(axis=-1) * mask)
@@ -153,7 +157,9 @@ class AnswerClassification(ClosedAnswers):
         return loss, ({"loss": (loss, count), "accuracy": (jnp.sum(chosen * mask), count)}, collections)
 
     def _predict_with_attention(self, params: Any, collections: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
-        logits, out = self.model.apply({"params": params, **collections}, batch["regions"], batch["question"])
+        logits, out = self.model.apply(
+            {"params": params, **collections}, regions=batch["regions"], question=batch["question"]
+        )
         probabilities, indices = jax.lax.top_k(jax.nn.sigmoid(logits.astype(jnp.float32)), min(5, logits.shape[-1]))
         return {
             # Ties go to the first index, as in the original; top_k keeps that order.

@@ -207,7 +207,7 @@ class ImageClassification(ClosedAnswers):
 
     def init(self, key: Key[Array, ""]) -> Mapping[str, Any]:
         """Fresh variables."""
-        return self.model.init({"params": key}, images.normalised(jnp.asarray(self.init_batch(1)["image"])))
+        return self.model.init({"params": key}, image=images.normalised(jnp.asarray(self.init_batch(1)["image"])))
 
     def loss(
         self,
@@ -228,7 +228,7 @@ class ImageClassification(ClosedAnswers):
             pictures = mixup.images(pictures)
         (logits, _), updates = self.model.apply(
             {"params": params, **collections},
-            pictures,
+            image=pictures,
             train=train,
             rngs={"dropout": rngs["dropout"]} if train else {},
             mutable=["batch_stats"] if train else [],
@@ -251,7 +251,9 @@ class ImageClassification(ClosedAnswers):
     def _logits(self, params: Any, collections: Any, image: Array, *, flip: bool = False) -> Float[Array, "B A"]:
         """The logits; with `flip` their mean over the picture and its mirror image."""
         views = [image, image[:, :, ::-1]] if flip else [image]
-        logits = [self.model.apply({"params": params, **collections}, images.normalised(view))[0] for view in views]
+        logits = [
+            self.model.apply({"params": params, **collections}, image=images.normalised(view))[0] for view in views
+        ]
         return sum(logits[1:], logits[0]) / len(views)
 
     def _predict_answers(

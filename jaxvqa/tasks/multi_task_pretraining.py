@@ -126,7 +126,7 @@ class MultiTaskPretraining:
     def init(self, key: Key[Array, ""]) -> Mapping[str, Any]:
         """Fresh variables."""
         image, question = (jnp.asarray(self.init_batch(1)[key]) for key in ("image", "question"))
-        return self.model.init({"params": key}, images.normalised(image), question)
+        return self.model.init({"params": key}, image=images.normalised(image), question=question)
 
     def loss(
         self,
@@ -168,8 +168,8 @@ class MultiTaskPretraining:
     def _apply(self, params: Any, collections: Any, batch: Mapping[str, Array], *, train: bool, **options: Any) -> Any:
         (logits, _), updates = self.model.apply(
             {"params": params, **collections},
-            images.normalised(batch["image"]),
-            batch["question"],
+            image=images.normalised(batch["image"]),
+            question=batch["question"],
             train=train,
             mutable=["batch_stats"] if train else [],
             **options,

@@ -34,7 +34,7 @@ def made_up(config):
     rng = np.random.default_rng(0)
     model = models.build(config)
     image, question = jnp.zeros((1, 32, 32, 3)), jnp.zeros((1, 2), jnp.int32)
-    shapes = jax.eval_shape(lambda key: model.init(key, image, question), jax.random.key(0))
+    shapes = jax.eval_shape(lambda key: model.init(key, image=image, question=question), jax.random.key(0))
     return jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape).astype(leaf.dtype), shapes)
 
 

@@ -40,7 +40,7 @@ def test_explanations_are_the_models_own_numbers(run, explained):
     for transform in task.transforms(train=False):
         examples = [transform(example) for example in examples]
     batch = {key: jnp.stack([example[key] for example in examples]) for key in ("regions", "question")}
-    logits, out = jax.jit(task.model.apply)({"params": params}, batch["regions"], batch["question"])
+    logits, out = jax.jit(task.model.apply)({"params": params}, regions=batch["regions"], question=batch["question"])
     for i, (record, e) in enumerate(zip(raw, explained, strict=True)):
         assert e.id == record["question_id"]
         assert e.question == record["question"]

@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxvqa import kernels
 from jaxvqa.errors import ConfigError
-from jaxvqa.models.layers import conv
+from jaxvqa.kernels import convolve, multiply
 from jaxvqa.models.layers.batch_norm import BatchNorm
-from jaxvqa.models.layers.conv import Conv, ConvTranspose, convolve, kaiming_fan_out, multiply
+from jaxvqa.models.layers.conv import Conv, ConvTranspose, kaiming_fan_out
 from jaxvqa.models.layers.gru import GRU
 from jaxvqa.models.layers.pooling import adaptive_average_pool, average_pool, max_pool, window_average
 from tests.oracle import torch
@@ -215,8 +216,8 @@ def test_wide_matrix_products_have_the_usual_gradient():
 @pytest.mark.parametrize(("kernel", "padding", "groups"), [((1, 7), (0, 3), 1), ((3, 1), 0, 1), (3, 1, 2), (1, 0, 3)])
 @pytest.mark.parametrize("threshold", [0, 1e12], ids=["by rows", "by xla"])
 def test_oblong_and_grouped_convolutions_are_pytorchs(kernel, padding, groups, threshold, monkeypatch):
-    monkeypatch.setattr(conv, "PER_IMAGE_FLOP", threshold)  # both ways to a kernel's gradient
-    monkeypatch.setattr(conv, "BLOCK", 16)  # two rows a block, the last of which is not full
+    monkeypatch.setattr(kernels, "PER_IMAGE_FLOP", threshold)  # both ways to a kernel's gradient
+    monkeypatch.setattr(kernels, "BLOCK", 16)  # two rows a block, the last of which is not full
     theirs = torch.nn.Conv2d(6, 12, kernel, 1, padding, groups=groups)
     x = image(2, 6, 9, 8).requires_grad_()
     expected = theirs(x)

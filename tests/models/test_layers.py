@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxvqa.kernels import FEW_ROWS
 from jaxvqa.models.layers.attention import LowRankAttention
 from jaxvqa.models.layers.dropout import Dropout, keep_mask
-from jaxvqa.models.layers.linear import FEW_ROWS, Linear
+from jaxvqa.models.layers.linear import Linear
 from jaxvqa.models.layers.lstm import LSTM
 from jaxvqa.models.layers.norm import StdNorm
 from tests.oracle import torch

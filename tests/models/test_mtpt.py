@@ -35,11 +35,11 @@ def make(**fields):
 def inputs():
     rng = np.random.default_rng(0)
     image = jnp.asarray(rng.standard_normal((3, 32, 64, 3), np.float32))
-    return image, jnp.asarray(rng.integers(0, 10, (3, 5)), jnp.int32)
+    return {"image": image, "question": jnp.asarray(rng.integers(0, 10, (3, 5)), jnp.int32)}
 
 
 def shapes_of(model, inputs):
-    return jax.eval_shape(lambda *x: model.init(jax.random.key(0), *x), *inputs)
+    return jax.eval_shape(lambda x: model.init(jax.random.key(0), **x), inputs)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_golden_cases(case, outputs):
 
 def test_published_sizes_have_the_published_number_of_parameters():
     config = {"name": "mtpt", "vocab_size": 1177}
-    full = jnp.zeros((1, 224, 224, 3)), jnp.zeros((1, 12), jnp.int32)
+    full = {"image": jnp.zeros((1, 224, 224, 3)), "question": jnp.zeros((1, 12), jnp.int32)}
     counts = {}
     for fields in (
         {"task": "segment", "classes": 14},
@@ -72,7 +72,8 @@ def test_published_sizes_have_the_published_number_of_parameters():
 def test_the_backbone_is_a_branch_of_cmsa():
     image, question = jnp.zeros((1, 224, 224, 3)), jnp.zeros((1, 12), jnp.int32)
     ours = shapes_of(
-        models.build({"name": "mtpt", "vocab_size": 9, "classes": 2, "task": "classify"}), (image, question)
+        models.build({"name": "mtpt", "vocab_size": 9, "classes": 2, "task": "classify"}),
+        {"image": image, "question": question},
     )
     cmsa = models.build({"name": "cmsa", "vocab_size": 9, "num_answers": 2})
     theirs = jax.eval_shape(lambda: cmsa.init(jax.random.key(0), image=image, question=question))
@@ -83,7 +84,7 @@ def test_the_backbone_is_a_branch_of_cmsa():
 
 @pytest.mark.parametrize(("task", "shape"), [("segment", (3, 32, 64, 4)), ("classify", (3, 4))])
 def test_names_and_shapes(task, shape, inputs):
-    (image, fits), out = jax.eval_shape(lambda *x: make(task=task).init_with_output(jax.random.key(0), *x)[0], *inputs)
+    (image, fits), out = jax.eval_shape(lambda x: make(task=task).init_with_output(jax.random.key(0), **x)[0], inputs)
     assert image.shape == shape
     assert fits.shape == (3, 2)
     assert {image.dtype, fits.dtype} == {jnp.dtype("float32")}
@@ -107,7 +108,7 @@ def test_both_tasks_train_the_backbone(inputs):
         def loss(params):
             ((image, fits), _), updates = model.apply(
                 variables | {"params": params},
-                *inputs,
+                **inputs,
                 train=True,
                 rngs={"dropout": jax.random.key(seed)},
                 mutable=["batch_stats"],
@@ -131,9 +132,9 @@ def test_both_tasks_train_the_backbone(inputs):
 def test_bfloat16_stays_close_to_float32(inputs):
     model = make(task="classify", spatial=False)
     variables = made_up(shapes_of(model, inputs))
-    (image, fits), _ = jax.jit(model.apply)(variables, *inputs)
+    (image, fits), _ = jax.jit(model.apply)(variables, **inputs)
     lower = make(task="classify", spatial=False, dtype="bfloat16")
-    (low_image, low_fits), out = jax.jit(lower.apply)(variables, *inputs)
+    (low_image, low_fits), out = jax.jit(lower.apply)(variables, **inputs)
     assert {low_image.dtype, low_fits.dtype} == {jnp.dtype("float32")}
     assert out["map_4"].dtype == out["block"].dtype == jnp.bfloat16
     assert 0 < jnp.abs(low_image - image).max() < 0.05 * jnp.abs(image).max()

@@ -1,5 +1,7 @@
 """What RWSAN promises: masks by value, no leak between examples, the same numbers however it is run."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,19 +49,27 @@ def larger_inputs():
     return jnp.asarray(regions), jnp.asarray(rng.integers(1, 30, (16, 8)), jnp.int32)
 
 
+def init(model, key, regions, question):
+    return model.init(key, regions=regions, question=question)
+
+
+def call(model, params, regions, question, **options):
+    return model.apply(params, regions=regions, question=question, **options)
+
+
 @pytest.fixture(scope="module")
 def params(inputs):
-    return jax.jit(make().init)(jax.random.key(0), *inputs)
+    return jax.jit(functools.partial(init, make()))(jax.random.key(0), *inputs)
 
 
 def apply(model, params, *inputs, **options):
-    return jax.jit(lambda p, *x: model.apply(p, *x, **options))(params, *inputs)
+    return jax.jit(functools.partial(call, model, **options))(params, *inputs)
 
 
 def test_published_size_has_the_published_number_of_parameters():
     model = models.build({"name": "rwsan"}, vocab_size=20572, num_answers=3129)
     regions, question = jnp.zeros((1, 100, 2048)), jnp.zeros((1, 16), jnp.int32)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), regions, question)
+    shapes = jax.eval_shape(functools.partial(init, model), jax.random.key(0), regions, question)
     sizes = [leaf.size for leaf in jax.tree.leaves(shapes)]
     assert len(sizes) == 73
     assert sum(sizes) == 19_540_139
@@ -67,13 +77,15 @@ def test_published_size_has_the_published_number_of_parameters():
 
 
 def test_passes_share_their_parameters(inputs, params):
-    deeper = jax.eval_shape(make(encoder_passes=4, decoder_passes=1).init, jax.random.key(0), *inputs)
+    deeper = jax.eval_shape(
+        functools.partial(init, make(encoder_passes=4, decoder_passes=1)), jax.random.key(0), *inputs
+    )
     assert jax.tree.map(lambda leaf: leaf.shape, deeper) == jax.tree.map(jnp.shape, params)
 
 
 def test_initial_values_follow_the_original(inputs):
     regions, question = inputs
-    params = jax.jit(make(width=256).init)(jax.random.key(1), regions, question)["params"]
+    params = jax.jit(functools.partial(init, make(width=256)))(jax.random.key(1), regions, question)["params"]
     up = params["encoder"]["unit"]["feed_forward"]["up"]
     for value in (up["kernel"], up["bias"]):  # a bias is bounded by the number of inputs as well
         assert jnp.abs(value).max() <= 1 / 16
@@ -128,7 +140,7 @@ def test_examples_do_not_see_each_other(inputs, params):
 
 def test_gradients_do_not_leak_between_examples(larger_inputs, params):
     regions, question = larger_inputs
-    gradient = jax.jit(jax.grad(lambda r: jnp.sum(make().apply(params, r, question)[0][0])))(regions)
+    gradient = jax.jit(jax.grad(lambda r: jnp.sum(call(make(), params, r, question)[0][0])))(regions)
     assert (gradient[1:] == 0).all()
     assert jnp.abs(gradient[0]).sum() > 0
 
@@ -137,7 +149,7 @@ def test_nothing_but_padding_gives_uniform_attention_and_finite_gradients(larger
     regions, question = (jnp.zeros_like(x) for x in larger_inputs)
 
     def loss(params):
-        logits, out = make().apply(params, regions, question)
+        logits, out = call(make(), params, regions, question)
         return jnp.sum(logits**2), out
 
     (value, out), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
@@ -148,7 +160,7 @@ def test_nothing_but_padding_gives_uniform_attention_and_finite_gradients(larger
 
 
 def test_jit_and_eager_agree(inputs, params):
-    eager, out = make().apply(params, *inputs)
+    eager, out = call(make(), params, *inputs)
     jitted, jitted_out = apply(make(), params, *inputs)
     np.testing.assert_allclose(jitted, eager, atol=2e-6)
     for name, value in out.items():
@@ -157,7 +169,7 @@ def test_jit_and_eager_agree(inputs, params):
 
 def train_gradient(model, params, inputs):
     def loss(params):
-        return jnp.sum(model.apply(params, *inputs, train=True, rngs={"dropout": jax.random.key(3)})[0] ** 2)
+        return jnp.sum(call(model, params, *inputs, train=True, rngs={"dropout": jax.random.key(3)})[0] ** 2)
 
     return jax.jit(jax.value_and_grad(loss))(params)
 
@@ -175,11 +187,11 @@ def test_remat_needs_less_memory(inputs):
 
     def bytes_needed(remat):
         model = make(remat=remat, decoder_passes=3)
-        params = jax.eval_shape(model.init, jax.random.key(0), regions, question)
+        params = jax.eval_shape(functools.partial(init, model), jax.random.key(0), regions, question)
 
         def loss(params):
             rngs = {"dropout": jax.random.key(3)}
-            return jnp.sum(model.apply(params, regions, question, train=True, rngs=rngs)[0])
+            return jnp.sum(call(model, params, regions, question, train=True, rngs=rngs)[0])
 
         return jax.jit(jax.grad(loss)).lower(params).compile().memory_analysis().temp_size_in_bytes
 
@@ -206,7 +218,7 @@ def test_dropout_is_off_in_evaluation_and_follows_its_key(inputs, params):
 
     @jax.jit
     def train(seed):
-        return model.apply(params, *inputs, train=True, rngs={"dropout": jax.random.key(seed)})[0]
+        return call(model, params, *inputs, train=True, rngs={"dropout": jax.random.key(seed)})[0]
 
     np.testing.assert_array_equal(train(1), train(1))
     assert (train(1) != train(2)).any()

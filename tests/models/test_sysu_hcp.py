@@ -27,7 +27,7 @@ def make(backbone, answers=7, **fields):
 
 
 def shapes(model, side=224):
-    return jax.eval_shape(lambda key: model.init(key, jnp.zeros((1, side, side, 3))), jax.random.key(0))
+    return jax.eval_shape(lambda key: model.init(key, image=jnp.zeros((1, side, side, 3))), jax.random.key(0))
 
 
 def random_variables(model, side=224):
@@ -147,7 +147,7 @@ def test_vgg_with_each_head_is_the_originals(backbone, size):
     model = make(backbone, sizes={"widths": WIDTHS})
     variables = random_variables(model)
     x = images(2, *size, 3)
-    logits, out = jax.jit(model.apply)(variables, x)
+    logits, out = jax.jit(model.apply)(variables, image=x)
     tensors = sysu_hcp.to_original(variables, backbone, 1)
     tensors = {key: torch.from_numpy(np.array(value)) for key, value in tensors.items()}
     with torch.no_grad():
@@ -161,7 +161,7 @@ def test_scales_are_added_or_the_last_one_counts():
     variables = random_variables(make("vgg16_add", sizes={"widths": WIDTHS}))
     for backbone, picked in (("vgg16_add", (1, 2, 3, 4)), ("vgg16_multi_scales", (4,))):
         model = make(backbone, sizes={"widths": WIDTHS})
-        logits, out = jax.jit(lambda v, x, m=model: m.apply(v, x, train=True))(variables, images(2, 32, 32, 3))
+        logits, out = jax.jit(lambda v, x, m=model: m.apply(v, image=x, train=True))(variables, images(2, 32, 32, 3))
         np.testing.assert_allclose(logits, sum(out[f"logits_{i}"] for i in picked), rtol=1e-5)
 
 
@@ -171,7 +171,7 @@ def test_scales_are_added_or_the_last_one_counts():
 def test_hagap_is_the_means_of_six_depths_in_order():
     model = make("resnest50HGap", sizes=SMALL_RESNEST)
     variables = random_variables(model)
-    logits, out = jax.jit(model.apply)(variables, images(2, 64, 80, 3))
+    logits, out = jax.jit(model.apply)(variables, image=images(2, 64, 80, 3))
     np.testing.assert_allclose(
         out["features"], np.concatenate([np.mean(out[name], (1, 2)) for name in LEVELS], -1), rtol=1e-4, atol=1e-5
     )
@@ -222,9 +222,9 @@ def test_bfloat16_keeps_parameters_and_logits_in_float32():
     model = make("resnest50", sizes=SMALL_RESNEST)
     variables = random_variables(model)
     x = images(2, 64, 64, 3)
-    expected, _ = jax.jit(model.apply)(variables, x)
+    expected, _ = jax.jit(model.apply)(variables, image=x)
     short = make("resnest50", sizes=SMALL_RESNEST, dtype="bfloat16")
-    logits, out = jax.jit(short.apply)(variables, x)
+    logits, out = jax.jit(short.apply)(variables, image=x)
     assert {leaf.dtype for leaf in jax.tree.leaves(shapes(short))} == {jnp.dtype("float32")}
     assert (logits.dtype, out["layer4"].dtype, out["features"].dtype) == (jnp.float32, jnp.bfloat16, jnp.float32)
     assert 0 < jnp.abs(logits - expected).max() < 0.05 * jnp.abs(expected).max()
@@ -244,7 +244,7 @@ def test_bfloat16_keeps_parameters_and_logits_in_float32():
     ],
 )
 def test_initial_values_are_the_originals(backbone, sizes, path, deviation):
-    params = jax.jit(make(backbone, 500, sizes=sizes).init)(jax.random.key(0), images(1, 32, 32, 3))["params"]
+    params = jax.jit(make(backbone, 500, sizes=sizes).init)(jax.random.key(0), image=images(1, 32, 32, 3))["params"]
     kernel = params["tower"]
     for part in path.split("/"):
         kernel = kernel[part]

@@ -6,8 +6,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxvqa.kernels import Pair
 from jaxvqa.models.layers.batch_norm import BatchNorm
-from jaxvqa.models.layers.conv import Conv, Pair, kaiming_fan_out
+from jaxvqa.models.layers.conv import Conv, kaiming_fan_out
 
 
 def _fan_out(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:

@@ -8,10 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxvqa.precision import wide
-
-FEW_ROWS = range(1, 33)
-"""Numbers of rows with which `times_transposed` is the fastest form of a product on CPU."""
+from jaxvqa.kernels import times_transposed
 
 
 def fan_in_uniform(fan_in: int) -> nn.initializers.Initializer:
@@ -22,24 +19,6 @@ def fan_in_uniform(fan_in: int) -> nn.initializers.Initializer:
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
     return init
-
-
-def times_transposed(x: Float[Array, "N I"], matrix: Float[Array, "O I"]) -> Float[Array, "N O"]:
-    """x·matrixᵀ, summed in float32.
-
-    On CPU, XLA multiplies a few rows twice as fast with the matrix in front and its rows along the sum.
-    """
-
-    def in_front(x: Array, matrix: Array) -> Array:
-        # Without the barrier XLA would write the product the other way round again.
-        return jax.lax.optimization_barrier(jnp.dot(matrix, x.T, preferred_element_type=wide(x.dtype))).T
-
-    def behind(x: Array, matrix: Array) -> Array:
-        return jnp.dot(x, matrix.T, preferred_element_type=wide(x.dtype))
-
-    if len(x) not in FEW_ROWS:
-        return behind(x, matrix)
-    return jax.lax.platform_dependent(x, matrix, cpu=in_front, default=behind)
 
 
 class Linear(nn.Module):

@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxvqa.kernels import times_transposed
 from jaxvqa.models.layers.attention import FeedForward
 from jaxvqa.models.layers.dropout import Dropout, drop
-from jaxvqa.models.layers.linear import Linear, times_transposed
+from jaxvqa.models.layers.linear import Linear
 from jaxvqa.precision import wide
 
 LOWEST = -0.7 * float(jnp.finfo(jnp.float32).max)
