@@ -9,7 +9,6 @@ score and write these, as they do a single run's.
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import jax
 import ml_collections
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from jaxvqa import checkpoints, configs, fields, logs, sharding, train, voting
 from jaxvqa.data.med_text import repaired
@@ -204,24 +203,19 @@ def _vote(
     config: ml_collections.ConfigDict,
 ) -> Iterator[tuple[str, float]]:
     """Scores and writes the answers of all, and yields how they compare with each member's own."""
-    questions = [question["question"] for question in evaluator.source.all_questions()]
-    vote = partial(voting.vote, reading=config.reading) if config.vote == "majority" else voting.mean_vote
-    answers = [vote(logits[:, i], question, masks) for i, question in enumerate(questions)]
-    allowed = [voting.allowed_classes(question, masks) for question in questions]
-    own = [[voting.predict(row, a, config.reading) for row, a in zip(rows, allowed, strict=True)] for rows in logits]
-    together = _outputs(logits, answers) | {"votes": np.stack([_classes(member) for member in own], axis=1)}
+    places = [voting.modality_of(question["question"], masks) for question in evaluator.source.all_questions()]
+    allowed = voting.allowed_classes(masks, logits.shape[-1])[places]
+    own = voting.READINGS[config.reading](logits, np.broadcast_to(allowed, logits.shape))
+    answers = voting.vote(own) if config.vote == "majority" else voting.mean_vote(logits, allowed)
+    together = _outputs(logits, answers) | {"votes": own.T}
     yield from evaluator.score(0, together)
     alone = [_outputs(logits[m : m + 1], own[m]) for m in range(len(members))]
     yield from _beside_members(evaluator, together, alone, members)
 
 
-def _classes(answers: Sequence[int | None]) -> np.ndarray:
-    return np.array([-1 if answer is None else answer for answer in answers])
-
-
-def _outputs(logits: Float[np.ndarray, "M N A"], answers: Sequence[int | None]) -> dict[str, np.ndarray]:
+def _outputs(logits: Float[np.ndarray, "M N A"], answers: Int[np.ndarray, " N"]) -> dict[str, np.ndarray]:
     """What evaluators score: `answer` int[N, 1], -1 for none, and its mean `probability` float[N, 1] over these models."""
-    answer = _classes(answers)[:, None]
+    answer = answers[:, None]
     probability = np.take_along_axis(voting.mean_probabilities(logits), np.maximum(answer, 0), axis=-1)
     return {"answer": answer, "probability": np.where(answer < 0, 0, probability)}
 

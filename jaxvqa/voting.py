@@ -1,16 +1,18 @@
 """How SYSU-HCP answers: classes allowed by the question, a rule of confidence, a vote of several models (spec section 6).
 
-NumPy only. M models, A classes. Logits are raw: the original never takes a softmax here.
+M models, N images, A classes. Logits are raw: the original never takes a softmax here.
 """
 
 import collections
+import math
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 
-from jaxvqa.errors import ConfigError, DataError
+from jaxvqa.errors import DataError
 from jaxvqa.inputs import read_json
 
 Masks = Mapping[str, Collection[int]]
@@ -22,15 +24,8 @@ CONFIDENT = 0.5
 CANDIDATES = 20
 """How many of a model's best classes are looked through for an allowed one."""
 
-READINGS = ("intended", "as_written")
-"""What an allowed class among the candidates does: `intended`: it is the answer; `as_written`: the script stops there.
-
-The original's script keeps the class's rank in place of the class, and fails at the next statement. Where it runs to its end,
-no image has met an allowed class, so its answers are the plain best ones.
-"""
-
 VOTES = ("majority", "mean_probabilities")
-"""How models answer together: see `vote` and `mean_vote`."""
+"""How an ensemble answers: see `vote` and `mean_vote`."""
 
 
 def read_masks(path: str | Path, classes: int) -> dict[str, frozenset[int]]:
@@ -60,39 +55,68 @@ def modalities_in(question: str, masks: Masks) -> list[str]:
     return [name for name in masks if name in question]
 
 
-def allowed_classes(question: str, masks: Masks) -> Collection[int]:
-    """Returns the classes of the last modality found in the question; none when there is no modality."""
+def modality_of(question: str, masks: Masks) -> int:
+    """Returns the place of the last modality found in the question; the number of masks when there is none."""
     found = modalities_in(question, masks)
-    return masks[found[-1]] if found else ()
+    return list(masks).index(found[-1]) if found else len(masks)
 
 
-def first_allowed_rank(logits: Float[np.ndarray, " A"], allowed: Collection[int]) -> int | None:
-    """Returns the rank, from 0, of the best allowed class, if the question's mask decides at all.
+def allowed_classes(masks: Masks, classes: int) -> Bool[np.ndarray, "M A"]:
+    """Returns a row for each modality, and a last one for questions without any; a mask without classes allows all."""
+    allowed = np.ones((len(masks) + 1, classes), bool)
+    for row, ids in zip(allowed, masks.values(), strict=False):
+        row[:] = np.isin(np.arange(classes), list(ids)) | (not ids)
+    return allowed
 
-    None where the best class is confident, where all are allowed (no modality), and where none of the candidates is allowed.
+
+# --- which class is the answer: from logits and the classes that the question allows, arrays of NumPy or of JAX ----------
+
+
+def best(logits: Float[Any, "*batch A"], allowed: Bool[Any, "*batch A"]) -> Int[Any, "*batch"]:
+    """The class with the largest logit, whatever the question allows. So are the answers of the original's released script."""
+    return logits.argmax(axis=-1)
+
+
+def best_allowed(logits: Float[Any, "*batch A"], allowed: Bool[Any, "*batch A"]) -> Int[Any, "*batch"]:
+    """The allowed class with the largest logit."""
+    return logits.__array_namespace__().where(allowed, logits, -math.inf).argmax(axis=-1)
+
+
+def allowed_unless_confident(logits: Float[Any, "*batch A"], allowed: Bool[Any, "*batch A"]) -> Int[Any, "*batch"]:
+    """The original's rule as intended: the first allowed one of the best `CANDIDATES`.
+
+    The best class stays where its logit is confident, and where none of the candidates is allowed.
     """
-    if not allowed or logits.max() > CONFIDENT:
-        return None
-    return next((rank for rank, i in enumerate(_best(logits)[:CANDIDATES]) if int(i) in allowed), None)
+    xp = logits.__array_namespace__()
+    candidates, open_to = _candidates(logits, allowed)
+    # The first maximum of flags is the first that is set, and the first of all where none is.
+    return xp.take_along_axis(candidates, open_to.argmax(axis=-1)[..., None], axis=-1)[..., 0]
 
 
-def predict(logits: Float[np.ndarray, " A"], allowed: Collection[int], reading: str = "intended") -> int | None:
-    """Returns one model's class for an image; None where, `as_written`, the original's script stops.
+def as_written(logits: Float[Any, "*batch A"], allowed: Bool[Any, "*batch A"]) -> Int[Any, "*batch"]:
+    """The original's rule as its script has it: the best class, but -1, no answer, where it meets an allowed one and stops.
 
-    Args:
-      logits: the model's.
-      allowed: see `allowed_classes`.
-      reading: one of `READINGS`.
-
-    Raises:
-      ConfigError: the reading is not known.
+    The script keeps the class's rank instead of the class, and fails at the next statement. Where it runs to its end, no image
+    has met an allowed class, so its answers are the plain best ones. A mask of all classes is not a mask.
     """
-    if reading not in READINGS:
-        raise ConfigError(f"The reading of the mask is {reading!r}; known are {', '.join(READINGS)}.")
-    rank = first_allowed_rank(logits, allowed)
-    if rank is not None and reading == "as_written":
-        return None
-    return int(_best(logits)[rank or 0])
+    candidates, open_to = _candidates(logits, allowed)
+    stops = open_to.any(axis=-1) & ~allowed.all(axis=-1)
+    return logits.__array_namespace__().where(stops, -1, candidates[..., 0])
+
+
+def _candidates(logits: Any, allowed: Any) -> tuple[Any, Any]:
+    """The best classes from the largest logit down, equal ones by their ids; and which are allowed: none where confident."""
+    xp = logits.__array_namespace__()
+    candidates = xp.argsort(-logits, axis=-1, stable=True)[..., :CANDIDATES]
+    unsure = logits.max(axis=-1, keepdims=True) <= CONFIDENT
+    return candidates, xp.take_along_axis(allowed, candidates, axis=-1) & unsure
+
+
+READINGS = {"intended": allowed_unless_confident, "as_written": as_written}
+"""What an allowed class among the candidates does -> rule."""
+
+
+# --- votes ---------------------------------------------------------------------------------------------------------------
 
 
 def majority(votes: Sequence[int]) -> int:
@@ -106,39 +130,27 @@ def majority(votes: Sequence[int]) -> int:
     return collections.Counter(votes).most_common(1)[0][0]  # equal counts keep the order of their first votes
 
 
-def vote(logits: Float[np.ndarray, "M A"], question: str, masks: Masks, reading: str = "intended") -> int | None:
-    """Returns the ensemble's class for an image: each model's own, then the majority.
-
-    None where, `as_written`, the original's script stops at one of the models.
+def vote(own: Int[np.ndarray, "M N"]) -> Int[np.ndarray, " N"]:
+    """Returns the ensemble's class for each image: the majority of its models' own; -1 where one of them has none.
 
     Args:
-      logits: a row for each model; the original's order is resnet50, resnet50HGap, resnest50, resnest50HGap, vgg16,
-        vgg16HGap, vgg19, vgg19HGap, and decides ties.
-      question: the text; `allowed_classes`.
-      masks: the modalities' classes; {} for a vote without masks.
-      reading: one of `READINGS`.
+      own: each model's class by one of `READINGS`; the original's order is resnet50, resnet50HGap, resnest50, resnest50HGap,
+        vgg16, vgg16HGap, vgg19, vgg19HGap, and decides ties.
     """
-    allowed = allowed_classes(question, masks)
-    classes = [predict(row, allowed, reading) for row in logits]
-    decided = [i for i in classes if i is not None]
-    return majority(decided) if len(decided) == len(classes) else None
+    return np.asarray([-1 if -1 in votes else majority(votes) for votes in own.T.tolist()])
 
 
-def mean_vote(logits: Float[np.ndarray, "M A"], question: str, masks: Masks) -> int:
-    """Returns the class with the largest mean probability among those that the question allows; arguments as of `vote`.
+def mean_vote(
+    logits: Float[np.ndarray, "M *batch A"], allowed: Bool[np.ndarray, "*batch A"]
+) -> Int[np.ndarray, "*batch"]:
+    """Returns the class with the largest mean probability among those that the question allows.
 
     The original has no such vote, and its rule of confidence, one of raw logits, no meaning here.
     """
-    mean = mean_probabilities(logits)
-    return max(sorted(allowed_classes(question, masks)) or range(len(mean)), key=mean.__getitem__)
+    return best_allowed(mean_probabilities(logits), allowed)
 
 
 def mean_probabilities(logits: Float[np.ndarray, "M *batch A"]) -> Float[np.ndarray, "*batch A"]:
     """Returns the mean over the models of softmax(logits), in float64: an ensemble that the original does not have."""
     shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
     return (shifted / shifted.sum(axis=-1, keepdims=True)).mean(axis=0)
-
-
-def _best(logits: Float[np.ndarray, " A"]) -> np.ndarray:
-    """Classes from the largest logit down; equal ones in the order of their ids."""
-    return np.argsort(-logits, kind="stable")

@@ -2,11 +2,13 @@
 
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxvqa import voting
-from jaxvqa.errors import ConfigError, DataError
+from jaxvqa.errors import DataError
 from jaxvqa.golden import runner
 
 MASKS = {"ct": [1, 2], "mri": [3], "pet": [30]}
@@ -20,33 +22,52 @@ def logits(**best):
     return values
 
 
+def predict(row, classes=(), rule=voting.allowed_unless_confident):
+    """The class of one row, from arrays of NumPy and of JAX, which agree."""
+    allowed = np.isin(np.arange(len(row)), classes) | (not classes)
+    ours, theirs = rule(row, allowed), jax.jit(rule)(jnp.asarray(row), jnp.asarray(allowed))
+    assert int(ours) == int(theirs)
+    return int(ours)
+
+
 def test_the_last_modality_in_the_text_counts():
     assert voting.modalities_in("what is abnormal in the ct scan?", MASKS) == ["ct"]
     assert voting.modalities_in("a fracture of the petrous bone", MASKS) == ["ct", "pet"]
     assert voting.modalities_in("CT", MASKS) == []
-    assert set(voting.allowed_classes("mri or ct?", MASKS)) == {3}  # the masks' order, not the text's
-    assert not voting.allowed_classes("seen?", MASKS)
+    asked = ("mri or ct?", "a fracture", "seen?")  # the masks' order counts, not the text's
+    assert [voting.modality_of(question, MASKS) for question in asked] == [1, 0, 3]
+
+
+def test_a_table_of_allowed_classes():
+    table = voting.allowed_classes({"ct": [1, 2], "none": []}, 4)
+    assert table.astype(int).tolist() == [[0, 1, 1, 0], [1, 1, 1, 1], [1, 1, 1, 1]]
 
 
 def test_an_unsure_model_answers_with_its_best_allowed_class():
-    assert voting.predict(logits(), (2, 5)) == 2
-    assert voting.predict(logits(), (19,)) == 19
-    assert voting.predict(logits(), (20, 39)) == 0  # not among the best 20
-    assert voting.predict(logits(), ()) == 0
-    assert voting.predict(logits(c7=0.5), (2,)) == 2  # 0.5 itself is not above 0.5
-    assert voting.predict(logits(c7=0.50001), (2,)) == 7
+    assert predict(logits(), (2, 5)) == 2
+    assert predict(logits(), (19,)) == 19
+    assert predict(logits(), (20, 39)) == 0  # not among the best 20
+    assert predict(logits()) == 0
+    assert predict(logits(c7=0.5), (2,)) == 2  # 0.5 itself is not above 0.5
+    assert predict(logits(c7=0.50001), (2,)) == 7
+    assert predict(logits(c7=0.50001), (2,), voting.best_allowed) == 2
+    assert predict(logits(c7=0.4), (2,), voting.best) == 0  # of equal ones the first
+    assert predict(logits(c7=0.3, c3=0.3), (3, 7)) == 3
 
 
 def test_as_written_stops_where_the_original_does():
-    assert voting.predict(logits(), (2,), "as_written") is None
-    assert voting.predict(logits(), (20,), "as_written") == 0
-    assert voting.predict(logits(c7=5), (2,), "as_written") == 7
-    models = np.stack([logits(c7=5), logits(c7=5), logits()])
-    assert voting.vote(models, "ct?", MASKS, "as_written") is None
-    assert voting.vote(models, "ct?", MASKS) == 7
-    assert voting.vote(models, "seen?", MASKS, "as_written") == 7
-    with pytest.raises(ConfigError, match="intended, as_written"):
-        voting.predict(logits(), (), "rank_bug")
+    assert predict(logits(), (2,), voting.as_written) == -1
+    assert predict(logits(), (20,), voting.as_written) == 0
+    assert predict(logits(), (), voting.as_written) == 0
+    assert predict(logits(c7=5), (2,), voting.as_written) == 7
+
+
+def test_an_ensemble_answers_where_all_its_models_do():
+    allowed = np.arange(40) == 2
+    models = np.stack([logits(c7=5), logits(c7=5), logits()])[:, None]
+    assert voting.vote(voting.as_written(models, np.broadcast_to(allowed, models.shape))).tolist() == [-1]
+    assert voting.vote(voting.allowed_unless_confident(models, np.broadcast_to(allowed, models.shape))).tolist() == [7]
+    assert voting.mean_vote(models, allowed[None]).tolist() == [2]
 
 
 def test_ties_go_to_the_earliest_vote():

@@ -248,29 +248,52 @@ def _schedule(name: str, content: Mapping[str, Any]) -> Iterator[Row]:
 
 def _ensemble(path: Path) -> Iterator[Row]:
     content = _read(path)
-    diseases = med_text.DiseaseList.from_file(path.with_name("disease2id.json"))
-    masks = voting.read_masks(path.with_name("modelmask.json"), len(diseases))
+    needed = {"the original's list of diseases": _is_disease_list, "its masks": _is_masks}
+    files = {what: _beside(path, recognises) for what, recognises in needed.items()}
+    if missing := [what for what, file in files.items() if file is None]:
+        yield Row(path.name, "cases", None, note=f"needs {' and '.join(missing)} beside the case")
+        return
+    diseases = med_text.DiseaseList.from_file(files["the original's list of diseases"])
+    masks = voting.read_masks(files["its masks"], len(diseases))
+    table = voting.allowed_classes(masks, len(diseases))
 
     def results(case: dict[str, Any]) -> Results:
         noise = weights.make_input({"seed": case["seed"], "shape": [len(content["models"]), len(diseases)]})
         logits = noise * np.float32(case["scale"]) + np.float32(case["offset"])
         for model, i, value in case["set"]:
             logits[model, i] = value
-        question, allowed = case["question"], voting.allowed_classes(case["question"], masks)
-        ours = {"modalities_found": voting.modalities_in(question, masks), "argmax": logits.argmax(-1).tolist()}
-        for reading in voting.READINGS:
-            ours[reading] = [voting.predict(row, allowed, reading) for row in logits]
-            ours[f"ensemble_{reading}"] = voting.vote(logits, question, masks, reading)
-        ranks = [voting.first_allowed_rank(row, allowed) for row in logits]
-        # What the script's loop holds.
+        allowed = np.broadcast_to(table[voting.modality_of(case["question"], masks)], logits.shape)
+        own = {reading: rule(logits, allowed) for reading, rule in voting.READINGS.items()}
+        votes = {reading: int(voting.vote(classes[:, None])[0]) for reading, classes in own.items()}
+        ours: dict[str, Any] = {"modalities_found": voting.modalities_in(case["question"], masks)}
+        ours["argmax"] = logits.argmax(-1).tolist()
+        for reading, classes in own.items():
+            ours[reading] = [None if i < 0 else i for i in classes.tolist()]
+            ours[f"ensemble_{reading}"] = None if votes[reading] < 0 else votes[reading]
+        # What the script's loop holds: where it stops, the rank of the allowed class instead of the class.
+        ranks = (-logits).argsort(-1, stable=True).tolist()
         ours["rank_bug"] = [
-            int(row.argmax()) if rank is None else rank for row, rank in zip(logits, ranks, strict=True)
+            order.index(allowed_one) if stops < 0 else order[0]
+            for order, allowed_one, stops in zip(ranks, own["intended"], own["as_written"], strict=True)
         ]
-        ours["answer_intended"] = diseases.answers[ours["ensemble_intended"]]
+        ours["answer_intended"] = diseases.answers[votes["intended"]]
         yield from ((name, value, case[name]) for name, value in ours.items() if name in case)
 
     for i, case in enumerate(content["cases"]):
         yield _attempt(path.name, f"{i}: {case.get('question')}", results(case))
+
+
+def _beside(path: Path, recognises: Callable[[Any], bool]) -> Path | None:
+    """The first JSON file beside a case that holds what is wanted, whatever its name is."""
+    return next((file for file in sorted(path.parent.glob("*.json")) if file != path and recognises(_read(file))), None)
+
+
+def _is_masks(content: Any) -> bool:
+    return isinstance(content, dict) and bool(content) and all(isinstance(ids, list) for ids in content.values())
+
+
+def _is_disease_list(content: Any) -> bool:
+    return isinstance(content, dict) and bool(content) and all(type(i) in (int, str) for i in content.values())
 
 
 def _attempt(case: str, output: str, results: Results) -> Row:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
+from jaxtyping import Array, ArrayLike, Float, Int, Key
 
 from jaxvqa import losses, models, voting
 from jaxvqa.data import images, transforms
@@ -32,55 +32,14 @@ class FindModality:
 
     def __call__(self, example: transforms.Example) -> transforms.Example:
         """Adds the place."""
-        found = voting.modalities_in(example["question"], self.masks)
-        return example | {"modality": np.int32(list(self.masks).index(found[-1]) if found else len(self.masks))}
-
-
-# --- which class is the answer: from logits and the classes that the question allows ---------------------------------------
-
-
-def best(logits: Float[Array, "B A"], allowed: Bool[Array, "B A"]) -> Int[Array, " B"]:
-    """The class with the largest logit, whatever the question allows. So are the answers of the original's released script."""
-    return jnp.argmax(logits, axis=-1)
-
-
-def best_allowed(logits: Float[Array, "B A"], allowed: Bool[Array, "B A"]) -> Int[Array, " B"]:
-    """The allowed class with the largest logit."""
-    return jnp.argmax(jnp.where(allowed, logits, -jnp.inf), axis=-1)
-
-
-def allowed_unless_confident(logits: Float[Array, "B A"], allowed: Bool[Array, "B A"]) -> Int[Array, " B"]:
-    """The original's rule as intended (`jaxvqa.voting.predict`): the first allowed one of the best candidates.
-
-    The best class stays where its logit is confident, and where none of the candidates is allowed.
-    """
-    values, candidates = _candidates(logits)
-    # The first maximum of flags is the first that is set, and the first of all where none is.
-    rank = jnp.argmax(jnp.take_along_axis(allowed, candidates, axis=-1), axis=-1)
-    rank = jnp.where(values[:, 0] > voting.CONFIDENT, 0, rank)
-    return jnp.take_along_axis(candidates, rank[:, None], axis=-1)[:, 0]
-
-
-def as_written(logits: Float[Array, "B A"], allowed: Bool[Array, "B A"]) -> Int[Array, " B"]:
-    """The original's rule as its script has it: the best class, but -1, no answer, where it meets an allowed one and stops.
-
-    A mask of all classes is none.
-    """
-    values, candidates = _candidates(logits)
-    met = jnp.take_along_axis(allowed, candidates, axis=-1).any(axis=-1) & ~allowed.all(axis=-1)
-    return jnp.where(met & (values[:, 0] <= voting.CONFIDENT), -1, candidates[:, 0])
-
-
-def _candidates(logits: Float[Array, "B A"]) -> tuple[Float[Array, "B C"], Int[Array, "B C"]]:
-    values, candidates = jax.lax.top_k(logits, min(voting.CANDIDATES, logits.shape[-1]))
-    return values, candidates
+        return example | {"modality": np.int32(voting.modality_of(example["question"], self.masks))}
 
 
 RULES = {
-    "answers": best,
-    "answers_masked": best_allowed,
-    "answers_masked_unless_confident": allowed_unless_confident,
-    "answers_masked_as_written": as_written,
+    "answers": voting.best,
+    "answers_masked": voting.best_allowed,
+    "answers_masked_unless_confident": voting.allowed_unless_confident,
+    "answers_masked_as_written": voting.as_written,
 }
 """Predict function -> rule. With `_flip` behind its name, logits are the mean of the picture's and its mirror image's."""
 
@@ -114,10 +73,7 @@ class ImageClassification(ClosedAnswers):
         self.assets, self.answer_rule, self._data = assets, data.answers.rule, data
         self.classes = DiseaseList(tuple(assets["answers"]))
         self._masks: dict[str, list[int]] = dict(assets["masks"])
-        # The last row is for questions that name no modality.
-        self._allowed: Bool[np.ndarray, "M A"] = np.ones((len(self._masks) + 1, len(self.classes)), bool)
-        for row, ids in zip(self._allowed, self._masks.values(), strict=False):
-            row[:] = np.isin(np.arange(len(row)), ids) | (not ids)  # as in `voting`, no classes mean no mask
+        self._allowed = voting.allowed_classes(self._masks, len(self.classes))
         self.model = models.build(config.model.to_dict(), dtype=config.dtype, num_answers=len(self.classes))
         self._mixup_alpha = float(loss.mixup_alpha) if loss.mixup else 0.0
         self._mixup_off_epoch = float(loss.mixup_off_epoch) or math.inf
@@ -125,7 +81,7 @@ class ImageClassification(ClosedAnswers):
             mixup=loss.mixup, label_smooth=loss.label_smooth, superloss=loss.superloss, flags=loss.flags
         )
         self.batch_keys: Sequence[str] = ("image", "answer_class", "modality", "mask")
-        rules = RULES if self._masks else {"answers": best}
+        rules = RULES if self._masks else {"answers": voting.best}
         self.predict_fns: Mapping[str, Callable[[Any, Any, Mapping[str, Array]], dict[str, Array]]] = {
             **{name: partial(self._predict_answers, rule=rule) for name, rule in rules.items()},
             **{f"{name}_flip": partial(self._predict_answers, rule=rule, flip=True) for name, rule in rules.items()},

@@ -7,13 +7,14 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
-from jaxtyping import Array, ArrayLike, Float, Integer, Key
+from jaxtyping import Array, ArrayLike, Float, Key
 
 from jaxvqa import models
 from jaxvqa.data import images, transforms
 from jaxvqa.data.rad_text import RadVocabulary
 from jaxvqa.data.sources import Records
 from jaxvqa.errors import DataError
+from jaxvqa.metrics.segmentation import mean_iou
 from jaxvqa.tasks import Assets, Metrics
 
 SPLITS = {True: "train", False: "test"}
@@ -186,13 +187,3 @@ class MultiTaskPretraining:
             scores = {"accuracy": (chosen == batch["label"]).astype(jnp.float32)}
         fits = jnp.argmax(fits_logits, axis=-1) == batch["fits"]
         return scores | {"compatibility": fits.astype(jnp.float32)}
-
-
-def mean_iou(chosen: Integer[Array, "B H W"], wanted: Integer[Array, "B H W"], classes: int) -> Float[Array, " B"]:
-    """The mean over the classes present in either map of intersection / union, for each image (spec, section 10)."""
-    axes = (1, 2)
-    values = jnp.arange(classes)[None, None, None]
-    ours, theirs = chosen[..., None] == values, wanted[..., None] == values
-    both, either = jnp.sum(ours & theirs, axis=axes), jnp.sum(ours | theirs, axis=axes)
-    present = either > 0
-    return jnp.sum(jnp.where(present, both / jnp.maximum(either, 1), 0), axis=-1) / jnp.sum(present, axis=-1)

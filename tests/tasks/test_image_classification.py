@@ -8,11 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxvqa import configs, logs, losses, main, voting
+from jaxvqa import configs, logs, losses, main
 from jaxvqa.data import pipeline, sources
 from jaxvqa.errors import ConfigError, DataError
 from jaxvqa.tasks import make_task, task_with_assets
-from jaxvqa.tasks.image_classification import allowed_unless_confident, as_written, best, best_allowed
 from tests.made_up import variables_of
 
 CHANGES = {
@@ -127,28 +126,6 @@ def test_examples_without_a_class_and_padding_count_for_nothing(mixed):
     without = batch | {"answer_class": batch["answer_class"].at[3].set(-1)}
     assert float(evaluate(hidden)["loss"][0]) == float(evaluate(without)["loss"][0]) < float(whole["loss"][0])
     assert float(evaluate(hidden)["loss"][1]) == 3
-
-
-def test_rules_of_masks_are_those_of_the_vote():
-    random = np.random.default_rng(0)
-    logits = random.normal(-2.0, 1.0, (64, 40)).astype(np.float32)
-    logits[::4] += 4  # confident ones
-    allowed = random.random((64, 40)) < 0.05
-    allowed[:, 0] |= ~allowed.any(axis=1)
-    allowed[5] = True  # no modality named
-    ours, written, strict, plain = (
-        np.asarray(rule(jnp.asarray(logits), jnp.asarray(allowed)))
-        for rule in (allowed_unless_confident, as_written, best_allowed, best)
-    )
-    assert plain.tolist() == logits.argmax(axis=1).tolist()
-    masks = [() if which.all() else frozenset(np.flatnonzero(which).tolist()) for which in allowed]
-    rows = list(zip(logits, masks, strict=True))
-    assert ours.tolist() == [voting.predict(*row) for row in rows]
-    stops = [voting.predict(*row, "as_written") for row in rows]
-    assert written.tolist() == [-1 if answer is None else answer for answer in stops]
-    assert 5 < stops.count(None) < 60
-    assert allowed[np.arange(64), strict].all()
-    assert not allowed[np.arange(64), ours].all()  # where confident, the mask plays no part
 
 
 def test_a_mask_never_lets_another_class_through(phantoms, tmp_path):

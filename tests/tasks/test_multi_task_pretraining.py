@@ -9,9 +9,7 @@ import pytest
 
 from jaxvqa import checkpoints, configs, logs, main, paths
 from jaxvqa.data import pipeline, sources
-from jaxvqa.metrics import segmentation
 from jaxvqa.tasks import make_task
-from jaxvqa.tasks.multi_task_pretraining import mean_iou
 from tests.made_up import variables_of
 from tfds_builders import build
 
@@ -95,16 +93,6 @@ def test_questions_are_drawn_anew_each_time_and_the_same_on_every_way_there(mtpt
     evaluation = pipeline.LoadBatch(source, pipeline.EvalOrder(len(source), 8), task.transforms(train=False), 0, 1)
     for question, label in zip(evaluation(0)["question"], evaluation(0)["fits"], strict=True):
         assert encoded[tuple(question.tolist())] == label
-
-
-def test_mean_iou_is_that_of_the_metrics():
-    random = np.random.default_rng(0)
-    ours, theirs = random.integers(0, 4, (2, 5, 6, 7))
-    theirs[0] = ours[0]
-    ours[1] = 0
-    np.testing.assert_allclose(
-        np.asarray(mean_iou(jnp.asarray(ours), jnp.asarray(theirs), 6)), segmentation.mean_iou(ours, theirs), rtol=1e-6
-    )
 
 
 def test_pretrained_branches_flow_into_cmsa(mtpt, tmp_path, capsys):
