@@ -37,7 +37,7 @@ QUESTION_TYPES = ("modality", "plane", "organ", "abnormality")
 
 VARIANTS = ("vqa_med_2021", "vqa_med_2019", *QUESTION_TYPES, "sample", "no_hagap", *IDEAS, *BACKBONES, "small")
 
-VQA_MED = {"questions": "vqa_med/questions_sysu", "images": "vqa_med/images_sysu"}
+VQA_MED = {"questions": "vqa_med/questions_sysu_hcp", "images": "vqa_med/images_sysu_hcp"}
 
 IMAGE_SIZES = dict.fromkeys(("resnet50", "resnet50HGap", "resnest50", "resnest50HGap"), 256)
 """Network -> pixels that the published one was trained with, where they are not its usual ones."""

@@ -34,7 +34,7 @@ def runs(phantoms, tmp_path_factory):
     vqa_med_files.write(folder / "manual")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Builder, "EXPECTED_COUNTS", {})
-        for part in ("questions_sysu", "images_sysu"):
+        for part in ("questions_sysu_hcp", "images_sysu_hcp"):
             build("vqa_med", part, manual_dir=folder / "manual", data_dir=folder / "data")
     for name, logits in SAY.items():
         write_run(folder / name, says=logits, **TINY)

@@ -82,31 +82,33 @@ def test_2021_with_half_of_its_training_set_is_not_whole(made, tmp_path, monkeyp
 
 
 def test_pictures_are_stored_as_they_are_and_join(made, tmp_path):
-    for config in ("questions_sysu", "images_sysu"):
+    for config in ("questions_sysu_hcp", "images_sysu_hcp"):
         build("vqa_med", config, manual_dir=made, data_dir=tmp_path)
     for split, names in {"train": (12, 13, 14, 15), "test": (22, 23), "extra": (1, 3)}.items():
-        images = Records("vqa_med/images_sysu", split, folder=str(tmp_path))
+        images = Records("vqa_med/images_sysu_hcp", split, folder=str(tmp_path))
         records = images.read(range(len(images)))
         assert column(records, "image_id") == images.metadata["image_ids"][split] == list(names)
         for record in records:
             (path,) = made.rglob(f"{record['image_name']}.jpg")
             assert record["image"] == path.read_bytes()
             assert (record["image_w"], record["image_h"]) == (record["image_id"] + 4, 5)
-    images = [Records("vqa_med/images_sysu", split, folder=str(tmp_path)) for split in ("train", "extra")]
-    source = VqaSource(Records("vqa_med/questions_sysu", "train+extra", folder=str(tmp_path)), images)
+    images = [Records("vqa_med/images_sysu_hcp", split, folder=str(tmp_path)) for split in ("train", "extra")]
+    source = VqaSource(Records("vqa_med/questions_sysu_hcp", "train+extra", folder=str(tmp_path)), images)
     assert [source[i]["image_w"] - 4 for i in range(len(source))] == [12, 13, 14, 15, 1, 3]
 
 
 def test_the_mixture(made, tmp_path):
-    build("vqa_med", "questions_sysu", manual_dir=made, data_dir=tmp_path)
-    metadata = Records("vqa_med/questions_sysu", "train", folder=str(tmp_path)).metadata
+    build("vqa_med", "questions_sysu_hcp", manual_dir=made, data_dir=tmp_path)
+    metadata = Records("vqa_med/questions_sysu_hcp", "train", folder=str(tmp_path)).metadata
     assert metadata["class_names"] == ["gout", "spine, \u00a0cyst", "Gout"]  # as they stand, in order of appearance
-    train, extra = (read(tmp_path, "questions_sysu", split) for split in ("train", "extra"))
+    train, extra = (read(tmp_path, "questions_sysu_hcp", split) for split in ("train", "extra"))
     assert column(train, "label") == [0, 1, 0, 2]
     assert column(train, "member") == ["train_2020"] * 3 + ["val_2020"]
     assert column(extra, "label") == [1, 0]
     assert column(extra, "member") == ["train_2019"] * 2
-    labels = {split: column(read(tmp_path, "questions_sysu", split), "label") for split in ("val", "test", "test_2020")}
+    labels = {
+        split: column(read(tmp_path, "questions_sysu_hcp", split), "label") for split in ("val", "test", "test_2020")
+    }
     assert labels == {"val": [1], "test": [0, -1], "test_2020": [0, -1]}
     build("vqa_med", "questions_2020", manual_dir=made, data_dir=tmp_path)
     alone = {r["question_id"]: r["question"] for r in read(tmp_path, "questions_2020", "train")}
@@ -127,9 +129,9 @@ def test_the_authors_classes_go_first(made, tmp_path):
 def test_the_mixture_without_2019(made, tmp_path):
     for folder in (TRAIN_19, VAL_19, "VQAMed2019Test"):
         shutil.rmtree(made / folder)
-    build("vqa_med", "questions_sysu", manual_dir=made, data_dir=tmp_path)
+    build("vqa_med", "questions_sysu_hcp", manual_dir=made, data_dir=tmp_path)
     with pytest.raises(DataError, match="no split 'extra'"):
-        read(tmp_path, "questions_sysu", "extra")
+        read(tmp_path, "questions_sysu_hcp", "extra")
     with pytest.raises(DataError) as caught:
         build("vqa_med", "questions_2019", manual_dir=made, data_dir=tmp_path)
     for part in ("11 needed files are missing", "All_QA_Pairs_train.txt", "C4_Abnormality_val.txt", "zenodo"):

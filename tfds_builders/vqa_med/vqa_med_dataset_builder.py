@@ -72,7 +72,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         "images_2019": {"train": 3_200, "val": 500, "test": 500},
         **{f"{kind}_2020": {"train": 4_000, "val": 500, "test": 500} for kind in ("questions", "images")},
         **{f"{kind}_2021": {"train": 4_500, "val": 500, "test": 500} for kind in ("questions", "images")},
-        **{f"{kind}_sysu": {"val": 500, "test": 500} for kind in ("questions", "images")},
+        **{f"{kind}_sysu_hcp": {"val": 500, "test": 500} for kind in ("questions", "images")},
     }
     OPTIONAL_SPLITS = dict.fromkeys(("questions_2021", "images_2021"), _OPTIONAL["2021"])
     PARTS = _PARTS
