@@ -11,6 +11,6 @@ def mean_iou(predictions: Integer[Any, "B H W"], labels: Integer[Any, "B H W"], 
     A class that neither has does not count, and every image counts alike in a mean over images.
     """
     xp = predictions.__array_namespace__()
-    ours, theirs = (maps[..., None] == xp.arange(classes) for maps in (predictions, labels))
+    ours, theirs = (maps[..., None] == xp.arange(classes)[None, None, None] for maps in (predictions, labels))
     both, either = ((ours & theirs).sum(axis=(1, 2)), (ours | theirs).sum(axis=(1, 2)))
     return (both / xp.maximum(either, 1)).sum(axis=-1) / (either > 0).sum(axis=-1)
