@@ -82,7 +82,7 @@ def create(
 
     def fresh() -> TrainState:
         # The key is made in here too: nothing may touch a device that is only compiled for.
-        variables = dict(init(key_for(seed, "params")))
+        variables = dict(init(fold(jax.random.key(seed), "params")))
         params = variables.pop("params")
         return TrainState(
             step=jnp.zeros((), jnp.int32),
@@ -95,6 +95,6 @@ def create(
     return fresh
 
 
-def key_for(seed: int, name: str) -> Key[Array, ""]:
-    """A random key for one purpose ("params", "dropout", …): one seed, folded by name."""
-    return jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
+def fold(key: Key[Array, ""], name: str) -> Key[Array, ""]:
+    """The key of one purpose ("params", "step", "dropout", …): it depends on the name alone, not on what others there are."""
+    return jax.random.fold_in(key, zlib.crc32(name.encode()))

@@ -34,7 +34,7 @@ def make_train_step(
     n = config.microbatches
 
     def gradients(params: Any, collections: Any, batch: Any, key: Any, epoch: Any) -> tuple[Any, Metrics, Any]:
-        rngs = {name: jax.random.fold_in(key, i) for i, name in enumerate(("dropout", "mixup"))}
+        rngs = {name: states.fold(key, name) for name in task.streams}
 
         def loss(params: Any) -> Any:
             if config.optim.freeze:
@@ -62,7 +62,7 @@ def make_train_step(
         return jax.lax.scan(body, (*zeros, collections), (parts, jnp.arange(n)))[0]
 
     def train_step(state: TrainState, batch: Mapping[str, Array]) -> tuple[TrainState, Metrics]:
-        key = jax.random.fold_in(states.key_for(config.seed, "step"), state.step)
+        key = jax.random.fold_in(states.fold(jax.random.key(config.seed), "step"), state.step)
         epoch = state.step / steps_per_epoch
         grads, metrics, collections = (gradients if n == 1 else accumulated)(
             state.params, state.collections, batch, key, epoch
@@ -116,7 +116,7 @@ def make_program(
 
     # Inside jit of its own, so that the three uses of the initialisation below trace the model once.
     init = jax.jit(variables)
-    params = jax.eval_shape(init, jax.eval_shape(lambda: states.key_for(config.seed, "params")))["params"]
+    params = jax.eval_shape(init, jax.eval_shape(lambda: jax.random.key(config.seed)))["params"]
     steps_per_epoch = data_size // config.batch_size
     optimizer = optim.make_optimizer(config.optim, params, steps_per_epoch=steps_per_epoch)
     fresh = states.create(init, optimizer, seed=config.seed, with_ema=config.optim.ema > 0)

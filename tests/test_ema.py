@@ -16,6 +16,7 @@ from jaxvqa.evaluate import restore_for_prediction
 from jaxvqa.evaluators.predicting import predict_all
 from jaxvqa.models.layers.batch_norm import BatchNorm
 from jaxvqa.step import make_program
+from jaxvqa.tasks import Task
 
 DECAY, BATCH, STEPS = 0.75, 8, 4
 
@@ -28,7 +29,7 @@ class Normalised(nn.Module):
         return nn.Dense(2)(BatchNorm()(nn.Dense(3)(x), train=train))
 
 
-class Regression:
+class Regression(Task):
     """A task over it, whose other collections have a counter too."""
 
     assets, batch_keys, model = {}, ("x", "y", "mask"), Normalised()

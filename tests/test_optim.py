@@ -12,6 +12,7 @@ from jaxvqa import configs, optim
 from jaxvqa.errors import ConfigError
 from jaxvqa.state import TrainState
 from jaxvqa.step import make_train_step
+from jaxvqa.tasks import Task
 from tests.oracle import torch
 
 GOLDEN = Path(__file__).parent / "golden" / "rwsan" / "text_cases.json"
@@ -215,7 +216,7 @@ def test_decay_and_rates_pass_over_what_is_frozen():
 
 
 def test_a_step_leaves_what_is_frozen_bit_for_bit_and_takes_no_gradient_of_it():
-    class Product:
+    class Product(Task):
         assets, batch_keys, predict_fns = {}, ("x",), {}
         transforms = init_batch = init = lambda *_, **__: None  # which a step does not call
 

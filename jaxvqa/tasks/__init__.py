@@ -32,11 +32,13 @@ class Task(Protocol):
       assets: see `Assets`.
       batch_keys: entries of a batch that go to the devices.
       predict_fns: by name, (params, collections, batch) -> dict of arrays whose first axis is the batch's.
+      streams: the random streams that the loss draws from in training. Each has a key of its own in every step.
     """
 
     assets: Assets
     batch_keys: Sequence[str]
     predict_fns: Mapping[str, Callable[[Any, Any, Mapping[str, Array]], dict[str, Array]]]
+    streams: Sequence[str] = ("dropout",)
 
     def transforms(self, *, train: bool) -> Sequence[Transform]:
         """The transforms from a source's raw example to an example of the batch; in training they may draw at random."""
@@ -63,7 +65,7 @@ class Task(Protocol):
           params: the parameters.
           collections: the model's other collections.
           batch: what `batch_keys` names.
-          rngs: keys of this step: dropout, mixup.
+          rngs: this step's keys of `streams`; empty without `train`.
           train: whether to train, or to measure.
           epoch: how many epochs are done, with their fraction: float32 scalar, for what changes during training.
         """

@@ -17,10 +17,10 @@ from jaxvqa.data import transforms
 from jaxvqa.data.answers import ANSWER_RULES, AnswerList
 from jaxvqa.data.text import Vocabulary, load_glove, tokenise
 from jaxvqa.errors import ConfigError, DataError
-from jaxvqa.tasks import Assets, ClosedAnswers, Metrics
+from jaxvqa.tasks import Assets, ClosedAnswers, Metrics, Task
 
 
-class AnswerClassification(ClosedAnswers):
+class AnswerClassification(ClosedAnswers, Task):
     """Binary cross-entropy against a score for each answer, summed over answers and examples (RWSAN, spec section 5)."""
 
     batch_keys: Sequence[str] = ("regions", "question", "answer_scores", "mask")

@@ -18,7 +18,7 @@ from jaxvqa.data import images, transforms
 from jaxvqa.data.answers import ANSWER_RULES
 from jaxvqa.data.med_text import DiseaseList
 from jaxvqa.errors import ConfigError, DataError
-from jaxvqa.tasks import Assets, ClosedAnswers, Metrics
+from jaxvqa.tasks import Assets, ClosedAnswers, Metrics, Task
 
 SHOWN = 5
 """How many of the best answers an explanation lists."""
@@ -44,7 +44,7 @@ RULES = {
 """Predict function -> rule. With `_flip` behind its name, logits are the mean of the picture's and its mirror image's."""
 
 
-class ImageClassification(ClosedAnswers):
+class ImageClassification(ClosedAnswers, Task):
     """Cross-entropy over the answers, or what `config.loss` makes of it (SYSU spec, section 9); the question is not read.
 
     `config.loss`: `mixup`, `label_smooth` and `superloss` (bool), `mixup_alpha`, `mixup_off_epoch` (from when on pictures are
@@ -52,6 +52,8 @@ class ImageClassification(ClosedAnswers):
     answer is no class count for nothing in loss and accuracy: answers outside the list, and yes and no, whose meaning is in
     the question.
     """
+
+    streams = ("dropout", "mixup")
 
     def __init__(self, config: ml_collections.ConfigDict, assets: Assets):
         """Reads the options.
@@ -186,7 +188,7 @@ class ImageClassification(ClosedAnswers):
             {"params": params, **collections},
             image=pictures,
             train=train,
-            rngs={"dropout": rngs["dropout"]} if train else {},
+            rngs=dict(rngs),
             mutable=["batch_stats"] if train else [],
         )
         targets = jnp.where(batch["mask"] > 0, batch["answer_class"], -1)

@@ -15,7 +15,7 @@ from jaxvqa.data.rad_text import RadVocabulary
 from jaxvqa.data.sources import Records
 from jaxvqa.errors import DataError
 from jaxvqa.metrics.segmentation import mean_iou
-from jaxvqa.tasks import Assets, Metrics
+from jaxvqa.tasks import Assets, Metrics, Task
 
 SPLITS = {True: "train", False: "test"}
 """Whether in training -> split of the question list that is drawn from."""
@@ -35,7 +35,7 @@ class DrawQuestion:
         return example | {"question": self._encoded[i], "fits": self._labels[i]}
 
 
-class MultiTaskPretraining:
+class MultiTaskPretraining(Task):
     """Cross-entropy of the image task (the mean over pixels, or of the image's class) and of the compatibility of a question.
 
     Both are summed over the examples, times `config.loss.image` and `config.loss.compatibility`.

@@ -17,13 +17,13 @@ from jaxvqa.data.rad_text import RadAnswerList, RadVocabulary, load_vectors, sec
 from jaxvqa.data.sources import open_vqa
 from jaxvqa.errors import ConfigError, DataError
 from jaxvqa.models.cmsa import ORGANS
-from jaxvqa.tasks import Assets, ClosedAnswers, Metrics
+from jaxvqa.tasks import Assets, ClosedAnswers, Metrics, Task
 
 PICTURES = {"image": ("image_size", 3), "image_84": ("maml_size", 1), "image_128": ("autoencoder_size", 1)}
 """A model's input -> the field of `config.data` with its size, and its channels."""
 
 
-class RadiologyVqa(ClosedAnswers):
+class RadiologyVqa(ClosedAnswers, Task):
     """Binary cross-entropy over the answers, with what a model's image branches are trained for beside it (spec, section 8).
 
     A model says in `inputs` which entries of a batch it reads, and in its intermediates what else there is to learn:

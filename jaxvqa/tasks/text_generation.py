@@ -22,7 +22,7 @@ from jaxvqa.data.transforms import ClassOfAnswer, Keep, RegionsAsImage, Transfor
 from jaxvqa.errors import ConfigError, DataError, nearest
 from jaxvqa.inputs import read_json
 from jaxvqa.models.flamingo import parse_compat
-from jaxvqa.tasks import Assets, Metrics
+from jaxvqa.tasks import Assets, Metrics, Task
 
 
 class VerbatimList(AnswerList):
@@ -52,7 +52,7 @@ PROMPTED = ("answers", "answers_blank", "ranked", "ranked_blank", "embeddings")
 """The predict functions whose prompts may have examples before them; the others read an example alone, as in training."""
 
 
-class TextGeneration:
+class TextGeneration(Task):
     """Cross-entropy of each next word, and of the class where the model has a head for it (Flamingo spec, section 10).
 
     `config.loss`: `text` (whether words are learnt), `text_smoothing` and `class_smoothing` (shares of the target that are
@@ -343,7 +343,6 @@ class TextGeneration:
         `accuracy` is the share of right classes, without a class head of right words among the answers'. `gate/…` are the gates
         of the cross-attentions, behind their tanh.
         """
-        streams = {"dropout": rngs["dropout"]} if train else {}
         inputs = self._inputs(batch)
         if train and self._data.questions_together > 1:
             inputs["image"] = inputs["image"].reshape(-1, self._data.questions_together, *inputs["image"].shape[1:])[
@@ -353,7 +352,7 @@ class TextGeneration:
             {"params": params, **collections},
             **inputs,
             train=train,
-            rngs=streams,
+            rngs=dict(rngs),
             mutable=["batch_stats"] if train else [],
         )
         examples = jnp.sum(batch["mask"])
