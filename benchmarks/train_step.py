@@ -100,7 +100,7 @@ def ours(config: Any, steps: int, inference: bool) -> dict[str, float]:
 
     from benchmarks.flop import flop
     from jaxvqa import sharding
-    from jaxvqa.step import abstract_step_arguments, make_program
+    from jaxvqa.step import make_program
     from jaxvqa.tasks import abstract_batch, task_without_data
 
     mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
@@ -110,12 +110,12 @@ def ours(config: Any, steps: int, inference: bool) -> dict[str, float]:
     with jax.set_mesh(mesh):
         program = make_program(config, task, mesh, data_size=10**6, total_steps=10**4)
         state = program.init()
-        shapes = abstract_batch(task, config.batch_size)
+        shapes = abstract_batch(task, config.batch_size, task.predictions["answers"].keys if inference else ())
         host = random_batch(shapes, config.compile.get("vocab_size", 0))
         batch = {key: jax.device_put(value, sharding.batch_sharding(mesh)) for key, value in host.items()}
         function = jax.jit(_answers(task)) if inference else program.step
         start = time.perf_counter()
-        traced = function.trace(*abstract_step_arguments(config, task, program))
+        traced = function.trace(program.shapes, batch)
         compiled = traced.lower().compile()
         compile_seconds = time.perf_counter() - start
         box = [state]
@@ -136,7 +136,7 @@ def ours(config: Any, steps: int, inference: bool) -> dict[str, float]:
 
 
 def _answers(task: Any) -> Callable[[Any, Any], Any]:
-    return lambda state, batch: task.predict_fns["answers"](state.params, state.collections, batch)
+    return lambda state, batch: task.predictions["answers"].function(state.params, state.collections, batch)
 
 
 def peer(config: Any, steps: int, inference: bool) -> dict[str, float]:

@@ -7,8 +7,8 @@ score and write these, as they do a single run's.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,9 @@ from jaxvqa.data.med_text import repaired
 from jaxvqa.errors import CheckpointError, ConfigError, nearest
 from jaxvqa.evaluate import for_split, make_evaluators, restore_for_prediction
 from jaxvqa.logs import log
-from jaxvqa.metrics.bootstrap import percentages
+from jaxvqa.metrics.score import Score, Scores, as_row, share
 from jaxvqa.tasks import Task, task_with_assets
+from jaxvqa.tasks.predictions import Prediction
 
 SAME = ("questions", "images", "question_types", "limit")
 """Fields of `config.data` that say which questions are answered: the members' have to be the same."""
@@ -85,7 +86,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: Path, split: str = "") 
                 log.info("%s predicts …", member.folder)
                 logits.append(_logits(member, split, mesh, workdir))
         for name, evaluator in _evaluators(first, split, mesh, workdir).items():
-            results |= dict(_vote(evaluator, np.stack([found[name] for found in logits]), members, masks, config))
+            results |= as_row(_vote(evaluator, np.stack([found[name] for found in logits]), members, masks, config))
     writer = logs.MetricWriter(workdir, 0)
     writer.write(0, results)
     writer.close()
@@ -148,7 +149,7 @@ def _open(folder: str, name: str, ensemble: ml_collections.ConfigDict) -> Member
         config.main_eval = main.split
     config = fields.final(config)
     task = task_with_assets(config, assets)
-    if "logits" not in task.predict_fns:
+    if "logits" not in task.predictions:
         raise ConfigError(f"{folder}: its task, {config.task}, gives no logits to vote with")
     return Member(folder, name, config, task)
 
@@ -189,7 +190,7 @@ def _logits(member: Member, split: str, mesh: Mesh, workdir: Path) -> dict[str, 
     saved = checkpoints.Checkpoints(member.folder, read_only=True)
     state = restore_for_prediction(saved, member.config, member.task, mesh)
     saved.close()
-    return {name: e.predict(state)["logits"] for name, e in _evaluators(member, split, mesh, workdir).items()}
+    return {name: e.outputs(state)["logits"] for name, e in _evaluators(member, split, mesh, workdir).items()}
 
 
 # --- votes -------------------------------------------------------------------------------------------------------------
@@ -201,45 +202,53 @@ def _vote(
     members: Sequence[Member],
     masks: voting.Masks,
     config: ml_collections.ConfigDict,
-) -> Iterator[tuple[str, float]]:
+) -> Scores:
     """Scores and writes the answers of all, and yields how they compare with each member's own."""
     places = [voting.modality_of(question["question"], masks) for question in evaluator.source.all_questions()]
     allowed = voting.allowed_classes(masks, logits.shape[-1])[places]
     own = voting.READINGS[config.reading](logits, np.broadcast_to(allowed, logits.shape))
-    answers = voting.vote(own) if config.vote == "majority" else voting.mean_vote(logits, allowed)
-    together = _outputs(logits, answers) | {"votes": own.T}
+    given = voting.vote(own) if config.vote == "majority" else voting.mean_vote(logits, allowed)
+    choices = evaluator.predict.choices
+    alone = [_predictions(rows[None], of, choices) for rows, of in zip(logits, own, strict=True)]
+    together = [
+        replace(prediction, votes=tuple(vote.answer for vote in votes))
+        for prediction, *votes in zip(_predictions(logits, given, choices), *alone, strict=True)
+    ]
     yield from evaluator.score(0, together)
-    alone = [_outputs(logits[m : m + 1], own[m]) for m in range(len(members))]
-    yield from _beside_members(evaluator, together, alone, members)
+    yield from (
+        (f"{evaluator.name}/{name}", score) for name, score in _beside_members(evaluator, together, alone, members)
+    )
 
 
-def _outputs(logits: Float[np.ndarray, "M N A"], answers: Int[np.ndarray, " N"]) -> dict[str, np.ndarray]:
-    """What evaluators score: `answer` int[N, 1], -1 for none, and its mean `probability` float[N, 1] over these models."""
-    answer = answers[:, None]
-    probability = np.take_along_axis(voting.mean_probabilities(logits), np.maximum(answer, 0), axis=-1)
-    return {"answer": answer, "probability": np.where(answer < 0, 0, probability)}
+def _predictions(
+    logits: Float[np.ndarray, "M N A"], classes: Int[np.ndarray, " N"], choices: Sequence[str]
+) -> list[Prediction]:
+    """What evaluators score: the answer of each class, -1 for none, with its mean probability over these models."""
+    probabilities = voting.mean_probabilities(logits)
+    return [
+        Prediction(() if i < 0 else ((choices[i], float(row[i])),))
+        for i, row in zip(classes, probabilities, strict=True)
+    ]
 
 
 def _beside_members(
-    evaluator: Any, together: dict[str, np.ndarray], alone: Sequence[dict[str, np.ndarray]], members: Sequence[Member]
-) -> Iterator[tuple[str, float]]:
-    """Yields, in percent, under the evaluator's name:
+    evaluator: Any, together: Sequence[Prediction], alone: Sequence[Sequence[Prediction]], members: Sequence[Member]
+) -> Scores:
+    """Yields, in percent:
 
     `agreement`: the members' votes for the answer that was given. `members/MEMBER/accuracy` and, where there is one,
     `…/bleu`: each member's own. `over_best_member`, with its paired interval: how much higher the accuracy is than that of the
     member which is best on this very split.
     """
-    name = evaluator.name
-    given = together["answer"][:, 0] >= 0
-    if given.any():
-        yield f"{name}/agreement", 100 * float((together["votes"] == together["answer"])[given].mean())
-    scored = [[row for row in evaluator.rows(outputs) if "accuracy" in row] for outputs in (together, *alone)]
+    if agreed := [vote == p.answer for p in together if not p.unanswered for vote in p.votes]:
+        yield "agreement", Score(share(agreed), n=len(agreed))
+    scored = [[row for row in evaluator.rows(predictions) if "accuracy" in row] for predictions in (together, *alone)]
     if not scored[0]:
         return
     ours, *theirs = ([row["accuracy"] for row in rows] for rows in scored)
     for member, rows in zip(members, scored[1:], strict=True):
         for measure in ("accuracy", "bleu"):
             if measure in rows[0]:
-                yield f"{name}/members/{member.name}/{measure}", 100 * float(np.mean([row[measure] for row in rows]))
+                yield f"members/{member.name}/{measure}", Score(share([row[measure] for row in rows]), n=len(rows))
     gains = np.subtract(ours, max(theirs, key=np.mean))
-    yield from percentages(f"{name}/over_best_member", gains, [row["image_id"] for row in scored[0]], paired=True)
+    yield "over_best_member", Score.mean(gains, [row["image_id"] for row in scored[0]], paired=True)

@@ -14,8 +14,10 @@ from jaxvqa import checkpoints, configs, fields, sharding
 from jaxvqa import state as states
 from jaxvqa.data import pipeline, sources
 from jaxvqa.errors import CheckpointError, ConfigError
-from jaxvqa.evaluators import Evaluator, evaluator_class, writes_predictions
+from jaxvqa.evaluators import WITHOUT_PREDICTIONS, Evaluator, evaluator
+from jaxvqa.evaluators.context import Context
 from jaxvqa.logs import log
+from jaxvqa.metrics.score import Score, as_row
 from jaxvqa.state import TrainState
 from jaxvqa.tasks import Task, task_with_assets
 
@@ -35,8 +37,8 @@ def evaluate(config: ml_collections.ConfigDict, workdir: Path, split: str = "") 
         log.info("restoring the checkpoint of step %s …", saved.latest_step())
         state = restore_for_prediction(saved, config, task, mesh)
         results: dict[str, float] = {}
-        for evaluator in make_evaluators(for_split(config, split), task, mesh, workdir).values():
-            results |= dict(evaluator.run(state))
+        for each in make_evaluators(for_split(config, split), task, mesh, workdir).values():
+            results |= as_row(each.run(state))
     saved.close()
     return results
 
@@ -53,11 +55,11 @@ def for_split(config: ml_collections.ConfigDict, split: str) -> ml_collections.C
         return config
     name = split if split in config.evals and config.evals[split].split == split else configs.main_evaluation(config)
     row = config.evals[name]
-    if not writes_predictions(row.type):
+    if row.type in WITHOUT_PREDICTIONS:
         raise ConfigError(
             f"config.evals.{name}, by which {split!r} would be predicted, is of the type {row.type!r}, which writes no "
             "predictions. Name one that does with --config.main_eval=NAME; there is "
-            + (", ".join(n for n, r in config.evals.items() if writes_predictions(r.type)) or "none")
+            + (", ".join(n for n, r in config.evals.items() if r.type not in WITHOUT_PREDICTIONS) or "none")
             + "."
         )
     config = config.copy_and_resolve_references()
@@ -84,16 +86,10 @@ def restore_for_prediction(
 
 def make_evaluators(config: ml_collections.ConfigDict, task: Task, mesh: Mesh, workdir: Path) -> dict[str, Evaluator]:
     """The evaluators of `config.evals`, by name."""
+    open_source = functools.partial(sources.open_vqa, config.data)
+    readers = pipeline.Readers(**config.data.readers)
     return {
-        name: evaluator_class(row.type)(
-            name,
-            row,
-            task=task,
-            open_source=functools.partial(sources.open_vqa, config.data),
-            mesh=mesh,
-            workdir=workdir,
-            readers=pipeline.Readers(**config.data.readers),
-        )
+        name: evaluator(row.type)(Context(name, row, task, open_source, mesh, workdir, readers))
         for name, row in config.evals.items()
     }
 
@@ -104,7 +100,8 @@ def headline(name: str, values: Mapping[str, float]) -> str:
         return f"{name}: predictions written"
     first = next(iter(values))
     measure = first.rpartition("/")[2]
-    if f"{first}/low" not in values:  # a loss, which is no share
-        return f"{name}: {measure} {values[first]:.4g}"
-    low, high = values[f"{first}/low"], values[f"{first}/high"]
-    return f"{name}: {measure} {values[first]:.2f} % (95 % interval {low:.2f} to {high:.2f})"
+    score = Score.of_row(values, first)
+    assert score
+    if score.low is None:  # a loss, which is not a share
+        return f"{name}: {measure} {score.value:.4g}"
+    return f"{name}: {measure} {score.value:.2f} % (95 % interval {score.low:.2f} to {score.high:.2f})"

@@ -17,6 +17,7 @@ from jaxvqa.data import pipeline, sources
 from jaxvqa.errors import CheckpointError, PreemptedError, os_errors
 from jaxvqa.evaluate import headline, make_evaluators
 from jaxvqa.logs import log
+from jaxvqa.metrics.score import as_row
 from jaxvqa.monitor import Meter, Profiler, StopSignal
 from jaxvqa.step import make_program
 from jaxvqa.tasks import make_task, task_with_assets
@@ -122,7 +123,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, float]:
             for name in names:
                 distributed.barrier(f"evaluation {name} at step {step}")
                 with meter.paused():
-                    values = dict(evals[name].run(state))
+                    values = as_row(evals[name].run(state))
                 best.check(name, values)
                 if best.add(step, values):
                     # The run's own state as well, so that it never goes on from before its best one; and both before the
@@ -194,7 +195,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, float]:
             log.info("this run is finished at step %d; raise config.total to go on", first_step)
             for name, evaluator in evals.items():
                 if not any(key.startswith(f"{name}/") for key in results):
-                    results |= dict(evaluator.run(state))
+                    results |= as_row(evaluator.run(state))
     return results
 
 

@@ -11,7 +11,7 @@ from configs import rwsan
 from jaxvqa import configs, sharding
 from jaxvqa.errors import ConfigError
 from jaxvqa.step import abstract_step_arguments, make_program
-from jaxvqa.tasks import task_without_data
+from jaxvqa.tasks import abstract_batch, task_without_data
 
 SAVED = Path(__file__).parent / "saved_configs"
 ALL = [
@@ -55,9 +55,10 @@ def test_traces_at_full_size(name):
     after, metrics = jax.eval_shape(program.step, state, batch)
     assert jax.tree.map(lambda a: (a.shape, a.dtype), after) == jax.tree.map(lambda a: (a.shape, a.dtype), state)
     assert {"loss", "accuracy", "learning_rate", "gradient_norm"} <= metrics.keys()
-    assert {row.predict for row in config.evals.values()} <= task.predict_fns.keys()
-    for predict in task.predict_fns.values():
-        predicted = jax.eval_shape(predict, state.params, state.collections, batch)
+    assert {row.predict for row in config.evals.values()} <= task.predictions.keys()
+    for predict in task.predictions.values():
+        read = abstract_batch(task, config.batch_size, predict.keys)  # what it does not read is not there
+        predicted = jax.eval_shape(predict.function, state.params, state.collections, read)
         assert all(array.shape[0] == config.batch_size for array in predicted.values())
 
 

@@ -13,10 +13,11 @@ from jaxvqa import checkpoints, configs, sharding
 from jaxvqa.data import pipeline
 from jaxvqa.errors import CheckpointError
 from jaxvqa.evaluate import restore_for_prediction
-from jaxvqa.evaluators.predicting import predict_all
+from jaxvqa.evaluators.context import predict_all
 from jaxvqa.models.layers.batch_norm import BatchNorm
 from jaxvqa.step import make_program
 from jaxvqa.tasks import Task
+from jaxvqa.tasks.predictions import Predict
 
 DECAY, BATCH, STEPS = 0.75, 8, 4
 
@@ -35,7 +36,7 @@ class Regression(Task):
     assets, batch_keys, model = {}, ("x", "y", "mask"), Normalised()
 
     def __init__(self):
-        self.predict_fns = {"values": self._predict}
+        self.predictions = {"values": Predict(self._predict, ("x",))}
 
     def transforms(self, *, train):
         return ()
@@ -119,9 +120,8 @@ def assert_same(ours, theirs):
 
 
 def predictions(state):
-    options = {"task": TASK, "source": Numbers(), "batch_size": BATCH, "mesh": MESH, "readers": pipeline.Readers()}
     with jax.set_mesh(MESH):
-        return predict_all(jax.jit(TASK.predict_fns["values"]), state, **options)["values"]
+        return predict_all(TASK.predictions["values"], state, Numbers(), (), batch_size=BATCH, mesh=MESH)["values"]
 
 
 def test_averages_follow_parameters_and_statistics_and_start_from_them(run):

@@ -217,7 +217,7 @@ def test_decay_and_rates_pass_over_what_is_frozen():
 
 def test_a_step_leaves_what_is_frozen_bit_for_bit_and_takes_no_gradient_of_it():
     class Product(Task):
-        assets, batch_keys, predict_fns = {}, ("x",), {}
+        assets, batch_keys, predictions = {}, ("x",), {}
         transforms = init_batch = init = lambda *_, **__: None  # which a step does not call
 
         def loss(self, params, collections, batch, rngs, *, train, epoch):

@@ -1,13 +1,15 @@
-"""Evaluators: each runs a predict function over a split and yields (name, value).
+"""Evaluators: each runs a predict function over a split and yields (name, score).
 
 A new evaluator adds a module here and a row to `EVALUATORS`.
 """
 
 import importlib
-from collections.abc import Iterator
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 from jaxvqa.errors import ConfigError, nearest
+from jaxvqa.evaluators.context import Context
+from jaxvqa.metrics.score import Scores
 from jaxvqa.state import TrainState
 
 
@@ -15,22 +17,26 @@ from jaxvqa.state import TrainState
 class Evaluator(Protocol):
     """What a row of `config.evals` becomes."""
 
-    def run(self, state: TrainState) -> Iterator[tuple[str, float]]:
-        """Evaluates the state's parameters and yields (name, value)."""
+    def run(self, state: TrainState) -> Scores:
+        """Evaluates the state's parameters and yields each score with its name, `NAME/…`."""
 
 
 EVALUATORS = {
-    "vqa": "jaxvqa.evaluators.vqa:VqaEvaluator",
-    "vqa_med": "jaxvqa.evaluators.vqa_med:VqaMedEvaluator",
-    "vqa_rad": "jaxvqa.evaluators.vqa_rad:VqaRadEvaluator",
-    "generation": "jaxvqa.evaluators.generation:GenerationEvaluator",
+    "vqa": "jaxvqa.evaluators.vqa:evaluator",
+    "vqa_med": "jaxvqa.evaluators.vqa_med:evaluator",
+    "vqa_rad": "jaxvqa.evaluators.vqa_rad:evaluator",
+    "generation": "jaxvqa.evaluators.generation:evaluator",
     "likelihood": "jaxvqa.evaluators.likelihood:LikelihoodEvaluator",
     "scores": "jaxvqa.evaluators.scores:ScoresEvaluator",
 }
+"""Name -> what makes the evaluator of a context."""
+
+WITHOUT_PREDICTIONS = ("likelihood",)
+"""The evaluators that write no `predictions/NAME_STEP.jsonl`."""
 
 
-def evaluator_class(name: str) -> Any:
-    """The evaluator of that name.
+def evaluator(name: str) -> Callable[[Context], Evaluator]:
+    """What makes the evaluator of that name.
 
     Raises:
       ConfigError: names the known ones.
@@ -41,8 +47,3 @@ def evaluator_class(name: str) -> Any:
         )
     module, _, attribute = EVALUATORS[name].partition(":")
     return getattr(importlib.import_module(module), attribute)
-
-
-def writes_predictions(name: str) -> bool:
-    """Whether the evaluator of that name writes `predictions/NAME_STEP.jsonl`."""
-    return getattr(evaluator_class(name), "writes_predictions", True)

@@ -1,19 +1,21 @@
 """Written answers, captions and reports over a split: exact match, BLEU, and the nearest answer by its states."""
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from typing import Any
+import functools
+from collections.abc import Sequence
+from dataclasses import replace
 
-import ml_collections
 import numpy as np
 
 from jaxvqa.data.prompts import asked_and_true
-from jaxvqa.evaluators.vqa import VqaEvaluator
+from jaxvqa.evaluators import vqa
+from jaxvqa.evaluators.answers import GROUPS, AnswersEvaluator, Question, Scoring, by_group, mean
+from jaxvqa.evaluators.context import Context, Row
 from jaxvqa.metrics import text
-from jaxvqa.metrics.bootstrap import percentages
+from jaxvqa.metrics.score import Score, Scores, share
+from jaxvqa.tasks.predictions import Prediction
 
 
-class GenerationEvaluator(VqaEvaluator):
+def evaluator(context: Context) -> AnswersEvaluator:
     """Writes to each prompt of a split exactly once, and scores what was written.
 
     Yields in percent, with intervals: of answers `accuracy` by the data set's rule, and `exact`, the share that is the
@@ -22,64 +24,54 @@ class GenerationEvaluator(VqaEvaluator):
     is the share of texts whose mean state is nearest to that of their own answer, or of one that contains it or is contained
     (Flamingo spec, section 15).
     """
+    captions = len(context.source) > 0 and "question" not in context.source.question(0)
+    scoring = _captions() if captions else _answers(context)
+    return AnswersEvaluator(context, replace(scoring, of_outputs=functools.partial(_nearest, context)))
 
-    def __init__(self, name: str, config: ml_collections.ConfigDict, **options: Any):
-        """Args: as for `VqaEvaluator`."""
-        super().__init__(name, config, **options)
-        self._captions = len(self.source) > 0 and "question" not in self.source.question(0)
 
-    def _chosen(self, output: Mapping[str, np.ndarray]) -> tuple[str, float]:
-        return self._task.answers_of(output)[0] if "words" in output else super()._chosen(output)
+def _answers(context: Context) -> Scoring:
+    accuracy = vqa.scoring(context, context.predict.choices)
 
-    def _row(self, question: Mapping[str, Any], output: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        row = super()._row(question, output)
-        if "annotators" not in row:
-            return row
-        if self._captions:
-            del row["accuracy"]  # no two people describe a picture alike
-            return row | {"bleu": round(text.bleu1(row["answer"], row["annotators"]), 6)}
+    def fields(question: Question, prediction: Prediction, row: Row) -> Row:
         truth = question["multiple_choice_answer"]
-        return row | {
+        return accuracy.fields(question, prediction, row) | {
             "truth": truth,
             "exact": text.exact_match(row["answer"], truth),
             "bleu": round(text.bleu1(row["answer"], [truth]), 6),
         }
 
-    def score(self, step: int, outputs: Mapping[str, np.ndarray]) -> Iterator[tuple[str, float]]:
-        """Yields the measures, and writes the predictions; arguments as in `VqaEvaluator.score`."""
-        yield from super().score(step, outputs)
-        if "written" in outputs:
-            answers = [asked_and_true(record)[1] for record in self.source.all_questions()]
-            known, table = text.embeddings_by_answer(outputs["true"], answers)
-            pairs = zip(text.nearest_answers(outputs["written"], table), answers, strict=True)
-            near = [text.contains(known[found], answer) for found, answer in pairs]
-            images = [int(record["image_id"]) for record in self.source.all_questions()]
-            yield from percentages(f"{self.name}/nearest", near, images)
+    def scores(rows: Sequence[Row]) -> Scores:
+        yield from accuracy.scores(rows)
+        yield from (mean(name, rows) for name in ("exact", "bleu"))
+        yield from ((f"exact/{group}", score) for group, score in by_group("exact", rows, GROUPS))
 
-    def _measures(self, scored: list[dict[str, Any]]) -> Iterator[tuple[str, float]]:
-        if self._captions:
-            yield from self._mean("bleu", scored)
-            yield from self._of_captions(scored)
-            return
-        yield from super()._measures(scored)
-        for measure in ("exact", "bleu"):
-            yield from self._mean(measure, scored)
-        for group in self.groups:
-            members = defaultdict(list)
-            for row in scored:
-                if row.get(group):
-                    members[row[group]].append(row["exact"])
-            for member in sorted(members):
-                yield f"{self.name}/exact/{group}/{member}", 100 * float(np.mean(members[member]))
+    return replace(accuracy, fields=fields, scores=scores)
 
-    def _of_captions(self, rows: list[dict[str, Any]]) -> Iterator[tuple[str, float]]:
+
+def _captions() -> Scoring:
+    """No rule of answers: no two people describe an image alike."""
+
+    def fields(question: Question, prediction: Prediction, row: Row) -> Row:
+        return {"bleu": round(text.bleu1(row["answer"], row["annotators"]), 6)}
+
+    def scores(rows: Sequence[Row]) -> Scores:
+        yield mean("bleu", rows)
         written, true = [row["answer"] for row in rows], [row["annotators"] for row in rows]
         for order, value in enumerate(text.corpus_bleu(written, true), start=1):
-            yield f"{self.name}/bleu_{order}", 100 * value
+            yield f"bleu_{order}", Score(100 * value, n=len(rows))
         pairs = zip(written, true, strict=True)
-        yield f"{self.name}/rouge_l", 100 * float(np.mean([text.rouge_l(ours, theirs) for ours, theirs in pairs]))
-        yield f"{self.name}/cider", float(np.mean(text.cider(written, true)))
+        yield "rouge_l", Score(share([text.rouge_l(*pair) for pair in pairs]), n=len(rows))
+        yield "cider", Score(float(np.mean(text.cider(written, true))), n=len(rows))
 
-    def _mean(self, measure: str, rows: list[dict[str, Any]]) -> Iterator[tuple[str, float]]:
-        images = [row["image_id"] for row in rows]
-        yield from percentages(f"{self.name}/{measure}", [row[measure] for row in rows], images)
+    return Scoring(fields, scores)
+
+
+def _nearest(context: Context, predictions: Sequence[Prediction]) -> Scores:
+    """`nearest`, where the predict function gives the mean states of the `written` and the `true` texts."""
+    if not predictions or "written" not in predictions[0].outputs:
+        return
+    written, true = (np.stack([prediction.outputs[name] for prediction in predictions]) for name in ("written", "true"))
+    answers = [asked_and_true(record)[1] for record in context.source.all_questions()]
+    known, table = text.embeddings_by_answer(true, answers)
+    pairs = zip(text.nearest_answers(written, table), answers, strict=True)
+    yield "nearest", Score.mean([text.contains(known[found], answer) for found, answer in pairs], context.images)

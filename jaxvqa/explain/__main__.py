@@ -16,7 +16,7 @@ import jinja2
 
 from jaxvqa import logs
 from jaxvqa.errors import ConfigError, os_errors, run_command
-from jaxvqa.evaluators.vqa import write_whole
+from jaxvqa.evaluators.context import write_whole
 from jaxvqa.explain import overlay
 from jaxvqa.explain.attention import Explanation, explain
 from jaxvqa.inputs import user_path

@@ -15,8 +15,9 @@ from jaxvqa import checkpoints, configs, fields, sharding
 from jaxvqa.data import sources
 from jaxvqa.errors import ConfigError, DataError
 from jaxvqa.evaluate import restore_for_prediction
-from jaxvqa.evaluators.vqa import annotators_of
-from jaxvqa.tasks import AnswerTask, task_with_assets
+from jaxvqa.evaluators.answers import annotators_of
+from jaxvqa.tasks import Task, task_with_assets
+from jaxvqa.tasks.predictions import Predict
 
 BATCH_SIZE = 16
 """Questions that are explained at once: bounds the memory, and compiles the model once."""
@@ -82,7 +83,7 @@ def explain(
         assets, meta = saved.read_json()
         config = run_config(Path(workdir), meta)
         task: Any = task_with_assets(config, assets)
-        if "explain" not in task.predict_fns:
+        if "explain" not in task.predictions:
             raise ConfigError(f"The task {config.task!r} has no predict function 'explain', so nothing can be drawn.")
         source = sources.open_vqa(config.data, split or default_split(config))
         if ids:
@@ -96,7 +97,7 @@ def explain(
         mesh = sharding.make_mesh(ml_collections.ConfigDict(dict.fromkeys(sharding.AXES, 1)), jax.local_devices()[:1])
         with jax.set_mesh(mesh):
             state = restore_for_prediction(saved, config, task, mesh)
-            predict = jax.jit(task.predict_fns["explain"])
+            predict: Predict = task.predictions["explain"]
             pictures = _pictures(config, source)
             blind = bool(config.data.get("blind")) or not (config.data.images or config.data.get("question_list"))
             size = min(BATCH_SIZE, len(positions))
@@ -104,7 +105,7 @@ def explain(
             for start in range(0, len(positions), size):
                 examples = source.read(positions[start : start + size])
                 batch = _batch(task, examples, size)
-                output = jax.device_get(predict(*state.eval_variables, batch))
+                output = jax.device_get(predict.jitted(*state.eval_variables, batch))
                 for i, example in enumerate(examples):
                     mine = {key: np.asarray(value[i]) for key, value in output.items()}
                     explanations.append(_explanation(example, mine, task, pictures, blind=blind))
@@ -189,7 +190,7 @@ def _positions_of(ids: Sequence[int], source: sources.VqaSource) -> list[int]:
     return [found[i] for i in ids]
 
 
-def _batch(task: AnswerTask, examples: Sequence[Mapping[str, Any]], size: int) -> dict[str, np.ndarray]:
+def _batch(task: Task, examples: Sequence[Mapping[str, Any]], size: int) -> dict[str, Any]:
     """What the model reads of raw examples; filled up to `size`, so that all batches share one compilation."""
     ready = []
     for raw in examples:
@@ -198,7 +199,7 @@ def _batch(task: AnswerTask, examples: Sequence[Mapping[str, Any]], size: int) -
             example = transform(example)
         ready.append(example | {"mask": np.float32(1)})
     ready += ready[:1] * (size - len(ready))
-    return {key: np.stack([example[key] for example in ready]) for key in task.batch_keys}
+    return {key: np.stack([example[key] for example in ready]) for key in task.predictions["explain"].keys}
 
 
 def _pictures(config: ml_collections.ConfigDict, source: sources.VqaSource) -> sources.VqaSource | None:
@@ -218,7 +219,7 @@ def _pictures(config: ml_collections.ConfigDict, source: sources.VqaSource) -> s
 def _explanation(
     example: Mapping[str, Any],
     output: Mapping[str, np.ndarray],
-    task: AnswerTask | None,
+    task: Any,
     pictures: sources.VqaSource | None,
     *,
     blind: bool = False,
@@ -238,7 +239,7 @@ def _explanation(
         question=question,
         words=tuple(words),
         word_attention=np.asarray(output.get("question_attention", np.zeros(len(words)))[: len(words)], np.float32),
-        answers=task.answers_of(output) if task else (),
+        answers=task.predictions["explain"].prediction(output).answers if task else (),
         annotators=tuple(annotators_of(example)),
         boxes=boxes if "region_attention" in output else boxes[:0],
         region_attention=np.asarray(output.get("region_attention", ())[: len(boxes)], np.float32),

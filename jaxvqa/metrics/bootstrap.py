@@ -10,7 +10,7 @@ Questions about one image are not independent of one another, so what is drawn, 
   each have an exact interval then, which hold together (Bonferroni).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Shaped
@@ -94,13 +94,3 @@ def _exact(right: float, count: float, level: float) -> tuple[float, float]:
     low = special.betaincinv(right, wrong + 1, tail) if right > 0 else 0.0
     high = special.betaincinv(right + 1, wrong, 1 - tail) if wrong > 0 else 1.0
     return float(low), float(high)
-
-
-def percentages(
-    name: str, values: Values, images: Sequence[int] | None = None, *, paired: bool = False
-) -> Iterator[tuple[str, float]]:
-    """Yields the mean of values in percent as `name`, and its 95 % interval as `name/low` and `name/high`; see above."""
-    yield name, 100 * float(np.mean(values))
-    low, high = confidence_interval(values, images, paired=paired)
-    yield f"{name}/low", 100 * low
-    yield f"{name}/high", 100 * high

@@ -31,7 +31,7 @@ import numpy as np
 from jaxvqa import checkpoints, configs, fields, logs, optim
 from jaxvqa.best import Best, chosen_by_test
 from jaxvqa.errors import CheckpointError, ConfigError, DataError, UserError, os_errors
-from jaxvqa.evaluators.vqa import write_whole
+from jaxvqa.evaluators.context import write_whole
 from jaxvqa.explain import overlay
 from jaxvqa.explain.attention import Explanation, explain, question_spans, show
 from jaxvqa.inputs import read_json, read_json_lines

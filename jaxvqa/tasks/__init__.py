@@ -12,10 +12,10 @@ import ml_collections
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Key
 
-from jaxvqa.data.few_shot import Shots
 from jaxvqa.data.pipeline import Source
 from jaxvqa.data.transforms import Transform
 from jaxvqa.errors import ConfigError, nearest
+from jaxvqa.tasks.predictions import Predict
 
 Metrics = dict[str, tuple[Float[Array, ""], Float[Array, ""]]]
 """Metrics by name, each a (sum, count): merged by adding, over microbatches, steps, devices and hosts."""
@@ -30,14 +30,14 @@ class Task(Protocol):
 
     Attributes:
       assets: see `Assets`.
-      batch_keys: entries of a batch that go to the devices.
-      predict_fns: by name, (params, collections, batch) -> dict of arrays whose first axis is the batch's.
+      batch_keys: the entries of a batch that the loss reads.
+      predictions: the predict functions by name.
       streams: the random streams that the loss draws from in training. Each has a key of its own in every step.
     """
 
     assets: Assets
     batch_keys: Sequence[str]
-    predict_fns: Mapping[str, Callable[[Any, Any, Mapping[str, Array]], dict[str, Array]]]
+    predictions: Mapping[str, Predict]
     streams: Sequence[str] = ("dropout",)
 
     def transforms(self, *, train: bool) -> Sequence[Transform]:
@@ -71,8 +71,9 @@ class Task(Protocol):
         """
 
 
-class AnswerTask(Task, Protocol):
-    """A task whose predictions are answers, and whose predict function `explain` tells where the model looks.
+@runtime_checkable
+class Answers(Protocol):
+    """What a task has besides whose predictions are answers.
 
     Attributes:
       answer_rule: how an answer is scored, one of `jaxvqa.data.answers.ANSWER_RULES`.
@@ -80,40 +81,20 @@ class AnswerTask(Task, Protocol):
 
     answer_rule: str
 
+
+@runtime_checkable
+class Explains(Protocol):
+    """What a task has besides whose prediction `explain` gives answers and attention maps.
+
+    The maps are `question_attention` float32[B, T] over `words` and `region_attention` float32[B, R] over `boxes`; a task
+    without one of them gives no such map, and nothing for it to lie on.
+    """
+
     def words(self, question: str) -> list[str]:
         """The words of a question that the model reads."""
 
     def boxes(self, example: Mapping[str, Any]) -> Float[np.ndarray, "R 4"]:
-        """What `region_attention` lies on: x1, y1, x2, y2 in pixels of the picture; [0, 4] for a model without sight."""
-
-    def answers_of(self, output: Mapping[str, np.ndarray]) -> tuple[tuple[str, float], ...]:
-        """The answers with their probabilities, best first, from what a predict function gives for one example."""
-
-    def answers_among(self, predict: str) -> Sequence[str]:
-        """The answers whose numbers a predict function gives."""
-
-    def shots(self, predict: str) -> Shots | None:
-        """The examples that stand before the prompts of a predict function; None for none."""
-
-
-class ClosedAnswers:
-    """What tasks share whose answers are numbers of `assets["answers"]`."""
-
-    assets: Assets
-
-    def answers_of(self, output: Mapping[str, np.ndarray]) -> tuple[tuple[str, float], ...]:
-        """The answers with their probabilities; one that is none (-1) is empty."""
-        return tuple(
-            (self.assets["answers"][int(answer)] if answer >= 0 else "", float(probability))
-            for answer, probability in zip(output["answer"], output["probability"], strict=True)
-        )
-
-    def answers_among(self, predict: str) -> Sequence[str]:
-        """All of them."""
-        return self.assets["answers"]
-
-    def shots(self, predict: str) -> None:
-        """None: there are no prompts."""
+        """The boxes, x1, y1, x2, y2 in pixels of the image; [0, 4] for a model without sight."""
 
 
 TASKS = {
@@ -159,7 +140,7 @@ def task_without_data(config: ml_collections.ConfigDict) -> Task:
     return cls(config, cls.stand_in_assets(config))
 
 
-def abstract_batch(task: Task, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """The shapes and dtypes of a batch as the devices get it."""
+def abstract_batch(task: Task, batch_size: int, keys: Sequence[str] = ()) -> dict[str, jax.ShapeDtypeStruct]:
+    """The shapes and dtypes of a batch as the devices get it: of `keys`, or of what the loss reads."""
     batch = task.init_batch(batch_size)
-    return {key: jax.ShapeDtypeStruct(batch[key].shape, batch[key].dtype) for key in task.batch_keys}
+    return {key: jax.ShapeDtypeStruct(batch[key].shape, batch[key].dtype) for key in keys or task.batch_keys}

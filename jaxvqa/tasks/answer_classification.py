@@ -17,10 +17,14 @@ from jaxvqa.data import transforms
 from jaxvqa.data.answers import ANSWER_RULES, AnswerList
 from jaxvqa.data.text import Vocabulary, load_glove, tokenise
 from jaxvqa.errors import ConfigError, DataError
-from jaxvqa.tasks import Assets, ClosedAnswers, Metrics, Task
+from jaxvqa.tasks import Assets, Metrics, Task
+from jaxvqa.tasks.predictions import Predict, best_answers
+
+SHOWN = 5
+"""How many of the best answers an explanation lists."""
 
 
-class AnswerClassification(ClosedAnswers, Task):
+class AnswerClassification(Task):
     """Binary cross-entropy against a score for each answer, summed over answers and examples (RWSAN, spec section 5)."""
 
     batch_keys: Sequence[str] = ("regions", "question", "answer_scores", "mask")
@@ -39,7 +43,8 @@ class AnswerClassification(ClosedAnswers, Task):
         self.model = models.build(
             config.model.to_dict(), dtype=config.dtype, vocab_size=len(self.vocabulary), num_answers=len(self.answers)
         )
-        self.predict_fns = {"answers": self._predict_answers, "explain": self._predict_with_attention}
+        explain = Predict(self._predict_with_attention, ("regions", "question"), self.answers.answers)
+        self.predictions = {"answers": explain.first(), "explain": explain}
 
     # --- assets ----------------------------------------------------------------------------------------------------------
 
@@ -160,15 +165,5 @@ class AnswerClassification(ClosedAnswers, Task):
         logits, out = self.model.apply(
             {"params": params, **collections}, regions=batch["regions"], question=batch["question"]
         )
-        probabilities, indices = jax.lax.top_k(jax.nn.sigmoid(logits.astype(jnp.float32)), min(5, logits.shape[-1]))
-        return {
-            # Ties go to the first index, as in the original; top_k keeps that order.
-            "answer": indices,
-            "probability": probabilities,
-            "region_attention": out["region_attention"],
-            "question_attention": out["question_attention"],
-        }
-
-    def _predict_answers(self, params: Any, collections: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
-        predicted = self._predict_with_attention(params, collections, batch)
-        return {"answer": predicted["answer"][:, :1], "probability": predicted["probability"][:, :1]}
+        maps = {name: out[name] for name in ("region_attention", "question_attention")}
+        return best_answers(jax.nn.sigmoid(logits.astype(jnp.float32)), SHOWN) | maps

@@ -18,7 +18,8 @@ from jaxvqa.data import images, transforms
 from jaxvqa.data.answers import ANSWER_RULES
 from jaxvqa.data.med_text import DiseaseList
 from jaxvqa.errors import ConfigError, DataError
-from jaxvqa.tasks import Assets, ClosedAnswers, Metrics, Task
+from jaxvqa.tasks import Assets, Metrics, Task
+from jaxvqa.tasks.predictions import Predict, best_answers
 
 SHOWN = 5
 """How many of the best answers an explanation lists."""
@@ -44,7 +45,7 @@ RULES = {
 """Predict function -> rule. With `_flip` behind its name, logits are the mean of the picture's and its mirror image's."""
 
 
-class ImageClassification(ClosedAnswers, Task):
+class ImageClassification(Task):
     """Cross-entropy over the answers, or what `config.loss` makes of it (SYSU spec, section 9); the question is not read.
 
     `config.loss`: `mixup`, `label_smooth` and `superloss` (bool), `mixup_alpha`, `mixup_off_epoch` (from when on pictures are
@@ -82,15 +83,16 @@ class ImageClassification(ClosedAnswers, Task):
         self._loss = losses.choose_loss(
             mixup=loss.mixup, label_smooth=loss.label_smooth, superloss=loss.superloss, flags=loss.flags
         )
-        self.batch_keys: Sequence[str] = ("image", "answer_class", "modality", "mask")
+        self.batch_keys: Sequence[str] = ("image", "answer_class", "mask")
         rules = RULES if self._masks else {"answers": voting.best}
-        self.predict_fns: Mapping[str, Callable[[Any, Any, Mapping[str, Array]], dict[str, Array]]] = {
-            **{name: partial(self._predict_answers, rule=rule) for name, rule in rules.items()},
-            **{f"{name}_flip": partial(self._predict_answers, rule=rule, flip=True) for name, rule in rules.items()},
-            "explain": self._predict_best,
-            "logits": self._predict_logits,
-            "logits_flip": partial(self._predict_logits, flip=True),
-        }
+        asked, choices = ("image", "modality"), self.classes.answers
+        self.predictions: dict[str, Predict] = {"explain": Predict(self._predict_best, ("image",), choices)}
+        for flip in (False, True):
+            end = "_flip" if flip else ""
+            self.predictions["logits" + end] = Predict(partial(self._predict_logits, flip=flip), ("image",), choices)
+            for name, rule in rules.items():
+                function = partial(self._predict_answers, rule=rule, flip=flip)
+                self.predictions[name + end] = Predict(function, asked, choices)
 
     # --- assets ------------------------------------------------------------------------------------------------------------
 
@@ -231,9 +233,7 @@ class ImageClassification(ClosedAnswers, Task):
 
     def _predict_best(self, params: Any, collections: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
         """The best answers int32[B, 5] and probabilities, masks aside."""
-        probabilities = jax.nn.softmax(self._logits(params, collections, batch["image"]))
-        values, indices = jax.lax.top_k(probabilities, min(SHOWN, len(self.classes)))
-        return {"answer": indices, "probability": values}
+        return best_answers(jax.nn.softmax(self._logits(params, collections, batch["image"])), SHOWN)
 
     def _predict_logits(
         self, params: Any, collections: Any, batch: Mapping[str, Array], *, flip: bool = False

@@ -16,6 +16,7 @@ from jaxvqa.data.sources import Records
 from jaxvqa.errors import DataError
 from jaxvqa.metrics.segmentation import mean_iou
 from jaxvqa.tasks import Assets, Metrics, Task
+from jaxvqa.tasks.predictions import Predict
 
 SPLITS = {True: "train", False: "test"}
 """Whether in training -> split of the question list that is drawn from."""
@@ -55,7 +56,7 @@ class MultiTaskPretraining(Task):
             vocab_size=len(self.vocabulary),
             classes=len(assets["class_names"]),
         )
-        self.predict_fns = {"scores": self._predict_scores}
+        self.predictions = {"scores": Predict(self._predict_scores, ("image", self._target, "question", "fits"))}
 
     # --- assets ------------------------------------------------------------------------------------------------------------
 

@@ -17,13 +17,18 @@ from jaxvqa.data.rad_text import RadAnswerList, RadVocabulary, load_vectors, sec
 from jaxvqa.data.sources import open_vqa
 from jaxvqa.errors import ConfigError, DataError
 from jaxvqa.models.cmsa import ORGANS
-from jaxvqa.tasks import Assets, ClosedAnswers, Metrics, Task
+from jaxvqa.tasks import Assets, Metrics, Task
+from jaxvqa.tasks.predictions import Predict, best_answers
 
 PICTURES = {"image": ("image_size", 3), "image_84": ("maml_size", 1), "image_128": ("autoencoder_size", 1)}
 """A model's input -> the field of `config.data` with its size, and its channels."""
 
 
-class RadiologyVqa(ClosedAnswers, Task):
+SHOWN = 5
+"""How many of the best answers an explanation lists."""
+
+
+class RadiologyVqa(Task):
     """Binary cross-entropy over the answers, with what a model's image branches are trained for beside it (spec, section 8).
 
     A model says in `inputs` which entries of a batch it reads, and in its intermediates what else there is to learn:
@@ -55,11 +60,10 @@ class RadiologyVqa(ClosedAnswers, Task):
             if name in self.model.inputs
         }
         self.batch_keys: Sequence[str] = (*self.model.inputs, "answer_scores", "organ", "mask")
-        self.predict_fns = {
-            "answers": self._predict_answers,
-            "answers_blank": self._predict_blank,
-            "explain": self._predict_with_attention,
-        }
+        # A model with an organ head says too whether it is right, which takes the organ.
+        explain = Predict(self._predict_with_attention, (*self.model.inputs, "organ"), self.answers.answers)
+        answers = explain.first()
+        self.predictions = {"answers": answers, "answers_blank": answers.blank(*self._sizes), "explain": explain}
 
     # --- assets ------------------------------------------------------------------------------------------------------------
 
@@ -217,33 +221,14 @@ class RadiologyVqa(ClosedAnswers, Task):
         """What the model reads, by keyword."""
         return {"question": batch["question"]} | {name: images.normalised(batch[name]) for name in self._sizes}
 
-    def _apply(self, params: Any, collections: Any, batch: Mapping[str, Array]) -> tuple[dict[str, Array], Any]:
+    def _predict_with_attention(self, params: Any, collections: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
         variables = {"params": params, **{name: tree for name, tree in collections.items() if name != "losses"}}
         logits, out = self.model.apply(variables, **self._inputs(batch))
-        # Ties go to the first answer, as in the original; top_k keeps that order.
-        probabilities, indices = jax.lax.top_k(jax.nn.sigmoid(logits), min(5, logits.shape[-1]))
-        predicted = {"answer": indices, "probability": probabilities}
+        predicted = best_answers(jax.nn.sigmoid(logits), SHOWN)
         if "organ_logits" in out:
             predicted["organ_right"] = (jnp.argmax(out["organ_logits"], axis=-1) == batch["organ"]).astype(jnp.float32)
-        return predicted, out
-
-    def _predict_answers(self, params: Any, collections: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
-        predicted, _ = self._apply(params, collections, batch)
-        return predicted | {name: predicted[name][:, :1] for name in ("answer", "probability")}
-
-    def _predict_blank(self, params: Any, collections: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
-        """The answers to the same questions when the picture is black: how far the model needs to look."""
-        return self._predict_answers(
-            params, collections, {**batch, **{name: jnp.zeros_like(batch[name]) for name in self._sizes}}
-        )
-
-    def _predict_with_attention(self, params: Any, collections: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
-        predicted, out = self._apply(params, collections, batch)
-        count = batch["question"].shape[0]
-        for name, flat in (("region_attention", (count, -1)), ("question_attention", (count, -1))):
-            if name in out:
-                predicted[name] = out[name].reshape(flat)
-        return predicted
+        maps = ("region_attention", "question_attention")
+        return predicted | {name: out[name].reshape(len(logits), -1) for name in maps if name in out}
 
 
 def dynamic_weights(

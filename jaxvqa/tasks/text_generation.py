@@ -1,7 +1,7 @@
 """Writing an answer, a caption or a report, and choosing a class beside it where there is a head for that: Flamingo."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -23,6 +23,7 @@ from jaxvqa.errors import ConfigError, DataError, nearest
 from jaxvqa.inputs import read_json
 from jaxvqa.models.flamingo import parse_compat
 from jaxvqa.tasks import Assets, Metrics, Task
+from jaxvqa.tasks.predictions import Predict, best_answers
 
 
 class VerbatimList(AnswerList):
@@ -48,8 +49,9 @@ SHOWN = 5
 CLOSED = ("yes", "no")
 """The answers that `ranked` chooses from without a list."""
 
-PROMPTED = ("answers", "answers_blank", "ranked", "ranked_blank", "embeddings")
-"""The predict functions whose prompts may have examples before them; the others read an example alone, as in training."""
+WHOLE = ("image", "text", "text_mask", "question_end")
+PROMPT = ("image", "prompt", "prompt_mask")
+"""The entries of a batch that are a whole text with its image, and those that are a prompt with the images in it."""
 
 
 class TextGeneration(Task):
@@ -120,32 +122,31 @@ class TextGeneration(Task):
         self._generator = generate.Generator(
             self.model, generate.Settings(**settings, stop=self.tokeniser.end, padding=self.tokeniser.padding)
         )
-        self.batch_keys: Sequence[str] = (
-            *("image", "text", "text_mask", "question_end", "answer_start", "prompt", "prompt_mask", "answer_class"),
-            "mask",
-        )
-        answers = self._predict_text if self._writes else self._predict_class
-        self.predict_fns: Mapping[str, Callable[[Any, Any, Mapping[str, Array]], dict[str, Array]]] = {
-            "answers": answers,
-            "answers_blank": partial(_without_picture, answers),
-            "likelihood": self._predict_likelihood,
-            "explain": self._predict_with_attention,
-            **(
-                {"classes": self._predict_class, "classes_blank": partial(_without_picture, self._predict_class)}
-                if data.classify
-                else {}
-            ),
-            **(
-                {
-                    "embeddings": self._predict_embeddings,
-                    "ranked": self._predict_ranked,
-                    "ranked_blank": partial(_without_picture, self._predict_ranked),
-                }
-                if self._writes
-                else {}
-            ),
-            "image_vectors": self._predict_vectors,
+        self.batch_keys: Sequence[str] = (*WHOLE, "answer_start", "answer_class", "mask")
+        self.predictions = self._predictions()
+
+    def _predictions(self) -> dict[str, Predict]:
+        classes = tuple(self.assets["answers"])
+        found = {
+            "likelihood": Predict(self._predict_likelihood, (*WHOLE, "answer_start", "answer_class")),
+            "image_vectors": Predict(self._predict_vectors, ("image",)),
+            "explain": Predict(self._predict_with_attention, WHOLE, classes),
         }
+        if self._data.classify:
+            found["classes"] = found["answers"] = Predict(self._predict_class, WHOLE, classes)
+        if self._writes:
+            both = tuple(dict.fromkeys((*WHOLE, *PROMPT)))
+            answers = Predict(self._predict_text, PROMPT, text=self._text_of, shots=self._shots())
+            found |= {
+                "answers": answers,
+                "embeddings": replace(answers, function=self._predict_embeddings, keys=both),
+                "ranked": replace(answers, function=self._predict_ranked, text=None, choices=self.candidates),
+                "explain": replace(found["explain"], keys=both, text=self._text_of),
+            }
+        blank = {
+            f"{name}_blank": found[name].blank("image") for name in ("answers", "classes", "ranked") if name in found
+        }
+        return found | blank
 
     def _faults_of_prompts(self) -> Iterator[str]:
         """What does not go together with `config.data.max_prompt` and `config.data.shots`."""
@@ -223,10 +224,10 @@ class TextGeneration(Task):
         see = self._see(train=False)
         return self._with_text([*see, few_shot.ShowExamples(support, see)])
 
-    def shots(self, predict: str) -> few_shot.Shots | None:
-        """Those of `config.data`, for the predict functions that are `PROMPTED`."""
+    def _shots(self) -> few_shot.Shots | None:
+        """The examples of `config.data`, which stand before prompts; what reads whole texts has none, as in training."""
         data = self._data
-        if not data.shots or predict not in PROMPTED:
+        if not data.shots:
             return None
         return few_shot.Shots(data.shots, data.shots_by, data.shots_split, self._seed, self._few_shot_transforms)
 
@@ -252,7 +253,7 @@ class TextGeneration(Task):
             *see,
             self._write,
             ClassOfAnswer(self.answers),
-            Keep(tuple(key for key in self.batch_keys if key != "mask")),
+            Keep(tuple(dict.fromkeys((*WHOLE, *PROMPT, "answer_start", "answer_class")))),
         )
 
     def init_batch(self, batch_size: int) -> dict[str, np.ndarray]:
@@ -274,10 +275,6 @@ class TextGeneration(Task):
             "mask": np.ones((batch_size,), np.float32),
         }
 
-    def decode(self, words: Int[np.ndarray, " W"], length: int) -> str:
-        """The text of generated words."""
-        return self.tokeniser.decode(words[:length])
-
     # --- explanations ------------------------------------------------------------------------------------------------------
 
     def words(self, question: str) -> list[str]:
@@ -296,18 +293,9 @@ class TextGeneration(Task):
         width, height = int(example["image_w"]), int(example["image_h"])
         return (corners * [width, height, width, height]).astype(np.float32)
 
-    def answers_of(self, output: Mapping[str, np.ndarray]) -> tuple[tuple[str, float], ...]:
-        """The text that was written with its probability; or the best classes with theirs."""
-        if "words" in output:
-            return ((self.decode(output["words"], int(output["length"])), float(np.exp(output["score"]))),)
-        return tuple(
-            (self.answers.answers[int(a)], float(p))
-            for a, p in zip(output["answer"], output["probability"], strict=True)
-        )
-
-    def answers_among(self, predict: str) -> Sequence[str]:
-        """The classes, or those that `ranked` chooses from."""
-        return self.candidates if predict.startswith("ranked") else self.assets["answers"]
+    def _text_of(self, output: Mapping[str, np.ndarray]) -> str:
+        """The text of one example's generated words."""
+        return self.tokeniser.decode(output["words"][: int(output["length"])])
 
     # --- model -------------------------------------------------------------------------------------------------------------
 
@@ -405,7 +393,7 @@ class TextGeneration(Task):
     def _predict_class(self, params: Any, collections: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
         """`answer` int32[B, 1] and its `probability` float32[B, 1] among the classes."""
         _, out = self.model.apply({"params": params, **collections}, **self._inputs(batch))
-        return _best_classes(out["class_logits"], 1)
+        return best_answers(jax.nn.softmax(out["class_logits"]), 1)
 
     def _predict_likelihood(self, params: Any, collections: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
         """How probable the true text is, sums over each example's words: float32[B] each.
@@ -472,7 +460,7 @@ class TextGeneration(Task):
         logits, cache = self._generator.prefill(variables, batch["prompt"], batch["prompt_mask"], inputs, slots=slots)
         sums = likelihood.log_likelihoods(self.model, variables, given, logits, cache)
         lengths = jnp.asarray(given.lengths, jnp.float32) ** self._generator.settings.length_penalty
-        return _best_classes(sums / lengths[None], SHOWN)
+        return best_answers(jax.nn.softmax(sums / lengths[None]), SHOWN)
 
     def _predict_vectors(self, params: Any, collections: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
         """`vector` float32[B, E], what the vision tower makes of the picture."""
@@ -490,7 +478,7 @@ class TextGeneration(Task):
             asked, place = self._inputs(batch), batch["question_end"]
         _, out = self.model.apply(variables, **asked)
         if not self._writes:
-            found = _best_classes(out["class_logits"], SHOWN)
+            found = best_answers(jax.nn.softmax(out["class_logits"]), SHOWN)
         return found | {"region_attention": self.model.patch_attention(out, place)}
 
 
@@ -518,18 +506,6 @@ def answer_words(batch: Mapping[str, Array]) -> Bool[Array, "B T"]:
 
 def _behind_prompt(batch: Mapping[str, Array]) -> Bool[Array, "B T"]:
     return jnp.arange(batch["text"].shape[1])[None] >= batch["answer_start"][:, None] - 1
-
-
-def _best_classes(logits: Float[Array, "B A"], count: int) -> dict[str, Array]:
-    probability, answer = jax.lax.top_k(jax.nn.softmax(logits), min(count, logits.shape[-1]))
-    return {"answer": answer, "probability": probability}
-
-
-def _without_picture(
-    predict: Callable[..., dict[str, Array]], params: Any, collections: Any, batch: Mapping[str, Array]
-) -> dict[str, Array]:
-    """The same with a black picture: how far the model needs to look."""
-    return predict(params, collections, {**batch, "image": jnp.zeros_like(batch["image"])})
 
 
 def _candidates(file: str) -> tuple[str, ...]:

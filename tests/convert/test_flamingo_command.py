@@ -103,7 +103,7 @@ def test_a_file_without_a_class_head_needs_no_classes_and_is_evaluated_without(t
     config = configs.from_json(meta["config"])
     assert assets["answers"] == []
     assert not config.data.classify
-    assert {row.predict for row in config.evals.values()} <= task_with_assets(config, assets).predict_fns.keys()
+    assert {row.predict for row in config.evals.values()} <= task_with_assets(config, assets).predictions.keys()
     table = saved.restore_model(saved.model_shapes())["params"]["language"]["readout"]["table"]
     np.testing.assert_array_equal(table, tensors["flamingo_palm.to_logits.1.weight"])
 

@@ -9,12 +9,13 @@ import ml_collections
 import numpy as np
 import pytest
 
-from jaxvqa.data.pipeline import Readers
 from jaxvqa.data.sources import VqaSource
-from jaxvqa.evaluators import evaluator_class, likelihood
-from jaxvqa.evaluators.likelihood import LikelihoodEvaluator
+from jaxvqa.evaluators import evaluator
+from jaxvqa.evaluators.context import Context
 from jaxvqa.metrics import text
+from jaxvqa.metrics.score import as_row
 from jaxvqa.state import TrainState
+from jaxvqa.tasks.predictions import Predict
 
 WRITTEN = ("yes", "small mass", "No", "left lung")
 
@@ -57,26 +58,22 @@ class Source(VqaSource):
 
 
 class Task:
-    """A task that reads nothing, and whose answers are those of a list."""
+    """A task that reads nothing, and writes the texts of a list."""
 
     assets, batch_keys = {"answers": []}, ()
-    predict_fns = {"answers": lambda *_: {}, "likelihood": lambda *_: {}}  # noqa: RUF012
-    transforms = init_batch = init = loss = words = boxes = shots = lambda *_, **__: None
-    answers_among = lambda *_: ()  # noqa: E731
+    transforms = init_batch = init = loss = lambda *_, **__: None
 
     def __init__(self, written=(), rule="exact"):
-        self.written, self.answer_rule = written, rule
+        self.answer_rule = rule
+        write = Predict(lambda *_: {}, (), text=lambda output: written[int(output["words"][0])])
+        self.predictions = {"answers": write, "likelihood": Predict(lambda *_: {}, ())}
 
-    def answers_of(self, output):
-        return ((self.written[int(output["words"][0])], math.exp(output["score"])),)
 
-
-def options(predict, task, records, workdir):
+def context(predict, task, records, workdir, name="val"):
     """What an evaluator is made with."""
     config = ml_collections.ConfigDict({"split": "val", "batch_size": 2, "predict": predict})
     mesh = jax.make_mesh((1, 1, 1), ("data", "fsdp", "tensor"), devices=jax.devices()[:1])
-    given = {"task": task, "open_source": lambda _: Source(records), "mesh": mesh, "workdir": workdir}
-    return config, given | {"readers": Readers()}
+    return Context(name, config, task, lambda _: Source(records), mesh, workdir)
 
 
 @pytest.fixture
@@ -84,11 +81,10 @@ def evaluate(tmp_path):
     """Scores what was written to the records of a split: the values, and the predictions."""
 
     def run(records, answers, rule="exact", **outputs):
-        config, given = options("answers", Task(answers, rule), records, tmp_path)
-        made = evaluator_class("generation")("val", config, **given)
+        made = evaluator("generation")(context("answers", Task(answers, rule), records, tmp_path))
         count = len(records)
         outputs = {"words": np.arange(count)[:, None], "score": np.full(count, math.log(0.25))} | outputs
-        values = dict(made.score(7, outputs))
+        values = as_row(made.score(7, made.predictions(outputs)))
         lines = (tmp_path / "predictions/val_7.jsonl").read_text().splitlines()
         return values, [json.loads(line) for line in lines]
 
@@ -173,8 +169,7 @@ def test_the_nearest_answer_by_its_states(evaluate):
 def test_likelihoods_are_means_over_all_words_of_a_split(monkeypatch, tmp_path, sums, expected):
     """Not means of the examples' means: long texts weigh more."""
     arrays = {name: np.asarray(values, np.float32) for name, values in sums.items()}
-    monkeypatch.setattr(likelihood, "predict_all", lambda *_, **__: arrays)
-    config, given = options("likelihood", Task(), (), tmp_path)
-    made = LikelihoodEvaluator("sure", config, **given)
+    monkeypatch.setattr(Context, "outputs", lambda *_: arrays)
+    made = evaluator("likelihood")(context("likelihood", Task(), (), tmp_path, "sure"))
     state = TrainState(jnp.zeros((), jnp.int32), {}, {}, (), None)
-    assert dict(made.run(state)) == pytest.approx({f"sure/{name}": value for name, value in expected.items()})
+    assert as_row(made.run(state)) == pytest.approx({f"sure/{name}": value for name, value in expected.items()})

@@ -12,6 +12,7 @@ from jaxvqa.data import pipeline, sources
 from jaxvqa.data.few_shot import Support
 from jaxvqa.errors import ConfigError, DataError
 from jaxvqa.evaluate import make_evaluators
+from jaxvqa.metrics.score import as_row
 from jaxvqa.state import TrainState
 from jaxvqa.tasks import make_task, task_with_assets
 
@@ -57,10 +58,16 @@ def ready(phantoms, candidates):
 def batch_of(config, task, split="val"):
     """The support of a split, and a batch of it with examples."""
     source = sources.open_vqa(config.data, split)
-    shots = task.shots("answers")
+    shots = task.predictions["answers"].shots
     support = Support.of(sources.open_vqa(config.data, shots.split), shots)
     load = pipeline.LoadBatch(source, pipeline.EvalOrder(len(source), 24), shots.transforms(support), 0, 1)
     return source, support, load(0)
+
+
+def predicted(task, name, variables, made):
+    """What a predict function makes of the entries that it reads."""
+    predict = task.predictions[name]
+    return predict.jitted(variables["params"], {}, {key: made[key] for key in predict.keys})
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +98,7 @@ def test_the_pictures_are_those_of_the_text(ready, batch):
 
 def test_training_and_what_reads_whole_texts_have_no_examples(ready):
     config, task, _ = ready
-    assert {name for name in task.predict_fns if task.shots(name)} == {
+    assert {name for name, predict in task.predictions.items() if predict.shots} == {
         *("answers", "answers_blank", "embeddings", "ranked", "ranked_blank")
     }
     assert task.init_batch(2)["image"].ndim == 4
@@ -117,7 +124,7 @@ def uncached(ready):
 def test_answers_are_the_best_words_after_the_examples(ready, batch, uncached):
     _, task, variables = ready
     made = batch[2]
-    found = jax.jit(task.predict_fns["answers"])(variables["params"], {}, {k: made[k] for k in task.batch_keys})
+    found = predicted(task, "answers", variables, made)
     text, mask = behind(made, np.asarray(found["words"]))
     best = np.asarray(jnp.argmax(uncached(text, mask, made["image"]), axis=-1))
     for row, (start, length) in enumerate(zip(made["prompt_mask"].sum(-1), found["length"], strict=True)):
@@ -143,7 +150,7 @@ def test_given_answers_are_ranked_by_their_likelihood(ready, batch, uncached):
     """By the mean over their words, which is a length_penalty of 1; the best of them, with their shares."""
     _, task, variables = ready
     made = batch[2]
-    found = jax.jit(task.predict_fns["ranked"])(variables["params"], {}, {k: made[k] for k in task.batch_keys})
+    found = predicted(task, "ranked", variables, made)
     means = []
     for answer in CANDIDATES:
         words = np.array(task.tokeniser.fill(" {answer} <EOC>", {"answer": answer}))
@@ -169,17 +176,15 @@ def test_an_evaluation_by_image_finds_the_twin(ready, tmp_path):
     state = TrainState(step=jnp.asarray(3), params=variables["params"], collections={}, opt_state=(), ema=None)
     with jax.set_mesh(mesh):
         evaluator = make_evaluators(changed, task, mesh, tmp_path)["val"]
-        values = dict(evaluator.run(state))
-        steps = evaluator._examples.transforms(state)
+        values = as_row(evaluator.run(state))
+        steps = evaluator._transforms(state)
     rows = [json.loads(line) for line in (tmp_path / "predictions/val_3.jsonl").read_text().splitlines()]
     assert len(rows) == 48
     assert {row["answer"] for row in rows} <= set(CANDIDATES)
     assert 0 <= values["val/accuracy"] <= 100
     support, pictures = steps[-4].support, steps[-4].support.pictures
     raw = np.stack([task.transforms(train=False)[0](e)["image"] for e in pictures.read(range(len(pictures)))])
-    vectors = np.asarray(
-        task.predict_fns["image_vectors"](variables["params"], {}, {"image": jnp.asarray(raw)})["vector"]
-    )
+    vectors = np.asarray(predicted(task, "image_vectors", variables, {"image": raw})["vector"])
     vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     for question in sources.open_vqa(changed.data, "train").read([0, 20, 47]):
         shown = [int(shot["image_id"]) for shot in support(question)]

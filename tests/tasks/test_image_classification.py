@@ -100,7 +100,7 @@ def test_mixing_depends_on_the_step_alone(mixed):
     shares = np.asarray(mixup.share), 1 - np.asarray(mixup.share)
     assert 0 <= min(shares) <= max(shares) <= 1
     assert sorted(mixup.partner.tolist()) == [0, 1, 2, 3]
-    assert task.batch_keys == ("image", "answer_class", "modality", "mask")
+    assert task.batch_keys == ("image", "answer_class", "mask")
 
 
 def test_mixing_ends_at_its_epoch(mixed):
@@ -141,7 +141,7 @@ def test_a_mask_never_lets_another_class_through(phantoms, tmp_path):
     again = task_with_assets(config, json.loads(json.dumps(task.assets)))
     params, variables = variables_of(again)
     names = ("answers", "answers_masked", "answers_flip", "logits")
-    predict = jax.jit(lambda p, e, b: {name: again.predict_fns[name](p, e, b) for name in names})
+    predict = jax.jit(lambda p, e, b: {name: again.predictions[name].function(p, e, b) for name in names})
     batch = batch_of(config, again, train=False) | {"modality": jnp.asarray([0, 1, 2, 3])}
     predicted = predict(params, variables, batch)
     answers, masked, flipped, logits = (predicted[name] for name in names)

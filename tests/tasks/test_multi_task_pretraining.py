@@ -66,7 +66,7 @@ def test_both_tasks_are_learned_and_scored(mtpt, organ, measure):
         right, count = metrics[name]
         assert 0 <= right <= count == config.batch_size, name
     assert not np.array_equal(*(jax.tree.leaves(tree["batch_stats"]["backbone"])[0] for tree in (after, variables)))
-    scores = jax.jit(task.predict_fns["scores"])(params, variables, batch)
+    scores = task.predictions["scores"].jitted(params, variables, batch)
     assert set(scores) == {measure, "compatibility"}
     assert all(
         array.shape == (config.batch_size,) and 0 <= array.min() <= array.max() <= 1 for array in scores.values()

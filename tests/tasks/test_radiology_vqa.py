@@ -52,7 +52,7 @@ def loss_of(task, params, collections, batch, *, train=True):
 @functools.cache
 def compiled_predictions(task):
     names = ("answers", "explain", "answers_blank")
-    return jax.jit(lambda p, e, b: {name: task.predict_fns[name](p, e, b) for name in names})
+    return jax.jit(lambda p, e, b: {name: task.predictions[name].function(p, e, b) for name in names})
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +172,7 @@ def test_dynamic_weights_in_training_are_part_of_the_state(phantoms):
     task, params, collections, batch = ready(small_config(phantoms, loss__dynamic=True))
     _, (_, after) = loss_of(task, params, collections, batch)
     assert int(after["losses"]["steps"]) == 1
-    shapes = jax.eval_shape(task.predict_fns["answers"], params, collections, batch)
+    shapes = jax.eval_shape(task.predictions["answers"].function, params, collections, batch)
     assert shapes["answer"].shape == (4, 1)
 
 

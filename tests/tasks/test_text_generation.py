@@ -1,6 +1,7 @@
 """Writing answers: the loss by hand, what counts, pictures that are shared, one whole tiny run with parts that are fixed."""
 
 import copy
+import dataclasses
 import json
 
 import jax
@@ -60,7 +61,7 @@ def batch(config, task):
     """The first examples, in their order."""
     source = sources.open_vqa(config.data, "train")
     load = pipeline.LoadBatch(source, pipeline.EvalOrder(LIMIT, LIMIT), task.transforms(train=False), 0, 1)(0)
-    return {key: jnp.asarray(load[key]) for key in task.batch_keys}
+    return {key: jnp.asarray(load[key]) for key in task.init_batch(1)}
 
 
 class Fixed:
@@ -266,12 +267,11 @@ def test_questions_together_are_the_same_with_one_picture(phantoms, task, batch)
 
 
 def test_a_blank_picture_is_black_and_all_else_is_as_it_was(task, batch):
-    blank = task.predict_fns["answers_blank"]
-    assert blank.args == (task.predict_fns["answers"],)
-    assert task.predict_fns["classes_blank"].args == (task.predict_fns["classes"],)
-    seen = blank.func(lambda params, collections, given: given, {}, {}, batch)
-    assert not np.asarray(seen["image"]).any()
-    assert all(seen[key] is batch[key] for key in batch if key != "image")
+    for name in ("answers", "classes"):
+        seen = dataclasses.replace(task.predictions[name], function=lambda params, collections, given: given)
+        shown = seen.blank("image").function({}, {}, batch)
+        assert not np.asarray(shown["image"]).any()
+        assert all(shown[key] is batch[key] for key in batch if key != "image")
 
 
 def test_gates_are_shown_behind_their_tanh():
@@ -378,7 +378,7 @@ def test_answers_are_the_best_words_without_a_cache(finished, run_config, task, 
     made = task_with_assets(run_config, saved.read_json()[0])
     params = jax.tree.map(lambda x: x.astype(jnp.float32), saved.restore_model(saved.model_shapes())["params"])
     unseen = batch | {"image": batch["image"][::-1]}  # not what was learnt by heart: texts of any kind
-    found = made.predict_fns["answers"](params, {}, unseen)
+    found = made.predictions["answers"].function(params, {}, unseen)
     count, words = run_config.generate.words, np.asarray(found["words"])
     text = np.zeros((LIMIT, unseen["prompt"].shape[1] + count), np.int32)
     text[:, : unseen["prompt"].shape[1]] = unseen["prompt"]
@@ -439,8 +439,8 @@ def test_bert_without_a_class_head_is_told(phantoms, task):
     with config.unlocked():
         config.data.classify = True
     reads = task_with_assets(config, task.assets)
-    assert reads.predict_fns["answers"] == reads.predict_fns["classes"]
-    assert "embeddings" not in reads.predict_fns
+    assert reads.predictions["answers"] is reads.predictions["classes"]
+    assert "embeddings" not in reads.predictions
 
 
 def test_a_prompt_without_room_for_a_question_is_told(phantoms, task):

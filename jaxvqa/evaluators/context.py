@@ -1,0 +1,174 @@
+"""What every evaluation works with, and running a predict function over a whole split, each example exactly once."""
+
+import functools
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from jaxvqa import logs
+from jaxvqa.data import pipeline
+from jaxvqa.data.sources import VqaSource
+from jaxvqa.data.transforms import Transform
+from jaxvqa.errors import ConfigError, DivergedError, nearest, os_errors
+from jaxvqa.sharding import batch_sharding, check_batch_size
+from jaxvqa.state import TrainState
+from jaxvqa.tasks import Task
+from jaxvqa.tasks.predictions import Predict
+from jaxvqa.types import Config
+
+Row = dict[str, Any]
+"""One line of a predictions file."""
+
+
+@dataclass(frozen=True, eq=False)
+class Context:
+    """What an evaluation works with.
+
+    Attributes:
+      name: the evaluation's name in `config.evals`.
+      config: its row there: `split`, `batch_size`, `predict`, and what its type takes besides.
+      task: whose predict functions and transforms it runs.
+      open_source: opens a split.
+      mesh: the devices.
+      workdir: where it writes `predictions/`.
+      readers: how batches are read ahead.
+
+    Raises:
+      ConfigError: the task has no predict function of that name, or the row's batch size does not fit the mesh.
+    """
+
+    name: str
+    config: Config
+    task: Task
+    open_source: Callable[[str], VqaSource]
+    mesh: Mesh
+    workdir: Path
+    readers: pipeline.Readers = pipeline.DEFAULT_READERS
+
+    def __post_init__(self) -> None:
+        check_batch_size(self.config.batch_size, 1, self.mesh, f"config.evals.{self.name}.batch_size")
+        known, wanted = self.task.predictions, self.config.predict
+        if wanted not in known:
+            raise ConfigError(
+                f"config.evals.{self.name}.predict is {wanted!r}; the task has {', '.join(known)}.{nearest(wanted, known)}"
+            )
+
+    @property
+    def predict(self) -> Predict:
+        """The predict function that the row names."""
+        return self.task.predictions[self.config.predict]
+
+    @functools.cached_property
+    def source(self) -> VqaSource:
+        """The examples to evaluate."""
+        return self.open_source(self.config.split)
+
+    @functools.cached_property
+    def images(self) -> list[int]:
+        """The image of each example: what intervals resample."""
+        return [int(record["image_id"]) for record in self.source.all_questions()]
+
+    def outputs(
+        self,
+        state: TrainState,
+        *,
+        predict: Predict | None = None,
+        source: pipeline.Source | None = None,
+        transforms: Sequence[Transform] | None = None,
+        what: str = "",
+    ) -> dict[str, np.ndarray]:
+        """Runs the row's predict function over its split with the task's transforms, or what is given instead of these.
+
+        Arguments and errors as of `predict_all`.
+        """
+        return predict_all(
+            self.predict if predict is None else predict,
+            state,
+            self.source if source is None else source,
+            self.task.transforms(train=False) if transforms is None else transforms,
+            batch_size=self.config.batch_size,
+            mesh=self.mesh,
+            readers=self.readers,
+            what=what or f"evaluating {self.name}",
+        )
+
+    def write(self, step: int, rows: Iterable[Row], others: Mapping[str, str] | None = None) -> None:
+        """Writes `predictions/NAME_STEP.jsonl`, and files whose names go on with `_` and the keys of `others`; in process 0."""
+        if jax.process_index() != 0:
+            return
+        folder = self.workdir / "predictions"
+        with os_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            write_whole(folder / f"{self.name}_{step}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+            for ending, text in (others or {}).items():
+                write_whole(folder / f"{self.name}_{step}_{ending}", text)
+
+
+def predict_all(
+    predict: Predict,
+    state: TrainState,
+    source: pipeline.Source,
+    transforms: Sequence[Transform],
+    *,
+    batch_size: int,
+    mesh: Mesh,
+    readers: pipeline.Readers = pipeline.DEFAULT_READERS,
+    what: str = "predicting",
+) -> dict[str, np.ndarray]:
+    """Returns what `predict` gives for every example of the source, in its order; the same in every process.
+
+    Args:
+      predict: one of a task's predict functions.
+      state: whose `eval_variables` to predict with.
+      source: the examples.
+      transforms: make examples of a batch of them.
+      batch_size: examples a step over all devices.
+      mesh: the devices.
+      readers: how batches are read ahead.
+      what: what is done, as the progress shown calls it.
+
+    Raises:
+      DivergedError: an output is a NaN, though the state is finite; names the first examples.
+    """
+    order = pipeline.EvalOrder(len(source), batch_size)
+    load = pipeline.LoadBatch(source, order, transforms, jax.process_index(), jax.process_count())
+    host = pipeline.batches(load, 0, order.steps, readers)
+    kept = []
+    with logs.Progress(what, order.steps) as progress:
+        batches = pipeline.to_device(host, batch_sharding(mesh), predict.keys)
+        for step, (batch, _) in enumerate(progress.each(batches)):
+            predicted = predict.jitted(*state.eval_variables, batch)
+            real = order(step) >= 0
+            gathered = (
+                multihost_utils.process_allgather(predicted, tiled=True)
+                if jax.process_count() > 1
+                else jax.device_get(predicted)
+            )
+            kept.append({key: np.asarray(value)[real] for key, value in gathered.items()})
+    outputs = {key: np.concatenate([k[key] for k in kept]) for key in kept[0]}
+    for key, values in outputs.items():
+        if (
+            np.issubdtype(values.dtype, np.floating)
+            and (bad := np.isnan(values.reshape(len(values), -1)).any(axis=1)).any()
+        ):
+            raise DivergedError(
+                f"The model gives no number (NaN) as {key!r} for {bad.sum()} of {len(bad)} examples, the first at the places "
+                f"{np.flatnonzero(bad)[:5].tolist()} of their split. Look at the data there; with config.dtype = 'bfloat16', "
+                "try 'float32'."
+            )
+    return outputs
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file under another name first, so that it is there whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
