@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from jaxvqa import sharding
+from jaxvqa import sharding, tasks
 from jaxvqa.data.sources import VqaSource
 from jaxvqa.evaluators import evaluator
 from jaxvqa.evaluators.context import Context
@@ -40,7 +40,7 @@ def keep(example):
     return {"place": example["place"]}
 
 
-class Task:
+class Task(tasks.Task):
     """A task whose parameters are the outputs themselves: float or int[N, …] by name, of which each example reads its own."""
 
     assets, batch_keys = {}, ()
