@@ -25,7 +25,7 @@ SHARDING = (
     (r"embed/embedding", ("fsdp", None)),
     (r"lstm/.*kernel", ("fsdp", None)),
     (r".*/(value|key|query|up)/kernel", ("fsdp", "tensor")),
-    (r".*/(merge|down)/kernel", ("tensor", "fsdp")),
+    (r".*/(output|down)/kernel", ("tensor", "fsdp")),
     (r"(region_input|classifier)/kernel", ("fsdp", "tensor")),
     (r".*", ()),
 )

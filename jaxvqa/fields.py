@@ -206,7 +206,7 @@ CHOICES: tuple[tuple[str, Any], ...] = (
     ("model.language", "jaxvqa.models.flamingo:LANGUAGES"),
     ("model.vision", "jaxvqa.models.flamingo:VISIONS"),
     ("model.head", "jaxvqa.models.flamingo:HEADS"),
-    ("model.cross_activation", "jaxvqa.models.layers.multi_head:ACTIVATIONS"),
+    ("model.cross_activation", "jaxvqa.models.layers.feed_forward:ACTIVATIONS"),
 )
 """Texts that are one of several, or where the names of these stand."""
 

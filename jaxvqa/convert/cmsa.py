@@ -34,14 +34,14 @@ from jaxvqa.convert.table import Report, Rule, Table, nested, to_jax, to_torch
 from jaxvqa.convert.towers.resnet import RESNET
 from jaxvqa.errors import CheckpointError, nearest
 from jaxvqa.models import build
-from jaxvqa.models.layers.transformer import sinusoids
+from jaxvqa.models.layers.query_norm import sinusoids
 
 EMBEDDING = [Rule("emb.weight", "table_0"), Rule("emb_.weight", "table_1")]
 ATTENTION = [
-    *nested("w_qs", "query", LINEAR_NO_BIAS),
-    *nested("w_ks", "key", LINEAR_NO_BIAS),
-    *nested("w_vs", "value", LINEAR_NO_BIAS),
-    *nested("fc", "output", LINEAR_NO_BIAS),
+    *nested("w_qs", "attention/query", LINEAR_NO_BIAS),
+    *nested("w_ks", "attention/key", LINEAR_NO_BIAS),
+    *nested("w_vs", "attention/value", LINEAR_NO_BIAS),
+    *nested("fc", "attention/output", LINEAR_NO_BIAS),
     *nested("layer_norm", "norm", LAYER_NORM),
 ]
 QUESTION = [
@@ -85,9 +85,9 @@ KEYS = Table(
             *nested("q_emb", "question", QUESTION),
             *nested("cmsa0", "block_0", NON_LOCAL),
             *nested("cmsa1", "block_1", NON_LOCAL),
-            *nested("fc", "read", LINEAR),
+            *nested("fc", "projection", LINEAR),
             *nested("classifier", "classifier", CLASSIFIER),
-            *nested("cma", "attend", ATTENTION),
+            *nested("cma", "word_attention", ATTENTION),
             *nested("modal_classifier", "organ", ORGAN),
             *nested("abd_v_emb", "abdomen", RESNET),
             *nested("brain_v_emb", "head", RESNET),

@@ -56,7 +56,7 @@ COMPATIBILITY = [
     *nested("w_emb", "embed", EMBEDDING),
     *nested("q_emb", "question", QUESTION),
     *nested("cmsa", "block", NON_LOCAL),
-    *nested("fc", "read", LINEAR),
+    *nested("fc", "projection", LINEAR),
     *nested("classifier", "classifier", CLASSIFIER),
 ]
 

@@ -24,23 +24,23 @@ ATTENTION = [
     *nested("linear_v", "value", LINEAR),
     *nested("linear_k", "key", LINEAR),
     *nested("linear_q", "query", LINEAR),
-    *nested("linear_merge", "merge", LINEAR),
+    *nested("linear_merge", "output", LINEAR),
 ]
 MLP = [*nested("mlp.fc.linear", "up", LINEAR), *nested("mlp.linear", "down", LINEAR)]
 POOLING = [*nested("mlp.fc.linear", "score/up", LINEAR), *nested("mlp.linear", "score/down", LINEAR)]
-POOLING += nested("linear_merge", "merge", LINEAR)
+POOLING += nested("linear_merge", "output", LINEAR)
 SELF_UNIT = [
-    *nested("mhatt", "self_attention", ATTENTION),
+    *nested("mhatt", "attention", ATTENTION),
     *nested("ffn", "feed_forward", MLP),
-    *nested("norm1", "self_attention_norm", NORM),
+    *nested("norm1", "attention_norm", NORM),
     *nested("norm2", "feed_forward_norm", NORM),
 ]
 GUIDED_UNIT = [
-    *nested("mhatt1", "self_attention", ATTENTION),
-    *nested("mhatt2", "guided_attention", ATTENTION),
+    *nested("mhatt1", "attention", ATTENTION),
+    *nested("mhatt2", "cross_attention", ATTENTION),
     *nested("ffn", "feed_forward", MLP),
-    *nested("norm1", "self_attention_norm", NORM),
-    *nested("norm2", "guided_attention_norm", NORM),
+    *nested("norm1", "attention_norm", NORM),
+    *nested("norm2", "cross_attention_norm", NORM),
     *nested("norm3", "feed_forward_norm", NORM),
 ]
 

@@ -27,7 +27,7 @@ from jaxvqa.models.layers.dropout import Dropout
 from jaxvqa.models.layers.linear import Linear
 from jaxvqa.models.layers.non_local import Mixture, NonLocal, cross_modal_map
 from jaxvqa.models.layers.pooling import max_pool
-from jaxvqa.models.layers.transformer import QueryNormAttention
+from jaxvqa.models.layers.query_norm import QueryNormAttention
 from jaxvqa.models.layers.weight_norm import Classifier
 from jaxvqa.models.question import QuestionEncoder, WordEmbedding
 from jaxvqa.models.towers.resnet import ResNet
@@ -125,9 +125,9 @@ class CMSA(nn.Module):
         self.abdomen, self.head, self.chest = (ResNet(self.depth, self.branch_width, dtype, self.remat) for _ in ORGANS)
         self.organ = OrganClassifier(self.organ_width, self.organ_hidden, self.dropout, dtype)
         self.block_0, self.block_1 = NonLocal(dtype), NonLocal(dtype)
-        self.read = Linear(states, dtype)
+        self.projection = Linear(states, dtype)
         if self.cross_attention:
-            self.attend = QueryNormAttention(1, states, self.attention_dropout, dtype)
+            self.word_attention = QueryNormAttention(1, states, self.attention_dropout, dtype)
         self.classifier = Classifier(2 * states, self.num_answers, self.dropout, dtype)
 
     def __call__(
@@ -183,8 +183,8 @@ class CMSA(nn.Module):
         (batch, height, width, _), count = image.shape, words.shape[1]
         weights = last.weights.reshape(batch, count, height * width, -1)
         pooled = Mixture(jnp.mean(weights, axis=2, dtype=wide(weights.dtype)).astype(self.dtype), last.vectors).dense()
-        read = self.read(pooled)
-        joint = self.attend(words, read, train=train) if self.cross_attention else words + read
+        read = self.projection(pooled)
+        joint = self.word_attention(words, read, train=train) if self.cross_attention else words + read
         fused = jnp.sum(joint, axis=1, dtype=wide(joint.dtype)).astype(self.dtype)
         logits = self.classifier(fused, train=train)
 

@@ -24,10 +24,11 @@ from flax.core import FrozenDict
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxvqa.errors import ConfigError, nearest
+from jaxvqa.models.layers.attention import KeyValue, causal
 from jaxvqa.models.layers.dropout import Dropout
 from jaxvqa.models.layers.linear import Linear
-from jaxvqa.models.layers.multi_head import KeyValue, LayerNorm, causal
 from jaxvqa.models.layers.perceiver import GatedCrossAttention, PerceiverResampler, visible_media
+from jaxvqa.models.layers.transformer import LayerNorm, numbered
 from jaxvqa.models.towers.bert import BERT
 from jaxvqa.models.towers.clip import VisionTransformer
 from jaxvqa.models.towers.gpt2 import GPT2
@@ -461,9 +462,8 @@ class Flamingo(nn.Module):
             )
         for i, block in enumerate(self.tower.blocks):
             earlier = None if past is None else past[i]
-            y, weights, kept = block(x, mask, earlier, positions=positions, train=train)
-            if weights is not None:
-                out[f"attention_{i}"] = weights
+            y, maps, kept = block(x, mask, earlier, positions=positions, train=train)
+            out |= numbered(maps, i)
             if "doubled_residual" in self.quirks and self.language != "palm":
                 y = x + (y[:1] if "first_sample" in self.quirks and self.language == "gpt2" else y)
             x = out[f"block_{i}"] = y

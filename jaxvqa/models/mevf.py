@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxvqa.errors import ConfigError, nearest
 from jaxvqa.models.cmsa import ORGANS, OrganClassifier
-from jaxvqa.models.layers.attention import MASKED_SCORE
+from jaxvqa.models.layers.attention import LOWEST
 from jaxvqa.models.layers.batch_norm import BatchNorm
 from jaxvqa.models.layers.conv import Conv, ConvTranspose
 from jaxvqa.models.layers.dropout import Dropout
@@ -157,7 +157,7 @@ class BilinearAttention(nn.Module):
             "bgnd,btd->bgnt", image[:, None] * kernel[None, :, None], words, preferred_element_type=wide(self.dtype)
         )
         logits += bias[None, :, None, None]
-        logits = jnp.where(jnp.all(v == 0, axis=-1)[:, None, :, None], MASKED_SCORE, logits)
+        logits = jnp.where(jnp.all(v == 0, axis=-1)[:, None, :, None], LOWEST, logits)
         return logits, jax.nn.softmax(logits, axis=(-2, -1))
 
 
@@ -237,7 +237,7 @@ class StackedAttention(nn.Module):
             image = nn.Dense(self.width, use_bias=False, kernel_init=init, dtype=self.dtype, name=f"image_{k}")(v)
             hidden = Dropout(self.dropout)(nn.tanh(question[:, None] + image), train=train)
             scores = widened(Linear(1, self.dtype, name=f"score_{k}")(hidden)[..., 0])
-            scores = jnp.where(jnp.all(image == 0, axis=-1), MASKED_SCORE, scores)
+            scores = jnp.where(jnp.all(image == 0, axis=-1), LOWEST, scores)
             weights = jax.nn.softmax(scores, axis=-1)
             seen = jnp.einsum("bn,bnd->bd", weights.astype(self.dtype), image)
             u = (question if k == 0 else u) + seen

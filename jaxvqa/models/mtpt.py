@@ -153,7 +153,7 @@ class Compatibility(nn.Module):
         (batch, height, width, _), count = image.shape, question.shape[1]
         weights = last.weights.reshape(batch, count, height * width, -1)
         pooled = Mixture(jnp.mean(weights, axis=2, dtype=wide(weights.dtype)).astype(self.dtype), last.vectors).dense()
-        joint = states + Linear(states.shape[-1], self.dtype, name="read")(pooled)
+        joint = states + Linear(states.shape[-1], self.dtype, name="projection")(pooled)
         fused = jnp.sum(joint, axis=1, dtype=wide(joint.dtype)).astype(self.dtype)
         logits = Classifier(2 * fused.shape[-1], 2, self.dropout, self.dtype, name="classifier")(fused, train=train)
 

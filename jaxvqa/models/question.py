@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 from jaxvqa.errors import ConfigError, nearest
 from jaxvqa.models.layers.gru import GRU
 from jaxvqa.models.layers.lstm import LSTM
-from jaxvqa.models.layers.transformer import QueryNormEncoder
+from jaxvqa.models.layers.query_norm import QueryNormEncoder
 
 
 class WordEmbedding(nn.Module):

@@ -11,113 +11,73 @@ A pass calls one unit three times. All encoder passes share one set of parameter
 depth costs time but no parameters. Where the paper and its public code differ, this follows the code.
 """
 
+import functools
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxvqa.models.layers.attention import AttentionPooling, FeedForward, LowRankAttention
-from jaxvqa.models.layers.dropout import Dropout
+from jaxvqa.models.layers.attention import AttentionPooling, MultiHeadAttention
+from jaxvqa.models.layers.feed_forward import FeedForward
 from jaxvqa.models.layers.linear import Linear
 from jaxvqa.models.layers.lstm import LSTM
 from jaxvqa.models.layers.norm import StdNorm
+from jaxvqa.models.layers.transformer import Block
 from jaxvqa.precision import widened
 
 
-class SelfUnit(nn.Module):
-    """Self-attention, then a feed-forward block, each with a residual and a norm after it.
+def unit(width: int, heads: int, ranks: tuple[int, ...], dropout: float, dtype: Any) -> Block:
+    """Attention to the sequence itself, to the question where there is a second rank, and a feed-forward part.
 
-    Attributes:
-      heads: number of attention heads.
-      rank: size of a key in each head.
-      dropout: dropout rate.
+    A query and a key have only `rank` entries in each head, and the scores are divided by the root of the rank, not of a
+    value's size (RWSAN spec, section 1.4).
+
+    Args:
+      width: size D of a state.
+      heads: number of heads of each attention.
+      ranks: of the self-attention, and of the attention to the question.
+      dropout: rate of dropout in the weights, after the ReLU and of what each part adds.
       dtype: type of the multiplications.
     """
-
-    heads: int
-    rank: int
-    dropout: float
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "B T D"], padding: Bool[Array, "B T"], train: bool) -> Float[Array, "B T D"]:
-        """Refines the sequence x."""
-        width = x.shape[-1]
-        attended = LowRankAttention(self.heads, self.rank, self.dropout, self.dtype, name="self_attention")(
-            x, x, padding, train=train
-        )
-        x = StdNorm(dtype=self.dtype, name="self_attention_norm")(x + Dropout(self.dropout)(attended, train=train))
-        mapped = FeedForward(4 * width, width, self.dropout, self.dtype, name="feed_forward")(x, train=train)
-        return StdNorm(dtype=self.dtype, name="feed_forward_norm")(x + Dropout(self.dropout)(mapped, train=train))
-
-
-class GuidedUnit(nn.Module):
-    """Self-attention, attention guided by the question, then a feed-forward block, each with a residual and a norm.
-
-    Attributes:
-      heads: number of attention heads.
-      self_rank: size of a key in each head of the self-attention.
-      guided_rank: size of a key in each head of the guided attention.
-      dropout: dropout rate.
-      dtype: type of the multiplications.
-    """
-
-    heads: int
-    self_rank: int
-    guided_rank: int
-    dropout: float
-    dtype: Any
-
-    @nn.compact
-    def __call__(
-        self,
-        y: Float[Array, "B R D"],
-        padding: Bool[Array, "B R"],
-        question: Float[Array, "B T D"],
-        question_padding: Bool[Array, "B T"],
-        train: bool,
-    ) -> Float[Array, "B R D"]:
-        """Refines the regions y, which read from each other and from the encoded question."""
-        width = y.shape[-1]
-        attended = LowRankAttention(self.heads, self.self_rank, self.dropout, self.dtype, name="self_attention")(
-            y, y, padding, train=train
-        )
-        y = StdNorm(dtype=self.dtype, name="self_attention_norm")(y + Dropout(self.dropout)(attended, train=train))
-        guided = LowRankAttention(self.heads, self.guided_rank, self.dropout, self.dtype, name="guided_attention")(
-            y, question, question_padding, train=train
-        )
-        y = StdNorm(dtype=self.dtype, name="guided_attention_norm")(y + Dropout(self.dropout)(guided, train=train))
-        mapped = FeedForward(4 * width, width, self.dropout, self.dtype, name="feed_forward")(y, train=train)
-        return StdNorm(dtype=self.dtype, name="feed_forward_norm")(y + Dropout(self.dropout)(mapped, train=train))
+    attention, guided = (
+        MultiHeadAttention(heads, rank, width, width // heads, dropout=dropout, dtype=dtype, parent=None)
+        for rank in (ranks[0], ranks[-1])
+    )
+    return Block(
+        attention=attention,
+        feed_forward=FeedForward(4 * width, width, dropout, dtype, parent=None),
+        norm=functools.partial(StdNorm, dtype=dtype),
+        norm_first=False,
+        cross_attention=guided if len(ranks) > 1 else None,
+        dropout=dropout,
+        parent=None,
+    )
 
 
 class EncoderPass(nn.Module):
     """One pass over the question: x₁ = U(x), x₂ = U(N₁(x₁ + x)), x₃ = U(N₂(x₂ + x)), with the pass's own input x.
 
     Attributes:
-      heads: number of attention heads.
-      rank: size of a key in each head.
-      dropout: dropout rate.
-      dtype: type of the multiplications.
+      unit: U.
       train: whether dropout is applied.
     """
 
-    heads: int
-    rank: int
-    dropout: float
-    dtype: Any
+    unit: Block
     train: bool
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B T D"], padding: Bool[Array, "B T"]
+        self, x: Float[Array, "B T D"], mask: Bool[Array, "B 1 1 T"]
     ) -> tuple[Float[Array, "B T D"], dict[str, Float[Array, "B T D"]]]:
         """Returns x₃, and the same again with x₁ by name."""
-        unit = SelfUnit(self.heads, self.rank, self.dropout, self.dtype, name="unit")
-        first = unit(x, padding, self.train)
-        second = unit(StdNorm(dtype=self.dtype, name="second_norm")(first + x), padding, self.train)
-        third = unit(StdNorm(dtype=self.dtype, name="third_norm")(second + x), padding, self.train)
+
+        def refined(x: Array) -> Array:
+            return self.unit(x, mask, train=self.train)[0]
+
+        first = refined(x)
+        second = refined(self.unit.norm(name="second_norm")(first + x))
+        third = refined(self.unit.norm(name="third_norm")(second + x))
         return third, {"unit": first, "pass": third}
 
 
@@ -127,36 +87,30 @@ class DecoderPass(nn.Module):
     Not wired like the encoder's: no residual before the third call, but one with a norm after it (spec section 1.7).
 
     Attributes:
-      heads: number of attention heads.
-      self_rank: size of a key in each head of the self-attention.
-      guided_rank: size of a key in each head of the guided attention.
-      dropout: dropout rate.
-      dtype: type of the multiplications.
+      unit: U, which reads the question too.
       train: whether dropout is applied.
     """
 
-    heads: int
-    self_rank: int
-    guided_rank: int
-    dropout: float
-    dtype: Any
+    unit: Block
     train: bool
 
     @nn.compact
     def __call__(
         self,
         y: Float[Array, "B R D"],
-        padding: Bool[Array, "B R"],
+        mask: Bool[Array, "B 1 1 R"],
         question: Float[Array, "B T D"],
-        question_padding: Bool[Array, "B T"],
+        question_mask: Bool[Array, "B 1 1 T"],
     ) -> tuple[Float[Array, "B R D"], dict[str, Float[Array, "B R D"]]]:
         """Returns the result, and the same again with y₁ by name."""
-        unit = GuidedUnit(self.heads, self.self_rank, self.guided_rank, self.dropout, self.dtype, name="unit")
-        first = unit(y, padding, question, question_padding, self.train)
-        second = StdNorm(dtype=self.dtype, name="second_norm")(first + y)
-        second = unit(second, padding, question, question_padding, self.train)
-        third = unit(second, padding, question, question_padding, self.train)
-        result = StdNorm(dtype=self.dtype, name="last_norm")(third + y)
+
+        def refined(y: Array) -> Array:
+            memory = self.unit.remember(question)
+            return self.unit(y, mask, memory=memory, memory_mask=question_mask, train=self.train)[0]
+
+        first = refined(y)
+        third = refined(refined(self.unit.norm(name="second_norm")(first + y)))
+        result = self.unit.norm(name="last_norm")(third + y)
         return result, {"unit": first, "pass": result}
 
 
@@ -182,9 +136,9 @@ class RWSAN(nn.Module):
     """The whole network; the defaults are the published sizes.
 
     Attributes:
-      vocab_size: number of words V, padding and unknown word included.
+      vocab_size: number of tokens V, padding and the unknown token included.
       num_answers: number of candidate answers A.
-      embed_width: size of a word vector.
+      embed_width: size of a token's vector.
       width: width D of both streams; the feed-forward blocks are four times as wide.
       heads: number of attention heads K; divides the width.
       encoder_passes: how often the encoder's pass is applied.
@@ -225,7 +179,7 @@ class RWSAN(nn.Module):
 
         Args:
           regions: float[B, R, F], features of the image's regions; a row of zeros is padding, wherever it stands.
-          question: int[B, T], numbers of the words; 0 is padding.
+          question: int[B, T], token ids; 0 is padding.
           train: applies dropout, which needs the random stream "dropout".
 
         Returns:
@@ -235,8 +189,7 @@ class RWSAN(nn.Module):
           `question_attention` float32[B, T] and `region_attention` float32[B, R].
         """
         # By value and before any projection: afterwards a padding row is the projection's bias (spec section 1.1).
-        region_padding = jnp.all(regions == 0, axis=-1)
-        question_padding = question == 0
+        region_mask, question_mask = jnp.any(regions != 0, axis=-1), question != 0
 
         words = nn.Embed(
             self.vocab_size,
@@ -249,28 +202,23 @@ class RWSAN(nn.Module):
         y = Linear(self.width, self.dtype, name="region_input")(regions)
         out = {"lstm": x, "region_input": y}
 
-        encoder = repeated(EncoderPass, self.encoder_passes, self.remat)(
-            self.heads, self.question_rank, self.dropout, self.dtype, train, name="encoder"
-        )
-        x, passes = encoder(x, question_padding)
+        def make_unit(*ranks: int) -> Block:
+            return unit(self.width, self.heads, ranks, self.dropout, self.dtype)
+
+        encoder = repeated(EncoderPass, self.encoder_passes, self.remat)
+        encoder = encoder(make_unit(self.question_rank), train, name="encoder")
+        x, passes = encoder(x, question_mask[:, None, None])
         out |= {"encoder": x, "encoder_unit_first": passes["unit"][0], "encoder_pass_first": passes["pass"][0]}
-        decoder = repeated(DecoderPass, self.decoder_passes, self.remat)(
-            self.heads,
-            self.region_rank,
-            self.guided_rank,
-            self.dropout,
-            self.dtype,
-            train,
-            name="decoder",
-        )
-        y, passes = decoder(y, region_padding, x, question_padding)
+        decoder = repeated(DecoderPass, self.decoder_passes, self.remat)
+        decoder = decoder(make_unit(self.region_rank, self.guided_rank), train, name="decoder")
+        y, passes = decoder(y, region_mask[:, None, None], x, question_mask[:, None, None])
         out |= {"decoder": y, "decoder_unit_first": passes["unit"][0], "decoder_pass_first": passes["pass"][0]}
 
         def pool(name: str) -> AttentionPooling:
             return AttentionPooling(self.flatten_width, self.fused_width, self.dropout, self.dtype, name=name)
 
-        x, out["question_attention"] = pool("question_pooling")(x, question_padding, train=train)
-        y, out["region_attention"] = pool("region_pooling")(y, region_padding, train=train)
+        x, out["question_attention"] = pool("question_pooling")(x, question_mask, train=train)
+        y, out["region_attention"] = pool("region_pooling")(y, region_mask, train=train)
         fused = StdNorm(dtype=self.dtype, name="fused_norm")(x + y)
         out |= {"question_flat": x, "region_flat": y, "fused": fused}
         logits = Linear(self.num_answers, self.dtype, name="classifier")(fused)

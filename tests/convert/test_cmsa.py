@@ -107,7 +107,7 @@ def test_optimiser_goes_both_ways(original, tmp_path, groups):
     assert loaded.adamax.step == 3
     assert loaded.adamax.settings["lr"] == 0.0075
     largest = state["state"][names.index("fc.weight")]["exp_inf"]
-    np.testing.assert_array_equal(loaded.adamax.nu["read"]["kernel"], largest.numpy().T)
+    np.testing.assert_array_equal(loaded.adamax.nu["projection"]["kernel"], largest.numpy().T)
     cmsa.save(tmp_path / "b.pth", loaded.variables, loaded.adamax)
     again = torch.load(tmp_path / "b.pth", weights_only=True)["optimizer_state"]
     assert again["param_groups"] == state["param_groups"]
@@ -140,7 +140,7 @@ def test_faults_come_all_at_once(original, tmp_path):
     with pytest.raises(CheckpointError) as error:
         cmsa.load(saved(tmp_path / "x.pth", tensors), SMALL)
     for part in (
-        "missing fc.weight for params/read/kernel [32, 8]. Did you mean 'fc.wieght'",
+        "missing fc.weight for params/projection/kernel [32, 8]. Did you mean 'fc.wieght'",
         "missing brain_v_emb.bn1.running_var for batch_stats/head/stem/norm/var [2]",
         "wrong shape: cmsa0.theta.bias [3]",
     ):

@@ -236,7 +236,7 @@ def test_round_trip_of_a_whole_checkpoint(original, tmp_path):
     assert (loaded.lr_base, loaded.adam.step) == (2e-5, 3)
     key = "RWSA_layer.sgrwsa.dec1.mhatt2.linear_v.weight"
     moment = content["optimizer"]["state"][list(original).index(key)]["exp_avg"]
-    ours = loaded.adam.mu["decoder"]["unit"]["guided_attention"]["value"]["kernel"]
+    ours = loaded.adam.mu["decoder"]["unit"]["cross_attention"]["value"]["kernel"]
     np.testing.assert_array_equal(ours, moment.T)
     rwsan.save(tmp_path / "again.pkl", loaded.params, loaded.adam, loaded.lr_base)
     assert_same(load(tmp_path / "again.pkl"), content)

@@ -13,7 +13,7 @@ from jaxvqa.errors import ConfigError
 from jaxvqa.golden import runner
 from jaxvqa.models.cmsa import CMSA
 from jaxvqa.models.layers.non_local import Mixture, NonLocal, cross_modal_map, spatial_map
-from jaxvqa.models.layers.transformer import sinusoids
+from jaxvqa.models.layers.query_norm import sinusoids
 from jaxvqa.models.question import QuestionEncoder, WordEmbedding
 from tests.made_up import made_up
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxvqa.kernels import FEW_ROWS
-from jaxvqa.models.layers.attention import LowRankAttention
+from jaxvqa.models.layers.attention import MultiHeadAttention
 from jaxvqa.models.layers.dropout import Dropout, keep_mask
 from jaxvqa.models.layers.linear import Linear
 from jaxvqa.models.layers.lstm import LSTM
@@ -65,15 +65,18 @@ def test_lstm_is_pytorchs():
     np.testing.assert_allclose(ours, expected.detach().numpy(), atol=1e-6)
 
 
-def test_attention_reads_only_unmasked_positions_and_scales_by_the_rank():
-    layer = LowRankAttention(heads=2, rank=3, dropout=0.0)
+def test_attention_reads_only_where_the_mask_allows_and_scales_by_the_size_of_a_key():
+    layer = MultiHeadAttention(heads=2, head_width=3, features=8, value_width=4)
     key = jax.random.key(0)
     query, memory = jax.random.normal(key, (1, 2, 8)), jax.random.normal(key, (1, 4, 8))
-    padding = jnp.asarray([[False, True, False, True]])
-    params = layer.init(key, query, memory, padding, train=False)
-    result = layer.apply(params, query, memory, padding, train=False)
-    changed = memory.at[:, 1].set(100.0)
-    np.testing.assert_array_equal(layer.apply(params, query, changed, padding, train=False), result)
+    mask = jnp.asarray([[True, False, True, False]])[:, None, None]
+
+    def read(layer, memory):
+        return layer(query, layer.project(memory), mask, train=False)
+
+    params = layer.init(key, memory, method=read)
+    result, _ = layer.apply(params, memory, method=read)
+    np.testing.assert_array_equal(layer.apply(params, memory.at[:, 1].set(100.0), method=read)[0], result)
 
     p = jax.tree.map(np.asarray, params["params"])
     q, k, v = (
@@ -85,7 +88,7 @@ def test_attention_reads_only_unmasked_positions_and_scales_by_the_rank():
         scores = q[:, 3 * head : 3 * head + 3] @ k[[0, 2], 3 * head : 3 * head + 3].T / np.sqrt(3)
         weights = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
         heads.append(weights @ v[[0, 2], 4 * head : 4 * head + 4])
-    expected = np.concatenate(heads, axis=-1) @ p["merge"]["kernel"] + p["merge"]["bias"]
+    expected = np.concatenate(heads, axis=-1) @ p["output"]["kernel"] + p["output"]["bias"]
     np.testing.assert_allclose(result[0], expected, atol=1e-5)
 
 

@@ -9,9 +9,9 @@ import pytest
 from jaxvqa import losses, models
 from jaxvqa.models.layers.batch_norm import BatchNorm
 from jaxvqa.models.layers.gru import GRU
-from jaxvqa.models.layers.multi_head import LayerNorm
 from jaxvqa.models.layers.norm import StdNorm
 from jaxvqa.models.layers.pooling import adaptive_average_pool, average_pool, global_average
+from jaxvqa.models.layers.transformer import LayerNorm
 from jaxvqa.models.layers.weight_norm import whole_norm
 from jaxvqa.precision import wide, widened
 from tests.oracle import torch

@@ -10,9 +10,12 @@ import pytest
 
 from jaxvqa.convert import towers
 from jaxvqa.golden import runner
-from jaxvqa.models.layers.multi_head import KeyValue, MultiHeadAttention, attend, attend_in_parts, causal
+from jaxvqa.models.layers.attention import KeyValue, MultiHeadAttention, attend, attend_in_parts, causal
+from jaxvqa.models.layers.feed_forward import FeedForward
+from jaxvqa.models.layers.transformer import LayerNorm, usual_block
 from jaxvqa.models.towers import bert, clip, gpt2
 from jaxvqa.models.towers.palm import PaLM
+from tests.made_up import made_up
 from tests.oracle import torch
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "flamingo"
@@ -258,3 +261,59 @@ def test_gpt2_without_maps_is_the_same_and_drops_weights():
 
     np.testing.assert_array_equal(read(0), read(0))
     assert (read(0) != read(1)).any()
+
+
+# --- the block ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("norm_first", [True, False], ids=["before", "after"])
+def test_blocks_are_their_formula_with_cross_attention(norm_first):
+    """x + part(norm(x)), or norm(x + part(x)), of the three parts in turn; without a memory, of two."""
+    options = {"norm_first": norm_first, "epsilon": 1e-6, "cross_attention": True}
+    block = usual_block(8, 2, 12, "gelu", **options)
+    x, memory = (jax.random.normal(jax.random.key(i), (2, n, 8)) for i, n in enumerate((3, 5)))
+    mask, memory_mask = causal(3), jnp.asarray([[True] * 5, [True] * 3 + [False] * 2])[:, None, None]
+
+    def apply(block, memory):
+        seen = None if memory is None else block.remember(memory)
+        return block(x, mask, memory=seen, memory_mask=memory_mask, train=False)[:2]
+
+    variables = made_up(jax.eval_shape(lambda: block.init(jax.random.key(0), memory, method=apply)))
+    params = variables["params"]
+
+    def norm(name, x):
+        return LayerNorm(epsilon=1e-6).apply({"params": params[f"{name}_norm"]}, x)
+
+    def attention(name, x, memory, mask):
+        layer = MultiHeadAttention(2, 4, 8).bind({"params": params[name]})
+        return layer(x, layer.project(x if memory is None else memory), mask, train=False)[0]
+
+    parts = {
+        "attention": lambda x: attention("attention", x, None, mask),
+        "cross_attention": lambda x: attention("cross_attention", x, memory, memory_mask),
+        "feed_forward": lambda x: FeedForward(12, 8, activation="gelu").apply(
+            {"params": params["feed_forward"]}, x, train=False
+        ),
+    }
+    for given, names in ((memory, parts), (None, ("attention", "feed_forward"))):
+        expected = x
+        for name in names:
+            part = parts[name]
+            expected = expected + part(norm(name, expected)) if norm_first else norm(name, expected + part(expected))
+        result, maps = block.apply(variables, given, method=apply)
+        np.testing.assert_allclose(result, expected, atol=1e-5)
+        assert maps.keys() == set(names) - {"feed_forward"}
+
+
+def test_drop_path_drops_a_part_of_whole_examples():
+    """Each example's row gets nothing of a part, or the part over the share that is kept."""
+    block = usual_block(8, 2, 12, "gelu", norm_first=True, epsilon=1e-6, drop_path=0.25)
+    x = jax.random.normal(jax.random.key(0), (64, 3, 8))
+    variables = block.init(jax.random.key(1), x, train=False)
+    feed_forward = variables["params"]["feed_forward"]
+    feed_forward["down"] = jax.tree.map(jnp.zeros_like, feed_forward["down"])  # it adds nothing
+    added = block.apply(variables, x, train=False)[0] - x
+    dropped = block.apply(variables, x, train=True, rngs={"dropout": jax.random.key(2)})[0] - x
+    kept = jnp.any(dropped != 0, axis=(1, 2))
+    np.testing.assert_allclose(dropped, jnp.where(kept[:, None, None], added / 0.75, 0), atol=1e-5)
+    assert 34 < kept.sum() < 60

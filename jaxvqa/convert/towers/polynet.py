@@ -18,8 +18,8 @@ def _poly_stage(stage: str, branches: tuple[Row, ...]) -> list[Rule]:
             rules += nested(f"{key}.{name}.conv", f"{path}/row_{r}_unit_{n}", CONV_NO_BIAS)
             rules += nested(f"{key}.{name}.bn_blocks.{{o}}", f"{path}/row_{r}_unit_{n}_norm_{{o}}", BATCH_NORM)
     rules += unit(f"{key}.conv2d_blocks.{{p}}", f"{path}/project_{{p}}")
-    rules += rows(f"{key}.blocks.{{w}}.path", f"{path}/way_{{w}}/", branches)
-    return [*rules, *unit(f"{key}.blocks.{{w}}.conv2d", f"{path}/way_{{w}}_project")]
+    rules += rows(f"{key}.blocks.{{w}}.path", f"{path}/branch_{{w}}/", branches)
+    return [*rules, *unit(f"{key}.blocks.{{w}}.conv2d", f"{path}/branch_{{w}}_project")]
 
 
 POLYNET = [

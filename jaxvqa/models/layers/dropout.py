@@ -36,9 +36,9 @@ def keep_mask(key: Array, keep: float, shape: tuple[int, ...]) -> Bool[Array, ".
     return _mix(_mix(position + words[0]) + words[1]) < threshold
 
 
-def drop(x: Float[Array, "..."], key: Array, rate: float) -> Float[Array, "..."]:
-    """Sets entries to 0 with probability `rate` and divides the others by 1 − rate."""
-    keep = keep_mask(key, 1 - rate, x.shape)
+def drop(x: Float[Array, "..."], key: Array, rate: float, *, whole_examples: bool = False) -> Float[Array, "..."]:
+    """Sets entries, or all of an example, to 0 with probability `rate` and divides the others by 1 − rate."""
+    keep = keep_mask(key, 1 - rate, (len(x), *(1,) * (x.ndim - 1)) if whole_examples else x.shape)
     # In float32, since bfloat16 would round 1 / (1 − rate) and so shift the expectation.
     return jnp.where(keep, widened(x) / (1 - rate), 0).astype(x.dtype)
 
@@ -50,13 +50,15 @@ class Dropout(nn.Module):
 
     Attributes:
       rate: share of entries dropped, in [0, 1).
+      whole_examples: an example is dropped as a whole or not at all: "stochastic depth", or "drop path".
     """
 
     rate: float
+    whole_examples: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "..."], *, train: bool) -> Float[Array, "..."]:
         """Drops entries of x when `train` is set."""
         if not train or self.rate == 0:
             return x
-        return drop(x, self.make_rng("dropout"), self.rate)
+        return drop(x, self.make_rng("dropout"), self.rate, whole_examples=self.whole_examples)

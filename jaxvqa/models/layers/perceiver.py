@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxvqa.errors import ConfigError
-from jaxvqa.models.layers.attention import FeedForward
-from jaxvqa.models.layers.multi_head import ACTIVATIONS, KeyValue, LayerNorm, MultiHeadAttention
+from jaxvqa.models.layers.attention import KeyValue, MultiHeadAttention
+from jaxvqa.models.layers.feed_forward import FeedForward
+from jaxvqa.models.layers.transformer import LayerNorm
 
 
 def _norm(dtype: Any, name: str) -> nn.LayerNorm:
@@ -22,7 +23,7 @@ def _norm(dtype: Any, name: str) -> nn.LayerNorm:
 def _feed_forward(x: Array, activation: str, dtype: Any, name: str) -> Array:
     """down(activation(up(norm(x)))) without biases, four times as wide inside; there is no dropout."""
     width = x.shape[-1]
-    inside = FeedForward(4 * width, width, 0.0, dtype, ACTIVATIONS[activation], use_bias=False, name=name)
+    inside = FeedForward(4 * width, width, dtype=dtype, activation=activation, use_bias=False, name=name)
     return inside(_norm(dtype, f"{name}_norm")(x), train=False)
 
 

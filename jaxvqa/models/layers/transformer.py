@@ -1,105 +1,218 @@
-"""A small Transformer encoder that normalises what asks, and not what is asked (CMSA spec, section 2.3)."""
+"""A transformer's block, before or after whose parts stands a normalisation, and what reads token scores from its states."""
 
-import math
+import functools
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Float, Float32
+from jaxtyping import Array, Bool, Float, Int
 
-from jaxvqa.models.layers.attention import FeedForward
+from jaxvqa.kernels import times_transposed
+from jaxvqa.models.layers.attention import KeyValue, MultiHeadAttention, Past, recall
 from jaxvqa.models.layers.dropout import Dropout
-from jaxvqa.models.layers.linear import fan_in_uniform
-from jaxvqa.precision import wide
+from jaxvqa.models.layers.feed_forward import FeedForward
+
+LayerNorm = functools.partial(nn.LayerNorm, use_fast_variance=False)
+"""The usual layer normalisation. The epsilon has to be given: Flax's is 1e-6, PyTorch's 1e-5, BERT's 1e-12."""
 
 
-def sinusoids(length: int, width: int) -> Float32[np.ndarray, "T D"]:
-    """The signal that tells positions apart: with the angle a = p / 10000^(2⌊j/2⌋ / width), sin a on even j, cos a on odd."""
-    channel = np.arange(width)
-    angle = np.arange(length)[:, None] / np.power(10000, 2 * (channel // 2) / width)[None]
-    return np.where(channel[None] % 2 == 0, np.sin(angle), np.cos(angle)).astype(np.float32)
-
-
-def layer_norm(name: str, dtype: Any) -> nn.LayerNorm:
-    """The usual layer normalisation, with an epsilon of 1e-6."""
-    return nn.LayerNorm(epsilon=1e-6, dtype=dtype, use_fast_variance=False, name=name)
-
-
-class QueryNormAttention(nn.Module):
-    """x + output(attention), in which the queries come from norm(x), but keys and values from `memory` as it is.
-
-    weights = softmax(query·keyᵀ / √key_width) for each head. No map has a bias. Where x and memory are the same sequence
-    this is no usual pre-norm attention: keys and values are not normalised.
+class Readout(nn.Module):
+    """logits = table · norm(x): how probable each word of a vocabulary is.
 
     Attributes:
-      heads: number of heads.
-      key_width: size of a query, a key and a value in each head.
-      dropout: rate of dropout on the attention weights and on the result before the residual.
-      dtype: type of the multiplications; scores and softmax are float32.
+      vocab_size: number of words V.
+      tied: the table is given with each call, and is no parameter of this module.
+      norm_bias: whether the normalisation has a bias beside its gain.
+      epsilon: of the normalisation.
+      dtype: type of the multiplications; the logits are float32.
     """
 
-    heads: int
-    key_width: int
-    dropout: float
+    vocab_size: int
+    tied: bool = True
+    norm_bias: bool = True
+    epsilon: float = 1e-5
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B Q D"], memory: Float[Array, "B M E"], *, train: bool
-    ) -> Float[Array, "B Q D"]:
-        """Lets every position of x read from `memory`."""
-
-        def project(y: Array, features: int, name: str) -> Array:
-            init = fan_in_uniform(y.shape[-1])
-            return nn.Dense(features, use_bias=False, kernel_init=init, dtype=self.dtype, name=name)(y)
-
-        def split(y: Array) -> Array:
-            return y.reshape(*y.shape[:-1], self.heads, self.key_width)
-
-        width = self.heads * self.key_width
-        query = split(project(layer_norm("norm", self.dtype)(x), width, "query"))
-        key, value = (split(project(memory, width, name)) for name in ("key", "value"))
-        scores = jnp.einsum("bqkr,bmkr->bkqm", query, key, preferred_element_type=wide(self.dtype))
-        weights = jax.nn.softmax(scores / math.sqrt(self.key_width), axis=-1)
-        weights = Dropout(self.dropout)(weights, train=train).astype(self.dtype)
-        read = jnp.einsum("bkqm,bmkr->bqkr", weights, value).reshape(*x.shape[:-1], width)
-        return x + Dropout(self.dropout)(project(read, x.shape[-1], "output"), train=train)
+        self, x: Float[Array, "B T D"], table: Float[Array, "V D"] | None = None
+    ) -> tuple[Float[Array, "B T V"], Float[Array, "B T D"]]:
+        """Returns the logits, and what they are read from."""
+        x = LayerNorm(epsilon=self.epsilon, use_bias=self.norm_bias, dtype=self.dtype, name="norm")(x)
+        if table is None or not self.tied:
+            table = self.param("table", nn.initializers.normal(0.02), (self.vocab_size, x.shape[-1]))
+        rows = x.reshape(-1, x.shape[-1])
+        logits = times_transposed(rows, table.astype(self.dtype))
+        return logits.reshape(*x.shape[:-1], -1), x
 
 
-class QueryNormEncoder(nn.Module):
-    """Positions, then layers of attention and of a two-layer map, each with a residual, then a normalisation. No mask.
+class Block(nn.Module):
+    """Self-attention, cross-attention where there is one, and a feed-forward part, each beside a residual.
+
+        before    x + drop(part(norm(x)))        a vision transformer, CLIP, GPT-2
+        after     norm(x + drop(part(x)))        BERT, MED, RWSAN
 
     Attributes:
-      layers: number of layers.
-      heads: number of attention heads.
-      key_width: size of a query, a key and a value in each head.
-      hidden: width between the two maps.
-      dropout: dropout rate.
-      dtype: type of the multiplications.
+      attention: the self-attention.
+      feed_forward: the two-layer map.
+      norm: makes a normalisation of the given name: `LayerNorm` with its epsilon, for instance.
+      norm_first: whether a part reads what is normalised, or its sum with the residual is.
+      cross_attention: reads from `memory`, between the two other parts; none without.
+      dropout: rate of dropout of what each part adds.
+      attention_output_dropout: the same of what the self-attention adds; `dropout` without.
+      drop_path: probability with which a part adds nothing to an example, in training; otherwise it adds more in proportion.
+      maps: whether the attention weights are returned; without, memory grows linearly (`attend_in_parts`).
     """
 
-    layers: int = 2
-    heads: int = 2
-    key_width: int = 64
-    hidden: int = 1024
-    dropout: float = 0.1
-    dtype: Any = jnp.float32
+    attention: MultiHeadAttention
+    feed_forward: FeedForward
+    norm: Callable[..., nn.Module]
+    norm_first: bool
+    cross_attention: MultiHeadAttention | None = None
+    dropout: float = 0.0
+    attention_output_dropout: float | None = None
+    drop_path: float = 0.0
+    maps: bool = True
+
+    def remember(self, memory: Float[Array, "B S E"]) -> KeyValue:
+        """Keys and values of what the cross-attention reads, to be made once for all tokens that are decoded."""
+        return self.cross_attention.project(memory)
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T D"], *, train: bool) -> Float[Array, "B T D"]:
-        """Encodes a sequence."""
-        width = x.shape[-1]
-        x = x.astype(self.dtype) + jnp.asarray(sinusoids(x.shape[1], width), self.dtype)[None]
-        x = Dropout(self.dropout)(x, train=train)
-        for i in range(self.layers):
-            attention = QueryNormAttention(
-                self.heads, self.key_width, self.dropout, self.dtype, name=f"layer_{i}_attention"
-            )
-            x = attention(x, x, train=train)
-            y = layer_norm(f"layer_{i}_norm", self.dtype)(x)
-            # Here the original has no dropout between the two maps.
-            y = FeedForward(self.hidden, width, 0.0, self.dtype, name=f"layer_{i}_feed_forward")(y, train=train)
-            x = x + Dropout(self.dropout)(y, train=train)
-        return layer_norm("norm", self.dtype)(x)
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        mask: Bool[Array, "#B #K #T S"] | None = None,
+        past: Past | None = None,
+        *,
+        memory: KeyValue | None = None,
+        memory_mask: Bool[Array, "#B #K #T M"] | None = None,
+        positions: Int[Array, "B T"] | None = None,
+        train: bool,
+    ) -> tuple[Float[Array, "B T D"], dict[str, Float[Array, "B K T S"]], KeyValue]:
+        """Refines the sequence x.
+
+        Args:
+          x: float[B, T, D].
+          mask: where each position may read, `past`'s places included.
+          past: earlier positions.
+          memory: what `remember` made; without, there is no cross-attention.
+          memory_mask: where each position may read there.
+          positions: not read here; some decoders' blocks do.
+          train: applies dropout.
+
+        Returns:
+          The result; the attention weights by the part's name, none without `maps`; and keys and values of all positions up
+          to these.
+        """
+        maps: dict[str, Array] = {}
+        seen: list[KeyValue] = []
+
+        def attend(name: str, part: MultiHeadAttention, y: Array, source: KeyValue, mask: Array | None) -> Array:
+            if not self.maps:
+                return part.in_parts(y, source, mask, train=train)
+            y, maps[name] = part(y, source, mask, train=train)
+            return y
+
+        def read(y: Array) -> Array:
+            seen.append(recall(self.attention.project(y), past))
+            return attend("attention", self.attention, y, seen[0], mask)
+
+        def read_memory(y: Array) -> Array:
+            return attend("cross_attention", self.cross_attention, y, memory, memory_mask)
+
+        def beside_residual(x: Array, name: str, part: Callable[[Array], Array], rate: float) -> Array:
+            norm = self.norm(name=f"{name}_norm")
+            y = Dropout(rate)(part(norm(x) if self.norm_first else x), train=train)
+            if self.drop_path:
+                y = Dropout(self.drop_path, whole_examples=True, name=f"{name}_drop_path")(y, train=train)
+            return x + y if self.norm_first else norm(x + y)
+
+        rate = self.dropout if self.attention_output_dropout is None else self.attention_output_dropout
+        x = beside_residual(x, "attention", read, rate)
+        if memory is not None:
+            x = beside_residual(x, "cross_attention", read_memory, self.dropout)
+        x = beside_residual(x, "feed_forward", functools.partial(self.feed_forward, train=train), self.dropout)
+        return x, maps, seen[0]
+
+
+INIT = nn.initializers.normal(0.02)
+"""Initialiser of the kernels and tables of most transformers."""
+
+
+def usual_block(
+    width: int,
+    heads: int,
+    hidden: int,
+    activation: str,
+    *,
+    norm_first: bool,
+    epsilon: float,
+    scale: float | None = None,
+    cross_attention: bool = False,
+    dropout: float = 0.0,
+    attention_dropout: float = 0.0,
+    attention_output_dropout: float | None = None,
+    drop_path: float = 0.0,
+    maps: bool = True,
+    dtype: Any = jnp.float32,
+    name: str | None = None,
+) -> Block:
+    """A block with the usual attention, heads of width/heads, and the usual normalisation.
+
+    Args:
+      width: size D of a state.
+      heads: number of heads of each attention.
+      hidden: width between the two linear layers of the feed-forward part.
+      activation: a name of `ACTIVATIONS`.
+      norm_first: as in `Block`.
+      epsilon: of the normalisations.
+      scale: factor of the attention's scores; one over the root of a head's width without.
+      cross_attention: whether there is one.
+      dropout: as in `Block`.
+      attention_dropout: rate of dropout on the attention weights.
+      attention_output_dropout: as in `Block`.
+      drop_path: as in `Block`.
+      maps: as in `Block`.
+      dtype: type of the multiplications; statistics, scores and softmax are float32.
+      name: of the block.
+    """
+
+    def attention() -> MultiHeadAttention:
+        sizes = {"heads": heads, "head_width": width // heads, "features": width, "scale": scale}
+        return MultiHeadAttention(**sizes, dropout=attention_dropout, kernel_init=INIT, dtype=dtype, parent=None)
+
+    return Block(
+        attention=attention(),
+        feed_forward=FeedForward(hidden, width, dtype=dtype, activation=activation, kernel_init=INIT, parent=None),
+        norm=functools.partial(LayerNorm, epsilon=epsilon, dtype=dtype),
+        norm_first=norm_first,
+        cross_attention=attention() if cross_attention else None,
+        dropout=dropout,
+        attention_output_dropout=attention_output_dropout,
+        drop_path=drop_path,
+        maps=maps,
+        name=name,
+    )
+
+
+def apply_blocks(
+    blocks: Iterable[Any], x: Float[Array, "B T D"], mask: Bool[Array, "#B #K #T T"] | None, **options: Any
+) -> tuple[Float[Array, "B T D"], dict[str, Array]]:
+    """Applies blocks in turn.
+
+    Returns:
+      The result, and the named intermediates: `embedded`, what the first block reads, and `block_0`, … [B, T, D], what each
+      gives, and `attention_0`, … float32[B, K, T, T], and so on for each part that reads.
+    """
+    out = {"embedded": x}
+    for i, block in enumerate(blocks):
+        x, maps, _ = block(x, mask, **options)
+        out |= {f"block_{i}": x} | numbered(maps, i)
+    return x, out
+
+
+def numbered(maps: dict[str, Array], i: int) -> dict[str, Array]:
+    """The attention maps of block i by their names among a model's intermediates."""
+    return {f"{name}_{i}": weights for name, weights in maps.items()}

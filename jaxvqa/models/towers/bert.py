@@ -13,18 +13,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxvqa.models.layers.attention import FeedForward
 from jaxvqa.models.layers.dropout import Dropout
 from jaxvqa.models.layers.linear import Linear
-from jaxvqa.models.layers.multi_head import (
-    ACTIVATIONS,
-    KeyValue,
-    LayerNorm,
-    MultiHeadAttention,
-    Past,
-    Readout,
-    recall,
-)
+from jaxvqa.models.layers.transformer import INIT, LayerNorm, Readout, apply_blocks, usual_block
 
 SIZES: Mapping[str, Mapping[str, int]] = {
     "bert-base-uncased": {"vocab_size": 30522},
@@ -35,61 +26,13 @@ SIZES: Mapping[str, Mapping[str, int]] = {
 """Published name -> fields of `BERT`; "bert-clinical" is Bio_ClinicalBERT."""
 
 EPSILON = 1e-12
-_INIT = nn.initializers.normal(0.02)
-
-
-class PostNormBlock(nn.Module):
-    """a = norm(x + attention(x)), then norm(a + feed_forward(a)).
-
-    Attributes:
-      heads: number of heads.
-      hidden: width between the two maps of the feed-forward part.
-      dropout: rate of dropout on the attention weights and on what each part adds.
-      dtype: type of the multiplications; statistics, scores and softmax are float32.
-    """
-
-    heads: int
-    hidden: int
-    dropout: float = 0.1
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(
-        self,
-        x: Float[Array, "B T D"],
-        mask: Bool[Array, "#B #K #T S"] | None,
-        past: Past | None = None,
-        *,
-        positions: Int[Array, "B T"] | None = None,
-        train: bool,
-    ) -> tuple[Float[Array, "B T D"], Float[Array, "B K T S"], KeyValue]:
-        """Returns the result, the attention weights, and keys and values; see `PreNormBlock`."""
-        width = x.shape[-1]
-        attention = MultiHeadAttention(
-            self.heads,
-            width // self.heads,
-            width,
-            dropout=self.dropout,
-            kernel_init=_INIT,
-            dtype=self.dtype,
-            name="attention",
-        )
-        seen = recall(attention.project(x), past)
-        y, weights = attention(x, seen, mask, train=train)
-        x = x + Dropout(self.dropout)(y, train=train)
-        x = LayerNorm(epsilon=EPSILON, dtype=self.dtype, name="attention_norm")(x)
-        y = FeedForward(
-            self.hidden, width, 0.0, self.dtype, ACTIVATIONS["gelu"], kernel_init=_INIT, name="feed_forward"
-        )(x, train=train)
-        x = x + Dropout(self.dropout)(y, train=train)
-        return LayerNorm(epsilon=EPSILON, dtype=self.dtype, name="feed_forward_norm")(x), weights, seen
 
 
 class BERT(nn.Module):
     """The whole network; the defaults are the base size.
 
     Attributes:
-      vocab_size: number of words V.
+      vocab_size: number of tokens V.
       width: size D of a state.
       depth: number of blocks.
       heads: heads of each block's attention.
@@ -97,7 +40,7 @@ class BERT(nn.Module):
       positions: the longest text that it takes.
       types: number of kinds of text that are told apart; 0: none is added.
       pooler: whether there is a map of the first token's state.
-      with_readout: whether there are scores of words: a normalisation without a bias, and a table of its own, as MLMI has it
+      with_readout: whether there are token scores: a normalisation without a bias, and a table of its own, as MLMI has it
         (Flamingo spec, section 6).
       dropout: dropout rate.
       dtype: type of the multiplications and of the states; parameters, statistics, softmaxes and logits are float32.
@@ -121,16 +64,29 @@ class BERT(nn.Module):
         """Makes the parts."""
 
         def table(count: int) -> nn.Embed:
-            return nn.Embed(count, self.width, dtype=self.dtype, embedding_init=_INIT)
+            return nn.Embed(count, self.width, dtype=self.dtype, embedding_init=INIT)
 
         self.embed, self.position = table(self.vocab_size), table(self.positions)
         if self.types:
             self.type = table(self.types)
         self.embed_norm = LayerNorm(epsilon=EPSILON, dtype=self.dtype)
         self.drop = Dropout(self.dropout)
-        self.block = [PostNormBlock(self.heads, self.hidden, self.dropout, self.dtype) for _ in range(self.depth)]
+        self.block = [
+            usual_block(
+                self.width,
+                self.heads,
+                self.hidden,
+                "gelu",
+                norm_first=False,
+                epsilon=EPSILON,
+                dropout=self.dropout,
+                attention_dropout=self.dropout,
+                dtype=self.dtype,
+            )
+            for _ in range(self.depth)
+        ]
         if self.pooler:
-            self.pool = Linear(self.width, self.dtype, kernel_init=_INIT)
+            self.pool = Linear(self.width, self.dtype, kernel_init=INIT)
         if self.with_readout:
             self.readout = Readout(self.vocab_size, tied=False, norm_bias=False, dtype=self.dtype)
 
@@ -154,7 +110,7 @@ class BERT(nn.Module):
         return self.drop(self.embed_norm(x), train=train)
 
     def logits(self, x: Float[Array, "B T D"]) -> tuple[Float[Array, "B T V"], Float[Array, "B T D"]]:
-        """Scores of words, and the normalised states that they are read from."""
+        """Token scores, and the normalised states that they are read from."""
         return self.readout(x)
 
     def __call__(
@@ -168,22 +124,19 @@ class BERT(nn.Module):
         """Encodes text.
 
         Args:
-          text: int[B, T], numbers of the words.
+          text: int[B, T], token ids.
           text_mask: bool[B, T], False for padding, which nothing reads.
-          types: int[B, T], which kind of text each word is of.
+          types: int[B, T], which kind of text each token is of.
           train: applies dropout, which needs the random stream "dropout".
 
         Returns:
-          [B, T, D] states after the last block, and the named intermediates: `embedded` and `block_0`, … [B, T, D];
-          `attention_0`, … float32[B, K, T, T]; and `pooled` [B, D] with a pooler.
+          [B, T, D] states after the last block, and the named intermediates: those of `apply_blocks`; and `pooled` [B, D] with
+          a pooler.
         """
         positions = jnp.broadcast_to(jnp.arange(text.shape[1])[None], text.shape)
         x = self.embed_text(text, positions, types, train=train)
         mask = None if text_mask is None else text_mask[:, None, None]
-        out = {"embedded": x}
-        for i, block in enumerate(self.blocks):
-            x, out[f"attention_{i}"], _ = block(x, mask, train=train)
-            out[f"block_{i}"] = x
+        x, out = apply_blocks(self.blocks, x, mask, train=train)
         if self.pooler:
             out["pooled"] = jnp.tanh(self.pool(x[:, 0]))
         return x, out

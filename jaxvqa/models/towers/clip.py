@@ -15,9 +15,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxvqa.models.layers.attention import causal
 from jaxvqa.models.layers.conv import Conv
 from jaxvqa.models.layers.linear import Linear
-from jaxvqa.models.layers.multi_head import LayerNorm, PreNormBlock, causal
+from jaxvqa.models.layers.transformer import INIT, Block, LayerNorm, apply_blocks, usual_block
 
 SIZES: Mapping[str, Mapping[str, int]] = {
     "ViT-B/32": {"patch": 32, "width": 768, "depth": 12, "heads": 12, "features": 512},
@@ -34,6 +35,16 @@ TEXT_SIZES: Mapping[str, Mapping[str, int]] = {
 """Name of the vision tower -> fields of the `TextTransformer` beside it."""
 
 
+def _blocks(tower: Any) -> list[Block]:
+    """To be called where a tower makes its parts."""
+    hidden = tower.hidden or 4 * tower.width
+    options = {"norm_first": True, "epsilon": 1e-5, "dtype": tower.dtype}
+    return [
+        usual_block(tower.width, tower.heads, hidden, tower.activation, **options, name=f"block_{i}")
+        for i in range(tower.depth)
+    ]
+
+
 def _project(x: Array, features: int, dtype: Any) -> Array:
     init = nn.initializers.normal(1 / math.sqrt(x.shape[-1]))
     return Linear(features, dtype, use_bias=False, kernel_init=init, name="projection")(x)
@@ -47,9 +58,9 @@ class VisionTransformer(nn.Module):
       width: size D of a state.
       depth: number of blocks.
       heads: heads of each block's attention; no shape of a checkpoint tells them. MLMI runs ViT-B/32 with 8 (Q3).
-      hidden: width between the two maps of a block; four times the width without.
+      hidden: width between the two linear layers of a block; four times the width without.
       features: size E of the projected vector; 0 for none.
-      activation: a name of `multi_head.ACTIVATIONS`: "quick_gelu", OpenAI's, or "gelu", that of most of OpenCLIP's networks.
+      activation: a name of `feed_forward.ACTIVATIONS`: "quick_gelu", OpenAI's, or "gelu", that of most of OpenCLIP's networks.
       dtype: type of the multiplications and of the states; parameters, statistics and softmaxes are float32.
     """
 
@@ -73,9 +84,8 @@ class VisionTransformer(nn.Module):
           train: changes nothing; there is no dropout.
 
         Returns:
-          [B, E] projected class token, and the named intermediates, with N patches: `embedded` and `block_0`, … [B, 1 + N, D],
-          the states before the first block and after each, of which the last is `tokens`; `pooled` [B, D], the normalised class
-          token; `attention_0`, … float32[B, K, 1 + N, 1 + N].
+          [B, E] projected class token, and the named intermediates: those of `apply_blocks`, of which the last states are
+          `tokens` [B, 1 + N, D], with N patches; and `pooled` [B, D], the normalised class token.
         """
         patches = Conv(self.width, self.patch, self.patch, use_bias=False, dtype=self.dtype, name="patches")(image)
         patches = patches.reshape(len(image), -1, self.width)
@@ -84,13 +94,7 @@ class VisionTransformer(nn.Module):
         position = self.param("position", normal, (patches.shape[1] + 1, self.width)).astype(self.dtype)
         x = jnp.concatenate([jnp.broadcast_to(token[None, None], (len(image), 1, self.width)), patches], axis=1)
         x = LayerNorm(epsilon=1e-5, dtype=self.dtype, name="embed_norm")(x + position[None])
-        out = {"embedded": x}
-        for i in range(self.depth):
-            block = PreNormBlock(
-                self.heads, self.hidden or 4 * self.width, self.activation, dtype=self.dtype, name=f"block_{i}"
-            )
-            x, out[f"attention_{i}"], _ = block(x, None, train=train)
-            out[f"block_{i}"] = x
+        x, out = apply_blocks(_blocks(self), x, None, train=train)
         out["tokens"] = x
         out["pooled"] = LayerNorm(epsilon=1e-5, dtype=self.dtype, name="norm")(x[:, 0])
         return _project(out["pooled"], self.features, self.dtype) if self.features else out["pooled"], out
@@ -100,14 +104,14 @@ class TextTransformer(nn.Module):
     """The tower for captions; the defaults are those beside ViT-B/32.
 
     Attributes:
-      vocab_size: number of words V.
+      vocab_size: number of tokens V.
       width: size D of a state.
       depth: number of blocks.
       heads: heads of each block's attention.
-      hidden: width between the two maps of a block; four times the width without.
+      hidden: width between the two linear layers of a block; four times the width without.
       positions: the longest text that it takes.
       features: size E of the projected vector; 0 for none.
-      activation: a name of `multi_head.ACTIVATIONS`: "quick_gelu", OpenAI's, or "gelu", that of most of OpenCLIP's networks.
+      activation: a name of `feed_forward.ACTIVATIONS`: "quick_gelu", OpenAI's, or "gelu", that of most of OpenCLIP's networks.
       dtype: type of the multiplications and of the states; parameters, statistics and softmaxes are float32.
     """
 
@@ -133,29 +137,22 @@ class TextTransformer(nn.Module):
         """Encodes captions.
 
         Args:
-          text: int[B, T], numbers of the words.
+          text: int[B, T], token ids.
           end: int[B], place of the end token; by default that of the largest number, which it is in CLIP's vocabulary.
           text_mask: bool[B, T], False for padding, which nothing reads. What stands behind the end changes nothing anyway.
           train: changes nothing; there is no dropout.
 
         Returns:
-          [B, E] projected state of the end token, and the named intermediates: `embedded` and `block_0`, … [B, T, D]; `normed`
-          [B, T, D]; `pooled` [B, D], that of the end token; `attention_0`, … float32[B, K, T, T].
+          [B, E] projected state of the end token, and the named intermediates: those of `apply_blocks`; `normed` [B, T, D];
+          and `pooled` [B, D], that of the end token.
         """
-        normal = nn.initializers.normal
-        words = nn.Embed(self.vocab_size, self.width, dtype=self.dtype, embedding_init=normal(0.02), name="embed")(text)
-        position = self.param("position", normal(0.01), (self.positions, self.width)).astype(self.dtype)
-        x = words + position[None, : text.shape[1]]
+        tokens = nn.Embed(self.vocab_size, self.width, dtype=self.dtype, embedding_init=INIT, name="embed")(text)
+        position = self.param("position", nn.initializers.normal(0.01), (self.positions, self.width)).astype(self.dtype)
+        x = tokens + position[None, : text.shape[1]]
         mask = causal(text.shape[1])
         if text_mask is not None:
             mask = mask & text_mask[:, None, None]
-        out = {"embedded": x}
-        for i in range(self.depth):
-            block = PreNormBlock(
-                self.heads, self.hidden or 4 * self.width, self.activation, dtype=self.dtype, name=f"block_{i}"
-            )
-            x, out[f"attention_{i}"], _ = block(x, mask, train=train)
-            out[f"block_{i}"] = x
+        x, out = apply_blocks(_blocks(self), x, mask, train=train)
         out["normed"] = LayerNorm(epsilon=1e-5, dtype=self.dtype, name="norm")(x)
         end = jnp.argmax(text, axis=-1) if end is None else end
         out["pooled"] = jnp.take_along_axis(out["normed"], end[:, None, None], axis=1)[:, 0]

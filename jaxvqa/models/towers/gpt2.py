@@ -3,20 +3,18 @@
 A. Radford, J. Wu, R. Child, D. Luan, D. Amodei, I. Sutskever, "Language Models are Unsupervised Multitask Learners", 2019:
 
     text ── embed + positions ── block_0 ── … ── readout (norm, then the embedding's table)
-
-Every language tower has this shape, so that a system may put layers of its own between the blocks: `embed_text`, `blocks`,
-`logits`, and `is_causal`.
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from jaxvqa.models.layers.dropout import Dropout
-from jaxvqa.models.layers.multi_head import PreNormBlock, Readout, causal
+from jaxvqa.models.layers.transformer import INIT, Readout, usual_block
+from jaxvqa.models.towers.decoder import Decoder
 
 SIZES: Mapping[str, Mapping[str, int]] = {
     "distilgpt2": {"width": 768, "depth": 6, "heads": 12},
@@ -28,15 +26,15 @@ SIZES: Mapping[str, Mapping[str, int]] = {
 """Published name -> fields of `GPT2`."""
 
 
-class GPT2(nn.Module):
+class GPT2(Decoder):
     """The whole network; the defaults are the smallest published size.
 
     Attributes:
-      vocab_size: number of words V.
+      vocab_size: number of tokens V.
       width: size D of a state.
       depth: number of blocks.
       heads: heads of each block's attention.
-      positions: the longest text that it takes; 0: it does not know where a word stands.
+      positions: the longest text that it takes; 0: it does not know where a token stands, and has no dropout before the blocks.
       tied: whether the output's table is the embedding's.
       dropout: dropout rate.
       mlmi: the form that MLMI's code gives it (Flamingo spec, section 5): scores are not scaled, GELU is the exact one, nothing
@@ -44,8 +42,6 @@ class GPT2(nn.Module):
       maps: whether there are attention maps among the intermediates; without, memory grows linearly with the text's length.
       dtype: type of the multiplications and of the states; parameters, statistics, softmaxes and logits are float32.
     """
-
-    is_causal: ClassVar[bool] = True
 
     vocab_size: int = 50257
     width: int = 768
@@ -60,20 +56,22 @@ class GPT2(nn.Module):
 
     def setup(self) -> None:
         """Makes the parts."""
-        init = nn.initializers.normal(0.02)
-        self.embed = nn.Embed(self.vocab_size, self.width, dtype=self.dtype, embedding_init=init)
+        self.embed = nn.Embed(self.vocab_size, self.width, dtype=self.dtype, embedding_init=INIT)
         if self.positions:
-            self.position = nn.Embed(self.positions, self.width, dtype=self.dtype, embedding_init=init)
+            self.position = nn.Embed(self.positions, self.width, dtype=self.dtype, embedding_init=INIT)
         self.drop = Dropout(self.dropout)
         self.block = [
-            PreNormBlock(
+            usual_block(
+                self.width,
                 self.heads,
                 4 * self.width,
                 "gelu" if self.mlmi else "gelu_tanh",
+                norm_first=True,
+                epsilon=1e-5,
                 scale=1.0 if self.mlmi else None,
                 dropout=self.dropout,
-                attention_output_dropout=0.0 if self.mlmi else None,
                 attention_dropout=self.dropout,
+                attention_output_dropout=0.0 if self.mlmi else None,
                 maps=self.maps,
                 dtype=self.dtype,
             )
@@ -81,44 +79,9 @@ class GPT2(nn.Module):
         ]
         self.readout = Readout(self.vocab_size, self.tied, norm_bias=not self.mlmi, dtype=self.dtype)
 
-    @property
-    def blocks(self) -> tuple[nn.Module, ...]:
-        """The blocks, to be called one after the other."""
-        return tuple(self.block)
-
     def embed_text(
         self, text: Int[Array, "B T"], positions: Int[Array, "B T"], *, train: bool
     ) -> Float[Array, "B T D"]:
-        """The states that the first block reads. Without positions there is no dropout either."""
+        """The states that the first block reads."""
         x = self.embed(text)
         return self.drop(x + self.position(positions), train=train) if self.positions else x
-
-    def logits(self, x: Float[Array, "B T D"]) -> tuple[Float[Array, "B T V"], Float[Array, "B T D"]]:
-        """Scores of each next word, and the normalised states that they are read from."""
-        return self.readout(x, self.embed.embedding)
-
-    def __call__(
-        self, text: Int[Array, "B T"], text_mask: Bool[Array, "B T"] | None = None, *, train: bool = False
-    ) -> tuple[Float[Array, "B T V"], dict[str, Array]]:
-        """Scores every next word.
-
-        Args:
-          text: int[B, T], numbers of the words; each stands at its place in the row.
-          text_mask: bool[B, T], False for padding, which nothing reads.
-          train: applies dropout, which needs the random stream "dropout".
-
-        Returns:
-          float32[B, T, V] logits, and the named intermediates: `embedded` and `block_0`, … [B, T, D], the states before the
-          first block and after each; `normed` [B, T, D]; and with `maps` `attention_0`, … float32[B, K, T, T].
-        """
-        positions = jnp.broadcast_to(jnp.arange(text.shape[1])[None], text.shape)
-        x = self.embed_text(text, positions, train=train)
-        mask = causal(text.shape[1])
-        if text_mask is not None:
-            mask = mask & text_mask[:, None, None]
-        out = {"embedded": x}
-        for i, block in enumerate(self.blocks):
-            x, weights, _ = block(x, mask, train=train)
-            out |= {f"block_{i}": x} | ({} if weights is None else {f"attention_{i}": weights})
-        logits, out["normed"] = self.logits(x)
-        return logits, out

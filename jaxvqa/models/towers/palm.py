@@ -7,14 +7,16 @@ side by side, one key and one value for all heads, positions by rotation, SwiGLU
 """
 
 import math
-from typing import Any, ClassVar
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxvqa.models.layers.attention import KeyValue, Past, attend, recall
 from jaxvqa.models.layers.linear import Linear
-from jaxvqa.models.layers.multi_head import KeyValue, LayerNorm, Past, Readout, attend, causal, recall
+from jaxvqa.models.layers.transformer import INIT, LayerNorm, Readout
+from jaxvqa.models.towers.decoder import Decoder
 from jaxvqa.precision import wide, widened
 
 
@@ -53,8 +55,8 @@ class ParallelBlock(nn.Module):
         *,
         positions: Int[Array, "B T"],
         train: bool,
-    ) -> tuple[Float[Array, "B T D"], Float[Array, "B K T S"], KeyValue]:
-        """Returns the result, the attention weights, and keys and values (of one head); see `PreNormBlock`."""
+    ) -> tuple[Float[Array, "B T D"], dict[str, Float[Array, "B K T S"]], KeyValue]:
+        """Returns the result, the attention weights, and keys and values (of one head); see `Block`."""
         batch, length, width = x.shape
         inner, size = self.heads * self.head_width, self.head_width
 
@@ -63,7 +65,7 @@ class ParallelBlock(nn.Module):
 
         y = LayerNorm(epsilon=1e-5, use_bias=False, dtype=self.dtype, name="norm")(x)
         parts = (inner, inner + size, inner + 2 * size, inner + 2 * size + self.hidden)
-        query, key, value, up, gate = jnp.split(linear(parts[-1] + self.hidden, "joint")(y), parts, axis=-1)
+        query, key, value, up, gate = jnp.split(linear(parts[-1] + self.hidden, "qkv_up_gate")(y), parts, axis=-1)
         query = rotate(jnp.moveaxis(query.reshape(batch, length, self.heads, size), 2, 1), positions)
         seen = recall(KeyValue(rotate(key[:, None], positions), value[:, None]), past)
         # All heads read the same keys and values: to those, they are so many more positions.
@@ -72,14 +74,14 @@ class ParallelBlock(nn.Module):
         read, weights = attend(rows, seen, mask, scale=1 / math.sqrt(size))
         read = jnp.moveaxis(read.reshape(batch, self.heads, length, size), 1, 2).reshape(batch, length, inner)
         added = linear(width, "attention_output")(read) + linear(width, "down")(nn.silu(gate) * up)
-        return x + added, weights.reshape(batch, self.heads, length, -1), seen
+        return x + added, {"attention": weights.reshape(batch, self.heads, length, -1)}, seen
 
 
-class PaLM(nn.Module):
-    """The whole network.
+class PaLM(Decoder):
+    """The whole network; there is no dropout.
 
     Attributes:
-      vocab_size: number of words V.
+      vocab_size: number of tokens V.
       width: size D of a state.
       depth: number of blocks.
       heads: heads of each block's attention.
@@ -87,8 +89,6 @@ class PaLM(nn.Module):
       tied: whether the output's table is the embedding's.
       dtype: type of the multiplications and of the states; parameters, statistics, softmaxes and logits are float32.
     """
-
-    is_causal: ClassVar[bool] = True
 
     vocab_size: int
     width: int = 512
@@ -100,39 +100,7 @@ class PaLM(nn.Module):
 
     def setup(self) -> None:
         """Makes the parts."""
-        init = nn.initializers.normal(0.02)
-        self.embed = nn.Embed(self.vocab_size, self.width, dtype=self.dtype, embedding_init=init)
+        self.embed = nn.Embed(self.vocab_size, self.width, dtype=self.dtype, embedding_init=INIT)
         size = self.head_width or self.width // self.heads
         self.block = [ParallelBlock(self.heads, size, 4 * self.width, self.dtype) for _ in range(self.depth)]
         self.readout = Readout(self.vocab_size, self.tied, norm_bias=False, dtype=self.dtype)
-
-    @property
-    def blocks(self) -> tuple[nn.Module, ...]:
-        """The blocks, to be called one after the other."""
-        return tuple(self.block)
-
-    def embed_text(
-        self, text: Int[Array, "B T"], positions: Int[Array, "B T"], *, train: bool
-    ) -> Float[Array, "B T D"]:
-        """The states that the first block reads; the blocks themselves tell the positions."""
-        return self.embed(text)
-
-    def logits(self, x: Float[Array, "B T D"]) -> tuple[Float[Array, "B T V"], Float[Array, "B T D"]]:
-        """Scores of each next word, and the normalised states that they are read from."""
-        return self.readout(x, self.embed.embedding)
-
-    def __call__(
-        self, text: Int[Array, "B T"], text_mask: Bool[Array, "B T"] | None = None, *, train: bool = False
-    ) -> tuple[Float[Array, "B T V"], dict[str, Array]]:
-        """Scores every next word; arguments and results are those of `GPT2`. There is no dropout."""
-        positions = jnp.broadcast_to(jnp.arange(text.shape[1])[None], text.shape)
-        x = self.embed_text(text, positions, train=train)
-        mask = causal(text.shape[1])
-        if text_mask is not None:
-            mask = mask & text_mask[:, None, None]
-        out = {"embedded": x}
-        for i, block in enumerate(self.blocks):
-            x, out[f"attention_{i}"], _ = block(x, mask, positions=positions, train=train)
-            out[f"block_{i}"] = x
-        logits, out["normed"] = self.logits(x)
-        return logits, out

@@ -55,9 +55,9 @@ class TwoWay(nn.Module):
         """Returns relu(x + scale · (F(x) + G(x)))."""
         total = x
         for i in range(2):
-            y = Rows(self.rows, EPSILON, self.dtype, name=f"way_{i}")(x, train)
+            y = Rows(self.rows, EPSILON, self.dtype, name=f"branch_{i}")(x, train)
             spec = (x.shape[-1], 1, 1)
-            y = unit(y, spec, f"way_{i}_project", train=train, epsilon=EPSILON, dtype=self.dtype)
+            y = unit(y, spec, f"branch_{i}_project", train=train, epsilon=EPSILON, dtype=self.dtype)
             total = total + self.scale * y
         return nn.relu(total)
 
