@@ -131,7 +131,7 @@ def _evaluation(content: dict[str, Any]) -> Results:
             organs.append(int(np.argmax(case["modal_logits"])) == case["organ"])
     summary = vqa_rad.summarise(rows, names, "original_308")
 
-    def compared(score: vqa_rad.Score, expected: dict[str, float]) -> tuple[dict[str, Any], dict[str, Any]]:
+    def compared(score: vqa_rad.Counts, expected: dict[str, float]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Ours and theirs, of what the case has: `real_percent` of a whole is always 0 there (spec, quirk 18)."""
         ours: dict[str, float] = {"count": score.count, "real": score.answerable, "true": score.right}
         ours["score_percent"] = round(score.accuracy, 1)

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from jaxvqa.errors import DataError
 
@@ -214,12 +214,6 @@ def perplexity(loss: float, tokens: float | int) -> float:
 
 
 # Answers by their embeddings.
-
-
-def mean_embeddings(hidden: Float[np.ndarray, "B T D"], mask: Bool[np.ndarray, "B T"]) -> Float[np.ndarray, "B D"]:
-    """Returns the mean of each text's hidden states over its own positions, float64; zeros for a text without any."""
-    weights = mask.astype(np.float64)
-    return np.einsum("btd,bt->bd", hidden, weights) / np.maximum(weights.sum(1), 1)[:, None]
 
 
 def embeddings_by_answer(

@@ -122,41 +122,23 @@ class Summary:
         overall: mean over all questions.
         by_answer_type: mean over the questions of each answer type, as "yes/no", "number", "other".
         by_question_type: the same by question type, the question's first words.
-        counts_by_answer_type: number of questions of each answer type.
-        counts_by_question_type: number of questions of each question type.
         per_question: question id to accuracy, in the order of the annotations.
     """
 
     overall: float
     by_answer_type: dict[str, float]
     by_question_type: dict[str, float]
-    counts_by_answer_type: dict[str, int]
-    counts_by_question_type: dict[str, int]
     per_question: dict[int, float]
-
-    @property
-    def count(self) -> int:
-        """Number of questions."""
-        return len(self.per_question)
 
     def rounded(self, decimals: int = 2) -> "Summary":
         """Returns the percentages as the official script reports them: each rounded on its own, at the end."""
-
-        def round_all(values: dict[Any, float]) -> dict[Any, float]:
-            return {key: round(value, decimals) for key, value in values.items()}
-
-        return Summary(
-            round(self.overall, decimals),
-            round_all(self.by_answer_type),
-            round_all(self.by_question_type),
-            dict(self.counts_by_answer_type),
-            dict(self.counts_by_question_type),
-            round_all(self.per_question),
-        )
+        groups = (self.by_answer_type, self.by_question_type, self.per_question)
+        rounded = ({key: round(value, decimals) for key, value in group.items()} for group in groups)
+        return Summary(round(self.overall, decimals), *rounded)
 
 
 def summarise(predictions: Mapping[int, str], annotations: Sequence[Mapping[str, Any]]) -> Summary:
-    """Computes the accuracy of a whole result set, overall and by type.
+    """Computes the accuracy of a whole result set by the rule of 2015 to March 2021, overall and by type.
 
     Args:
         predictions: question id to raw predicted answer; exactly the annotated questions, in any order.
@@ -170,25 +152,16 @@ def summarise(predictions: Mapping[int, str], annotations: Sequence[Mapping[str,
         DataError: question ids are missing from the predictions, are too many, or are annotated twice.
     """
     _check_ids(predictions, [annotation["question_id"] for annotation in annotations])
-    per_question: dict[int, float] = {}
-    accuracies: list[float] = []
-    by_answer_type: dict[str, list[float]] = {}
-    by_question_type: dict[str, list[float]] = {}
-    for annotation in annotations:
-        question_id = annotation["question_id"]
-        accuracy = question_accuracy(predictions[question_id], annotation["answers"])
-        per_question[question_id] = 100 * accuracy
-        accuracies.append(accuracy)
-        by_answer_type.setdefault(annotation["answer_type"], []).append(accuracy)
-        by_question_type.setdefault(annotation["question_type"], []).append(accuracy)
-    return Summary(
-        _percent(accuracies),
-        {name: _percent(group) for name, group in by_answer_type.items()},
-        {name: _percent(group) for name, group in by_question_type.items()},
-        {name: len(group) for name, group in by_answer_type.items()},
-        {name: len(group) for name, group in by_question_type.items()},
-        per_question,
-    )
+    accuracies = {a["question_id"]: question_accuracy(predictions[a["question_id"]], a["answers"]) for a in annotations}
+
+    def by(field: str) -> dict[str, float]:
+        groups: dict[str, list[float]] = {}
+        for annotation in annotations:
+            groups.setdefault(annotation[field], []).append(accuracies[annotation["question_id"]])
+        return {name: _percent(group) for name, group in groups.items()}
+
+    per_question = {number: 100 * accuracy for number, accuracy in accuracies.items()}
+    return Summary(_percent(list(accuracies.values())), by("answer_type"), by("question_type"), per_question)
 
 
 def eval_ai_results(predictions: Mapping[int, str]) -> list[dict[str, Any]]:

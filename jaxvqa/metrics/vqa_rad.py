@@ -50,7 +50,7 @@ PROTOCOLS = {
 
 
 @dataclass(frozen=True)
-class Score:
+class Counts:
     """Counts of one group of questions.
 
     Attributes:
@@ -87,11 +87,11 @@ class Summary:
       per_question: Question id -> whether it was answered rightly, in the order of the rows.
     """
 
-    overall: Score
-    by_answer_type: dict[str, Score]
-    by_question_type: dict[str, Score]
-    by_both: dict[str, dict[str, Score]]
-    by_organ: dict[str, Score]
+    overall: Counts
+    by_answer_type: dict[str, Counts]
+    by_question_type: dict[str, Counts]
+    by_both: dict[str, dict[str, Counts]]
+    by_organ: dict[str, Counts]
     per_question: dict[int, bool] = field(repr=False)
 
     def table(self) -> dict[str, float]:
@@ -155,7 +155,7 @@ def summarise(rows: Iterable[Row], answers: Sequence[str] | None, protocol: str 
         for row, result in zip(kept, right, strict=True)
     ]
 
-    def score(answer_type: str | None = None, question_type: str | None = None, organ: str | None = None) -> Score:
+    def score(answer_type: str | None = None, question_type: str | None = None, organ: str | None = None) -> Counts:
         group = [
             (result, reachable)
             for row, result, reachable in results
@@ -163,9 +163,9 @@ def summarise(rows: Iterable[Row], answers: Sequence[str] | None, protocol: str 
             and (question_type is None or question_type in question_types(row["question_type"]))
             and organ in (None, row.get("organ"))
         ]
-        return Score(len(group), sum(result for result, _ in group), sum(reachable for _, reachable in group))
+        return Counts(len(group), sum(result for result, _ in group), sum(reachable for _, reachable in group))
 
-    def by_question_type(answer_type: str | None = None) -> dict[str, Score]:
+    def by_question_type(answer_type: str | None = None) -> dict[str, Counts]:
         found = {name for row in kept for name in question_types(row["question_type"])}
         names = [*QUESTION_TYPES, *sorted(found - set(QUESTION_TYPES))]
         scores = {name: score(answer_type, name) for name in names}

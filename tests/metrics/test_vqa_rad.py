@@ -59,15 +59,15 @@ def test_protocols():
 
 def test_groups():
     summary = vqa_rad.summarise(ROWS, ANSWERS, "strict_451")
-    Score = vqa_rad.Score
-    assert summary.by_answer_type == {"CLOSED": Score(2, 1, 2), "OPEN": Score(4, 2, 2)}
+    Counts = vqa_rad.Counts
+    assert summary.by_answer_type == {"CLOSED": Counts(2, 1, 2), "OPEN": Counts(4, 2, 2)}
     # A question of two types counts once for each; the types come in the original's order, misspelt ones mended.
     assert list(summary.by_question_type) == ["PRES", "MODALITY", "POS", "ATTRIB"]
-    assert summary.by_question_type["PRES"] == Score(2, 1, 2)
-    assert summary.by_question_type["POS"] == Score(4, 1, 2)
-    assert summary.by_question_type["ATTRIB"] == Score(1, 0, 0)
-    assert summary.by_both["CLOSED"] == {"PRES": Score(2, 1, 2), "POS": Score(1, 0, 1)}
-    assert summary.by_organ == {"ABD": Score(3, 1, 1), "CHEST": Score(1, 0, 1), "HEAD": Score(2, 2, 2)}
+    assert summary.by_question_type["PRES"] == Counts(2, 1, 2)
+    assert summary.by_question_type["POS"] == Counts(4, 1, 2)
+    assert summary.by_question_type["ATTRIB"] == Counts(1, 0, 0)
+    assert summary.by_both["CLOSED"] == {"PRES": Counts(2, 1, 2), "POS": Counts(1, 0, 1)}
+    assert summary.by_organ == {"ABD": Counts(3, 1, 1), "CHEST": Counts(1, 0, 1), "HEAD": Counts(2, 2, 2)}
     table = summary.table()
     assert table["accuracy"] == 50
     assert (table["closed"], table["open"]) == (50, 50)
@@ -78,7 +78,7 @@ def test_any_text_without_an_answer_list():
     rows = [row(1, "The right lobe.", "right lobe"), row(2, "yes", "right lobe")]
     for name in vqa_rad.PROTOCOLS:
         summary = vqa_rad.summarise(rows, None, name)
-        assert summary.overall == vqa_rad.Score(2, 1, 2)
+        assert summary.overall == vqa_rad.Counts(2, 1, 2)
 
 
 @pytest.mark.parametrize(
@@ -152,8 +152,8 @@ def test_counts_of_the_real_splits(splits):
     oracle = vqa_rad.with_answers(splits["test"], [str(r["multiple_choice_answer"]) for r in splits["test"]])
     report = vqa_rad.report(oracle, answers)
     freeform, both = report["strict_308"].by_answer_type, report["strict_451"].by_answer_type
-    assert freeform == {"CLOSED": vqa_rad.Score(185, 180, 180), "OPEN": vqa_rad.Score(123, 90, 90)}
-    assert both == {"CLOSED": vqa_rad.Score(272, 266, 266), "OPEN": vqa_rad.Score(179, 142, 142)}
+    assert freeform == {"CLOSED": vqa_rad.Counts(185, 180, 180), "OPEN": vqa_rad.Counts(123, 90, 90)}
+    assert both == {"CLOSED": vqa_rad.Counts(272, 266, 266), "OPEN": vqa_rad.Counts(179, 142, 142)}
     assert report["strict_451"].overall.ceiling == pytest.approx(90.5, abs=0.05)
     assert sum(score.count for score in report["strict_451"].by_organ.values()) == 451
 
