@@ -18,7 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from jaxvqa import configs
-from jaxvqa.data import pipeline, sources
+from jaxvqa.data.batches import LoadBatch, Readers, read_ahead
+from jaxvqa.data.data_set import DataSet
+from jaxvqa.data.order import TrainOrder
 from jaxvqa.errors import run_command
 from jaxvqa.tasks import make_task
 from tfds_builders import build
@@ -66,12 +68,12 @@ def measure(data_dir: Path, batches: int, threads: int) -> float:
         config.data.dir = str(data_dir)
         config.data.cache_mib = 0.0  # the real features are larger than any memory: read and decode them each time
         config.data.vocabulary_splits = config.data.answers.splits = "train"
-    task = make_task(config, lambda split: sources.open_vqa(config.data, split))
-    source = sources.open_vqa(config.data, "train")
-    order = pipeline.TrainOrder(len(source), BATCH, 0)
-    load = pipeline.LoadBatch(source, order, task.transforms(train=True), 0, 1)
+    task = make_task(config, DataSet(config.data))
+    source = DataSet(config.data).split("train")
+    order = TrainOrder(len(source), BATCH, 0)
+    load = LoadBatch(source, order, task.transforms(train=True), 0, 1)
     warm_up = 3
-    stream = pipeline.batches(load, 0, warm_up + batches, pipeline.Readers(threads=threads, prefetch_mib=256))
+    stream = read_ahead(load, 0, warm_up + batches, Readers(threads=threads, prefetch_mib=256))
     for _ in range(warm_up):
         next(stream)
     start = time.perf_counter()

@@ -58,7 +58,12 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """Returns the config of a variant; several are joined by commas."""
     variants = common.parse_variants(arg, VARIANTS)
     config = common.base()
-    common.radiology_data(config)
+    config.data = common.data_section(
+        *(common.ANSWERS, common.WORDS, common.IMAGES),
+        **{"blind": False, "organs": (), "maml_size": 84, "autoencoder_size": 128},
+        augment={"crop": 0, "degrees": 0.0, "brightness": 0.0},
+    )
+    config.compile.vocab_size, config.compile.num_answers = 1177, 458
     config.name = "cmsa"
     config.task = "radiology_vqa"
     config.sharding.params = SHARDING
@@ -129,7 +134,7 @@ FROM_NOTHING = "the image branches can be trained first, as the paper does (conf
 
 def _vqa_rad(config: ml_collections.ConfigDict, variants: set[str]) -> None:
     config.name = "cmsa-vqa_rad"
-    config.data.questions = "vqa_rad/questions"
+    config.data.examples = "vqa_rad/questions"
     config.data.images = "vqa_rad/images"
     config.data.organs = ("ABD", "HEAD", "CHEST")
     config.data.answers.min_count = 1
@@ -141,7 +146,7 @@ def _vqa_rad(config: ml_collections.ConfigDict, variants: set[str]) -> None:
         config.data.train_split = "train_without_test_frames"
     if "image_disjoint" in variants:
         config.name += "-image_disjoint"
-        config.data.questions = "vqa_rad/image_disjoint"
+        config.data.examples = "vqa_rad/image_disjoint"
     row = {"type": "vqa_rad", "train_split": config.data.train_split, "batch_size": 64}
     config.main_eval = "test"
     config.evals = ml_collections.ConfigDict()
@@ -152,7 +157,7 @@ def _vqa_rad(config: ml_collections.ConfigDict, variants: set[str]) -> None:
 def _phantom_vqa(config: ml_collections.ConfigDict) -> None:
     """The embedded phantoms, by a newer recipe than the published one."""
     config.name = "cmsa-phantom_vqa"
-    config.data.questions = "phantom_vqa/questions"
+    config.data.examples = "phantom_vqa/questions"
     config.data.images = "phantom_vqa/images"
     config.data.organs = (2, 0, 1)  # the data set's labels of abdomen, head and chest
     config.data.answers.min_count = 3

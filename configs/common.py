@@ -1,5 +1,6 @@
 """What all configs share: the fields of the loop with their defaults, and the reading of `:arg`."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
@@ -85,141 +86,70 @@ def start_from(table: tuple[tuple[str, bool | str], ...], without: str = "") -> 
     return ml_collections.ConfigDict({"workdir": "", "table": table, "without": without})
 
 
-def vqa_data(config: ml_collections.ConfigDict) -> None:
-    """Adds the fields of question-and-regions data."""
-    data = config.data = ml_collections.ConfigDict()
-    data.dir = ""  # where data sets are built; empty: TFDS_DATA_DIR, else ~/tensorflow_datasets
-    data.questions = ""  # the part with the questions, as "vqa_v2/questions"
-    data.images = ""  # the part with the region features; empty: a run on the text alone
-    data.image_splits = ""  # splits of that part, joined by "+"; empty: all
-    data.train_split = "train"
-    data.cache_mib = 256.0  # splits up to this size on disk are kept decoded in memory
-    data.limit = 0  # keeps the first examples of each split; 0: all
-    data.vocabulary_splits = "train"  # whose questions make the vocabulary, in this order
-    data.glove = ""  # a local file of word vectors
-    data.max_tokens = 16
-    data.max_regions = 100
-    data.region_width = 2048
-    data.blind = False  # the question-only baseline: no picture
-    data.answers = ml_collections.ConfigDict()
-    data.answers.file = ""  # the original's answer_dict.json, or a JSON list; empty: made from the data
-    data.answers.splits = "train"
-    data.answers.min_count = 9
-    data.answers.rule = "soft"  # of several annotators: soft | counts (RWSAN's targets); of one: exact
-    data.readers = ml_collections.ConfigDict({"threads": 4, "prefetch_mib": 512.0, "workers": 0})
-    config.compile.vocab_size = 20572  # sizes for --mode=compile, which reads no data
-    config.compile.num_answers = 3129
+# The data section of a config is composed of these pieces; `jaxvqa.fields` says what each field means.
+
+EXAMPLES: Mapping[str, Any] = {
+    "dir": "",
+    "examples": "",
+    "images": "",
+    "image_splits": "",
+    "question_types": (),
+    "train_split": "train",
+    "held_out": 0.0,
+    "examples_per_image": 1,
+    "limit": 0,
+    "cache_mib": 512.0,
+    "readers": {"threads": 4, "prefetch_mib": 512.0, "workers": 0},
+}
+"""Where the examples are, which of them there are, and how they are read: a piece of every data section."""
+
+ANSWERS: Mapping[str, Any] = {"answers": {"file": "", "splits": "train", "min_count": 1, "rule": "exact"}}
+"""The answers that a model chooses from."""
+
+WORDS: Mapping[str, Any] = {"vocabulary_splits": "train", "word_vectors": "", "max_tokens": 12}
+"""Questions as words."""
+
+IMAGES: Mapping[str, Any] = {"image_size": 224, "augment": {}}
+"""Images as pixels; `augment` has the random changes that a system makes in training."""
+
+REGIONS: Mapping[str, Any] = {"max_regions": 100, "region_width": 2048}
+"""Images as region features."""
+
+TEXTS: Mapping[str, Any] = {
+    "template": "vqa",
+    "text_form": "raw",
+    "tokeniser": "",
+    "vocabulary_parts": (),
+    "vocabulary_splits": "train",
+    "vocab_size": 1000,
+    "max_tokens": 128,
+    "max_prompt": 96,
+    "shots": 0,
+    "shots_by": "seed",
+    "shots_split": "train",
+    "candidates": "",
+}
+"""Texts that a model reads and writes, by token."""
+
+GENERATE: Mapping[str, Any] = {
+    "words": 20,
+    "beams": 1,
+    "length_penalty": 1.0,
+    "temperature": 0.0,
+    "top_k": 0,
+    "top_p": 1.0,
+    "seed": 0,
+}
+"""`config.generate`: how texts are written."""
 
 
-def radiology_data(config: ml_collections.ConfigDict) -> None:
-    """Adds the fields of data with questions and pictures."""
-    data = config.data = ml_collections.ConfigDict()
-    data.dir = ""  # where data sets are built; empty: TFDS_DATA_DIR, else ~/tensorflow_datasets
-    data.questions = ""  # the part with the questions, as "vqa_rad/questions"
-    data.images = ""  # the part with the pictures; empty: a run on the text alone
-    data.image_splits = ""  # splits of that part, joined by "+"; empty: all
-    data.train_split = "train"
-    data.cache_mib = 512.0  # records of splits up to this size, and decoded pictures up to it, are kept in memory
-    data.limit = 0  # keeps the first examples of each split; 0: all
-    data.vocabulary_splits = "train"  # whose questions make the vocabulary, in this order
-    data.question_list = ""  # pre-training: the part with the questions to draw from
-    data.vectors = ""  # a local file of word vectors: GloVe's text, or fastText's .bin as BioWordVec
-    data.max_tokens = 12
-    data.image_size = 224  # pixels; whatever the aspect ratio
-    data.maml_size = 84  # of MEVF's two grey pictures
-    data.autoencoder_size = 128
-    data.augment = ml_collections.ConfigDict({"crop": 0, "degrees": 0.0, "brightness": 0.0})  # random, in training
-    data.organs = ()  # the values of `organ` that mean abdomen, head, chest
-    data.blind = False  # the question-only baseline: pictures of noise
-    data.answers = ml_collections.ConfigDict()
-    data.answers.file = ""  # a JSON list of answers, or two maps; empty: made from the data
-    data.answers.splits = "train"
-    data.answers.min_count = 1
-    data.answers.rule = "exact"  # of one annotator: exact; of several: soft, counts (jaxvqa.data.answers)
-    data.readers = ml_collections.ConfigDict({"threads": 4, "prefetch_mib": 512.0, "workers": 0})
-    config.compile.vocab_size = 1177  # sizes for --mode=compile, which reads no data
-    config.compile.num_answers = 458
-
-
-def picture_data(config: ml_collections.ConfigDict) -> None:
-    """Adds the fields of data that is answered by the picture alone."""
-    data = config.data = ml_collections.ConfigDict()
-    data.dir = ""  # where data sets are built; empty: TFDS_DATA_DIR, else ~/tensorflow_datasets
-    data.questions = ""  # the part with the questions, as "vqa_rad/questions"
-    data.images = ""  # the part with the pictures
-    data.image_splits = ""  # splits of that part, joined by "+"; empty: all
-    data.question_types = ()  # keeps the questions whose `question_type` is one of these; empty: all
-    data.train_split = "train"
-    data.cache_mib = 512.0  # records of splits up to this size, and decoded pictures up to it, are kept in memory
-    data.limit = 0  # keeps the first examples of each split; 0: all
-    data.image_size = 224  # pixels; whatever the aspect ratio
-    data.eval_size = 0  # of evaluated pictures; 0: image_size
-    data.augment = ml_collections.ConfigDict({"crop_and_flip": 0})  # pixels to crop from; 0: pictures as they are
-    data.mask_file = ""  # the original's modelmask.json, for the predict functions answers_masked…; empty: none
-    data.answers = ml_collections.ConfigDict()
-    data.answers.file = ""  # the original's disease2id.json, or a JSON list; empty: made from the data
-    data.answers.splits = "train"
-    data.answers.min_count = 1
-    data.answers.rule = "exact"  # of one annotator: exact; of several: soft, counts (jaxvqa.data.answers)
-    data.readers = ml_collections.ConfigDict({"threads": 4, "prefetch_mib": 512.0, "workers": 0})
-    config.compile.num_answers = 330  # for --mode=compile, which reads no data
-
-
-def text_data(config: ml_collections.ConfigDict) -> None:
-    """Adds the fields of data whose pictures are answered, or described, in words, and of the writing."""
-    data = config.data = ml_collections.ConfigDict()
-    data.dir = ""  # where data sets are built; empty: TFDS_DATA_DIR, else ~/tensorflow_datasets
-    data.questions = ""  # the part with questions or captions, as "vqa_rad/questions" or "roco/captions"
-    data.images = ""  # the part with the pictures
-    data.image_splits = ""  # splits of that part, joined by "+"; empty: all
-    data.question_types = ()  # keeps the questions whose `question_type` is one of these; empty: all
-    data.train_split = "train"
-    data.held_out = 0.0  # share of the images of train_split that are not trained on: the split "held_out"; 0: none
-    data.cache_mib = 512.0  # records of splits up to this size, and decoded pictures up to it, are kept in memory
-    data.limit = 0  # keeps the first examples of each split; 0: all
-    data.template = "vqa"  # what a text looks like: a row of jaxvqa.data.prompts.TEMPLATES
-    data.text_form = "raw"  # raw: questions and answers as they stand | rad: MEVF's form of VQA-RAD's
-    data.tokeniser = ""  # a folder or file, or a hub's name; empty: trained on the texts of the data
-    data.vocabulary_parts = ()  # on whose texts, so that runs on each of them share it; empty: `questions`
-    data.vocabulary_splits = "train"
-    data.vocab_size = 1000  # its most words
-    data.max_tokens = 128  # of a whole text, cut behind
-    data.max_prompt = 96  # of a prompt, whose question is cut where it does not fit
-    data.shots = 0  # examples before each prompt in evaluation; max_prompt has to have room for them
-    data.shots_by = "seed"  # drawn by (generate.seed, question) | image: those with the most similar pictures
-    data.shots_split = "train"  # where they are from
-    data.candidates = (
-        ""  # a JSON list of answers that `ranked` chooses from; empty: the classes, without any yes and no
-    )
-    data.image_size = 224  # pixels; whatever the aspect ratio
-    data.max_regions = 16  # with model.vision = "regions", of a picture,
-    data.region_width = 320  # and the features of each, its box aside
-    data.mean = (0.485, 0.456, 0.406)  # of red, green and blue in [0, 1], subtracted
-    data.std = (0.229, 0.224, 0.225)  # divided by
-    # In training: pixels to crop from, turns by up to so many degrees, mirror images half the time, colours.
-    data.augment = ml_collections.ConfigDict({"crop": 0, "degrees": 0.0, "flip": False, "colour": 0.0})
-    data.questions_together = (
-        1  # questions about one picture side by side in a training batch: it is encoded once for them
-    )
-    data.blind = False  # the question-only baseline: pictures of noise
-    data.classify = False  # whether there is a class head beside the text
-    data.answers = ml_collections.ConfigDict()
-    data.answers.form = "vqa"  # of the classes: vqa | rad | med | verbatim
-    data.answers.file = ""  # the original's file of classes, or a JSON list; empty: made from the data
-    data.answers.splits = "train"
-    data.answers.min_count = 1
-    data.answers.rule = "exact"  # of one annotator: exact; of several: soft, counts (jaxvqa.data.answers)
-    data.readers = ml_collections.ConfigDict({"threads": 4, "prefetch_mib": 512.0, "workers": 0})
-    config.generate = ml_collections.ConfigDict()
-    config.generate.words = 20  # the most words of an answer
-    config.generate.beams = 1
-    config.generate.length_penalty = 1.0
-    config.generate.temperature = 0.0  # 0: the best word each time; otherwise words are drawn
-    config.generate.top_k = 0
-    config.generate.top_p = 1.0
-    config.generate.seed = 0  # of the draws, and of the examples before a prompt
-    config.compile.vocab_size = 50261  # sizes for --mode=compile, which reads no data
-    config.compile.num_answers = 332
+def data_section(*pieces: Mapping[str, Any], **fields: Any) -> ml_collections.ConfigDict:
+    """`config.data` of these pieces, with other defaults and more fields: a mapping is added to the group of its name."""
+    section: dict[str, Any] = {}
+    for piece in (EXAMPLES, *pieces, fields):
+        for name, value in piece.items():
+            section[name] = {**section.get(name, {}), **value} if isinstance(value, Mapping) else value
+    return ml_collections.ConfigDict(section)
 
 
 def evaluation(split: str, *, every: str, batch_size: int, **changes: Any) -> ml_collections.ConfigDict:

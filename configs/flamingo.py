@@ -41,6 +41,7 @@ import ml_collections
 
 from configs import common
 from jaxvqa.checkpoints import LEADING_ROWS
+from jaxvqa.data.images import IMAGENET_MEAN, IMAGENET_STD
 from jaxvqa.errors import ConfigError
 from jaxvqa.models.flamingo import FREEZE
 
@@ -63,7 +64,14 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     if "held_out" in variants and "vqa_rad" not in variants:
         raise ConfigError("The variant held_out is for vqa_rad, which has no validation split; the others have one.")
     config = common.base()
-    common.text_data(config)
+    config.data = common.data_section(
+        *(common.ANSWERS, common.TEXTS, common.IMAGES, common.REGIONS),
+        **{"blind": False, "classify": False, "max_regions": 16, "region_width": 320},
+        **{"mean": IMAGENET_MEAN, "std": IMAGENET_STD, "answers": {"form": "vqa"}},
+        augment={"crop": 0, "degrees": 0.0, "flip": False, "colour": 0.0},
+    )
+    config.generate = ml_collections.ConfigDict(dict(common.GENERATE))
+    config.compile.vocab_size, config.compile.num_answers = 50261, 332
     config.name = "flamingo"
     config.task = "text_generation"
     config.sharding.params = SHARDING
@@ -115,14 +123,14 @@ def _phantom_vqa(config: ml_collections.ConfigDict, *, captions: bool, pixels: b
     model.vision = "resnet" if pixels else "regions"
     model.vision_sizes = {"depth": 10, "width": 32, "features": 0} if pixels else {}
     config.loss.prompt = False
-    config.data.questions = "phantom_vqa/captions" if captions else "phantom_vqa/questions"
+    config.data.examples = "phantom_vqa/captions" if captions else "phantom_vqa/questions"
     config.data.images = "phantom_vqa/images"
     config.data.vocabulary_parts = ("phantom_vqa/questions", "phantom_vqa/captions")
     config.data.template = "caption" if captions else "vqa"
     config.data.image_size = 96
     config.data.max_tokens = 40 if captions else 24
     config.data.max_prompt = 6 if captions else 22
-    config.data.questions_together = 1 if captions else 5  # all that there are about a picture, which is encoded once
+    config.data.examples_per_image = 1 if captions else 5  # all that there are about a picture, which is encoded once
     config.data.answers.min_count = 10
     config.data.answers.rule = "soft"
     config.compile.vocab_size = 700
@@ -170,7 +178,7 @@ def _from_another_run(config: ml_collections.ConfigDict) -> None:
 
 def _mimic_cxr(config: ml_collections.ConfigDict) -> None:
     config.name = "flamingo-mimic_cxr"
-    config.data.questions, config.data.images = "mimic_cxr/reports", "mimic_cxr/images"
+    config.data.examples, config.data.images = "mimic_cxr/reports", "mimic_cxr/images"
     config.data.template = "caption"
     config.data.max_tokens, config.data.max_prompt = 256, 16
     config.model.language_sizes.maps = False  # memory grows linearly with the words
@@ -186,7 +194,7 @@ def _mimic_cxr(config: ml_collections.ConfigDict) -> None:
 
 def _roco(config: ml_collections.ConfigDict) -> None:
     config.name = "flamingo-roco"
-    config.data.questions, config.data.images = "roco/captions", "roco/images"
+    config.data.examples, config.data.images = "roco/captions", "roco/images"
     config.data.template = "caption"
     config.data.max_tokens, config.data.max_prompt = 128, 16
     config.data.mean, config.data.std = (0.3570, 0.3621, 0.3636), (0.2924, 0.2941, 0.2951)
@@ -202,7 +210,7 @@ def _roco(config: ml_collections.ConfigDict) -> None:
 def _vqa_rad(config: ml_collections.ConfigDict) -> None:
     config.name = "flamingo-vqa_rad"
     config.data.classify = True
-    config.data.questions, config.data.images = "vqa_rad/questions", "vqa_rad/images"
+    config.data.examples, config.data.images = "vqa_rad/questions", "vqa_rad/images"
     config.data.text_form = "rad"
     config.data.answers.form = "rad"
     config.data.max_tokens, config.data.max_prompt = 64, 48
@@ -236,7 +244,7 @@ def _hold_out(config: ml_collections.ConfigDict) -> None:
 
 def _imageclef(config: ml_collections.ConfigDict) -> None:
     config.name = "flamingo-imageclef"
-    config.data.questions, config.data.images = "vqa_med/questions_2021", "vqa_med/images_2021"
+    config.data.examples, config.data.images = "vqa_med/questions_2021", "vqa_med/images_2021"
     config.data.answers.form = "verbatim"
     config.data.max_tokens, config.data.max_prompt = 128, 96
     config.data.mean, config.data.std = (0.2570,) * 3, (0.2710,) * 3
@@ -298,7 +306,7 @@ def _small(config: ml_collections.ConfigDict) -> None:
     config.data.vocabulary_parts = ()
     config.data.vocab_size = 400
     config.data.image_size = 32
-    config.data.questions_together = 1
+    config.data.examples_per_image = 1
     config.data.answers.min_count = 1
     config.model.language_sizes = {"width": 32, "depth": 2, "heads": 2, "positions": 512}
     config.model.vision = "clip"

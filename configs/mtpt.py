@@ -27,7 +27,12 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     variants = common.parse_variants(arg, VARIANTS)
     organ = next((organ for organ in ORGANS if organ in variants), "abdomen")
     config = common.base()
-    common.radiology_data(config)
+    config.data = common.data_section(
+        *(common.WORDS, common.IMAGES),
+        question_list=f"mtpt/{organ}_questions",
+        augment={"crop": 8, "degrees": 15.0, "brightness": 0.0},
+    )
+    config.compile.vocab_size, config.compile.num_classes = 1177, CLASSES[organ]
     config.name = f"mtpt-{organ}"
     config.task = "multi_task_pretraining"
     config.sharding.params = ((r".*/(theta|phi|value)/kernel", ("fsdp", "tensor")), (r".*", ()))
@@ -44,10 +49,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.model.dropout = 0.5
     config.model.remat = False
     config.loss = ml_collections.ConfigDict({"image": 1.0, "compatibility": 1.0})
-    config.data.questions = f"mtpt/{organ}"
-    config.data.question_list = f"mtpt/{organ}_questions"
-    config.data.augment.crop = 8
-    config.data.augment.degrees = 15.0
+    config.data.examples = f"mtpt/{organ}"
     config.batch_size = 10
     config.optim.name = "adamax"
     config.optim.lr = 0.01
@@ -57,7 +59,6 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.optim.schedule = ml_collections.ConfigDict({"name": "epochs", "table": ((0, 1.0), *falls)})
     config.log_every = "1 epoch"
     config.checkpoint.every = "5 epochs"
-    config.compile.num_classes = CLASSES[organ]
     config.main_eval = "test"
     config.evals = ml_collections.ConfigDict()
     config.evals.test = common.evaluation("test", every="5 epochs", batch_size=20, type="scores", predict="scores")
@@ -84,7 +85,7 @@ def compact(config: ml_collections.ConfigDict) -> None:
 def _phantoms(config: ml_collections.ConfigDict, organ: str) -> None:
     compact(config)
     config.name = f"mtpt-phantom_{organ}"
-    config.data.questions = f"mtpt/phantom_{organ}"
+    config.data.examples = f"mtpt/phantom_{organ}"
     config.data.question_list = f"mtpt/phantom_{organ}_questions"
     config.total, config.optim.lr = PHANTOM_RECIPES[organ]
     config.optim.schedule = ml_collections.ConfigDict({"name": "cosine", "warmup": "5 %", "end": 0.01})

@@ -35,7 +35,11 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """Returns the config of a variant; several are joined by commas."""
     variants = common.parse_variants(arg, VARIANTS)
     config = common.base()
-    common.vqa_data(config)
+    config.data = common.data_section(
+        *(common.ANSWERS, common.WORDS, common.REGIONS),
+        **{"blind": False, "cache_mib": 256.0, "max_tokens": 16, "answers": {"min_count": 9, "rule": "soft"}},
+    )
+    config.compile.vocab_size, config.compile.num_answers = 20572, 3129
     config.name = "rwsan"
     config.task = "answer_classification"
     config.sharding.params = SHARDING
@@ -86,7 +90,7 @@ def _vqa_v2(config: ml_collections.ConfigDict, variants: set[str]) -> None:
     MCAN (small), which RWSAN derives from, states 70.7 on test-dev for train+val+vg with the same features.
     """
     config.name = "rwsan-vqa_v2"
-    config.data.questions = "vqa_v2/questions"
+    config.data.examples = "vqa_v2/questions"
     config.data.images = "vqa_v2/features"
     config.data.vocabulary_splits = "train+val+test+vg"
     config.data.answers.splits = "train+val"
@@ -110,7 +114,7 @@ def _vqa_v2(config: ml_collections.ConfigDict, variants: set[str]) -> None:
 def _phantom_vqa(config: ml_collections.ConfigDict) -> None:
     """The embedded phantoms: a narrower model, and a rate that suits minutes instead of days."""
     config.name = "rwsan-phantom_vqa"
-    config.data.questions = "phantom_vqa/questions"
+    config.data.examples = "phantom_vqa/questions"
     config.data.images = "phantom_vqa/images"
     config.data.max_regions = 15
     config.data.region_width = 320
@@ -137,7 +141,7 @@ def _easy_vqa(config: ml_collections.ConfigDict) -> None:
     """easy-VQA; the question alone gives 67 %. Learns to compare pictures with words only after six epochs."""
     _phantom_vqa(config)
     config.name = "rwsan-easy_vqa"
-    config.data.questions = "easy_vqa/questions"
+    config.data.examples = "easy_vqa/questions"
     config.data.images = "easy_vqa/images"
     config.data.max_regions = 26
     config.data.answers.min_count = 1

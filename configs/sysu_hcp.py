@@ -37,7 +37,7 @@ QUESTION_TYPES = ("modality", "plane", "organ", "abnormality")
 
 VARIANTS = ("vqa_med_2021", "vqa_med_2019", *QUESTION_TYPES, "sample", "no_hagap", *IDEAS, *BACKBONES, "small")
 
-VQA_MED = {"questions": "vqa_med/questions_sysu_hcp", "images": "vqa_med/images_sysu_hcp"}
+VQA_MED = {"examples": "vqa_med/questions_sysu_hcp", "images": "vqa_med/images_sysu_hcp"}
 
 IMAGE_SIZES = dict.fromkeys(("resnet50", "resnet50HGap", "resnest50", "resnest50HGap"), 256)
 """Network -> pixels that the published one was trained with, where they are not its usual ones."""
@@ -58,7 +58,10 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """Returns the config of a variant; several are joined by commas."""
     variants = common.parse_variants(arg, VARIANTS)
     config = common.base()
-    common.picture_data(config)
+    config.data = common.data_section(
+        *(common.ANSWERS, common.IMAGES), eval_size=0, mask_file="", augment={"crop_and_flip": 8}
+    )
+    config.compile.num_answers = 330
     config.name = "sysu_hcp"
     config.task = "image_classification"
     config.sharding.params = SHARDING
@@ -75,7 +78,6 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.loss.mixup_alpha = MIXUP_ALPHA
     config.loss.mixup_off_epoch = 0  # from when on pictures are not mixed any more; 0: they always are
     config.data.image_size = IMAGE_SIZES.get(backbone, BACKBONES[backbone].image_size)
-    config.data.augment.crop_and_flip = 8
     config.batch_size = 32
     config.total = "100 epochs"  # the released weights are those of epoch 50, of the two ResNeSts those of epoch 30
     config.optim.name = "sgd"
@@ -134,7 +136,7 @@ def _scratch(config: ml_collections.ConfigDict, *, compact: bool) -> None:
 def _phantom_vqa(config: ml_collections.ConfigDict, variants: set[str]) -> None:
     """The embedded phantoms."""
     config.name = "sysu_hcp-phantom_vqa"
-    config.data.questions = "phantom_vqa/questions"
+    config.data.examples = "phantom_vqa/questions"
     config.data.images = "phantom_vqa/images"
     config.data.question_types = tuple(name for name in QUESTION_TYPES if name in variants) or ("abnormality",)
     config.data.answers.min_count = 10
@@ -151,7 +153,7 @@ def _vqa_med_2019(config: ml_collections.ConfigDict, variants: set[str]) -> None
     """Classes of one type of question, yes and no aside; `sample`: of a part of the release."""
     config.name = "sysu_hcp-vqa_med_2019"
     sample = "sample_" if "sample" in variants else ""
-    config.data.questions = f"vqa_med/{sample}questions_2019"
+    config.data.examples = f"vqa_med/{sample}questions_2019"
     config.data.images = f"vqa_med/{sample}images_2019"
     config.data.question_types = tuple(name for name in QUESTION_TYPES if name in variants) or ("modality",)
     config.compile.num_answers = 44

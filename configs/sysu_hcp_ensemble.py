@@ -41,7 +41,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     # Where a field is empty or 0, members keep their own; see common.picture_data.
     data = config.data = ml_collections.ConfigDict()
     data.dir = ""
-    data.questions = ""
+    data.examples = ""
     data.images = ""
     data.image_splits = ""
     data.question_types = ()

@@ -14,27 +14,6 @@ import ml_collections
 from jaxvqa.errors import ConfigError, UserError, first_line, nearest
 from jaxvqa.inputs import read_json
 
-ADDED: tuple[tuple[str, str, Any], ...] = (
-    ("best.metric", "batch_size", ""),
-    ("best.mode", "batch_size", "min"),
-    ("best.patience", "batch_size", 0),
-    ("curriculum", "batch_size", ()),
-    ("data.cache_mib", "data.train_split", 256.0),
-    ("data.candidates", "data.max_prompt", ""),
-    ("data.held_out", "data.max_prompt", 0.0),
-    ("data.shots", "data.max_prompt", 0),
-    ("data.shots_by", "data.max_prompt", "seed"),
-    ("data.shots_split", "data.max_prompt", "train"),
-    ("loss.mixup_off_epoch", "loss.mixup_alpha", 0),
-    ("main_eval", "batch_size", ""),
-    ("model.media_numbered", "generate.words", False),
-    ("optim.coupled_decay", "optim.clip_norm", ()),
-    ("optim.frozen_dtype", "optim.clip_norm", "float32"),
-    ("optim.restart_epochs", "optim.clip_norm", ()),
-)
-"""Fields that came after the first checkpoints: the name, a field that every config with it has, and the value that means
-what was done before. Whoever adds a field to a config adds a row, so that the checkpoints that are there can still be read."""
-
 
 def load(argument: str) -> ml_collections.ConfigDict:
     """Loads "path/to/config.py" or "path/to/config.py:arg": the locked ConfigDict that its `get_config(arg)` returns.
@@ -109,10 +88,7 @@ def read(file: Path) -> ml_collections.ConfigDict:
 
 
 def from_json(text: str | dict[str, Any]) -> ml_collections.ConfigDict:
-    """The locked config that a checkpoint holds as JSON, with the fields of `ADDED` that it lacks.
-
-    JSON has no tuples: lists become tuples again.
-    """
+    """The locked config that a checkpoint holds as JSON, which has no tuples: lists become tuples again."""
     tree = json.loads(text) if isinstance(text, str) else text
 
     def tuples(value: Any) -> Any:
@@ -120,18 +96,7 @@ def from_json(text: str | dict[str, Any]) -> ml_collections.ConfigDict:
             return {key: tuples(item) for key, item in value.items()}
         return tuple(tuples(item) for item in value) if isinstance(value, list) else value
 
-    config = ml_collections.ConfigDict(tuples(tree))
-    names = set(field_names(config))
-    for name, beside, value in ADDED:
-        if beside in names and name not in names:
-            *groups, leaf = name.split(".")
-            node = config
-            for group in groups:
-                if group not in node:
-                    node[group] = ml_collections.ConfigDict()
-                node = node[group]
-            node[leaf] = value
-    return config.lock()
+    return ml_collections.ConfigDict(tuples(tree)).lock()
 
 
 def override(config: ml_collections.ConfigDict, changes: Sequence[tuple[str, str]]) -> None:

@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
 from jaxvqa import checkpoints, configs, fields, logs, sharding, train, voting
+from jaxvqa.data.data_set import DataSet
 from jaxvqa.data.med_text import repaired
 from jaxvqa.errors import CheckpointError, ConfigError, nearest
 from jaxvqa.evaluate import for_split, make_evaluators, restore_for_prediction
@@ -27,7 +28,7 @@ from jaxvqa.metrics.score import Score, Scores, as_row, share
 from jaxvqa.tasks import Task, task_with_assets
 from jaxvqa.tasks.predictions import Prediction
 
-SAME = ("questions", "images", "question_types", "limit")
+SAME = ("examples", "images", "question_types", "limit")
 """Fields of `config.data` that say which questions are answered: the members' have to be the same."""
 
 WHERE = ("dir", "image_splits", "cache_mib")
@@ -182,7 +183,7 @@ def _at(answers: Sequence[str], place: int) -> str:
 
 
 def _evaluators(member: Member, split: str, mesh: Mesh, workdir: Path) -> dict[str, Any]:
-    return make_evaluators(for_split(member.config, split), member.task, mesh, workdir)
+    return make_evaluators(for_split(member.config, split), member.task, DataSet(member.config.data), mesh, workdir)
 
 
 def _logits(member: Member, split: str, mesh: Mesh, workdir: Path) -> dict[str, Float[np.ndarray, "N A"]]:
@@ -204,7 +205,7 @@ def _vote(
     config: ml_collections.ConfigDict,
 ) -> Scores:
     """Scores and writes the answers of all, and yields how they compare with each member's own."""
-    places = [voting.modality_of(question["question"], masks) for question in evaluator.source.all_questions()]
+    places = [voting.modality_of(question["question"], masks) for question in evaluator.source.all_records()]
     allowed = voting.allowed_classes(masks, logits.shape[-1])[places]
     own = voting.READINGS[config.reading](logits, np.broadcast_to(allowed, logits.shape))
     given = voting.vote(own) if config.vote == "majority" else voting.mean_vote(logits, allowed)

@@ -1,6 +1,5 @@
 """Evaluation: of the checkpoint of a run, and what a training evaluates with."""
 
-import functools
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,7 +11,8 @@ from jax.sharding import Mesh
 
 from jaxvqa import checkpoints, configs, fields, sharding
 from jaxvqa import state as states
-from jaxvqa.data import pipeline, sources
+from jaxvqa.data.batches import Readers
+from jaxvqa.data.data_set import DataSet
 from jaxvqa.errors import CheckpointError, ConfigError
 from jaxvqa.evaluators import WITHOUT_PREDICTIONS, Evaluator, evaluator
 from jaxvqa.evaluators.context import Context
@@ -37,7 +37,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: Path, split: str = "") 
         log.info("restoring the checkpoint of step %s …", saved.latest_step())
         state = restore_for_prediction(saved, config, task, mesh)
         results: dict[str, float] = {}
-        for each in make_evaluators(for_split(config, split), task, mesh, workdir).values():
+        for each in make_evaluators(for_split(config, split), task, DataSet(config.data), mesh, workdir).values():
             results |= as_row(each.run(state))
     saved.close()
     return results
@@ -84,12 +84,13 @@ def restore_for_prediction(
     return TrainState(step=jnp.asarray(step, jnp.int32), opt_state=optax.EmptyState(), **model)
 
 
-def make_evaluators(config: ml_collections.ConfigDict, task: Task, mesh: Mesh, workdir: Path) -> dict[str, Evaluator]:
+def make_evaluators(
+    config: ml_collections.ConfigDict, task: Task, data: DataSet, mesh: Mesh, workdir: Path
+) -> dict[str, Evaluator]:
     """The evaluators of `config.evals`, by name."""
-    open_source = functools.partial(sources.open_vqa, config.data)
-    readers = pipeline.Readers(**config.data.readers)
+    readers = Readers(**config.data.readers)
     return {
-        name: evaluator(row.type)(Context(name, row, task, open_source, mesh, workdir, readers))
+        name: evaluator(row.type)(Context(name, row, task, data.split, mesh, workdir, readers))
         for name, row in config.evals.items()
     }
 

@@ -105,7 +105,7 @@ RANGES: tuple[tuple[str, Range], ...] = (
     ("data.region_width", _count()),
     ("data.vocab_size", _count()),
     ("data.shots", _count(0)),
-    ("data.questions_together", _count()),
+    ("data.examples_per_image", _count()),
     ("data.image_size", _PIXELS),
     ("data.eval_size", _count(0, "pixels a side; 0: data.image_size")),
     ("data.maml_size", _PIXELS),
@@ -213,8 +213,7 @@ CHOICES: tuple[tuple[str, Any], ...] = (
 PATHS = (
     "compilation_cache",
     "data.dir",
-    "data.glove",
-    "data.vectors",
+    "data.word_vectors",
     "data.answers.file",
     "data.mask_file",
     "data.candidates",

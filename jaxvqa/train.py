@@ -13,7 +13,9 @@ import ml_collections
 
 from jaxvqa import checkpoints, configs, distributed, fields, logs, optim, sharding
 from jaxvqa.best import Best, chosen_by_test
-from jaxvqa.data import pipeline, sources
+from jaxvqa.data.batches import LoadBatch, Readers, read_ahead, to_device
+from jaxvqa.data.data_set import DataSet, check_annotators
+from jaxvqa.data.order import train_order
 from jaxvqa.errors import CheckpointError, PreemptedError, os_errors
 from jaxvqa.evaluate import headline, make_evaluators
 from jaxvqa.logs import log
@@ -52,22 +54,17 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, float]:
     # ---- 2. devices, data, task ----
     mesh = sharding.make_mesh(config.mesh)
     log.info("devices: %d x %s, mesh %s", mesh.size, mesh.devices.flat[0].device_kind, dict(mesh.shape))
-    log.info("opening %s …", config.data.questions)
-    source = sources.open_vqa(config.data, config.data.train_split)
-    if config.data.answers.rule == "soft":  # by `counts`, one annotator has a target
-        sources.check_annotators(source, "soft")
-    order = pipeline.TrainOrder(
-        len(source),
-        config.batch_size,
-        config.seed,
-        sources.curriculum_stages(config),
-        sources.questions_together(config, source),
-    )
-    position = {"questions": config.data.questions, "split": config.data.train_split, "size": len(source)}
+    log.info("opening %s …", config.data.examples)
+    data = DataSet(config.data)
+    source = data.split(config.data.train_split)
+    if "answers" in config.data and config.data.answers.rule == "soft":  # by `counts`, one annotator has a target
+        check_annotators(source, "soft")
+    order = train_order(config, data)
+    position = {"examples": config.data.examples, "split": config.data.train_split, "size": len(source)}
     last = saved.latest_step()
     if last is None:
-        log.info("reading vocabulary and answers from %s …", config.data.questions)
-        task = make_task(config, lambda split: sources.open_vqa(config.data, split))
+        log.info("reading vocabulary and answers from %s …", config.data.examples)
+        task = make_task(config, data)
     else:
         assets, meta = saved.read_json(last)
         check_same_data(position, meta["data"], workdir)
@@ -78,7 +75,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, float]:
         name: max(1, optim.in_steps(text, **sizes, total_steps=total_steps))
         for name, text in {"log": config.log_every, "checkpoint": config.checkpoint.every}.items()
     }
-    readers = pipeline.Readers(**config.data.readers)
+    readers = Readers(**config.data.readers)
 
     with jax.set_mesh(mesh), contextlib.ExitStack() as cleanup:
         cleanup.callback(saved.close)  # however the run ends, a save that was begun is finished
@@ -103,7 +100,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, float]:
             "%s: %s parameters, %d examples, %d steps of %d", config.name, f"{n_params:,}", len(source), total_steps,
             config.batch_size,
         )  # fmt: skip
-        evals = make_evaluators(config, task, mesh, workdir)
+        evals = make_evaluators(config, task, data, mesh, workdir)
         eval_every = {
             name: max(1, optim.in_steps(config.evals[name].every, **sizes, total_steps=total_steps)) for name in evals
         }
@@ -145,13 +142,13 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, float]:
                 run_evaluations(first_step, [name for name in evals if name not in known and name not in due])
         end = first_step if best.is_enough else total_steps
         # ---- 4. the loop ----
-        load = pipeline.LoadBatch(
+        load = LoadBatch(
             source, order, task.transforms(train=True), jax.process_index(), jax.process_count(), config.seed
         )
         host = cleanup.enter_context(
-            contextlib.closing(pipeline.batches(load, first_step, end, readers))  # type: ignore[type-var]
+            contextlib.closing(read_ahead(load, first_step, end, readers))  # type: ignore[type-var]
         )
-        batches = pipeline.to_device(host, sharding.batch_sharding(mesh), tuple(task.batch_keys))
+        batches = to_device(host, sharding.batch_sharding(mesh), tuple(task.batch_keys))
         stop = cleanup.enter_context(StopSignal())
         profiler = cleanup.enter_context(Profiler(config.profile_steps, workdir, first_step))
         bar = cleanup.enter_context(logs.Progress("step", total_steps, first_step, "compiling the training step"))

@@ -14,7 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from jaxvqa import checkpoints, configs, sharding, tasks, train
-from jaxvqa.data import sources
+from jaxvqa.data.data_set import DataSet
 from jaxvqa.state import TrainState
 from jaxvqa.step import make_program
 from tests.made_up import made_up
@@ -26,7 +26,7 @@ def tiny_changes(phantoms: Path) -> dict[str, Any]:
     """Changes that make configs/rwsan.py:small a run of seconds over the tiny phantoms."""
     return {
         "data.dir": str(phantoms),
-        "data.questions": "phantom_vqa/tiny_questions",
+        "data.examples": "phantom_vqa/tiny_questions",
         "data.images": "phantom_vqa/tiny_images",
         "data.answers.min_count": 1,
         "data.limit": 64,
@@ -51,8 +51,8 @@ def tiny_config(phantoms: Path, **changes: Any) -> ml_collections.ConfigDict:
 
 def write(config: ml_collections.ConfigDict, workdir: Path, step: int = 0) -> tuple[tasks.Task, TrainState]:
     """Writes the folder that a run leaves after `step` steps, with made-up numbers; nothing is compiled for it."""
-    task = tasks.make_task(config, lambda split: sources.open_vqa(config.data, split))
-    source = sources.open_vqa(config.data, config.data.train_split)
+    task = tasks.make_task(config, DataSet(config.data))
+    source = DataSet(config.data).split(config.data.train_split)
     mesh = sharding.make_mesh(config.mesh)
     program = make_program(config, task, mesh, data_size=len(source), total_steps=step + 1)
     # Every integer of a state counts steps.
@@ -61,7 +61,7 @@ def write(config: ml_collections.ConfigDict, workdir: Path, step: int = 0) -> tu
         made_up(program.shapes),
         program.shapes,
     )
-    position = {"questions": config.data.questions, "split": config.data.train_split, "size": len(source), "step": step}
+    position = {"examples": config.data.examples, "split": config.data.train_split, "size": len(source), "step": step}
     train.start_workdir(workdir, config)
     saved = checkpoints.Checkpoints(workdir)
     saved.save(state, task.assets, {"config": json.loads(config.to_json()), "data": position})

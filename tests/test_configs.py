@@ -2,7 +2,6 @@
 
 import functools
 import json
-from pathlib import Path
 
 import jax
 import pytest
@@ -13,7 +12,6 @@ from jaxvqa.errors import ConfigError
 from jaxvqa.step import abstract_step_arguments, make_program
 from jaxvqa.tasks import abstract_batch, task_without_data
 
-SAVED = Path(__file__).parent / "saved_configs"
 ALL = [
     f"configs/rwsan.py:{variant}"
     for variant in ("", *rwsan.VARIANTS, "vqa_v2,train+val+vg", "vqa_v2,mini,blind", "easy_vqa,small", "vqa_v2,small")
@@ -86,19 +84,6 @@ def test_survives_json(name):
     again = configs.from_json(config.to_json())
     assert json.loads(again.to_json()) == json.loads(config.to_json())
     assert again.optim.schedule.to_dict() == config.optim.schedule.to_dict()
-
-
-@pytest.mark.parametrize("name", ["rwsan.py:small", "cmsa.py:small", "mtpt.py:brain,small", "sysu_hcp.py:small"])
-def test_a_config_that_was_saved_before_has_all_fields_of_today(name):
-    """The file holds the config as one of the first checkpoints of the system did."""
-    config, today = (
-        configs.from_json((SAVED / f"{name.partition('.')[0]}.json").read_text()),
-        configs.load(f"configs/{name}"),
-    )
-    rows = ("init_from.", "evals.")  # which runs and splits there are is the config's own matter
-    ours, theirs = ({n for n in configs.field_names(c) if not n.startswith(rows)} for c in (config, today))
-    assert ours == theirs
-    assert config.is_locked
 
 
 def test_overrides_take_the_type_of_the_field():

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from jaxvqa import checkpoints, configs, sharding
-from jaxvqa.data import pipeline
+from jaxvqa.data.batches import LoadBatch
+from jaxvqa.data.order import TrainOrder
 from jaxvqa.errors import CheckpointError
 from jaxvqa.evaluate import restore_for_prediction
 from jaxvqa.evaluators.context import predict_all
@@ -109,8 +110,8 @@ def _run(config, workdir):
 
 
 def batch_of(step):
-    order = pipeline.TrainOrder(BATCH * STEPS, BATCH, 0)
-    batch = pipeline.LoadBatch(Numbers(), order, (), 0, 1)(step)
+    order = TrainOrder(BATCH * STEPS, BATCH, 0)
+    batch = LoadBatch(Numbers(), order, (), 0, 1)(step)
     return {key: jax.device_put(batch[key], sharding.batch_sharding(MESH)) for key in TASK.batch_keys}
 
 

@@ -197,7 +197,7 @@ def test_a_baseline_on_other_questions_is_refused(tmp_path):
     baseline = make_run(tmp_path / "blind", rows=full_rows(), questions="vqa_v2/questions", limit=7)
     with pytest.raises(ConfigError) as error:
         report.write(workdir, baseline)
-    assert "data.questions: 'phantom_vqa/questions'" in str(error.value)
+    assert "data.examples: 'phantom_vqa/questions'" in str(error.value)
     assert "data.limit: 512" in str(error.value)
     assert not (workdir / "report.html").exists()
 

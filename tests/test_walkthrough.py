@@ -95,7 +95,7 @@ WALK = {
     **{
         f"python -m jaxvqa.main --config=configs/mtpt.py:{organ} --workdir=runs/{organ}": (
             f"--config=configs/mtpt.py:{organ},small --workdir=runs/{organ}"
-            f" --config.data.questions=mtpt/tiny_phantom_{organ}"
+            f" --config.data.examples=mtpt/tiny_phantom_{organ}"
             f" --config.data.question_list=mtpt/tiny_phantom_{organ}_questions"
         )
         for organ in ("abdomen", "brain", "chest")

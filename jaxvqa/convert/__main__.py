@@ -45,8 +45,9 @@ import ml_collections
 from jaxvqa import checkpoints, configs, logs, models
 from jaxvqa.convert import cmsa, files, flamingo, mevf, mtpt, recognise, rwsan, sysu_hcp, towers, workdir
 from jaxvqa.convert.adam import AdamState
-from jaxvqa.data import sources, tokenisers
+from jaxvqa.data import tokenisers
 from jaxvqa.data.answers import AnswerList
+from jaxvqa.data.data_set import DataSet
 from jaxvqa.data.med_text import DiseaseList
 from jaxvqa.data.rad_text import RadAnswerList, RadVocabulary
 from jaxvqa.data.text import Vocabulary
@@ -184,7 +185,7 @@ def _save_mtpt(path: Path, contents: workdir.Contents) -> None:
     noted = (contents.meta.get("converted") or {}).get("batches") or {}
     steps = contents.adam.step if contents.adam else 0
     by_task = "abdomen" if contents.config.model.task == "segment" else "brain"
-    organ = next((organ for organ in mtpt.DECODERS if organ in contents.config.data.questions), by_task)
+    organ = next((organ for organ in mtpt.DECODERS if organ in contents.config.data.examples), by_task)
     paths = mtpt.files_of(path, organ)
     variables = {"params": contents.params, **contents.collections}
     mtpt.save(paths, variables, {part: max(noted.get(part, 0), steps) for part in paths})
@@ -241,7 +242,7 @@ def _flamingo_assets(
             for name in [name for name, row in config.evals.items() if row.predict.startswith("classes")]:
                 del config.evals[name]
     try:
-        made = task_class(config.task).make_assets(config, lambda split: sources.open_vqa(config.data, split))
+        made = task_class(config.task).make_assets(config, DataSet(config.data))
     except DataError as error:
         raise DataError(
             f"{error}\nOr give what the checkpoint does not hold as files: --tokeniser (a folder), and --answers (the classes)."
@@ -260,7 +261,7 @@ def _flamingo_assets(
         for what, theirs, ours, given in (
             ("words", sizes["vocab_size"], len(tokeniser), config.data.tokeniser or "training one on the data"),
             ("as the number of <image>", sizes["image_token"], tokeniser.image, config.data.tokeniser or "that"),
-            ("classes", sizes["num_answers"], len(made["answers"]), config.data.answers.file or config.data.questions),
+            ("classes", sizes["num_answers"], len(made["answers"]), config.data.answers.file or config.data.examples),
         )
         if theirs != ours
     ]
@@ -507,7 +508,7 @@ def _assets(
         assets["vocabulary"] = list(system.vocabulary.build(_read_questions(arguments.questions)).tokens)
     if not system.answers or not system.counts.keys() <= assets.keys():
         try:
-            made = task_class(config.task).make_assets(config, lambda split: sources.open_vqa(config.data, split))
+            made = task_class(config.task).make_assets(config, DataSet(config.data))
         except DataError as error:
             if not system.answers:
                 raise
@@ -518,7 +519,7 @@ def _assets(
         assets = made | assets
     given = {"vocabulary": arguments.vocabulary or arguments.questions, "answers": arguments.answers}
     faults = [
-        f"the checkpoint has {loaded.model[size]} {what}, {given.get(what) or config.data.questions} gives {len(assets[what])}"
+        f"the checkpoint has {loaded.model[size]} {what}, {given.get(what) or config.data.examples} gives {len(assets[what])}"
         for what, size in system.counts.items()
         if len(assets[what]) != loaded.model[size]
     ]

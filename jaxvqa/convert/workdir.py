@@ -76,7 +76,7 @@ def write(
         opt_state=opt_state,
         ema=start_ema(params, collections) if config.optim.ema else None,
     )
-    position = {"questions": config.data.questions, "split": config.data.train_split, "size": None, "step": step}
+    position = {"examples": config.data.examples, "split": config.data.train_split, "size": None, "step": step}
     if faults := not_finite(state):
         raise CheckpointError(f"The converted weights hold numbers that are not finite: {', '.join(faults[:5])} …")
     train.start_workdir(folder, config)

@@ -1,1 +1,1 @@
-"""From files to batches: sources, transforms, text, answers, pipeline."""
+"""From files to batches: data sets, views, order, batches, transforms, words, answers."""

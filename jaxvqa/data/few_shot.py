@@ -7,15 +7,16 @@ Examples are drawn by a seed, or are those whose pictures are most similar to th
 "An Empirical Study of GPT-3 for Few-Shot Knowledge-Based VQA", AAAI 2022).
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from jaxvqa.data.pipeline import Source
+from jaxvqa.data.batches import Source
 from jaxvqa.data.transforms import Example, Transform
+from jaxvqa.data.views import Images
 from jaxvqa.errors import ConfigError
 
 WAYS = ("seed", "image")
@@ -26,10 +27,11 @@ _CHUNK = 256  # pictures that are compared with all others at a time
 
 @runtime_checkable
 class Questions(Source, Protocol):
-    """A source of questions, or captions, about pictures (`jaxvqa.data.sources.VqaSource`)."""
+    """A source of questions, or captions, about pictures (`jaxvqa.data.Split`)."""
 
-    def all_questions(self) -> Iterator[Mapping[str, Any]]:
-        """Every question in order, without pictures."""
+    @property
+    def images(self) -> Images:
+        """The images, each once."""
 
 
 @dataclass(frozen=True)
@@ -51,30 +53,6 @@ class Shots:
     transforms: Callable[["Support"], Sequence[Transform]]
 
 
-class Pictures:
-    """A source's pictures, each once, with one of its questions.
-
-    Attributes:
-      ids: int64[N], theirs, in ascending order.
-      examples: positions in the source of each one's examples.
-    """
-
-    def __init__(self, source: Questions):
-        """Reads all of the source's questions."""
-        self._source = source
-        pictures = np.fromiter((int(record["image_id"]) for record in source.all_questions()), np.int64, len(source))
-        order = np.argsort(pictures, kind="stable")
-        self.ids, starts = np.unique(pictures[order], return_index=True)
-        self.examples = np.split(order, starts[1:])
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def read(self, indices: Sequence[int]) -> list[Example]:
-        """The first example of each picture at these positions."""
-        return self._source.read([int(self.examples[int(index)][0]) for index in indices])
-
-
 @dataclass(frozen=True)
 class Support:
     """Chooses examples: `count` pictures, never the one asked about, and of each a question by (seed, question asked).
@@ -88,7 +66,7 @@ class Support:
 
     source: Questions = field(repr=False)
     shots: Shots
-    pictures: Pictures = field(repr=False)
+    pictures: Images = field(repr=False)
     similar: Mapping[int, Sequence[int]] | None = field(default=None, repr=False)
 
     @classmethod
@@ -98,7 +76,7 @@ class Support:
         Raises:
           ConfigError: it has too few pictures.
         """
-        pictures = Pictures(source)
+        pictures = source.images
         if len(pictures) <= shots.count:
             raise ConfigError(
                 f"config.data.shots is {shots.count}, which takes {shots.count + 1} pictures, so that none is the one asked "
@@ -119,9 +97,9 @@ class Support:
 
 
 def most_similar(
-    asked: Pictures,
+    asked: Images,
     asked_vectors: Float[np.ndarray, "Q E"],
-    pictures: Pictures,
+    pictures: Images,
     vectors: Float[np.ndarray, "N E"],
     count: int,
 ) -> dict[int, tuple[int, ...]]:

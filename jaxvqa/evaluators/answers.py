@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxvqa.data.sources import check_annotators
+from jaxvqa.data.data_set import check_annotators
 from jaxvqa.errors import ConfigError
 from jaxvqa.evaluators.context import Context, Row
 from jaxvqa.evaluators.few_shot import with_examples
@@ -84,7 +84,7 @@ class AnswersEvaluator:
 
     def rows(self, predictions: Sequence[Prediction]) -> list[Row]:
         """The predictions as they are written, scored where the split has answers."""
-        return [self._row(*pair) for pair in zip(self.source.all_questions(), predictions, strict=True)]
+        return [self._row(*pair) for pair in zip(self.source.all_records(), predictions, strict=True)]
 
     def score(self, step: int, predictions: Sequence[Prediction]) -> Scores:
         """Writes `predictions/NAME_STEP.jsonl` (one line an example) and what servers take, and yields the scores by name.

@@ -14,8 +14,9 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from jaxvqa import logs
-from jaxvqa.data import pipeline
-from jaxvqa.data.sources import VqaSource
+from jaxvqa.data.batches import DEFAULT_READERS, LoadBatch, Readers, Source, read_ahead, to_device
+from jaxvqa.data.data_set import Split
+from jaxvqa.data.order import EvalOrder
 from jaxvqa.data.transforms import Transform
 from jaxvqa.errors import ConfigError, DivergedError, nearest, os_errors
 from jaxvqa.sharding import batch_sharding, check_batch_size
@@ -48,10 +49,10 @@ class Context:
     name: str
     config: Config
     task: Task
-    open_source: Callable[[str], VqaSource]
+    open_source: Callable[[str], Split]
     mesh: Mesh
     workdir: Path
-    readers: pipeline.Readers = pipeline.DEFAULT_READERS
+    readers: Readers = DEFAULT_READERS
 
     def __post_init__(self) -> None:
         check_batch_size(self.config.batch_size, 1, self.mesh, f"config.evals.{self.name}.batch_size")
@@ -67,21 +68,21 @@ class Context:
         return self.task.predictions[self.config.predict]
 
     @functools.cached_property
-    def source(self) -> VqaSource:
+    def source(self) -> Split:
         """The examples to evaluate."""
         return self.open_source(self.config.split)
 
     @functools.cached_property
     def images(self) -> list[int]:
         """The image of each example: what intervals resample."""
-        return [int(record["image_id"]) for record in self.source.all_questions()]
+        return self.source.image_ids.tolist()
 
     def outputs(
         self,
         state: TrainState,
         *,
         predict: Predict | None = None,
-        source: pipeline.Source | None = None,
+        source: Source | None = None,
         transforms: Sequence[Transform] | None = None,
         what: str = "",
     ) -> dict[str, np.ndarray]:
@@ -115,12 +116,12 @@ class Context:
 def predict_all(
     predict: Predict,
     state: TrainState,
-    source: pipeline.Source,
+    source: Source,
     transforms: Sequence[Transform],
     *,
     batch_size: int,
     mesh: Mesh,
-    readers: pipeline.Readers = pipeline.DEFAULT_READERS,
+    readers: Readers = DEFAULT_READERS,
     what: str = "predicting",
 ) -> dict[str, np.ndarray]:
     """Returns what `predict` gives for every example of the source, in its order; the same in every process.
@@ -138,12 +139,12 @@ def predict_all(
     Raises:
       DivergedError: an output is a NaN, though the state is finite; names the first examples.
     """
-    order = pipeline.EvalOrder(len(source), batch_size)
-    load = pipeline.LoadBatch(source, order, transforms, jax.process_index(), jax.process_count())
-    host = pipeline.batches(load, 0, order.steps, readers)
+    order = EvalOrder(len(source), batch_size)
+    load = LoadBatch(source, order, transforms, jax.process_index(), jax.process_count())
+    host = read_ahead(load, 0, order.steps, readers)
     kept = []
     with logs.Progress(what, order.steps) as progress:
-        batches = pipeline.to_device(host, batch_sharding(mesh), predict.keys)
+        batches = to_device(host, batch_sharding(mesh), predict.keys)
         for step, (batch, _) in enumerate(progress.each(batches)):
             predicted = predict.jitted(*state.eval_variables, batch)
             real = order(step) >= 0

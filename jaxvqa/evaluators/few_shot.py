@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 
-from jaxvqa.data.few_shot import Pictures, Shots, Support, most_similar
+from jaxvqa.data.few_shot import Shots, Support, most_similar
 from jaxvqa.data.transforms import Transform
 from jaxvqa.evaluators.context import Context
 from jaxvqa.state import TrainState
@@ -19,12 +19,12 @@ def with_examples(context: Context, shots: Shots | None) -> Callable[[TrainState
     support = Support.of(context.open_source(shots.split), shots)
     if shots.by == "seed":
         return lambda state: shots.transforms(support)
-    asked, predict = Pictures(context.source), context.task.predictions["image_vectors"]
+    asked, predict = context.source.images, context.task.predictions["image_vectors"]
 
     def by_similarity(state: TrainState) -> Sequence[Transform]:
         mine, others = (
-            context.outputs(state, predict=predict, source=pictures, what="comparing images")["vector"]
-            for pictures in (asked, support.pictures)
+            context.outputs(state, predict=predict, source=images, what="comparing images")["vector"]
+            for images in (asked, support.pictures)
         )
         similar = most_similar(asked, mine, support.pictures, others, shots.count)
         return shots.transforms(dataclasses.replace(support, similar=similar))

@@ -24,7 +24,7 @@ def evaluator(context: Context) -> AnswersEvaluator:
     is the share of texts whose mean state is nearest to that of their own answer, or of one that contains it or is contained
     (Flamingo spec, section 15).
     """
-    captions = len(context.source) > 0 and "question" not in context.source.question(0)
+    captions = len(context.source) > 0 and "question" not in context.source.read_records([0])[0]
     scoring = _captions() if captions else _answers(context)
     return AnswersEvaluator(context, replace(scoring, of_outputs=functools.partial(_nearest, context)))
 
@@ -71,7 +71,7 @@ def _nearest(context: Context, predictions: Sequence[Prediction]) -> Scores:
     if not predictions or "written" not in predictions[0].outputs:
         return
     written, true = (np.stack([prediction.outputs[name] for prediction in predictions]) for name in ("written", "true"))
-    answers = [asked_and_true(record)[1] for record in context.source.all_questions()]
+    answers = [asked_and_true(record)[1] for record in context.source.all_records()]
     known, table = text.embeddings_by_answer(true, answers)
     pairs = zip(text.nearest_answers(written, table), answers, strict=True)
     yield "nearest", Score.mean([text.contains(known[found], answer) for found, answer in pairs], context.images)

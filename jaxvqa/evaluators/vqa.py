@@ -84,5 +84,5 @@ def train_questions(context: Context) -> list[dict[str, Any]]:
     """The questions of the row's `train_split`; none if there is no such split, as in what VQA-Med 2021 gives out."""
     split = context.config.get("train_split", "")
     with contextlib.suppress(DataError):
-        return list(context.open_source(split).all_questions()) if split else []
+        return list(context.open_source(split).all_records()) if split else []
     return []

@@ -31,7 +31,7 @@ def evaluator(context: Context) -> AnswersEvaluator:
     """
     answer_rule(context)
     choices = context.predict.choices
-    questions = {int(question["question_id"]): question for question in context.source.all_questions()}
+    questions = {int(question["question_id"]): question for question in context.source.all_records()}
 
     def fields(question: Question, prediction: Prediction, row: Row) -> Row:
         truth = normalise_rad_answer(question["multiple_choice_answer"])

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxvqa import checkpoints, configs, fields, sharding
-from jaxvqa.data import sources
+from jaxvqa.data.data_set import DataSet, Split
 from jaxvqa.errors import ConfigError, DataError
 from jaxvqa.evaluate import restore_for_prediction
 from jaxvqa.evaluators.answers import annotators_of
@@ -85,7 +85,7 @@ def explain(
         task: Any = task_with_assets(config, assets)
         if "explain" not in task.predictions:
             raise ConfigError(f"The task {config.task!r} has no predict function 'explain', so nothing can be drawn.")
-        source = sources.open_vqa(config.data, split or default_split(config))
+        source = DataSet(config.data).split(split or default_split(config))
         if ids:
             positions = _positions_of(ids, source)
         elif not positions:
@@ -125,7 +125,7 @@ def show(config: ml_collections.ConfigDict, *, split: str, positions: Sequence[i
     Raises:
       DataError: the data set is not built, or holds no such picture.
     """
-    source = sources.open_vqa(config.data, split)
+    source = DataSet(config.data).split(split)
     where = _pictures(config, source)
     return [_explanation(example, {}, None, where) for example in source.read(positions)]
 
@@ -172,9 +172,9 @@ def question_spans(
     return spans
 
 
-def _positions_of(ids: Sequence[int], source: sources.VqaSource) -> list[int]:
+def _positions_of(ids: Sequence[int], source: Split) -> list[int]:
     missing, found = set(ids), {}
-    for position, question in enumerate(source.all_questions()):
+    for position, question in enumerate(source.all_records()):
         question_id = int(question["question_id"])
         if question_id in missing:
             found[question_id] = position
@@ -183,9 +183,9 @@ def _positions_of(ids: Sequence[int], source: sources.VqaSource) -> list[int]:
                 break
     if missing:
         raise DataError(
-            f"{source.questions.part} ({source.questions.splits}) has no question with the id "
+            f"{source.records.part} ({source.records.splits}) has no question with the id "
             f"{', '.join(map(str, sorted(missing)))}. Its first ids are "
-            f"{', '.join(str(source.question(i)['question_id']) for i in range(min(3, len(source))))}."
+            f"{', '.join(str(source.read_records([i])[0]['question_id']) for i in range(min(3, len(source))))}."
         )
     return [found[i] for i in ids]
 
@@ -202,16 +202,13 @@ def _batch(task: Task, examples: Sequence[Mapping[str, Any]], size: int) -> dict
     return {key: np.stack([example[key] for example in ready]) for key in task.predictions["explain"].keys}
 
 
-def _pictures(config: ml_collections.ConfigDict, source: sources.VqaSource) -> sources.VqaSource | None:
+def _pictures(config: ml_collections.ConfigDict, source: Split) -> Split | None:
     """Where the pictures are when the run's own image side has none: the data set's part `images`, if it is built."""
-    part = f"{config.data.questions.partition('/')[0]}/images"
+    part = f"{config.data.examples.partition('/')[0]}/images"
     if config.data.images and "image" in source.read([0])[0]:
         return source
-    config = config.copy_and_resolve_references()
-    with config.unlocked():
-        config.data.images, config.data.image_splits = part, ""
     try:
-        return sources.open_vqa(config.data, source.questions.splits)
+        return DataSet(config.data).changed(images=part, image_splits="").split(source.records.splits)
     except DataError:
         return None
 
@@ -220,7 +217,7 @@ def _explanation(
     example: Mapping[str, Any],
     output: Mapping[str, np.ndarray],
     task: Any,
-    pictures: sources.VqaSource | None,
+    pictures: Split | None,
     *,
     blind: bool = False,
 ) -> Explanation:
@@ -230,7 +227,7 @@ def _explanation(
     image: Mapping[str, Any] = example
     if pictures is not None and "image" not in example:
         try:
-            image = pictures.image(int(example["image_id"]))
+            image = pictures.read_images([int(example["image_id"])])[0]
         except DataError:
             image = example
     return Explanation(

@@ -59,7 +59,7 @@ PREDICTION = {
 """What a line of a predictions file holds."""
 CONFIG = {
     **{"name?": str, "task?": str, "total?": str, "batch_size?": int, "members?": str},
-    **{"data?": {"blind?": bool, "questions?": str, "images?": str}, "model?": {"name?": str}},
+    **{"data?": {"blind?": bool, "examples?": str, "images?": str}, "model?": {"name?": str}},
     **{"evals?": {str: {"type?": str, "split?": str, "predict?": str}}, "optim?": {}, "best?": {"metric?": str}},
 }
 """What a run's config.json holds, of what a report says."""
@@ -95,7 +95,7 @@ class Run:
     def pictures(self) -> str:
         """The part of the data with the pictures; in a pre-training each example has one."""
         data = self.config.get("data", {})
-        return data.get("images") or (data.get("questions", "") if data.get("question_list") else "")
+        return data.get("images") or (data.get("examples", "") if data.get("question_list") else "")
 
     @property
     def members(self) -> list[str]:
@@ -523,7 +523,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
     lines = [
         ("Model", config.get("model", {}).get("name", "")),
         ("Parameters", integer(run.parameters) if run.parameters else ""),
-        ("Questions", data.get("questions", "")),
+        ("Questions", data.get("examples", "")),
         ("Pictures", "not shown to the model" if run.blind else run.pictures),
         ("Trained on", trained_on),
         ("Members", ", ".join(run.members)),
@@ -602,7 +602,7 @@ def _check_comparable(run: Run, baseline: Run) -> None:
     def data(r: Run) -> dict[str, Any]:
         fields = r.config.get("data", {})
         splits = {f"evals.{n}.split": row.get("split") for n, row in r.config.get("evals", {}).items()}
-        return {"data.questions": fields.get("questions"), "data.limit": fields.get("limit", 0)} | splits
+        return {"data.examples": fields.get("examples"), "data.limit": fields.get("limit", 0)} | splits
 
     ours, theirs = data(run), data(baseline)
     faults = [
@@ -735,7 +735,7 @@ def commands(run: Run, baseline: Run | None) -> list[tuple[str, str]]:
     """What to type to get this run again and to look further: (what it does, command)."""
     data = run.config.get("data", {})
     folder = f" --data_dir={shlex.quote(data['dir'])}" if data.get("dir") else ""
-    parts = [p.partition("/") for p in (data.get("questions"), data.get("images")) if p]
+    parts = [p.partition("/") for p in (data.get("examples"), data.get("images")) if p]
     lines = []
     for name in dict.fromkeys(name for name, _, _ in parts):
         chosen = ",".join(dict.fromkeys(config for n, _, config in parts if n == name))

@@ -58,7 +58,7 @@ def protocol_table(run: "Run", name: str) -> dict[str, Any] | None:
             rows.append((protocol, PROTOCOL_WORDS[protocol], cells))
     columns = ("protocol", "what counts", "all", "closed", "open")
     data, title = run.config["data"], "Accuracy by protocol"
-    if data["questions"] != STANDARD_SPLIT or data["limit"]:
+    if data["examples"] != STANDARD_SPLIT or data["limit"]:
         title += ": not the 308 and 451 questions of the literature, whose numbers do not compare"
     return {"title": title, "columns": columns, "rows": rows} if rows else None
 

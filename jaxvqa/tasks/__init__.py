@@ -8,11 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Key
 
-from jaxvqa.data.pipeline import Source
+from jaxvqa import paths
+from jaxvqa.data.data_set import DataSet
 from jaxvqa.data.transforms import Transform
 from jaxvqa.errors import ConfigError, nearest
 from jaxvqa.tasks.predictions import Predict
@@ -22,6 +24,18 @@ Metrics = dict[str, tuple[Float[Array, ""], Float[Array, ""]]]
 
 Assets = dict[str, Any]
 """JSON values that turn text into a model's numbers and back: vocabulary, answer list. Saved in every checkpoint."""
+
+Starts = Mapping[str, np.ndarray]
+"""What parameters start from instead of random numbers, by path, such as word vectors; read where a run begins."""
+
+NO_STARTS: Starts = {}
+
+
+def started(variables: Mapping[str, Any], starts: Starts) -> dict[str, Any]:
+    """Fresh variables whose parameters at these paths have these values."""
+    params = paths.flatten(variables["params"])
+    params |= {path: jnp.asarray(values, params[path].dtype) for path, values in starts.items()}
+    return {**variables, "params": paths.nest(params)}
 
 
 @runtime_checkable
@@ -118,15 +132,13 @@ def task_class(name: str) -> Any:
     return getattr(importlib.import_module(module), attribute)
 
 
-def make_task(config: ml_collections.ConfigDict, open_source: Callable[[str], Source]) -> Task:
-    """Builds the task of a config, with assets made from the data.
-
-    Args:
-      config: the whole config.
-      open_source: split name to source.
-    """
+def make_task(config: ml_collections.ConfigDict, data: DataSet) -> Task:
+    """Builds the task of a config for a run that begins: with assets and starting parameters made from the data."""
     cls = task_class(config.task)
-    return cls(config, cls.make_assets(config, open_source))
+    assets = cls.make_assets(config, data)
+    if not hasattr(cls, "make_starts"):
+        return cls(config, assets)
+    return cls(config, assets, cls.make_starts(config, assets, data))
 
 
 def task_with_assets(config: ml_collections.ConfigDict, assets: Assets) -> Task:

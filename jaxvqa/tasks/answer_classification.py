@@ -1,8 +1,6 @@
 """Choosing one of a closed list of answers, from region features and a question: RWSAN's task."""
 
-import itertools
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,9 +13,11 @@ from jaxtyping import Array, ArrayLike, Float, Key
 from jaxvqa import models
 from jaxvqa.data import transforms
 from jaxvqa.data.answers import ANSWER_RULES, AnswerList
+from jaxvqa.data.data_set import DataSet
 from jaxvqa.data.text import Vocabulary, load_glove, tokenise
-from jaxvqa.errors import ConfigError, DataError
-from jaxvqa.tasks import Assets, Metrics, Task
+from jaxvqa.errors import ConfigError
+from jaxvqa.tasks import Assets, Metrics, Starts, Task, started
+from jaxvqa.tasks.assets import answers_of, words_of
 from jaxvqa.tasks.predictions import Predict, best_answers
 
 SHOWN = 5
@@ -29,13 +29,13 @@ class AnswerClassification(Task):
 
     batch_keys: Sequence[str] = ("regions", "question", "answer_scores", "mask")
 
-    def __init__(self, config: ml_collections.ConfigDict, assets: Assets):
-        """Args: the whole config, and assets with `vocabulary`, `answers` (lists of str) and `region_width`."""
+    def __init__(self, config: ml_collections.ConfigDict, assets: Assets, starts: Starts = NO_STARTS):
+        """Args: the whole config, assets with `vocabulary`, `answers` (lists of str), `region_width`; word vectors."""
         if config.data.answers.rule not in ANSWER_RULES:
             raise ConfigError(
                 f"config.data.answers.rule is {config.data.answers.rule!r}; known are {', '.join(ANSWER_RULES)}."
             )
-        self.assets, self.answer_rule = assets, config.data.answers.rule
+        self.assets, self.answer_rule, self._starts = assets, config.data.answers.rule, starts
         self.vocabulary = Vocabulary(tuple(assets["vocabulary"]))
         self.answers = AnswerList(tuple(assets["answers"]))
         self._data = config.data
@@ -49,40 +49,22 @@ class AnswerClassification(Task):
     # --- assets ----------------------------------------------------------------------------------------------------------
 
     @staticmethod
-    def make_assets(config: ml_collections.ConfigDict, open_source: Callable[[str], Any]) -> Assets:
-        """Makes vocabulary and answer list from the built data set, or from the files that the config names.
+    def make_assets(config: ml_collections.ConfigDict, data: DataSet) -> Assets:
+        """Makes vocabulary and answer list from the built data set, or from the files that the config names."""
+        width = data.config.region_width
+        if data.config.images:
+            width = data.split(data.config.train_split)[0]["features"].shape[1]
+        words, answers = words_of(Vocabulary, data), answers_of(AnswerList, data)
+        return {"region_width": int(width), "vocabulary": words, "answers": answers}
 
-        The vocabulary is of all questions of `config.data.vocabulary_splits` in their order; the answers are the
-        `multiple_choice_answer` of `config.data.answers.splits` with at least `min_count` occurrences.
-        """
-        data = config.data
-        source = open_source(data.train_split)
-        assets: Assets = {}
-        if data.images:
-            assets["region_width"] = int(source.read([0])[0]["features"].shape[1])
-        else:
-            assets["region_width"] = int(data.region_width)
-        # Each split is read once, for words and answers alike; both need the order in which the splits are named.
-        words: dict[str, list[str]] = {}
-        chosen: dict[str, list[str]] = {}
-        for split in dict.fromkeys(f"{data.vocabulary_splits}+{data.answers.splits}".split("+")):
-            questions = list(open_source(split).all_questions())
-            words[split] = [question["question"] for question in questions]
-            chosen[split] = [question["multiple_choice_answer"] for question in questions]
-        in_order = itertools.chain.from_iterable
-        vocabulary = Vocabulary.build(in_order(words[split] for split in data.vocabulary_splits.split("+")))
-        assets["vocabulary"] = list(vocabulary.tokens)
-        if data.answers.file:
-            assets["answers"] = list(AnswerList.from_file(data.answers.file).answers)
-        else:
-            counted = in_order(chosen[split] for split in data.answers.splits.split("+"))
-            assets["answers"] = list(AnswerList.build(counted, data.answers.min_count).answers)
-        if not assets["answers"]:
-            raise DataError(
-                f"No answer of {data.questions} ({data.answers.splits}) occurs {data.answers.min_count} times: "
-                "lower config.data.answers.min_count."
-            )
-        return assets
+    @staticmethod
+    def make_starts(config: ml_collections.ConfigDict, assets: Assets, data: DataSet) -> Starts:
+        """The word vectors of the file `config.data.word_vectors`, if it names one."""
+        file = data.config.word_vectors
+        if not file:
+            return {}
+        vocabulary = Vocabulary(tuple(assets["vocabulary"]))
+        return {"embed/embedding": load_glove(file, vocabulary, width=config.model.embed_width)}
 
     @staticmethod
     def stand_in_assets(config: ml_collections.ConfigDict) -> Assets:
@@ -128,14 +110,10 @@ class AnswerClassification(Task):
     # --- model ---------------------------------------------------------------------------------------------------------
 
     def init(self, key: Key[Array, ""]) -> Mapping[str, Any]:
-        """Fresh variables; word vectors come from `config.data.glove` where that names a local file."""
+        """Fresh variables."""
         batch = {name: jnp.asarray(array) for name, array in self.init_batch(1).items()}
-        variables = dict(self.model.init({"params": key}, regions=batch["regions"], question=batch["question"]))
-        if self._data.glove:
-            table = variables["params"]["embed"]["embedding"]
-            vectors = load_glove(Path(self._data.glove), self.vocabulary, width=table.shape[1])
-            variables["params"]["embed"]["embedding"] = jnp.asarray(vectors, table.dtype)
-        return variables
+        variables = self.model.init({"params": key}, regions=batch["regions"], question=batch["question"])
+        return started(variables, self._starts)
 
     def loss(
         self,

@@ -16,9 +16,11 @@ from jaxtyping import Array, ArrayLike, Float, Int, Key
 from jaxvqa import losses, models, voting
 from jaxvqa.data import images, transforms
 from jaxvqa.data.answers import ANSWER_RULES
+from jaxvqa.data.data_set import DataSet
 from jaxvqa.data.med_text import DiseaseList
-from jaxvqa.errors import ConfigError, DataError
+from jaxvqa.errors import ConfigError
 from jaxvqa.tasks import Assets, Metrics, Task
+from jaxvqa.tasks.assets import answers_of
 from jaxvqa.tasks.predictions import Predict, best_answers
 
 SHOWN = 5
@@ -97,7 +99,7 @@ class ImageClassification(Task):
     # --- assets ------------------------------------------------------------------------------------------------------------
 
     @staticmethod
-    def make_assets(config: ml_collections.ConfigDict, open_source: Callable[[str], Any]) -> Assets:
+    def make_assets(config: ml_collections.ConfigDict, data: DataSet) -> Assets:
         """Makes the list of answers and reads the masks.
 
         The answers are those of the file that the config names; else the data set's own `class_names`; else the answers of
@@ -106,23 +108,10 @@ class ImageClassification(Task):
         Raises:
           DataError: a file cannot be read, or no answer occurs that often.
         """
-        data = config.data
-        if data.answers.file:
-            classes = DiseaseList.from_file(data.answers.file)
-        else:
-            source = open_source(data.answers.splits)
-            if named := source.questions.metadata.get("class_names"):
-                classes = DiseaseList(tuple(named))
-            else:
-                given = (question["multiple_choice_answer"] for question in source.all_questions())
-                classes = DiseaseList.build(given, data.answers.min_count)
-        if not len(classes):
-            raise DataError(
-                f"No answer of {data.questions} ({data.answers.splits}) but yes and no occurs {data.answers.min_count} times: "
-                "lower config.data.answers.min_count."
-            )
-        masks = mask_assets(data.mask_file, len(classes)) if data.mask_file else []
-        return {"answers": list(classes.answers), "masks": masks}
+        answers, file = data.config.answers, data.config.mask_file
+        named = None if answers.file else data.split(answers.splits).records.metadata.get("class_names")
+        classes = list(DiseaseList(tuple(named)).answers) if named else answers_of(DiseaseList, data)
+        return {"answers": classes, "masks": mask_assets(file, len(classes)) if file else []}
 
     @staticmethod
     def stand_in_assets(config: ml_collections.ConfigDict) -> Assets:

@@ -1,6 +1,6 @@
 """Pre-training of one of CMSA's image branches: a task of its images, and whether a question fits them (spec, section 10)."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -11,8 +11,8 @@ from jaxtyping import Array, ArrayLike, Float, Key
 
 from jaxvqa import models
 from jaxvqa.data import images, transforms
+from jaxvqa.data.data_set import DataSet
 from jaxvqa.data.rad_text import RadVocabulary
-from jaxvqa.data.sources import Records
 from jaxvqa.errors import DataError
 from jaxvqa.metrics.segmentation import mean_iou
 from jaxvqa.tasks import Assets, Metrics, Task
@@ -61,15 +61,14 @@ class MultiTaskPretraining(Task):
     # --- assets ------------------------------------------------------------------------------------------------------------
 
     @staticmethod
-    def make_assets(config: ml_collections.ConfigDict, open_source: Callable[[str], Any]) -> Assets:
+    def make_assets(config: ml_collections.ConfigDict, data: DataSet) -> Assets:
         """Reads the class names of the images, and the question lists of `config.data.question_list`."""
-        data = config.data
-        class_names = open_source(data.train_split).questions.metadata.get("class_names")
+        class_names = data.split(data.config.train_split).records.metadata.get("class_names")
         if not class_names:
-            raise DataError(f"{data.questions} names no classes in its metadata; build it anew with --overwrite.")
+            raise DataError(f"{data.config.examples} names no classes in its metadata; build it anew with --overwrite.")
         questions = {}
         for split in SPLITS.values():
-            records = Records(data.question_list, split, data.dir)
+            records = data.records(data.config.question_list, split)
             questions[split] = [[r["question"], int(r["label"])] for r in records.read(range(len(records)))]
         words = RadVocabulary.build(question for question, _ in questions["train"])
         return {"vocabulary": list(words.tokens), "class_names": list(class_names), "questions": questions}

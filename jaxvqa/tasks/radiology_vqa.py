@@ -1,6 +1,6 @@
 """Choosing one of a closed list of answers, from a picture and a question, by VQA-RAD's rules: CMSA, BAN and SAN."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,11 +13,12 @@ from jaxtyping import Array, ArrayLike, Float, Key
 from jaxvqa import models
 from jaxvqa.data import images, transforms
 from jaxvqa.data.answers import ANSWER_RULES
+from jaxvqa.data.data_set import DataSet
 from jaxvqa.data.rad_text import RadAnswerList, RadVocabulary, load_vectors, second_embedding, tfidf, tokenise
-from jaxvqa.data.sources import open_vqa
-from jaxvqa.errors import ConfigError, DataError
+from jaxvqa.errors import ConfigError
 from jaxvqa.models.cmsa import ORGANS
-from jaxvqa.tasks import Assets, Metrics, Task
+from jaxvqa.tasks import Assets, Metrics, Starts, Task, started
+from jaxvqa.tasks.assets import answers_of, words_of
 from jaxvqa.tasks.predictions import Predict, best_answers
 
 PICTURES = {"image": ("image_size", 3), "image_84": ("maml_size", 1), "image_128": ("autoencoder_size", 1)}
@@ -39,15 +40,15 @@ class RadiologyVqa(Task):
     With `config.loss.dynamic` the weights of answers and organ follow how fast either loss falls (`--dwa` of the original).
     """
 
-    def __init__(self, config: ml_collections.ConfigDict, assets: Assets):
-        """Args: the whole config, and assets with `vocabulary` and `answers` (lists of str)."""
+    def __init__(self, config: ml_collections.ConfigDict, assets: Assets, starts: Starts = NO_STARTS):
+        """Args: the whole config, assets with `vocabulary` and `answers` (lists of str), and word vectors."""
         if config.data.answers.rule not in ANSWER_RULES:
             raise ConfigError(
                 f"config.data.answers.rule is {config.data.answers.rule!r}; known are {', '.join(ANSWER_RULES)}."
             )
         if len(config.data.organs) != len(ORGANS):
             raise ConfigError(f"config.data.organs is {config.data.organs!r}; expected one value for each of {ORGANS}.")
-        self.assets, self.answer_rule = assets, config.data.answers.rule
+        self.assets, self.answer_rule, self._starts = assets, config.data.answers.rule, starts
         self.vocabulary = RadVocabulary(tuple(assets["vocabulary"]))
         self.answers = RadAnswerList(tuple(assets["answers"]))
         self._data, self._loss = config.data, config.loss
@@ -68,29 +69,28 @@ class RadiologyVqa(Task):
     # --- assets ------------------------------------------------------------------------------------------------------------
 
     @staticmethod
-    def make_assets(config: ml_collections.ConfigDict, open_source: Callable[[str], Any]) -> Assets:
-        """Makes vocabulary and answer list: words and answers in the order in which the questions bring them.
+    def make_assets(config: ml_collections.ConfigDict, data: DataSet) -> Assets:
+        """Makes vocabulary and answer list: words and answers in the order in which the questions bring them."""
+        return {"vocabulary": words_of(RadVocabulary, data), "answers": answers_of(RadAnswerList, data)}
 
-        Words come from `config.data.vocabulary_splits`; answers from `config.data.answers.splits`, those that occur
-        `min_count` times, or from the file that the config names.
+    @staticmethod
+    def make_starts(config: ml_collections.ConfigDict, assets: Assets, data: DataSet) -> Starts:
+        """What the word tables start from where `config.data.word_vectors` names a local file.
+
+        The first table has its vectors, the second one their mixture by the "tf-idf" matrix of the training questions (spec,
+        sections 2.1 and 2.2).
         """
-        data = config.data
-        splits = {
-            split: [(q["question"], q["multiple_choice_answer"]) for q in open_source(split).all_questions()]
-            for split in dict.fromkeys(f"{data.vocabulary_splits}+{data.answers.splits}".split("+"))
-        }
-        words = (question for split in data.vocabulary_splits.split("+") for question, _ in splits[split])
-        chosen = (answer for split in data.answers.splits.split("+") for _, answer in splits[split])
-        if data.answers.file:
-            answers = RadAnswerList.from_file(data.answers.file)
-        else:
-            answers = RadAnswerList.build(chosen, data.answers.min_count)
-        if not answers.answers:
-            raise DataError(
-                f"No answer of {data.questions} ({data.answers.splits}) occurs {data.answers.min_count} times: "
-                "lower config.data.answers.min_count."
-            )
-        return {"vocabulary": list(RadVocabulary.build(words).tokens), "answers": list(answers.answers)}
+        file = data.config.word_vectors
+        if not file:
+            return {}
+        vocabulary = RadVocabulary(tuple(assets["vocabulary"]))
+        vectors = load_vectors(file, vocabulary, width=config.model.embed_width)
+        starts = {"embed/table_0": np.concatenate([vectors, np.zeros((1, vectors.shape[1]), np.float32)])}
+        if config.model.tables > 1:
+            train = data.split(data.config.vocabulary_splits).all_records()
+            matrix = tfidf((question["question"] for question in train), vocabulary)
+            starts["embed/table_1"] = second_embedding(matrix, vectors)
+        return starts
 
     @staticmethod
     def stand_in_assets(config: ml_collections.ConfigDict) -> Assets:
@@ -155,22 +155,9 @@ class RadiologyVqa(Task):
     # --- model -------------------------------------------------------------------------------------------------------------
 
     def init(self, key: Key[Array, ""]) -> Mapping[str, Any]:
-        """Fresh variables.
-
-        Where `config.data.vectors` names a local file, the first word table starts from its vectors and the second one from
-        their mixture by the "tf-idf" matrix of the training questions (spec, sections 2.1 and 2.2).
-        """
+        """Fresh variables."""
         batch = {name: jnp.asarray(array) for name, array in self.init_batch(1).items()}
-        variables = dict(self.model.init({"params": key}, **self._inputs(batch)))
-        if self._data.vectors:
-            tables = variables["params"]["embed"]
-            width = tables["table_0"].shape[1]
-            vectors = load_vectors(self._data.vectors, self.vocabulary, width=width)
-            tables["table_0"] = jnp.asarray(np.concatenate([vectors, np.zeros((1, width), np.float32)]))
-            if "table_1" in tables:
-                train = open_vqa(self._data, self._data.vocabulary_splits).all_questions()
-                matrix = tfidf((question["question"] for question in train), self.vocabulary)
-                tables["table_1"] = jnp.asarray(second_embedding(matrix, vectors))
+        variables = started(self.model.init({"params": key}, **self._inputs(batch)), self._starts)
         if self._loss.dynamic:
             # Sums of (answer loss, organ loss) of the last step and of the one before.
             variables["losses"] = {"last": jnp.zeros(2), "before": jnp.zeros(2), "steps": jnp.zeros((), jnp.int32)}

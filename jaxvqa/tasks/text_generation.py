@@ -1,6 +1,6 @@
 """Writing an answer, a caption or a report, and choosing a class beside it where there is a head for that: Flamingo."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,16 +13,17 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
 from jaxvqa import generate, likelihood, losses, models
 from jaxvqa.data import few_shot, images, tokenisers
 from jaxvqa.data.answers import ANSWER_RULES, AnswerList
+from jaxvqa.data.data_set import DataSet
 from jaxvqa.data.med_text import DiseaseList
 from jaxvqa.data.prompts import ANSWER, FORMS, TEMPLATES, WriteText, asked_and_true
 from jaxvqa.data.rad_text import RadAnswerList
-from jaxvqa.data.sources import open_vqa
 from jaxvqa.data.tokenisers import Tokeniser
 from jaxvqa.data.transforms import ClassOfAnswer, Keep, RegionsAsImage, Transform
 from jaxvqa.errors import ConfigError, DataError, nearest
 from jaxvqa.inputs import read_json
 from jaxvqa.models.flamingo import parse_compat
 from jaxvqa.tasks import Assets, Metrics, Task
+from jaxvqa.tasks.assets import answers_of
 from jaxvqa.tasks.predictions import Predict, best_answers
 
 
@@ -175,7 +176,7 @@ class TextGeneration(Task):
     # --- assets ------------------------------------------------------------------------------------------------------------
 
     @staticmethod
-    def make_assets(config: ml_collections.ConfigDict, open_source: Callable[[str], Any]) -> Assets:
+    def make_assets(config: ml_collections.ConfigDict, data: DataSet) -> Assets:
         """Reads the tokeniser that the config names, or trains one on the texts, and makes the list of classes.
 
         Texts are those of `config.data.vocabulary_parts` and `vocabulary_splits`; classes the answers of
@@ -184,25 +185,10 @@ class TextGeneration(Task):
         Raises:
           DataError: a file cannot be read, or no answer occurs that often.
         """
-        data = config.data
-        tokeniser = (
-            tokenisers.load(data.tokeniser) if data.tokeniser else tokenisers.train(_texts(data), data.vocab_size)
-        )
-        if not data.classify:
-            return {"tokeniser": tokeniser, "answers": []}
-        kind = ANSWER_LISTS[data.answers.form]
-        if data.answers.file:
-            answers = kind.from_file(data.answers.file)
-        else:
-            splits = data.answers.splits.split("+")
-            given = (q["multiple_choice_answer"] for split in splits for q in open_source(split).all_questions())
-            answers = kind.build(given, data.answers.min_count)
-        if not len(answers):
-            raise DataError(
-                f"No answer of {data.questions} ({data.answers.splits}) occurs {data.answers.min_count} times: "
-                "lower config.data.answers.min_count."
-            )
-        return {"tokeniser": tokeniser, "answers": list(answers.answers)}
+        file, size = data.config.tokeniser, data.config.vocab_size
+        tokeniser = tokenisers.load(file) if file else tokenisers.train(_texts(data), size)
+        answers = answers_of(ANSWER_LISTS[data.config.answers.form], data) if data.config.classify else []
+        return {"tokeniser": tokeniser, "answers": answers}
 
     @staticmethod
     def stand_in_assets(config: ml_collections.ConfigDict) -> Assets:
@@ -332,8 +318,8 @@ class TextGeneration(Task):
         of the cross-attentions, behind their tanh.
         """
         inputs = self._inputs(batch)
-        if train and self._data.questions_together > 1:
-            inputs["image"] = inputs["image"].reshape(-1, self._data.questions_together, *inputs["image"].shape[1:])[
+        if train and self._data.examples_per_image > 1:
+            inputs["image"] = inputs["image"].reshape(-1, self._data.examples_per_image, *inputs["image"].shape[1:])[
                 :, 0
             ]
         (logits, out), updates = self.model.apply(
@@ -518,17 +504,16 @@ def _candidates(file: str) -> tuple[str, ...]:
     return tuple(content)
 
 
-def _texts(data: ml_collections.ConfigDict) -> Iterator[str]:
+def _texts(data: DataSet) -> Iterator[str]:
     """The texts that a tokeniser is trained on, as the templates of questions and captions have them, without their marks."""
-    question_form, answer_form = FORMS[data.text_form]
-    for part in data.vocabulary_parts or (data.questions,):
-        own = data.copy_and_resolve_references()
-        with own.unlocked():
-            own.questions, own.images = part, ""
-            if data.vocabulary_parts:  # all of each, so that every run has the same words
-                own.question_types = ()
-        for split in data.vocabulary_splits.split("+"):
-            for record in open_vqa(own, split).all_questions():
+    config = data.config
+    question_form, answer_form = FORMS[config.text_form]
+    # Of named parts all, so that every run has the same words.
+    others = {"images": ""} | ({"question_types": ()} if config.vocabulary_parts else {})
+    for part in config.vocabulary_parts or (config.examples,):
+        own = data.changed(examples=part, **others)
+        for split in config.vocabulary_splits.split("+"):
+            for record in own.split(split).all_records():
                 question, answer = asked_and_true(record)
                 template = TEMPLATES["vqa" if question else "caption"].text
                 parts = {"question": question_form(question), "answer": answer_form(answer)}

@@ -24,7 +24,7 @@ STEPS = 2
 def settings(phantoms):
     return [
         ("data.dir", str(phantoms)),
-        ("data.questions", "phantom_vqa/tiny_questions"),
+        ("data.examples", "phantom_vqa/tiny_questions"),
         ("data.images", "phantom_vqa/tiny_images"),
         ("data.answers.min_count", "1"),
         ("data.limit", "64"),

@@ -66,7 +66,7 @@ def test_the_work_directory_answers(converted, phantoms):
     run, _, _ = converted
     changes = {
         "data.dir": phantoms,
-        "data.questions": "phantom_vqa/tiny_questions",
+        "data.examples": "phantom_vqa/tiny_questions",
         "data.images": "phantom_vqa/tiny_images",
         "data.image_size": 32,
         "data.limit": 6,

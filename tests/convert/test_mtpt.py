@@ -11,7 +11,7 @@ import pytest
 from jaxvqa import checkpoints, configs, models
 from jaxvqa.convert import __main__ as convert
 from jaxvqa.convert import files, mtpt
-from jaxvqa.data import sources
+from jaxvqa.data.data_set import DataSet
 from jaxvqa.errors import CheckpointError
 from jaxvqa.tasks import make_task, task_with_assets
 from tests.checkpoint_files import load
@@ -129,12 +129,12 @@ def settings(tmp_path_factory):
         "from configs import mtpt\n\n\ndef get_config(arg=None):\n"
         "    config = mtpt.get_config('brain,real')\n"
         f"    config.data.dir = {str(folder)!r}\n"
-        "    config.data.questions = 'mtpt/tiny_phantom_brain'\n"
+        "    config.data.examples = 'mtpt/tiny_phantom_brain'\n"
         "    config.data.question_list = 'mtpt/tiny_phantom_brain_questions'\n"
         "    return config\n"
     )
     config = configs.load(f"{folder}/tiny.py")
-    return f"--config={folder}/tiny.py", make_task(config, lambda split: sources.open_vqa(config.data, split)).assets
+    return f"--config={folder}/tiny.py", make_task(config, DataSet(config.data)).assets
 
 
 def command(*arguments):

@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 
 from jaxvqa import configs
-from jaxvqa.data import pipeline, sources
+from jaxvqa.data.data_set import DataSet
+from jaxvqa.data.order import TrainOrder, curriculum_stages
 from jaxvqa.errors import ConfigError
 
 
 def order_of(*stages, size=10, batch_size=3):
-    return pipeline.TrainOrder(size, batch_size, seed=0, stages=stages)
+    return TrainOrder(size, batch_size, seed=0, stages=stages)
 
 
 def epoch_of(order, epoch):
@@ -48,19 +49,17 @@ def curriculum(phantoms, rows, **changes):
 
 def test_stages_are_where_their_splits_lie_in_the_training_source(phantoms):
     config = curriculum(phantoms, ((0, "test"), (1, "val+test+test"), (2, "val")))
-    source = sources.open_vqa(config.data, config.data.train_split)
-    asked = [question["question_id"] for question in source.all_questions()]
-    for (_, parts), (_, names) in zip(sources.curriculum_stages(config), config.curriculum, strict=True):
-        expected = [
-            q["question_id"] for s in names.split("+") for q in sources.open_vqa(config.data, s).all_questions()
-        ]
+    source = DataSet(config.data).split(config.data.train_split)
+    asked = [question["question_id"] for question in source.all_records()]
+    for (_, parts), (_, names) in zip(curriculum_stages(config), config.curriculum, strict=True):
+        expected = [q["question_id"] for s in names.split("+") for q in DataSet(config.data).split(s).all_records()]
         assert [asked[i] for start, end in parts for i in range(start, end)] == expected
 
 
 def test_all_faults_of_a_curriculum_are_named_at_once(phantoms):
     rows = ((3, "val"), (3, "vall+test"), (4, "test"))
     with pytest.raises(ConfigError) as raised:
-        sources.curriculum_stages(curriculum(phantoms, rows, limit=5))
+        curriculum_stages(curriculum(phantoms, rows, limit=5))
     message = str(raised.value)
     assert "'vall' is not in config.data.train_split = 'val+test'" in message
     assert "epoch 3 stands behind epoch 3" in message

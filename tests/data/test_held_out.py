@@ -3,17 +3,17 @@
 import pytest
 
 from jaxvqa import configs, main
-from jaxvqa.data import sources
+from jaxvqa.data.data_set import HELD_OUT, DataSet
 from jaxvqa.errors import DataError
 from tests import runs
 
 
 def images(data, split):
-    return {int(q["image_id"]) for q in sources.open_vqa(data, split).all_questions()}
+    return {int(q["image_id"]) for q in DataSet(data).split(split).all_records()}
 
 
 def questions(data, split):
-    return {int(q["question_id"]) for q in sources.open_vqa(data, split).all_questions()}
+    return {int(q["question_id"]) for q in DataSet(data).split(split).all_records()}
 
 
 @pytest.fixture
@@ -33,12 +33,12 @@ def data(phantoms):
 def test_images_are_held_out_with_all_of_their_questions(data, share):
     whole, every, other = images(data, "train"), questions(data, "train"), questions(data, "val")
     data.held_out = share
-    train, held = images(data, "train"), images(data, sources.HELD_OUT)
+    train, held = images(data, "train"), images(data, HELD_OUT)
     assert train | held == whole
     assert not train & held
     assert 0 < len(held) < len(whole)
     assert abs(len(held) / len(whole) - share) < 0.25
-    assert questions(data, "train") | questions(data, sources.HELD_OUT) == every
+    assert questions(data, "train") | questions(data, HELD_OUT) == every
     assert questions(data, "val") == other
 
 
@@ -47,13 +47,13 @@ def test_too_small_a_share_is_told(data):
     with pytest.raises(
         DataError, match=r"config.data.held_out leaves no question of phantom_vqa/tiny_questions \(train\)"
     ):
-        sources.open_vqa(data, sources.HELD_OUT)
+        DataSet(data).split(HELD_OUT)
 
 
 def test_the_variant_chooses_by_held_out_images_and_tests_at_the_end():
     config = configs.load("configs/flamingo.py:vqa_rad,held_out")
     assert config.best.metric == "likelihood/loss"
-    assert config.evals.likelihood.split == sources.HELD_OUT
+    assert config.evals.likelihood.split == HELD_OUT
     tests = {row.every for row in config.evals.values() if row.split == "test"}
     assert tests == {config.total}
     assert config.evals[config.main_eval].split == "test"

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from jaxvqa.data import tokenisers
-from jaxvqa.data.few_shot import Pictures, Shots, ShowExamples, Support, most_similar
+from jaxvqa.data.few_shot import Shots, ShowExamples, Support, most_similar
 from jaxvqa.data.prompts import TEMPLATES, WriteText
 from jaxvqa.data.tokenisers import Tokeniser
+from jaxvqa.data.views import Images
 from jaxvqa.errors import ConfigError
 
 IMAGES = (7, 3, 7, 5, 9, 3, 11)
@@ -24,8 +25,9 @@ class Questions:
     def __len__(self):
         return len(self._records)
 
-    def all_questions(self):
-        yield from self._records
+    @property
+    def images(self):
+        return Images(self.read, np.asarray([record["image_id"] for record in self._records]))
 
     def read(self, indices):
         return [dict(self._records[i]) for i in indices]
@@ -40,7 +42,7 @@ def chosen(support, **asked):
 
 
 def test_pictures_are_read_once_each():
-    pictures = Pictures(Questions())
+    pictures = Questions().images
     assert pictures.ids.tolist() == [3, 5, 7, 9, 11]
     assert [p.tolist() for p in pictures.examples] == [[1, 5], [3], [0, 2], [4], [6]]
     assert [record["question_id"] for record in pictures.read(range(5))] == [1, 3, 0, 4, 6]
@@ -64,7 +66,7 @@ def test_draws_follow_seed_and_question_and_never_show_the_asked_picture():
 
 
 def test_the_most_similar_picture_stands_nearest_to_the_question():
-    asked, others = Pictures(Questions((1, 3))), Pictures(Questions())
+    asked, others = Questions((1, 3)).images, Questions().images
     #   1 looks like 9, a little like 5 and 11; 3 like 11, its own picture aside
     vectors = np.array([[1, 0, 0], [2, 1, 0.1], [0, 1, 0], [9, 0, 0], [0.1, 2, 3]], np.float32)
     found = most_similar(asked, np.array([[3, 0, 0.1], [0, 1, 1]], np.float32), others, vectors, 2)
@@ -76,7 +78,7 @@ def test_the_most_similar_picture_stands_nearest_to_the_question():
 
 def test_similar_in_chunks_as_one_by_one():
     rng = np.random.default_rng(0)
-    asked, others = Pictures(Questions(range(300))), Pictures(Questions(range(200, 290)))
+    asked, others = Questions(range(300)).images, Questions(range(200, 290)).images
     mine, theirs = rng.standard_normal((300, 4), np.float32), rng.standard_normal((90, 4), np.float32)
     found = most_similar(asked, mine, others, theirs, 3)
     for image in (0, 210, 280, 299):

@@ -6,7 +6,7 @@ import ml_collections
 import numpy as np
 
 from jaxvqa import sharding, tasks
-from jaxvqa.data.sources import VqaSource
+from jaxvqa.data.data_set import Split
 from jaxvqa.evaluators import evaluator
 from jaxvqa.evaluators.context import Context
 from jaxvqa.metrics.score import as_row
@@ -14,7 +14,7 @@ from jaxvqa.state import TrainState
 from jaxvqa.tasks.predictions import Predict
 
 
-class Source(VqaSource):
+class Source(Split):
     """A split's records, each with its place."""
 
     def __init__(self, records):
@@ -23,11 +23,11 @@ class Source(VqaSource):
     def __len__(self):
         return len(self.records)
 
-    def read_questions(self, indices):
+    def read_records(self, indices):
         return [self.records[int(i)] for i in indices]
 
     def read(self, indices):
-        return self.read_questions(indices)
+        return self.read_records(indices)
 
 
 def in_training(example):

@@ -5,15 +5,15 @@ import json
 import pytest
 
 from jaxvqa import main
-from jaxvqa.data import sources
 from jaxvqa.data.answers import AnswerList
+from jaxvqa.data.data_set import DataSet, Split, check_annotators
 from jaxvqa.metrics.vqa import fair_to_few, question_accuracy
 from tests import runs
 
 
 def with_annotators(monkeypatch, counts):
     """Lets the phantoms have counts[i % len(counts)] annotators at question i."""
-    read = sources.VqaSource.read_questions
+    read = Split.read_records
 
     def fewer(self, indices):
         found = read(self, indices)
@@ -21,7 +21,7 @@ def with_annotators(monkeypatch, counts):
             q | {"answers": q["answers"][: counts[int(i) % len(counts)]]} for i, q in zip(indices, found, strict=True)
         ]
 
-    monkeypatch.setattr(sources.VqaSource, "read_questions", fewer)
+    monkeypatch.setattr(Split, "read_records", fewer)
 
 
 def command(phantoms, workdir, **changes):
@@ -60,8 +60,8 @@ def test_the_rule_alone_decides_what_is_seldom_right(phantoms, monkeypatch):
     """One annotator among others': a right answer is right in full, in the target as in the score."""
     with_annotators(monkeypatch, [1, 10])
     config = runs.tiny_config(phantoms)
-    source = sources.open_vqa(config.data, "train")
-    sources.check_annotators(source, "soft")
-    question = source.question(0)
+    source = DataSet(config.data).split("train")
+    check_annotators(source, "soft")
+    question = source.read_records([0])[0]
     assert AnswerList(("x", *question["answers"])).scores(question["answers"], "soft").tolist() == [0, 1]
     assert fair_to_few(question_accuracy)(question["answers"][0], question["answers"]) == 1

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxvqa import checkpoints, report
-from jaxvqa.data import sources
+from jaxvqa.data.data_set import DataSet
 from jaxvqa.errors import CheckpointError, DataError
 from jaxvqa.explain import attention
 from jaxvqa.explain.attention import explain, question_spans
@@ -34,7 +34,7 @@ def explained(run):
 
 def test_explanations_are_the_models_own_numbers(run, explained):
     _, config, task, params = run
-    source = sources.open_vqa(config.data, "val")
+    source = DataSet(config.data).split("val")
     raw = source.read([5, 0, 63])
     examples = raw
     for transform in task.transforms(train=False):
@@ -67,9 +67,9 @@ def test_ids_come_in_the_order_asked_and_batches_change_nothing(run, explained, 
 
 def test_count_is_spread_over_the_split(run):
     workdir, config, *_ = run
-    source = sources.open_vqa(config.data, "test")
+    source = DataSet(config.data).split("test")
     found = explain(workdir, split="test", count=3)
-    assert [e.id for e in found] == [source.question(i)["question_id"] for i in (0, 32, 63)]
+    assert [e.id for e in found] == [source.read_records([i])[0]["question_id"] for i in (0, 32, 63)]
 
 
 def test_unknown_ids_are_all_named(run, tmp_path, capsys):
@@ -93,7 +93,7 @@ def test_command_writes_a_picture_for_each_question_and_a_page(run, tmp_path, ca
     assert command.main([f"--workdir={workdir}", f"--output={output}", "--ids=32000,32005,32000"]) == 0
     assert sorted(p.name for p in output.iterdir()) == ["32000.png", "32005.png", "index.html"]
     page = (output / "index.html").read_text()
-    question = sources.open_vqa(config.data, "val").question(0)["question"]
+    question = DataSet(config.data).split("val").read_records([0])[0]["question"]
     assert question in page
     assert 'src="32005.png"' in page
     assert capsys.readouterr().out.strip() == str(output / "index.html")
@@ -140,7 +140,7 @@ def test_without_sight_there_are_no_boxes_and_without_pictures_no_picture(phanto
 
 def test_report_of_a_real_checkpoint_has_pictures_parameters_and_versions(run):
     workdir, config, _, params = run
-    questions = sources.open_vqa(config.data, "val").read_questions(range(64))
+    questions = DataSet(config.data).split("val").read_records(range(64))
     rows = [
         {
             "id": q["question_id"],

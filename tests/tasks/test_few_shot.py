@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from jaxvqa import configs, paths, sharding
-from jaxvqa.data import pipeline, sources
+from jaxvqa.data.batches import LoadBatch
+from jaxvqa.data.data_set import DataSet
 from jaxvqa.data.few_shot import Support
+from jaxvqa.data.order import EvalOrder
 from jaxvqa.errors import ConfigError, DataError
 from jaxvqa.evaluate import make_evaluators
 from jaxvqa.metrics.score import as_row
@@ -18,7 +20,7 @@ from jaxvqa.tasks import make_task, task_with_assets
 
 SHOTS = 2
 CHANGES = {
-    "data.questions": "phantom_vqa/tiny_questions",
+    "data.examples": "phantom_vqa/tiny_questions",
     "data.images": "phantom_vqa/tiny_images",
     "data.limit": 48,
     "data.shots": SHOTS,
@@ -49,7 +51,7 @@ def candidates(tmp_path_factory):
 def ready(phantoms, candidates):
     """The config, the task, and variables with open gates, and large enough that pictures tell."""
     config = small_config(phantoms, data__candidates=candidates)
-    task = make_task(config, lambda split: sources.open_vqa(config.data, split))
+    task = make_task(config, DataSet(config.data))
     flat = paths.flatten(jax.jit(task.init)(jax.random.key(0))).items()
     flat = {p: 0.7 + x if p.endswith("_gate") else 5 * x if p.endswith("kernel") else x for p, x in flat}
     return config, task, paths.nest(flat)
@@ -57,10 +59,10 @@ def ready(phantoms, candidates):
 
 def batch_of(config, task, split="val"):
     """The support of a split, and a batch of it with examples."""
-    source = sources.open_vqa(config.data, split)
+    source = DataSet(config.data).split(split)
     shots = task.predictions["answers"].shots
-    support = Support.of(sources.open_vqa(config.data, shots.split), shots)
-    load = pipeline.LoadBatch(source, pipeline.EvalOrder(len(source), 24), shots.transforms(support), 0, 1)
+    support = Support.of(DataSet(config.data).split(shots.split), shots)
+    load = LoadBatch(source, EvalOrder(len(source), 24), shots.transforms(support), 0, 1)
     return source, support, load(0)
 
 
@@ -102,7 +104,7 @@ def test_training_and_what_reads_whole_texts_have_no_examples(ready):
         *("answers", "answers_blank", "embeddings", "ranked", "ranked_blank")
     }
     assert task.init_batch(2)["image"].ndim == 4
-    example = sources.open_vqa(config.data, "train").read([0])[0] | {"draw": (0, 0, 0)}
+    example = DataSet(config.data).split("train").read([0])[0] | {"draw": (0, 0, 0)}
     for transform in task.transforms(train=True):
         example = transform(example)
     assert example["image"].ndim == 3
@@ -175,7 +177,7 @@ def test_an_evaluation_by_image_finds_the_twin(ready, tmp_path):
     mesh = sharding.make_mesh(changed.mesh, jax.devices()[:1])
     state = TrainState(step=jnp.asarray(3), params=variables["params"], collections={}, opt_state=(), ema=None)
     with jax.set_mesh(mesh):
-        evaluator = make_evaluators(changed, task, mesh, tmp_path)["val"]
+        evaluator = make_evaluators(changed, task, DataSet(changed.data), mesh, tmp_path)["val"]
         values = as_row(evaluator.run(state))
         steps = evaluator._transforms(state)
     rows = [json.loads(line) for line in (tmp_path / "predictions/val_3.jsonl").read_text().splitlines()]
@@ -186,7 +188,7 @@ def test_an_evaluation_by_image_finds_the_twin(ready, tmp_path):
     raw = np.stack([task.transforms(train=False)[0](e)["image"] for e in pictures.read(range(len(pictures)))])
     vectors = np.asarray(predicted(task, "image_vectors", variables, {"image": raw})["vector"])
     vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    for question in sources.open_vqa(changed.data, "train").read([0, 20, 47]):
+    for question in DataSet(changed.data).split("train").read([0, 20, 47]):
         shown = [int(shot["image_id"]) for shot in support(question)]
         me = pictures.ids.tolist().index(int(question["image_id"]))
         cosine = vectors @ vectors[me]

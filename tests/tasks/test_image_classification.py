@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 
 from jaxvqa import configs, logs, losses, main
-from jaxvqa.data import pipeline, sources
+from jaxvqa.data.batches import LoadBatch
+from jaxvqa.data.data_set import DataSet
+from jaxvqa.data.order import TrainOrder
 from jaxvqa.errors import ConfigError, DataError
 from jaxvqa.tasks import make_task, task_with_assets
 from tests.made_up import variables_of
 
 CHANGES = {
-    "data.questions": "phantom_vqa/tiny_questions",
+    "data.examples": "phantom_vqa/tiny_questions",
     "data.images": "phantom_vqa/tiny_images",
     "data.answers.min_count": 1,
     "batch_size": 4,
@@ -30,13 +32,13 @@ def small_config(phantoms, variant="small", **changes):
 
 
 def task_of(config):
-    return make_task(config, lambda split: sources.open_vqa(config.data, split))
+    return make_task(config, DataSet(config.data))
 
 
 def batch_of(config, task, step=0, *, train=True):
-    source = sources.open_vqa(config.data, "train")
-    order = pipeline.TrainOrder(len(source), config.batch_size, 0)
-    batch = pipeline.LoadBatch(source, order, task.transforms(train=train), 0, 1)(step)
+    source = DataSet(config.data).split("train")
+    order = TrainOrder(len(source), config.batch_size, 0)
+    batch = LoadBatch(source, order, task.transforms(train=train), 0, 1)(step)
     return {key: jnp.asarray(batch[key]) for key in task.batch_keys}
 
 
@@ -60,9 +62,9 @@ def test_a_batch_fits_what_is_traced_and_holds_the_pictures_answers(mixed, phant
     task, _, _, batch, _ = mixed
     for key, array in task.init_batch(4).items():
         assert (batch[key].shape, batch[key].dtype) == (array.shape, array.dtype), key
-    source = sources.open_vqa(small_config(phantoms).data, "train")
-    assert {question["question_type"] for question in source.all_questions()} == {"abnormality"}
-    asked = [source[int(i)]["multiple_choice_answer"] for i in pipeline.TrainOrder(len(source), 4, 0)(0)]
+    source = DataSet(small_config(phantoms).data).split("train")
+    assert {question["question_type"] for question in source.all_records()} == {"abnormality"}
+    asked = [source[int(i)]["multiple_choice_answer"] for i in TrainOrder(len(source), 4, 0)(0)]
     assert [task.assets["answers"][i] for i in batch["answer_class"]] == asked
     assert (batch["modality"] == 0).all()  # no masks
 
@@ -73,9 +75,9 @@ def test_training_pictures_change_with_the_step_and_evaluated_ones_do_not(phanto
     first, again, evaluated = (batch_of(config, task, train=t)["image"] for t in (True, True, False))
     np.testing.assert_array_equal(first, again)
     assert evaluated.shape == (4, 72, 72, 3)  # an evaluation's size is its own
-    source = sources.open_vqa(config.data, "train")
-    order = pipeline.TrainOrder(len(source), 4, 0)
-    later = pipeline.LoadBatch(source, lambda _: order(0), task.transforms(train=True), 0, 1)(1)["image"]
+    source = DataSet(config.data).split("train")
+    order = TrainOrder(len(source), 4, 0)
+    later = LoadBatch(source, lambda _: order(0), task.transforms(train=True), 0, 1)(1)["image"]
     assert not np.array_equal(first, later)
 
 
@@ -182,9 +184,9 @@ def test_all_questions_may_be_asked_and_yes_and_no_are_no_answers(phantoms):
     assert {"ct", "axial", "mass"} <= set(answers)
     assert not {"yes", "no"} & set(answers)
     some = small_config(phantoms, data__question_types="('plane', 'organ')", data__limit=30)
-    source = sources.open_vqa(some.data, "val")
+    source = DataSet(some.data).split("val")
     assert len(source) == 30
-    assert {question["question_type"] for question in source.all_questions()} == {"plane", "organ"}
+    assert {question["question_type"] for question in source.all_records()} == {"plane", "organ"}
 
 
 def test_a_whole_run(phantoms, tmp_path, capsys):

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from jaxvqa import checkpoints, configs, logs, main, paths
-from jaxvqa.data import pipeline, sources
+from jaxvqa.data.batches import LoadBatch
+from jaxvqa.data.data_set import DataSet
+from jaxvqa.data.order import EvalOrder, TrainOrder
 from jaxvqa.tasks import make_task
 from tests.made_up import variables_of
 from tfds_builders import build
@@ -27,7 +29,7 @@ def mtpt(phantoms):
 def changes(folder, organ):
     return {
         "data.dir": str(folder),
-        "data.questions": f"mtpt/tiny_phantom_{organ}",
+        "data.examples": f"mtpt/tiny_phantom_{organ}",
         "data.question_list": f"mtpt/tiny_phantom_{organ}_questions",
         "compilation_cache": str(folder / "xla"),
         "report": "False",
@@ -43,16 +45,16 @@ def small_config(folder, organ):
 
 
 def batch_of(config, task, step=0):
-    source = sources.open_vqa(config.data, "train")
-    order = pipeline.TrainOrder(len(source), config.batch_size, config.seed)
-    batch = pipeline.LoadBatch(source, order, task.transforms(train=True), 0, 1, config.seed)(step)
+    source = DataSet(config.data).split("train")
+    order = TrainOrder(len(source), config.batch_size, config.seed)
+    batch = LoadBatch(source, order, task.transforms(train=True), 0, 1, config.seed)(step)
     return {key: jnp.asarray(batch[key]) for key in task.batch_keys}
 
 
 @pytest.mark.parametrize(("organ", "measure"), [("abdomen", "iou"), ("brain", "accuracy")])
 def test_both_tasks_are_learned_and_scored(mtpt, organ, measure):
     config = small_config(mtpt, organ)
-    task = make_task(config, lambda split: sources.open_vqa(config.data, split))
+    task = make_task(config, DataSet(config.data))
     batch = batch_of(config, task)
     for key, array in task.init_batch(config.batch_size).items():
         assert (batch[key].shape, batch[key].dtype) == (array.shape, array.dtype), key
@@ -75,22 +77,22 @@ def test_both_tasks_are_learned_and_scored(mtpt, organ, measure):
 
 def test_questions_are_drawn_anew_each_time_and_the_same_on_every_way_there(mtpt):
     config = small_config(mtpt, "brain")
-    task = make_task(config, lambda split: sources.open_vqa(config.data, split))
-    source = sources.open_vqa(config.data, "train")
-    order = pipeline.TrainOrder(len(source), 8, 0)
-    load = pipeline.LoadBatch(source, order, task.transforms(train=True), 0, 1, 5)
+    task = make_task(config, DataSet(config.data))
+    source = DataSet(config.data).split("train")
+    order = TrainOrder(len(source), 8, 0)
+    load = LoadBatch(source, order, task.transforms(train=True), 0, 1, 5)
     first, again, epoch_later = load(1), load(1), load(1 + order.steps_per_epoch)
     for key in task.batch_keys:
         np.testing.assert_array_equal(first[key], again[key])
     assert not np.array_equal(first["question"], epoch_later["question"])
     # Two processes make the halves of the same batch.
-    halves = [pipeline.LoadBatch(source, order, task.transforms(train=True), i, 2, 5)(1) for i in range(2)]
+    halves = [LoadBatch(source, order, task.transforms(train=True), i, 2, 5)(1) for i in range(2)]
     for key in task.batch_keys:
         np.testing.assert_array_equal(np.concatenate([half[key] for half in halves]), first[key])
     # Evaluation draws from the test list, the same questions each time, and does not turn pictures.
     listed = dict(map(tuple, task.assets["questions"]["test"]))
     encoded = {tuple(task.vocabulary.encode(text, config.data.max_tokens)): label for text, label in listed.items()}
-    evaluation = pipeline.LoadBatch(source, pipeline.EvalOrder(len(source), 8), task.transforms(train=False), 0, 1)
+    evaluation = LoadBatch(source, EvalOrder(len(source), 8), task.transforms(train=False), 0, 1)
     for question, label in zip(evaluation(0)["question"], evaluation(0)["fits"], strict=True):
         assert encoded[tuple(question.tolist())] == label
 
@@ -108,7 +110,7 @@ def test_pretrained_branches_flow_into_cmsa(mtpt, tmp_path, capsys):
 
     common = {
         "data.dir": str(mtpt),
-        "data.questions": "phantom_vqa/tiny_questions",
+        "data.examples": "phantom_vqa/tiny_questions",
         "data.images": "phantom_vqa/tiny_images",
         "data.answers.min_count": 1,
         "data.limit": 64,

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from jaxvqa import configs
-from jaxvqa.data import pipeline, sources
+from jaxvqa.data.batches import LoadBatch
+from jaxvqa.data.data_set import DataSet
+from jaxvqa.data.order import TrainOrder
 from jaxvqa.errors import ConfigError, DataError
 from jaxvqa.explain.attention import explain
 from jaxvqa.tasks import make_task, task_with_assets
@@ -21,7 +23,7 @@ def small_config(phantoms, variant="small", **changes):
     config = configs.load(f"configs/cmsa.py:{variant}")
     everything = {
         "data.dir": str(phantoms),
-        "data.questions": "phantom_vqa/tiny_questions",
+        "data.examples": "phantom_vqa/tiny_questions",
         "data.images": "phantom_vqa/tiny_images",
         "data.answers.min_count": 1,
         "data.limit": 64,
@@ -33,10 +35,10 @@ def small_config(phantoms, variant="small", **changes):
 
 def ready(config):
     """The task, its variables, and a batch as the devices get it."""
-    task = make_task(config, lambda split: sources.open_vqa(config.data, split))
-    source = sources.open_vqa(config.data, "train")
-    order = pipeline.TrainOrder(len(source), config.batch_size, 0)
-    batch = pipeline.LoadBatch(source, order, task.transforms(train=True), 0, 1)(0)
+    task = make_task(config, DataSet(config.data))
+    source = DataSet(config.data).split("train")
+    order = TrainOrder(len(source), config.batch_size, 0)
+    batch = LoadBatch(source, order, task.transforms(train=True), 0, 1)(0)
     return task, *variables_of(task), {key: jnp.asarray(batch[key]) for key in task.batch_keys}
 
 
@@ -66,8 +68,8 @@ def test_a_batch_fits_what_is_traced_and_names_the_part_of_the_body(cmsa, phanto
         assert batch[key].shape == array.shape
         assert batch[key].dtype == array.dtype
     # The data set's labels are brain 0, chest 1, abdomen 2; the model's abdomen 0, head 1, chest 2.
-    source = sources.open_vqa(small_config(phantoms).data, "train")
-    shown = [int(source[int(i)]["organ"]) for i in pipeline.TrainOrder(len(source), 4, 0)(0)]
+    source = DataSet(small_config(phantoms).data).split("train")
+    shown = [int(source[int(i)]["organ"]) for i in TrainOrder(len(source), 4, 0)(0)]
     assert batch["organ"].tolist() == [{0: 1, 1: 2, 2: 0}[organ] for organ in shown]
     assert (batch["answer_scores"].max(axis=1) > 0).all()
     assert len(np.unique(np.asarray(batch["image"]).reshape(4, -1), axis=0)) > 1
@@ -114,7 +116,7 @@ def test_predictions_are_ranked_and_the_blank_control_sees_no_picture(cmsa):
 
 def test_boxes_cover_the_picture_as_the_attention_does(cmsa, phantoms):
     task, params, collections, batch = cmsa
-    source = sources.open_vqa(small_config(phantoms).data, "train")
+    source = DataSet(small_config(phantoms).data).split("train")
     boxes = task.boxes(source[0])
     regions = compiled_predictions(task)(params, collections, batch)["explain"]["region_attention"].shape[1]
     assert boxes.shape == (regions, 4)

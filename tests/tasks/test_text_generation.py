@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 
 from jaxvqa import checkpoints, configs, logs, main, optim, paths, sharding, train
-from jaxvqa.data import images, pipeline, sources
+from jaxvqa.data import images
+from jaxvqa.data.batches import LoadBatch
+from jaxvqa.data.data_set import DataSet
+from jaxvqa.data.order import EvalOrder
 from jaxvqa.data.prompts import TEMPLATES, WriteText
 from jaxvqa.data.tokenisers import Tokeniser
 from jaxvqa.errors import ConfigError, DataError
@@ -28,7 +31,7 @@ def tiny_config(phantoms, variant="small,classify", **changes):
     config = configs.load(f"configs/flamingo.py:{variant}")
     everything = {
         "data.dir": phantoms,
-        "data.questions": "phantom_vqa/tiny_captions" if "captions" in variant else "phantom_vqa/tiny_questions",
+        "data.examples": "phantom_vqa/tiny_captions" if "captions" in variant else "phantom_vqa/tiny_questions",
         "data.images": "phantom_vqa/tiny_images",
         "data.limit": LIMIT,
         "data.max_tokens": 64,  # a tokeniser of few texts cuts words into many
@@ -43,7 +46,7 @@ def tiny_config(phantoms, variant="small,classify", **changes):
 
 
 def task_of(config):
-    return make_task(config, lambda split: sources.open_vqa(config.data, split))
+    return make_task(config, DataSet(config.data))
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +62,8 @@ def task(config):
 @pytest.fixture(scope="module")
 def batch(config, task):
     """The first examples, in their order."""
-    source = sources.open_vqa(config.data, "train")
-    load = pipeline.LoadBatch(source, pipeline.EvalOrder(LIMIT, LIMIT), task.transforms(train=False), 0, 1)(0)
+    source = DataSet(config.data).split("train")
+    load = LoadBatch(source, EvalOrder(LIMIT, LIMIT), task.transforms(train=False), 0, 1)(0)
     return {key: jnp.asarray(load[key]) for key in task.init_batch(1)}
 
 
@@ -107,8 +110,8 @@ def loss_of(task, batch, *, train=False):
 def test_a_batch_fits_what_is_traced_and_holds_the_questions(config, task, batch):
     for key, array in task.init_batch(LIMIT).items():
         assert (batch[key].shape, batch[key].dtype) == (array.shape, array.dtype), key
-    source = sources.open_vqa(config.data, "train")
-    for i, row in enumerate(source.all_questions()):
+    source = DataSet(config.data).split("train")
+    for i, row in enumerate(source.all_records()):
         text = np.asarray(batch["text"][i])[np.asarray(batch["text_mask"][i])]
         assert task.tokeniser.decode(text).startswith(f"question: {row['question']}")
         assert task.tokeniser.decode(text[int(batch["answer_start"][i]) :]) == row["multiple_choice_answer"]
@@ -128,7 +131,7 @@ def test_pictures_change_in_training_only_and_a_blind_run_has_noise(phantoms, ta
     kinds = [type(step) for step in moved.transforms(train=True)]
     assert kinds[:4] == [images.DecodeImage, images.CropAndFlip, images.CropAndRotate, images.ColourJitter]
     assert [type(step) for step in moved.transforms(train=False)][:2] == [images.DecodeImage, WriteText]
-    example = sources.open_vqa(config.data, "train")[0]
+    example = DataSet(config.data).split("train")[0]
     for step in moved.transforms(train=True):
         example = step(example | {"draw": (0, 0, 0)})
     assert example["image"].shape == (32, 32, 3)
@@ -246,7 +249,7 @@ def test_questions_together_are_the_same_with_one_picture(phantoms, task, batch)
     params = jax.jit(task.init)(jax.random.key(0))["params"]
     results = []
     for count in (1, 5):
-        config = tiny_config(phantoms, data__questions_together=count)
+        config = tiny_config(phantoms, data__examples_per_image=count)
         made = task_with_assets(config, task.assets)
 
         def loss(params, made=made):
@@ -458,11 +461,11 @@ def test_captions_have_no_question(phantoms):
     made = task_of(config)
     assert made.assets["answers"] == []
     assert Tokeniser(made.assets["tokeniser"]).question_end is not None
-    example = sources.open_vqa(config.data, "train")[0]
+    example = DataSet(config.data).split("train")[0]
     for step in made.transforms(train=False):
         example = step(example | {"draw": (0, 0, 0)})
     words = example["text"][example["text_mask"]][int(example["answer_start"]) :]
-    caption = sources.open_vqa(config.data, "train").question(0)["caption"]
+    caption = DataSet(config.data).split("train").question(0)["caption"]
     assert caption.startswith(made.tokeniser.decode(words))
     assert int(example["answer_class"]) == -1
     assert TEMPLATES["caption"].prompt.endswith("Output:")

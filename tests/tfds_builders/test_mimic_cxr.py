@@ -10,7 +10,8 @@ import zipfile
 import pytest
 from PIL import Image
 
-from jaxvqa.data.sources import Records, VqaSource
+from jaxvqa.data.data_set import Split
+from jaxvqa.data.records import Records
 from jaxvqa.errors import DataError
 from tfds_builders.build import build
 from tfds_builders.mimic_cxr import reports, selection
@@ -96,7 +97,7 @@ def test_studies_with_their_first_picture(made, tmp_path):
     for split, records in zip(sizes, images, strict=True):
         ids = [record["image_id"] for record in read(tmp_path, "reports", split)]
         assert ids == records.metadata["image_ids"][split]
-    source = VqaSource(Records("mimic_cxr/reports", "train+val+test", folder=str(tmp_path)), images)
+    source = Split(Records("mimic_cxr/reports", "train+val+test", folder=str(tmp_path)), images)
     for example in source.read(range(len(source))):
         with Image.open(made / picture(example["subject_id"], example["study_id"], example["image_name"])) as original:
             smaller = io.BytesIO()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxvqa.data.sources import Records
+from jaxvqa.data.records import Records
 from jaxvqa.errors import DataError
 from tfds_builders.build import build, builder_class, config_names
 from tfds_builders.mtpt import files, phantoms

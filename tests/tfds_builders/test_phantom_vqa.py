@@ -14,7 +14,8 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from jaxvqa.data.sources import Records, VqaSource
+from jaxvqa.data.data_set import Split
+from jaxvqa.data.records import Records
 from tfds_builders.build import build
 from tfds_builders.phantom_vqa.phantom_vqa_dataset_builder import Builder
 from tfds_builders.phantom_vqa.questions import ANNOTATORS, QUESTION_TYPES, TEMPLATES, make_questions
@@ -143,7 +144,7 @@ def test_captions_are_those_of_the_images(captions, images):
 
 def test_captions_join_their_pictures(data_dir):
     records = [Records(f"phantom_vqa/tiny_{part}", "test", folder=str(data_dir)) for part in ("captions", "images")]
-    source = VqaSource(records[0], [records[1]])
+    source = Split(records[0], [records[1]])
     example = source[3]
     assert example["caption"] == caption(make_scene(3603))
     assert pixels(example["image"]).shape == (SIZE, SIZE)

@@ -303,7 +303,8 @@ def test_a_killed_fetch_goes_on(service, tmp_path):
 
 def test_from_a_keyword_to_a_data_set(service, tmp_path, capsys):
     pytest.importorskip("tesserocr", reason="the extra pubmed is not installed: tesserocr")
-    from jaxvqa.data.sources import Records, VqaSource
+    from jaxvqa.data.data_set import Split
+    from jaxvqa.data.records import Records
     from tfds_builders.build import build
 
     for number in range(1, 5):
@@ -330,7 +331,7 @@ def test_from_a_keyword_to_a_data_set(service, tmp_path, capsys):
         build("pubmed_figures", config, manual_dir=folder, data_dir=tmp_path / "tfds")
     splits = Records("pubmed_figures/captions", "train", folder=str(tmp_path / "tfds"))
     images = Records("pubmed_figures/images", "train", folder=str(tmp_path / "tfds"))
-    source = VqaSource(splits, [images])
+    source = Split(splits, [images])
     examples = source.read(range(len(source)))
     assert {e["panel"] for e in examples} == {"", "A", "B"}
     panel = next(e for e in examples if e["panel"] == "B")
@@ -339,7 +340,7 @@ def test_from_a_keyword_to_a_data_set(service, tmp_path, capsys):
         panel["box"][2] - panel["box"][0],
         panel["box"][3] - panel["box"][1],
     )
-    only = VqaSource(splits, [images], question_types=("figure",))
+    only = Split(splits, [images], question_types=("figure",))
     assert all(e["panel"] == "" for e in only.read(range(len(only))))
 
     # The original's rule: a word that equals the letter, or the whole figure.

@@ -6,7 +6,8 @@ import unicodedata
 import pytest
 from PIL import Image
 
-from jaxvqa.data.sources import Records, VqaSource
+from jaxvqa.data.data_set import Split
+from jaxvqa.data.records import Records
 from jaxvqa.errors import DataError
 from tfds_builders.build import build
 from tfds_builders.roco import release
@@ -84,14 +85,14 @@ def test_captions_join_their_pictures(pictures, tmp_path):
         build("roco", config, manual_dir=pictures / "data", data_dir=tmp_path)
     images = Records("roco/images", "train", folder=str(tmp_path))
     assert images.metadata["image_ids"] == {"train": [4, 81_827], "test": [81_830]}
-    source = VqaSource(Records("roco/captions", "train", folder=str(tmp_path)), [images])
+    source = Split(Records("roco/captions", "train", folder=str(tmp_path)), [images])
     examples = source.read(range(len(source)))
     assert [(e["caption"], e["image_w"], e["image_h"]) for e in examples] == [
         ("Chest\u2028film.", 10, 7),
         ("Histology.", 20, 7),
     ]
     assert examples[0]["image"] == (pictures / "data/train/radiology/images/ROCO_00004.jpg").read_bytes()
-    kept = VqaSource(Records("roco/captions", "train", folder=str(tmp_path)), question_types=("radiology",))
+    kept = Split(Records("roco/captions", "train", folder=str(tmp_path)), question_types=("radiology",))
     assert [example["image_id"] for example in kept.read(range(len(kept)))] == [4]
     with pytest.raises(DataError, match="no split 'val'"):
         read(tmp_path, "captions", "val")

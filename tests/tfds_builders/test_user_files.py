@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxvqa.data.data_set import DataSet
 from jaxvqa.data.images import DecodeImage
-from jaxvqa.data.sources import Records, open_vqa
+from jaxvqa.data.records import Records
 from jaxvqa.data.transforms import RegionsAsImage
 from jaxvqa.errors import DataError
 from tests.data_set_files import DATA_SETS, RAD_JSON, RAD_ROW, RAD_ROWS, put
@@ -484,7 +485,7 @@ def test_what_is_not_built_is_told_command_first(tmp_path, questions, images, co
 
     data = ConfigDict({"dir": str(tmp_path), "questions": questions, "images": images, "image_splits": "", "limit": 0})
     with pytest.raises(DataError) as caught:
-        open_vqa(data, "train")
+        DataSet(data).split("train")
     lines = str(caught.value).splitlines()
     assert "not built. Build:" in lines[0]
     expected = [f"python -m tfds_builders.build {command} --data_dir={tmp_path}" for command in commands]

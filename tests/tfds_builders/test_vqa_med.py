@@ -5,7 +5,8 @@ import shutil
 
 import pytest
 
-from jaxvqa.data.sources import Records, VqaSource
+from jaxvqa.data.data_set import Split
+from jaxvqa.data.records import Records
 from jaxvqa.errors import DataError
 from tests import vqa_med_files
 from tests.vqa_med_files import SETS_20, TEST_21, TRAIN_19, VAL_19, VAL_21
@@ -93,7 +94,7 @@ def test_pictures_are_stored_as_they_are_and_join(made, tmp_path):
             assert record["image"] == path.read_bytes()
             assert (record["image_w"], record["image_h"]) == (record["image_id"] + 4, 5)
     images = [Records("vqa_med/images_sysu_hcp", split, folder=str(tmp_path)) for split in ("train", "extra")]
-    source = VqaSource(Records("vqa_med/questions_sysu_hcp", "train+extra", folder=str(tmp_path)), images)
+    source = Split(Records("vqa_med/questions_sysu_hcp", "train+extra", folder=str(tmp_path)), images)
     assert [source[i]["image_w"] - 4 for i in range(len(source))] == [12, 13, 14, 15, 1, 3]
 
 

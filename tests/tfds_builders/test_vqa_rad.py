@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxvqa.data.sources import Records, VqaSource
+from jaxvqa.data.data_set import Split
+from jaxvqa.data.records import Records
 from jaxvqa.errors import DataError
 from jaxvqa.golden import runner
 from tfds_builders.build import build
@@ -135,7 +136,7 @@ def test_images_join_questions(made, tmp_path):
     for config in ("questions", "images"):
         build("vqa_rad", config, manual_dir=made, data_dir=tmp_path)
     images = Records("vqa_rad/images", "full", folder=str(tmp_path))
-    source = VqaSource(Records("vqa_rad/questions", "test", folder=str(tmp_path)), [images])
+    source = Split(Records("vqa_rad/questions", "test", folder=str(tmp_path)), [images])
     assert source[1]["image_name"] == "synpic200.jpg"
     assert source[1]["organ"] == "CHEST"  # the question's
 
