@@ -42,24 +42,26 @@ def test_a_split_that_is_named_twice_is_visited_twice_as_often():
 def curriculum(phantoms, rows, **changes):
     config = configs.load("configs/sysu_hcp.py:small")
     config.data.dir, config.data.train_split, config.curriculum = str(phantoms), "val+test", rows
-    parts = {"questions": "phantom_vqa/tiny_questions", "images": "phantom_vqa/tiny_images"}
+    parts = {"examples": "phantom_vqa/tiny_questions", "images": "phantom_vqa/tiny_images"}
     config.data.update({"limit": 0} | parts | changes)
     return config
 
 
 def test_stages_are_where_their_splits_lie_in_the_training_source(phantoms):
     config = curriculum(phantoms, ((0, "test"), (1, "val+test+test"), (2, "val")))
-    source = DataSet(config.data).split(config.data.train_split)
+    data = DataSet(config.data)
+    source = data.split(config.data.train_split)
     asked = [question["question_id"] for question in source.all_records()]
-    for (_, parts), (_, names) in zip(curriculum_stages(config), config.curriculum, strict=True):
+    for (_, parts), (_, names) in zip(curriculum_stages(config, data), config.curriculum, strict=True):
         expected = [q["question_id"] for s in names.split("+") for q in DataSet(config.data).split(s).all_records()]
         assert [asked[i] for start, end in parts for i in range(start, end)] == expected
 
 
 def test_all_faults_of_a_curriculum_are_named_at_once(phantoms):
     rows = ((3, "val"), (3, "vall+test"), (4, "test"))
+    config = curriculum(phantoms, rows, limit=5)
     with pytest.raises(ConfigError) as raised:
-        curriculum_stages(curriculum(phantoms, rows, limit=5))
+        curriculum_stages(config, DataSet(config.data))
     message = str(raised.value)
     assert "'vall' is not in config.data.train_split = 'val+test'" in message
     assert "epoch 3 stands behind epoch 3" in message

@@ -21,7 +21,7 @@ def data(phantoms):
     config = configs.load("configs/flamingo.py:small")
     changes = {
         "dir": phantoms,
-        "questions": "phantom_vqa/tiny_questions",
+        "examples": "phantom_vqa/tiny_questions",
         "images": "phantom_vqa/tiny_images",
         "limit": 0,
     }
@@ -45,7 +45,7 @@ def test_images_are_held_out_with_all_of_their_questions(data, share):
 def test_too_small_a_share_is_told(data):
     data.held_out = 1e-9
     with pytest.raises(
-        DataError, match=r"config.data.held_out leaves no question of phantom_vqa/tiny_questions \(train\)"
+        DataError, match=r"config.data.held_out leaves no example of phantom_vqa/tiny_questions \(train\)"
     ):
         DataSet(data).split(HELD_OUT)
 
