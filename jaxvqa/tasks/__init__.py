@@ -5,6 +5,7 @@ A new system adds a module here (or uses one that is there) and a row to `TASKS`
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -28,8 +29,6 @@ Assets = dict[str, Any]
 Starts = Mapping[str, np.ndarray]
 """What parameters start from instead of random numbers, by path, such as word vectors; read where a run begins."""
 
-NO_STARTS: Starts = {}
-
 
 def started(variables: Mapping[str, Any], starts: Starts) -> dict[str, Any]:
     """Fresh variables whose parameters at these paths have these values."""
@@ -47,12 +46,29 @@ class Task(Protocol):
       batch_keys: the entries of a batch that the loss reads.
       predictions: the predict functions by name.
       streams: the random streams that the loss draws from in training. Each has a key of its own in every step.
+      starts: see `Starts`; empty where a run goes on.
     """
 
     assets: Assets
     batch_keys: Sequence[str]
     predictions: Mapping[str, Predict]
     streams: Sequence[str] = ("dropout",)
+    starts: Starts = MappingProxyType({})
+
+    @staticmethod
+    def make_assets(config: ml_collections.ConfigDict, data: DataSet) -> Assets:
+        """The assets of a run that begins, from its data or from the files that the config names."""
+        raise NotImplementedError
+
+    @staticmethod
+    def make_starts(config: ml_collections.ConfigDict, assets: Assets, data: DataSet) -> Starts:
+        """What the parameters of a run that begins start from; the only place where `config.data.word_vectors` is read."""
+        return {}
+
+    @staticmethod
+    def stand_in_assets(config: ml_collections.ConfigDict) -> Assets:
+        """Assets of the full size, as `config.compile` says, without any data."""
+        raise NotImplementedError
 
     def transforms(self, *, train: bool) -> Sequence[Transform]:
         """The transforms from a source's raw example to an example of the batch; in training they may draw at random."""
@@ -136,9 +152,9 @@ def make_task(config: ml_collections.ConfigDict, data: DataSet) -> Task:
     """Builds the task of a config for a run that begins: with assets and starting parameters made from the data."""
     cls = task_class(config.task)
     assets = cls.make_assets(config, data)
-    if not hasattr(cls, "make_starts"):
-        return cls(config, assets)
-    return cls(config, assets, cls.make_starts(config, assets, data))
+    task = cls(config, assets)
+    task.starts = cls.make_starts(config, assets, data)
+    return task
 
 
 def task_with_assets(config: ml_collections.ConfigDict, assets: Assets) -> Task:

@@ -29,13 +29,13 @@ class AnswerClassification(Task):
 
     batch_keys: Sequence[str] = ("regions", "question", "answer_scores", "mask")
 
-    def __init__(self, config: ml_collections.ConfigDict, assets: Assets, starts: Starts = NO_STARTS):
-        """Args: the whole config, assets with `vocabulary`, `answers` (lists of str), `region_width`; word vectors."""
+    def __init__(self, config: ml_collections.ConfigDict, assets: Assets):
+        """Args: the whole config, and assets with `vocabulary`, `answers` (lists of str) and `region_width`."""
         if config.data.answers.rule not in ANSWER_RULES:
             raise ConfigError(
                 f"config.data.answers.rule is {config.data.answers.rule!r}; known are {', '.join(ANSWER_RULES)}."
             )
-        self.assets, self.answer_rule, self._starts = assets, config.data.answers.rule, starts
+        self.assets, self.answer_rule = assets, config.data.answers.rule
         self.vocabulary = Vocabulary(tuple(assets["vocabulary"]))
         self.answers = AnswerList(tuple(assets["answers"]))
         self._data = config.data
@@ -113,7 +113,7 @@ class AnswerClassification(Task):
         """Fresh variables."""
         batch = {name: jnp.asarray(array) for name, array in self.init_batch(1).items()}
         variables = self.model.init({"params": key}, regions=batch["regions"], question=batch["question"])
-        return started(variables, self._starts)
+        return started(variables, self.starts)
 
     def loss(
         self,

@@ -40,15 +40,15 @@ class RadiologyVqa(Task):
     With `config.loss.dynamic` the weights of answers and organ follow how fast either loss falls (`--dwa` of the original).
     """
 
-    def __init__(self, config: ml_collections.ConfigDict, assets: Assets, starts: Starts = NO_STARTS):
-        """Args: the whole config, assets with `vocabulary` and `answers` (lists of str), and word vectors."""
+    def __init__(self, config: ml_collections.ConfigDict, assets: Assets):
+        """Args: the whole config, and assets with `vocabulary` and `answers` (lists of str)."""
         if config.data.answers.rule not in ANSWER_RULES:
             raise ConfigError(
                 f"config.data.answers.rule is {config.data.answers.rule!r}; known are {', '.join(ANSWER_RULES)}."
             )
         if len(config.data.organs) != len(ORGANS):
             raise ConfigError(f"config.data.organs is {config.data.organs!r}; expected one value for each of {ORGANS}.")
-        self.assets, self.answer_rule, self._starts = assets, config.data.answers.rule, starts
+        self.assets, self.answer_rule = assets, config.data.answers.rule
         self.vocabulary = RadVocabulary(tuple(assets["vocabulary"]))
         self.answers = RadAnswerList(tuple(assets["answers"]))
         self._data, self._loss = config.data, config.loss
@@ -157,7 +157,7 @@ class RadiologyVqa(Task):
     def init(self, key: Key[Array, ""]) -> Mapping[str, Any]:
         """Fresh variables."""
         batch = {name: jnp.asarray(array) for name, array in self.init_batch(1).items()}
-        variables = started(self.model.init({"params": key}, **self._inputs(batch)), self._starts)
+        variables = started(self.model.init({"params": key}, **self._inputs(batch)), self.starts)
         if self._loss.dynamic:
             # Sums of (answer loss, organ loss) of the last step and of the one before.
             variables["losses"] = {"last": jnp.zeros(2), "before": jnp.zeros(2), "steps": jnp.zeros((), jnp.int32)}
