@@ -4,7 +4,7 @@ A new system adds a module here (or uses one that is there) and a row to `TASKS`
 """
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
