@@ -27,7 +27,7 @@ import ml_collections
 
 from configs import common
 from jaxvqa import optim
-from jaxvqa.losses import MIXUP_ALPHA
+from jaxvqa.losses import MIXUP_ALPHA, SMOOTHING
 from jaxvqa.models.sysu_hcp import BACKBONES
 
 IDEAS = {"mixup": "mixup", "smoothing": "label_smooth", "superloss": "superloss"}
@@ -73,6 +73,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.loss = ml_collections.ConfigDict()
     config.loss.mixup = True
     config.loss.label_smooth = True
+    config.loss.smoothing = SMOOTHING  # the share of the target that label_smooth spreads
     config.loss.superloss = True
     config.loss.flags = "original"  # original: label_smooth needs mixup, superloss needs both | each: as they say
     config.loss.mixup_alpha = MIXUP_ALPHA

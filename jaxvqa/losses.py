@@ -4,6 +4,7 @@ Every loss is one number an example, so that a task sums those of real examples;
 C is the number of classes, z the logits, p = softmax(z), nll = -log p of the right class.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -215,7 +216,9 @@ LOSSES: dict[tuple[bool, bool], ExampleLoss] = {
 """(label_smooth, superloss) -> the loss."""
 
 
-def choose_loss(*, mixup: bool, label_smooth: bool, superloss: bool, flags: str) -> ExampleLoss:
+def choose_loss(
+    *, mixup: bool, label_smooth: bool, superloss: bool, flags: str, smoothing: float = SMOOTHING
+) -> ExampleLoss:
     """Returns the loss of a combination of flags, and warns of flags that have no effect.
 
     Args:
@@ -224,6 +227,7 @@ def choose_loss(*, mixup: bool, label_smooth: bool, superloss: bool, flags: str)
       superloss: the flag.
       flags: `original`: as the original's script, where label_smooth needs mixup and superloss needs both, and what lacks
         them is passed over in silence. `each`: every flag does what it says.
+      smoothing: the share of the target that label smoothing spreads.
 
     Raises:
       ConfigError: `flags` is neither.
@@ -242,4 +246,5 @@ def choose_loss(*, mixup: bool, label_smooth: bool, superloss: bool, flags: str)
             "flags read as `each` take them at their word.",
             " and ".join(ignored),
         )
-    return LOSSES[label_smooth, superloss]
+    loss = LOSSES[label_smooth, superloss]
+    return functools.partial(loss, amount=smoothing) if label_smooth else loss

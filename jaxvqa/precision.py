@@ -8,7 +8,7 @@ formula from rounding (`jaxvqa.golden.training`).
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Num
 
 
 def wide(dtype: Any) -> Any:
@@ -16,6 +16,6 @@ def wide(dtype: Any) -> Any:
     return jnp.promote_types(jnp.float32, dtype)
 
 
-def widened(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+def widened(x: Num[Array, "*shape"]) -> Float[Array, "*shape"]:
     """x in the wider of float32 and its own type."""
     return x.astype(wide(x.dtype))

@@ -6,12 +6,13 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Num, UInt8
 from PIL import Image, ImageEnhance
 
 from jaxvqa.data import pictures
 from jaxvqa.data.transforms import Example
 from jaxvqa.errors import DataError
+from jaxvqa.precision import widened
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of red, green and blue in [0, 1]: what the published towers expect to be subtracted and divided by."""
@@ -28,10 +29,10 @@ def resized(picture: Image.Image, size: int, channels: int) -> UInt8[np.ndarray,
 
 
 def normalised(
-    picture: UInt8[Array, "B S Q C"], mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
+    picture: Num[Array, "B S Q C"], mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
 ) -> Float[Array, "B S Q C"]:
-    """What networks read: colour by the statistics of red, green and blue, grey in [0, 1]; float32, also under jit."""
-    values = picture.astype(jnp.float32) / 255
+    """What networks read, of pixels from 0 to 255: colour by the statistics of red, green and blue, grey in [0, 1]; float32."""
+    values = widened(picture) / 255
     if picture.shape[-1] == 1:
         return values
     centre, spread = (jnp.asarray(numbers, jnp.float32)[None, None, None] for numbers in (mean, std))

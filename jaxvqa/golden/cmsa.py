@@ -1,25 +1,25 @@
 """CMSA's golden cases: the model and its training (spec section 14)."""
 
-import re
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from jaxvqa import models, optim
+from jaxvqa import models
 from jaxvqa.convert import cmsa, files, to_torch
+from jaxvqa.data import images
 from jaxvqa.golden.parts import compare_all
 from jaxvqa.golden.runner import Case, Row, through_file
-from jaxvqa.golden.training import Precision, in_both, optim_config
+from jaxvqa.golden.training import OPTIMIZER_OPTIONS, Named, Recorder, Run, Training, config_of, pixels, train
 
 TRAIN_OPTIONS = ("dropout", "batchnorm", "modal_alpha", "clip_norm", "optimizer", "learning_rates")
 """Options of a manifest that say how to train."""
 
-STATISTICS = {"training mode": True, "evaluation mode": False}
-"""How the manifest's option `batchnorm` begins -> whether the batch's statistics are taken."""
+STATISTICS = ("training mode", "evaluation mode")
+"""How the manifest's option `batchnorm` begins: whether the batch's statistics are taken, or the running ones."""
 
 COUNTED = 1
 """What the recipe gives for each counter of batch normalisation."""
@@ -77,7 +77,9 @@ def run(case: Case) -> Iterator[Row]:
     yield Row(case.name, "(sizes read off)", bool(sizes) and not misses, note=", ".join(misses or sizes))
     with jax.default_matmul_precision("highest"):
         if "target" in case.inputs:
-            yield from in_both(case, lambda precision: _train(model, variables, inputs, precision))
+            yield from _unknown(case)
+            make = partial(_training, case, config, variables, inputs)
+            yield from train(case, make, partial(_named, case))
         else:
             variables, inputs = jax.tree.map(jnp.asarray, (dict(variables), inputs))
             yield from compare_all(case, _evaluate(model, variables, inputs), SLICES)
@@ -114,104 +116,100 @@ def _evaluate(model: Any, variables: Any, inputs: Mapping[str, Any]) -> dict[str
 # --- training ----------------------------------------------------------------------------------------------------------
 
 
-def _optimizer_options(text: str) -> dict[str, Any]:
-    """Reads a text such as "Adamax betas 0.9/0.999 eps 1e-8 weight_decay 0"."""
-    name, *words = text.split()
+class EvaluatedRecorder(Recorder):
+    """A model whose batch normalisation is that of evaluation, as in some cases, though the task trains."""
+
+    train = False
+
+
+class FromMaps(Recorder):
+    """A model without its images' side, whose maps and logits are the case's: a collection `given` of the variables.
+
+    So the task, which has no such input, passes them through, and their gradient can be taken.
+    """
+
+    def apply(self, variables: Any, *, question: Any, image: Any, **options: Any) -> Any:
+        """What the model gives without `image`."""
+        given = variables["given"] | {"question": question}
+        variables = {name: tree for name, tree in variables.items() if name != "given"}
+        return super().apply(variables, **_called(given), **options)
+
+
+def _optimizer_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Reads a text such as "Adamax betas 0.9/0.999 eps 1e-8 weight_decay 0", and the clipping beside it."""
+    name, *words = options.get("optimizer", "Adamax").split()
     values = [tuple(float(x) for x in word.split("/")) for word in words[1::2]]
-    return {"name": name} | {
-        key: value if len(value) > 1 else value[0] for key, value in zip(words[::2], values, strict=True)
-    }
+    given = {key: value if len(value) > 1 else value[0] for key, value in zip(words[::2], values, strict=True)}
+    return {"name": name, "clip_norm": options.get("clip_norm"), **given}
 
 
-def _train(model: Any, variables: Any, inputs: Mapping[str, Any], precision: Precision) -> Iterator[Row]:
-    """Makes the steps that the manifest asks for, or takes one gradient."""
-    case, options = precision.case, precision.case.manifest["options"]
-    given = _optimizer_options(options.get("optimizer", "Adamax")) | {"clip_norm": options.get("clip_norm")}
-    config, read = optim_config(given)
-    if model.self_attention:
-        config.lr_scale = cmsa.LR_SCALE
-    yield from case.unknown_options(given, read, "options.optimizer")
+def _unknown(case: Case) -> Iterator[Row]:
+    options = case.manifest["options"]
+    yield from case.unknown_options(_optimizer_options(options), OPTIMIZER_OPTIONS, "options.optimizer")
     if options.get("dropout"):  # its draws cannot be repeated
         yield from case.unknown_options({"dropout": options["dropout"]}, ())
-    mode = options.get("batchnorm", "training mode")
-    batch_statistics = next((value for start, value in STATISTICS.items() if mode.startswith(start)), None)
-    if batch_statistics is None:
-        yield from case.unknown_options({"batchnorm": mode}, ())
-        return
-    alpha = options.get("modal_alpha", 0.5)
-    model = model.copy(dropout=0.0, attention_dropout=0.0, dtype=precision.dtype)
-    variables, inputs = precision.cast((dict(variables), dict(inputs)))
-    target = precision.cast(case.inputs["target"])
-    organ = jnp.asarray(case.inputs["organ"], jnp.int32)
-    optimizer = optim.make_optimizer(config, variables["params"])
+    if not options.get("batchnorm", "training mode").startswith(STATISTICS):
+        yield from case.unknown_options({"batchnorm": options["batchnorm"]}, ())
 
-    def loss(params: Any, given: Any, statistics: Any) -> tuple[jax.Array, dict[str, Any]]:
-        x = dict(inputs) | given
-        (logits, out), changed = model.apply(
-            {"params": params, "batch_stats": statistics}, train=batch_statistics, mutable="batch_stats", **_called(x)
-        )
-        bce = jnp.sum(optax.sigmoid_binary_cross_entropy(logits, target))
-        ce = jnp.sum(optax.softmax_cross_entropy_with_integer_labels(out["organ_logits"], organ))
-        total = (bce + alpha * ce) / len(logits)
-        return total, {"loss": total, "bce": bce, "ce": ce, "logits": logits, **changed}
+
+def _training(case: Case, model: Mapping[str, Any], variables: Mapping[str, Any], inputs: dict[str, Any]) -> Training:
+    options = case.manifest["options"]
+    evaluated = options.get("batchnorm", "").startswith(STATISTICS[1])
+    config = config_of("cmsa", dict(model) | {"dropout": 0.0, "attention_dropout": 0.0}, _optimizer_options(options))
+    config.loss.organ = options.get("modal_alpha", 0.5)
+    if model["self_attention"]:
+        config.optim.lr_scale = cmsa.LR_SCALE
+    batch = {"answer_scores": case.inputs["target"], "organ": case.inputs["organ"].astype(np.int32)}
+    batch["question"] = inputs["question"]
+    if "image" in inputs:
+        batch["image"] = pixels(case.inputs["image"], images.IMAGENET_MEAN, images.IMAGENET_STD)
+    else:
+        batch["image"] = np.zeros((len(batch["question"]), 1, 1, 3), np.uint8)  # the task reads one
+        variables = dict(variables) | {"given": {name: value for name, value in inputs.items() if name != "question"}}
+    return Training(
+        config,
+        batch,
+        variables,
+        lambda variables: to_torch({k: v for k, v in variables.items() if k != "given"}, cmsa.KEYS),
+        case.manifest["parameters"],
+        skipped=case.manifest.get("zero_gradient", ()),
+        recorder=(EvaluatedRecorder if evaluated else Recorder) if "image" in inputs else FromMaps,
+    )
+
+
+def _named(case: Case, run: Run) -> Named:
+    steps = run.follow(case.manifest["options"].get("learning_rates") or (0.0,))
+    numbers = {
+        "bce_sum": np.asarray([step.metrics["answer_loss"][0] for step in steps]),
+        "ce_sum": np.asarray([step.metrics["organ_loss"][0] for step in steps]),
+        "loss": np.asarray([step.loss for step in steps]),
+    }
+    norms = np.asarray([step.metrics["gradient_norm"][0] for step in steps])
+    named: Named = {name: ("loss", value[:1]) for name, value in numbers.items()}
+    named |= {"losses" if name == "loss" else f"{name}s": ("loss", value) for name, value in numbers.items()}
+    named |= {"norms_before_clip": ("values", norms), "total_norm": ("values", norms[:1])}
+    named["grad_norms"] = ("gradients", partial(run.norms, steps[0].gradients))
+    for k, step in enumerate(steps):
+        named[f"logits_step{k}"] = ("values", step.output)
+        named[f"grad_norms_step{k}"] = ("moved gradients" if k else "gradients", partial(run.norms, step.gradients))
+        named[f"grad_modal_logits_step{k}"] = ("values", partial(_to_given, run, step.state))
+        named |= {f"grad_step{k}/{key}": ("values", value) for key, value in step.gradients.items()}
+    reached = {f"step{k}": step.before for k, step in enumerate(steps)}
+    for name, tensors in (reached | {f"step{len(steps)}": steps[-1].after, "final": steps[-1].after}).items():
+        named[f"param_{name}_norms"] = ("moved", partial(run.norms, tensors))
+        named |= {f"{kind}_{name}/{key}": ("values", x) for kind in ("param", "buffer") for key, x in tensors.items()}
+    return named
+
+
+def _to_given(run: Run, state: Any) -> Any:
+    """The gradient of the batch's mean loss with respect to the organs' logits that the case gives."""
 
     @jax.jit
-    def step(variables: Any, state: Any, rate: Any) -> tuple[Any, Any, Any]:
-        given = {name: inputs[name] for name in ("organ_logits",) if name in inputs}
-        params, statistics = variables["params"], variables["batch_stats"]
-        (_, out), (grads, to_given) = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(params, given, statistics)
-        direction, state = optimizer.update(grads, state, params)
-        params = jax.tree.map(lambda p, d: p - rate * d, params, direction)
-        out |= {"grads": grads, "to_given": to_given, "norm": optax.tree.norm(grads)}
-        return {"params": params, "batch_stats": out["batch_stats"]}, state, out
+    def gradient(collections: Any) -> Any:
+        def loss(logits: Any) -> Any:
+            given = collections | {"given": collections["given"] | {"organ_logits": logits}}
+            return run.task.loss(state.params, given, run.batch, {}, train=True)[0] / len(logits)
 
-    state, reached, outs = optimizer.init(variables["params"]), [variables], []
-    for rate in options.get("learning_rates") or (0.0,):
-        now, state, out = step(reached[-1], state, jnp.asarray(rate, precision.dtype))
-        reached.append(now)
-        outs.append(out)
-    yield from _compare_training(precision, reached, outs)
+        return jax.grad(loss)(collections["given"]["organ_logits"])
 
-
-def _compare_training(precision: Precision, reached: list[Any], outs: list[Any]) -> Iterator[Row]:
-    """Compares each result by its name: `grad_step0/KEY`, `param_final_norms`, `losses` and so on."""
-    case = precision.case
-    keys = case.manifest["parameters"]
-    real = np.asarray([key not in case.manifest.get("zero_gradient", ()) for key in keys])
-    gradients = [to_torch({"params": out["grads"]}, cmsa.KEYS) for out in outs]
-    tensors = [to_torch(variables, cmsa.KEYS) for variables in reached]
-
-    def norms(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
-        return np.asarray([np.linalg.norm(np.asarray(arrays[key], np.float64)) for key in keys])
-
-    def each(name: str) -> np.ndarray:
-        return np.asarray([out[name] for out in outs])
-
-    losses = {
-        **{"losses": each("loss"), "bce_sums": each("bce"), "ce_sums": each("ce")},
-        **{"loss": each("loss")[:1], "bce_sum": each("bce")[:1], "ce_sum": each("ce")[:1]},
-    }
-    values = {"norms_before_clip": each("norm"), "total_norm": each("norm")[:1]}
-    for name in case.expected:
-        plain = name.removesuffix("_float64")
-        if plain in losses:
-            yield precision.loss(name, losses[plain])
-        elif plain in values:
-            yield precision.values(name, values[plain])
-        elif plain == "grad_norms":
-            yield from precision.norms(name, norms(gradients[0]), real)
-        elif found := re.fullmatch(r"logits_step(\d+)", plain):
-            yield precision.values(name, outs[int(found[1])]["logits"])
-        elif found := re.fullmatch(r"grad_norms_step(\d+)", plain):
-            step = int(found[1])
-            yield from precision.norms(name, norms(gradients[step]), real, moved=step > 0)
-        elif found := re.fullmatch(r"grad_modal_logits_step(\d+)", plain):
-            yield precision.values(name, outs[int(found[1])]["to_given"]["organ_logits"])
-        elif found := re.fullmatch(r"grad_step(\d+)/(.+)", plain):
-            yield precision.values(name, gradients[int(found[1])][found[2]])
-        elif found := re.fullmatch(r"(?:param|buffer)_(?:step(\d+)|final)(?:_norms|/(.+))", plain):
-            at = tensors[-1 if found[1] is None else int(found[1])]
-            if found[2] is None:
-                yield from precision.norms(name, norms(at), real, moved=True)
-            else:
-                yield precision.values(name, at[found[2]])
+    return gradient(state.collections)

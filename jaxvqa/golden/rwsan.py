@@ -1,14 +1,13 @@
 """RWSAN's golden cases: the model, its training step, and its text, answer and metric rules (spec section 10)."""
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-import optax
 
 from jaxvqa import models, optim
 from jaxvqa.convert import adam, rwsan, to_torch
@@ -17,7 +16,7 @@ from jaxvqa.data.text import Vocabulary, tokenise
 from jaxvqa.data.transforms import PadRegions
 from jaxvqa.golden.parts import compare_all
 from jaxvqa.golden.runner import Case, Check, Results, Row, Sections, through_file
-from jaxvqa.golden.training import Precision, in_both, optim_config
+from jaxvqa.golden.training import OPTIMIZER_OPTIONS, Named, Run, Training, config_of, train
 from jaxvqa.metrics import vqa
 from jaxvqa.models.layers.norm import StdNorm
 
@@ -43,10 +42,10 @@ MODES = frozenset({"train", "every dropout rate 0", "float32", "no loss scaling"
 """What a manifest may say of the mode of training, with commas between."""
 
 LOSSES = {
-    "BCE with logits, summed over batch and answers": jnp.sum,
-    "BCE with logits, mean over batch and answers": jnp.mean,
+    "BCE with logits, summed over batch and answers": ("sum", False),
+    "BCE with logits, mean over batch and answers": ("mean", True),
 }
-"""A manifest's loss -> how the loss of each answer and example becomes one number."""
+"""A manifest's loss -> `config.optim.loss`, and whether it is a mean over the answers too, which our task has the sum of."""
 
 
 def run(case: Case) -> Iterator[Row]:
@@ -63,7 +62,7 @@ def run(case: Case) -> Iterator[Row]:
         ours = _evaluate(model, jax.tree.map(jnp.asarray, loaded.params), case)
         if "train" in case.manifest:
             yield from _unknown(case)
-            yield from in_both(case, lambda precision: _train(model, loaded.params, precision))
+            yield from train(case, lambda: _training(case, loaded.params), lambda run: _named(case, run))
             del ours["logits"]  # compared there
         yield from compare_all(case, ours, SLICES)
 
@@ -80,10 +79,7 @@ def _evaluate(model: Any, params: Any, case: Case) -> dict[str, Any]:
 
 # --- training ----------------------------------------------------------------------------------------------------------
 
-UNMOVED = ("grad_norm", "grad_first8", "param_norm_before")
-"""Results for each parameter that depend on no step."""
-
-OPTIMIZER = frozenset({"lr_base", "data_size", "batch_size", "lr_at_step_1"})
+OPTIMIZER = frozenset({*OPTIMIZER_OPTIONS, "lr_base", "data_size", "batch_size", "lr_at_step_1"})
 TRAJECTORY = frozenset(
     {"lr_base", "data_size", "batch_size", "epochs", "lr_decay_list", "lr_decay_r", "steps_per_epoch"}
 )
@@ -92,88 +88,55 @@ TRAJECTORY = frozenset(
 def _unknown(case: Case) -> Iterator[Row]:
     train = case.manifest["train"]
     yield from case.unknown_options(train, {"mode", "loss", "optimizer", "trajectory"}, "train")
-    _, read = optim_config({"name": "Adam"} | train["optimizer"])
-    yield from case.unknown_options(train["optimizer"], OPTIMIZER | read, "train.optimizer")
+    yield from case.unknown_options(train["optimizer"], OPTIMIZER, "train.optimizer")
     yield from case.unknown_options(train.get("trajectory", {}), TRAJECTORY, "train.trajectory")
     modes = dict.fromkeys(train.get("mode", "train").split(", "), True)
     yield from case.unknown_options(modes, MODES, "train.mode")
 
 
-def _train(model: Any, params: Any, precision: Precision) -> Iterator[Row]:
-    case, train = precision.case, precision.case.manifest["train"]
-    reduce = LOSSES[train.get("loss", next(iter(LOSSES)))]
-    params, regions, target = precision.cast((params, case.inputs["img_feat"], case.inputs["target"]))
-    question = jnp.asarray(case.inputs["ques_ix"], jnp.int32)
-    model = model.copy(dropout=0.0, dtype=precision.dtype)
+def _training(case: Case, params: Any) -> Training:
+    train, model = case.manifest["train"], rwsan.model_config(case.manifest["options"]) | {"dropout": 0.0}
+    reduction, of_both = LOSSES[train.get("loss", next(iter(LOSSES)))]
+    batch = {"regions": case.inputs["img_feat"], "question": case.inputs["ques_ix"].astype(np.int32)}
+    return Training(
+        config_of("rwsan", model, {"name": "Adam"} | train["optimizer"], optim__loss=reduction),
+        batch | {"answer_scores": case.inputs["target"]},
+        {"params": params},
+        lambda variables: to_torch(variables["params"], rwsan.KEYS),
+        case.arrays["keys"].tolist(),
+        skipped=case.manifest.get("rounding_only_gradients", ()),  # spec section 9, quirk 27
+        scale=1 / model["num_answers"] if of_both else 1.0,
+    )
 
-    def loss(params: Any) -> tuple[jax.Array, jax.Array]:
-        logits, _ = model.apply({"params": params}, regions=regions, question=question, train=True)
-        return reduce(optax.sigmoid_binary_cross_entropy(logits, target)), logits
 
-    settings, later = train["optimizer"], train.get("trajectory")
-    optimizer = optim.make_optimizer(optim_config({"name": "Adam"} | settings)[0], params)
+def _named(case: Case, run: Run) -> Named:
+    settings, later = case.manifest["train"]["optimizer"], case.manifest["train"].get("trajectory")
+    first, second = run.follow([*_rates(settings, 1), 0.0])
 
-    @jax.jit
-    def train_step(params: Any, state: Any, rate: Any) -> tuple[Any, ...]:
-        (value, logits), grads = jax.value_and_grad(loss, has_aux=True)(params)
-        direction, state = optimizer.update(grads, state, params)
-        return value, logits, grads, jax.tree.map(lambda p, d: p - rate * d, params, direction), state
+    def first8() -> np.ndarray:
+        found = [np.asarray(first.gradients[key]).ravel()[:8] for key in run.training.keys]
+        return np.stack([np.pad(values, (0, 8 - len(values))) for values in found])
 
-    def follow(rates: Iterable[float]) -> tuple[list[Any], Any]:
-        """Returns the losses before each step and after the last, and the parameters at the end."""
-        losses, now, state = [], params, optimizer.init(params)
-        for lr in [*rates, 0.0]:  # the last step, without a length, gives the loss at the end
-            value, _, _, now, state = train_step(now, state, jnp.asarray(lr, precision.dtype))
-            losses.append(value)
-        return losses, now
-
-    keys = case.arrays["keys"].tolist()
-
-    def by_key(tree: Any) -> list[np.ndarray]:
-        tensors = to_torch(tree, rwsan.KEYS)
-        return [np.asarray(tensors[key], np.float64) for key in keys]
-
-    def stored(tree: Any) -> list[np.ndarray]:
-        # The original's parameters are float32, which rounds a small change of a large one.
-        return [array.astype(np.float32).astype(np.float64) for array in by_key(tree)]
-
-    def norms(arrays: Iterable[np.ndarray]) -> np.ndarray:
-        return np.asarray([np.linalg.norm(array) for array in arrays])
-
-    before, logits, grads, _, _ = train_step(params, optimizer.init(params), jnp.asarray(0.0, precision.dtype))
-    gradients = by_key(grads)
-    first8 = np.zeros((len(keys), 8))
-    for row, gradient in zip(first8, gradients, strict=True):
-        row[: gradient.size] = gradient.ravel()[:8]
-    (_, loss_after), stepped = follow(_rates(settings, 1))
-    losses = {"loss": before, "loss_after_step1": loss_after}
-    values = {"logits": logits}
-    each = {
-        "grad_norm": norms(gradients),
-        "grad_first8": first8,
-        "param_norm_before": norms(by_key(params)),
-        "param_norm_after_step1": norms(by_key(stepped)),
-        "delta_norm_step1": norms(a - b for a, b in zip(stored(stepped), stored(params), strict=True)),
+    named: Named = {
+        "loss": ("loss", first.loss),
+        "loss_after_step1": ("loss", second.loss),
+        "logits": ("values", first.output),
+        "grad_norm": ("gradients", lambda: run.norms(first.gradients)),
+        "grad_first8": ("gradients", first8),
+        "param_norm_before": ("norms", lambda: run.norms(first.before)),
+        "param_norm_after_step1": ("moved", lambda: run.norms(first.after)),
+        "delta_norm_step1": ("moved", lambda: run.change(first)),
     }
     if later:
-        rates = _rates(later, later["epochs"] * _steps_per_epoch(later))
-        (*traj, end), final = follow(rates)
-        losses |= {"traj_lr": np.asarray(rates), "traj_loss": np.asarray(traj), "traj_loss_end": end}
-        each["traj_param_norm"] = norms(by_key(final))
-
-    skipped = case.manifest.get("rounding_only_gradients", ())  # spec section 9, quirk 27
-    only = np.asarray([key not in skipped for key in keys])
-    for name in case.expected:
-        if name in losses:
-            yield precision.loss(name, losses[name])
-        elif name in values:
-            yield precision.values(name, values[name])
-        elif name in each:
-            yield from precision.norms(name, each[name], only, moved=name not in UNMOVED)
-
-
-def _steps_per_epoch(part: dict[str, Any]) -> int:
-    return part.get("steps_per_epoch", part["data_size"] // part["batch_size"])
+        rates = _rates(later, later["epochs"] * later.get("steps_per_epoch", later["data_size"] // later["batch_size"]))
+        *steps, end = run.follow([*rates, 0.0])
+        named |= {
+            "traj_lr": ("loss", np.asarray(rates)),
+            "traj_loss": ("loss", np.asarray([step.loss for step in steps])),
+            "traj_loss_end": ("loss", end.loss),
+            "traj_param_norm": ("moved", lambda: run.norms(end.before)),
+        }
+    return named
 
 
 def _rates(part: dict[str, Any], steps: int) -> list[float]:

@@ -1,22 +1,21 @@
 """SYSU-HCP's golden cases: every backbone, RepVGG's folded form, and the training of a small ResNeSt (spec section 14)."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvqa import losses, models, optim
+from jaxvqa import models
 from jaxvqa.convert import sysu_hcp, to_torch
+from jaxvqa.data import images
 from jaxvqa.golden.parts import compare_all
 from jaxvqa.golden.runner import COMMENTS, Case, Row, through_file
-from jaxvqa.golden.training import Precision, in_both, optim_config
+from jaxvqa.golden.training import OPTIMIZER_OPTIONS, Named, Run, Training, config_of, pixels, train
 from jaxvqa.models.layers.pooling import average_pool
 from jaxvqa.models.towers.repvgg import fold
-
-ZERO_LIMIT = 1e-6
-"""Largest norm of a gradient that is zero but for rounding, relative to the largest gradient's."""
 
 COUNTED = 1
 """What the recipe gives for each counter of batch normalisation."""
@@ -60,7 +59,8 @@ def run(case: Case) -> Iterator[Row]:
     with jax.default_matmul_precision("highest"):
         if case.manifest.get("mode") == "train" or "optimizer" in case.manifest:
             yield from _unknown(case)
-            yield from in_both(case, lambda precision: _train(model, config["backbone"], loaded.variables, precision))
+            make = partial(_training, case, config, loaded.variables)
+            yield from train(case, make, partial(_named, case, config["backbone"]))
         else:
             variables = jax.tree.map(jnp.asarray, loaded.variables)
             yield from compare_all(case, _evaluate(case, model, config["backbone"], variables))
@@ -127,110 +127,75 @@ KNOWN = frozenset(
 )
 """What a manifest of training may hold."""
 
-LOSSES: Mapping[str, losses.ExampleLoss] = {
-    "cross entropy": losses.cross_entropy,
-    "label smoothing": losses.label_smoothing,
-    "superloss": losses.superloss_of_nll,
-    "label smoothing superloss": losses.label_smoothing_superloss,
+LOSSES: Mapping[str, tuple[bool, bool]] = {
+    "cross entropy": (False, False),
+    "label smoothing": (True, False),
+    "superloss": (False, True),
+    "label smoothing superloss": (True, True),
 }
-"""How a manifest's loss begins, before its comma and `mean` or `sum` -> the loss of each example."""
-
-
-def _loss(manifest: Mapping[str, Any]) -> Callable[[Any, Any], Any]:
-    """The loss that a manifest states, such as "cross entropy, mean"."""
-    name, _, reduction = manifest.get("loss", "cross entropy, mean").partition(", ")
-    each, reduce = LOSSES[name], {"mean": jnp.mean, "sum": jnp.sum}[reduction or "mean"]
-    amount = (manifest["label_smoothing"],) if "label_smoothing" in manifest else ()
-    if amount and name == "cross entropy":
-        each = losses.label_smoothing
-    return lambda logits, target: reduce(each(logits, target, *amount))
+"""How a manifest's loss begins, before its comma and `mean` or `sum` -> (label_smooth, superloss) of `config.loss`."""
 
 
 def _unknown(case: Case) -> Iterator[Row]:
     yield from case.unknown_options(case.manifest, KNOWN, "manifest")
     options = case.manifest["optimizer"]
-    yield from case.unknown_options(
-        options, optim_config(options)[1] | {"lr", "steps", "same_batch_each_step"}, "optimizer"
-    )
+    yield from case.unknown_options(options, {*OPTIMIZER_OPTIONS, "lr", "steps", "same_batch_each_step"}, "optimizer")
     if not options.get("same_batch_each_step", True):
         yield from case.unknown_options({"same_batch_each_step": False}, (), "optimizer")
 
 
-def _train(model: Any, backbone: str, variables: Any, precision: Precision) -> Iterator[Row]:
-    """Makes the steps that the manifest asks for, and compares what they give by its name: `grad_norm_1` and so on."""
-    case = precision.case
-    image, variables = precision.cast((np.moveaxis(case.inputs["image"], 1, -1), variables))
-    target = jnp.asarray(case.inputs["target"].astype(np.int32))
-    options, total = case.manifest["optimizer"], _loss(case.manifest)
-    model = model.copy(dtype=precision.dtype)
-    optimizer = optim.make_optimizer(optim_config(options)[0], variables["params"])
-
-    def loss(params: Any, statistics: Any) -> tuple[jax.Array, Any]:
-        (logits, _), changed = model.apply(
-            {"params": params, "batch_stats": statistics}, image=image, train=True, mutable="batch_stats"
-        )
-        return total(logits, target), (logits, changed.get("batch_stats", statistics))
-
-    @jax.jit
-    def step(variables: Any, state: Any) -> Any:
-        params = variables["params"]
-        (value, (logits, statistics)), gradient = jax.value_and_grad(loss, has_aux=True)(
-            params, variables.get("batch_stats", {})
-        )
-        updates, state = optimizer.update(gradient, state, params)
-        params = jax.tree.map(lambda p, u: p - options["lr"] * u, params, updates)
-        return {"params": params, "batch_stats": statistics}, state, gradient, value, logits
-
-    keys = case.manifest["parameters"]
-    zero: Any = np.asarray([key in case.manifest.get("zero_gradient", ()) for key in keys])
-    table = sysu_hcp.KEYS[backbone]
-
-    def norms(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
-        return np.asarray([np.linalg.norm(np.asarray(arrays[key], np.float64)) for key in keys])
-
-    def as_stored(tensors: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        # The original's parameters are float32, which rounds a small change of a large one.
-        return {key: np.asarray(tensors[key], np.float32).astype(np.float64) for key in keys}
-
-    expected, last = case.expected.keys(), options.get("steps", 1)
-    state, before = optimizer.init(variables["params"]), as_stored(to_torch(variables, table))
-    for k in range(1, last + 1):
-        variables, state, gradient, value, logits = step(variables, state)
-        gradients, after = to_torch({"params": gradient}, table), to_torch(variables, table)
-        stored, found = as_stored(after), norms(gradients)
-        if f"loss_{k}" in expected:
-            yield precision.loss(f"loss_{k}", value.reshape(1))
-        if f"logits_{k}" in expected:
-            yield precision.values(f"logits_{k}", logits)
-        if zero.any() and f"grad_norm_{k}" in expected:
-            noise, note = float(found[zero].max() / found.max()), f"{zero.sum()} of {len(zero)}"
-            name = f"(grad_norm_{k} of zero)"
-            yield Row(case.name, name, noise <= ZERO_LIMIT, noise, ZERO_LIMIT, note, precision.name)
-        change = {key: stored[key] - before[key] for key in keys}
-        for name, each in (("grad", found), ("param", norms(after)), ("delta", norms(change))):
-            if f"{name}_norm_{k}" in expected:
-                yield from precision.norms(f"{name}_norm_{k}", each, ~zero, moved=k > 1 or name != "grad")
-        if k == 1:
-            yield from _statistics(precision, variables, after, backbone)
-        # The results' parameters are those after the last step, as their norms show, though the spec says the first.
-        for prefix, source, at in (("grad_", gradients, 1), ("param_", after, last)):
-            for name in expected:
-                if k == at and (key := name.removeprefix(prefix)) in source and key != name:
-                    yield precision.values(name, source[key].ravel()[:64])
-        before = stored
-    if "logits_eval_after" in expected:
-        logits, _ = jax.jit(model.apply)(variables, image=image)
-        yield precision.values("logits_eval_after", logits)
+def _training(case: Case, model: Mapping[str, Any], variables: Any) -> Training:
+    name, _, reduction = case.manifest.get("loss", "cross entropy, mean").partition(", ")
+    smooth, superloss = LOSSES[name]
+    loss = {"mixup": False, "label_smooth": smooth, "superloss": superloss, "flags": "each"}
+    if "label_smoothing" in case.manifest:  # its amount; of a loss that has none else, too
+        loss |= {"label_smooth": True, "smoothing": case.manifest["label_smoothing"]}
+    config = config_of("sysu_hcp", model, case.manifest["optimizer"], optim__loss=reduction or "mean")
+    config.loss.update(loss)
+    image = pixels(case.inputs["image"], images.IMAGENET_MEAN, images.IMAGENET_STD)
+    return Training(
+        config,
+        {"image": image, "answer_class": case.inputs["target"].astype(np.int32)},
+        variables,
+        lambda variables: to_torch(variables, sysu_hcp.KEYS[model["backbone"]]),
+        case.manifest["parameters"],
+        case.manifest.get("zero_gradient", ()),
+    )
 
 
-def _statistics(precision: Precision, variables: Any, tensors: Mapping[str, Any], backbone: str) -> Iterator[Row]:
-    """The running statistics after the first step, and how many batches they have seen."""
-    case = precision.case
+def _named(case: Case, backbone: str, run: Run) -> Named:
+    options = case.manifest["optimizer"]
+    first, *_, last = steps = run.follow([options["lr"]] * options.get("steps", 1))
+    named: Named = {}
+    for k, step in enumerate(steps, start=1):
+        named |= {
+            f"loss_{k}": ("loss", step.loss),
+            f"logits_{k}": ("values", step.output),
+            f"grad_norm_{k}": ("gradients" if k == 1 else "moved gradients", partial(run.norms, step.gradients)),
+            f"param_norm_{k}": ("moved", partial(run.norms, step.after)),
+            f"delta_norm_{k}": ("moved", partial(run.change, step)),
+        }
+    # The results' parameters are those after the last step, as their norms show, though the spec says the first.
+    named |= {f"grad_{key}": ("values", x.ravel()[:64]) for key, x in first.gradients.items()}
+    named |= {f"param_{key}": ("values", x.ravel()[:64]) for key, x in last.after.items()}
     for kind in ("mean", "var"):
-        if f"running_{kind}" in case.expected:
-            names = [name.removesuffix("mean") + kind for name in case.manifest["running_mean_order"]]
-            yield precision.values(f"running_{kind}", np.concatenate([tensors[name] for name in names]))
-    if "batches_tracked" in case.expected:
-        counters = sysu_hcp.to_original(variables, backbone, COUNTED + 1)
-        counted = [value for name, value in counters.items() if name.endswith("num_batches_tracked")]
-        yield case.compare("batches_tracked", np.stack(counted), 0.0)
+        names = [name.removesuffix("mean") + kind for name in case.manifest.get("running_mean_order", ())]
+        named[f"running_{kind}"] = ("values", partial(_joined, first.after, names))
+    named["batches_tracked"] = ("loss", lambda: _counters(run.variables_of(run.end), backbone))
+    named["logits_eval_after"] = ("values", partial(_logits_after, run))
+    return named
+
+
+def _joined(tensors: Mapping[str, np.ndarray], names: Sequence[str]) -> np.ndarray:
+    return np.concatenate([tensors[name] for name in names])
+
+
+def _counters(variables: Any, backbone: str) -> np.ndarray:
+    """How many batches the running statistics have seen after one step."""
+    tensors = sysu_hcp.to_original(variables, backbone, COUNTED + 1)
+    return np.stack([value for name, value in tensors.items() if name.endswith("num_batches_tracked")])
+
+
+def _logits_after(run: Run) -> Any:
+    """The logits of evaluation with the parameters at the end."""
+    return jax.jit(run.task.predict_fns["logits"])(run.end.params, run.end.collections, run.batch)["logits"]

@@ -16,6 +16,7 @@ from jaxvqa.data.answers import ANSWER_RULES, AnswerList
 from jaxvqa.data.data_set import DataSet
 from jaxvqa.data.text import Vocabulary, load_glove, tokenise
 from jaxvqa.errors import ConfigError
+from jaxvqa.precision import widened
 from jaxvqa.tasks import Assets, Metrics, Starts, Task, started
 from jaxvqa.tasks.assets import answers_of, words_of
 from jaxvqa.tasks.predictions import Predict, best_answers
@@ -133,7 +134,7 @@ class AnswerClassification(Task):
             train=train,
             rngs=dict(rngs),
         )
-        logits, scores, mask = logits.astype(jnp.float32), batch["answer_scores"], batch["mask"]
+        logits, scores, mask = widened(logits), batch["answer_scores"], batch["mask"]
         loss = jnp.sum(optax.sigmoid_binary_cross_entropy(logits, scores).sum(axis=-1) * mask)
         chosen = jnp.take_along_axis(scores, jnp.argmax(logits, axis=-1)[:, None], axis=-1)[:, 0]
         count = jnp.sum(mask)

@@ -50,10 +50,10 @@ RULES = {
 class ImageClassification(Task):
     """Cross-entropy over the answers, or what `config.loss` makes of it (SYSU spec, section 9); the question is not read.
 
-    `config.loss`: `mixup`, `label_smooth` and `superloss` (bool), `mixup_alpha`, `mixup_off_epoch` (from when on pictures are
-    no longer mixed; 0: they always are), and `flags`, which says how to read them (`jaxvqa.losses.choose_loss`). Examples whose
-    answer is no class count for nothing in loss and accuracy: answers outside the list, and yes and no, whose meaning is in
-    the question.
+    `config.loss`: `mixup`, `label_smooth` and `superloss` (bool), `smoothing` (the share of the target that is spread),
+    `mixup_alpha`, `mixup_off_epoch` (from when on images are no longer mixed; 0: they always are), and `flags`, which says
+    how to read them (`jaxvqa.losses.choose_loss`). Examples whose answer is not a class count for nothing in loss and accuracy:
+    answers outside the list, and yes and no, whose meaning is in the question.
     """
 
     streams = ("dropout", "mixup")
@@ -83,7 +83,11 @@ class ImageClassification(Task):
         self._mixup_alpha = float(loss.mixup_alpha) if loss.mixup else 0.0
         self._mixup_off_epoch = float(loss.mixup_off_epoch) or math.inf
         self._loss = losses.choose_loss(
-            mixup=loss.mixup, label_smooth=loss.label_smooth, superloss=loss.superloss, flags=loss.flags
+            mixup=loss.mixup,
+            label_smooth=loss.label_smooth,
+            superloss=loss.superloss,
+            flags=loss.flags,
+            smoothing=loss.smoothing,
         )
         self.batch_keys: Sequence[str] = ("image", "answer_class", "mask")
         rules = RULES if self._masks else {"answers": voting.best}

@@ -22,6 +22,7 @@ from jaxvqa.data.transforms import ClassOfAnswer, Keep, RegionsAsImage, Transfor
 from jaxvqa.errors import ConfigError, DataError, nearest
 from jaxvqa.inputs import read_json
 from jaxvqa.models.flamingo import parse_compat
+from jaxvqa.precision import widened
 from jaxvqa.tasks import Assets, Metrics, Task
 from jaxvqa.tasks.assets import answers_of
 from jaxvqa.tasks.predictions import Predict, best_answers
@@ -298,7 +299,7 @@ class TextGeneration(Task):
     def _picture(self, batch: Mapping[str, Array]) -> Float[Array, "B *k H W C"]:
         picture = batch["image"]
         if self._regions:
-            return picture.astype(jnp.float32)
+            return widened(picture)
         flat = images.normalised(picture.reshape(-1, *picture.shape[-3:]), self._data.mean, self._data.std)
         return flat.reshape(picture.shape)
 
@@ -318,6 +319,9 @@ class TextGeneration(Task):
         of the cross-attentions, behind their tanh.
         """
         inputs = self._inputs(batch)
+        if self._shared_mask:
+            # The original masks no padding. Where its positions count, as a shared mask has it, what they read matters.
+            del inputs["text_mask"]
         if train and self._data.examples_per_image > 1:
             inputs["image"] = inputs["image"].reshape(-1, self._data.examples_per_image, *inputs["image"].shape[1:])[
                 :, 0
