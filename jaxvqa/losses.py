@@ -8,6 +8,7 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -246,5 +247,5 @@ def choose_loss(
             "flags read as `each` take them at their word.",
             " and ".join(ignored),
         )
-    loss = LOSSES[label_smooth, superloss]
+    loss: Callable[..., Any] = LOSSES[label_smooth, superloss]
     return functools.partial(loss, amount=smoothing) if label_smooth else loss

@@ -128,11 +128,11 @@ class FromMaps(Recorder):
     So the task, which has no such input, passes them through, and their gradient can be taken.
     """
 
-    def apply(self, variables: Any, *, question: Any, image: Any, **options: Any) -> Any:
-        """What the model gives without `image`."""
-        given = variables["given"] | {"question": question}
-        variables = {name: tree for name, tree in variables.items() if name != "given"}
-        return super().apply(variables, **_called(given), **options)
+    def apply(self, variables: Any, **options: Any) -> Any:
+        """What the model gives without the image."""
+        given = variables["given"] | {"question": options.pop("question")}
+        del options["image"]
+        return super().apply({k: v for k, v in variables.items() if k != "given"}, **_called(given), **options)
 
 
 def _optimizer_options(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -199,11 +199,11 @@ def _module(case: Case) -> Iterator[Row]:
         for name, numbers in case.manifest["runs"].items():
             yield from case.unknown_options(numbers, PARTS, f"runs.{name}")
             make = partial(_training, with_numbers, name, config, found.params)
-            yield from train(with_numbers, partial(make, text=text), partial(_named, case, name))
+            yield from train(with_numbers, partial(make, text=text), partial(_named_of_run, case, name))
             if not text and "generation_loss" in numbers:  # reported, though it is not part of what is descended
                 part = f"{name} generation_loss"
                 read = dataclasses.replace(with_numbers, expected={part: with_numbers.expected[part]})
-                yield from train(read, partial(make, text=True), partial(_named, case, name))
+                yield from train(read, partial(make, text=True), partial(_named_of_run, case, name))
         return
     params = jax.tree.map(jnp.asarray, found.params)
     model = models.build(config)
@@ -303,9 +303,7 @@ def _tokeniser(options: Mapping[str, Any], size: int) -> dict[str, Any]:
     }
     numbers = {name: options.get(option, size - 1 - i) for i, (option, name) in enumerate(spelt.items())}
     words = {f"word{i}": i for i in range(size) if i not in numbers.values()} | numbers
-    return json.loads(
-        tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token=min(words, key=words.get))).to_str()
-    )
+    return json.loads(tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token=next(iter(words)))).to_str())
 
 
 def _with_numbers(case: Case) -> Case:
@@ -361,7 +359,7 @@ PARTS = {"generation_loss": "text_loss", "classification_loss": "class_loss", "a
 """A number of a run -> the task's metric."""
 
 
-def _named(case: Case, name: str, run: Run) -> Named:
+def _named_of_run(case: Case, name: str, run: Run) -> Named:
     (step,) = run.follow([0.0])
     expected = next_words(run.batch, run.task.tokeniser.padding)
     if not np.array_equal(expected, case.inputs["targets"][: len(expected)]):

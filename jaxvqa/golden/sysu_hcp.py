@@ -198,4 +198,4 @@ def _counters(variables: Any, backbone: str) -> np.ndarray:
 
 def _logits_after(run: Run) -> Any:
     """The logits of evaluation with the parameters at the end."""
-    return jax.jit(run.task.predict_fns["logits"])(run.end.params, run.end.collections, run.batch)["logits"]
+    return jax.jit(run.task.predictions["logits"].function)(run.end.params, run.end.collections, run.batch)["logits"]

@@ -248,13 +248,13 @@ def _schedule(name: str, content: Mapping[str, Any]) -> Iterator[Row]:
 
 def _ensemble(path: Path) -> Iterator[Row]:
     content = _read(path)
-    needed = {"the original's list of diseases": _is_disease_list, "its masks": _is_masks}
-    files = {what: _beside(path, recognises) for what, recognises in needed.items()}
-    if missing := [what for what, file in files.items() if file is None]:
-        yield Row(path.name, "cases", None, note=f"needs {' and '.join(missing)} beside the case")
+    names, modalities = _beside(path, _is_disease_list), _beside(path, _is_masks)
+    if names is None or modalities is None:
+        note = "needs the original's list of diseases and its masks beside the case"
+        yield Row(path.name, "cases", None, note=note)
         return
-    diseases = med_text.DiseaseList.from_file(files["the original's list of diseases"])
-    masks = voting.read_masks(files["its masks"], len(diseases))
+    diseases = med_text.DiseaseList.from_file(names)
+    masks = voting.read_masks(modalities, len(diseases))
     table = voting.allowed_classes(masks, len(diseases))
 
     def results(case: dict[str, Any]) -> Results:

@@ -18,7 +18,7 @@ name of its results stands for what (`Named`).
 import dataclasses
 import functools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -209,10 +209,10 @@ class Recorder:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
 
-    def apply(self, variables: Any, *inputs: Any, train: bool = False, **options: Any) -> Any:
+    def apply(self, variables: Any, *, train: bool = False, **options: Any) -> Any:
         """What the model gives."""
         train = train if self.train is None else self.train
-        result = self._model.apply(variables, *inputs, train=train, **options)
+        result = self._model.apply(variables, train=train, **options)
         self.output = result[0][0] if "mutable" in options else result[0]
         return result
 
@@ -282,7 +282,7 @@ class Run:
         """Builds the program; nothing is computed yet."""
         config, self.training = training.config, training
         cls = task_class(config.task)
-        self.task: Any = task_with_assets(config, dict(training.assets or cls.stand_in_assets(config)))
+        self.task = cast(Any, task_with_assets(config, dict(training.assets or cls.stand_in_assets(config))))
         self.task.model = training.recorder(self.task.model.copy(dtype=precision.dtype))
         self.zero = np.asarray([key in training.zero for key in training.keys], bool)
         self.real = ~self.zero & np.asarray([key not in training.skipped for key in training.keys], bool)
@@ -292,7 +292,8 @@ class Run:
             optax.scale(training.scale), _kept(), optim.make_optimizer(config.optim, variables["params"])
         )
         self.start = states.create(lambda _: variables, optimizer, seed=0, with_ema=False)()
-        self._loss, self.task.loss = self.task.loss, self._recorded_loss
+        self._loss = self.task.loss
+        self.task.loss = self._recorded_loss
 
         @jax.jit
         def step(state: Any, batch: Any, rate: Any) -> Any:

@@ -216,6 +216,10 @@ def test_summaries_of_a_case_of_any_name(tmp_path):
 # --- training is decided in float64 ----------------------------------------------------------------------------------------
 
 
+ALL = np.ones(4, bool), np.zeros(4, bool)
+"""All of four parameters count, and none has a gradient of 0."""
+
+
 class Numbers:
     """What the original is taken to have computed."""
 
@@ -228,9 +232,8 @@ class Numbers:
 
         def compute(precision):
             ours = self.expected * (1 + np.asarray(change))
-            yield from precision.norms("norm", ours, moved=moved)
-            yield precision.loss("loss", ours)
-            yield precision.values("array", ours)
+            for kind, name in (("moved" if moved else "norms", "norm"), ("loss", "loss"), ("values", "array")):
+                yield from precision.rows(kind, name, ours, *ALL)
 
         rows = list(training.in_both(case, compute))
         return {(row.precision, row.output): row.passed for row in rows if row.decides}, rows
@@ -270,9 +273,26 @@ def test_the_originals_float64_decides_where_its_float32_is_off():
     exact = Numbers.expected
     stored = {"norm": exact * (1 + np.asarray([0, 0, 0, 2e-4])), "norm_float64": exact}
     case = runner.Case("made", {}, {}, stored, {})
-    rows = list(training.in_both(case, lambda precision: (r for n in stored for r in precision.norms(n, exact))))
+    rows = list(
+        training.in_both(case, lambda precision: (r for n in stored for r in precision.rows("norms", n, exact, *ALL)))
+    )
     decided = {row.output: row.passed for row in rows if row.decides and row.precision == "float64"}
     assert decided == {"norm, median": True, "norm_float64": True}
+
+
+def test_a_gradient_of_zero_has_to_be_0():
+    case = runner.Case("made", {}, {}, {"norm": np.asarray([1.0, 2.0, 0.0, 4.0])}, {})
+    zero = np.asarray([False, False, True, False])
+    for noise, passed in ((1e-7, True), (1e-4, False)):
+        ours = np.asarray([1.0, 2.0, noise, 4.0])
+        rows = list(training.Precision(case, np.float64).rows("gradients", "norm", ours, ~zero, zero))
+        assert [(row.output, row.passed) for row in rows] == [("norm", True), ("(norm of zero)", passed)]
+
+
+def test_a_value_that_raises_is_a_miss():
+    case = runner.Case("made", {}, {}, {"norm": np.ones(4)}, {})
+    (row,) = training.Precision(case, np.float64).rows("norms", "norm", lambda: {}["a parameter"], *ALL)
+    assert (row.passed, row.note) == (False, "KeyError: 'a parameter'")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
