@@ -330,7 +330,7 @@ def _training(case: Case, name: str, config: dict[str, Any], params: Any, *, tex
         freeze = ((r"language/embed/table", True), *freeze)
     whole = config_of("flamingo", model, {"name": "SGD"}, optim__freeze=freeze, loss__prompt=True, loss__text=text)
     whole.loss.update(text_smoothing=stated["token_label_smoothing"], class_smoothing=stated["label_smoothing"])
-    whole.data.update(classify=labels is not None and model["num_answers"] > 0, questions_together=1)
+    whole.data.update(classify=labels is not None and model["num_answers"] > 0, examples_per_image=1)
     count, rows = len(inputs["ids"]), slice(1 if name.startswith("one") else None)
     batch = {
         "image": pixels(inputs["images"], whole.data.mean, whole.data.std),
