@@ -44,6 +44,7 @@ def base() -> ml_collections.ConfigDict:
     config.mesh = ml_collections.ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
     config.sharding = ml_collections.ConfigDict()
     config.sharding.params = ()  # rows (regex over the parameter path, mesh axis for each dimension); empty: whole
+    config.sharding.memory = ()  # the same for queues and histories
 
     config.optim = ml_collections.ConfigDict()
     config.optim.loss = "mean"  # what is descended: the mean over the examples, or their sum
@@ -60,6 +61,7 @@ def base() -> ml_collections.ConfigDict:
     config.optim.decay = ()  # rows (regex, decoupled weight decay)
     config.optim.coupled_decay = ()  # rows (regex, weight decay that is part of the gradient, as in PyTorch's SGD)
     config.optim.lr_scale = ()  # rows (regex, rate multiplier)
+    config.optim.bounds = ()  # rows (regex, None or (low, high)): within what parameters are kept; an end may be None
     config.optim.freeze = ()  # rows (regex, fixed or not)
     config.optim.frozen_dtype = "float32"  # of the parameters that are fixed: bfloat16 halves their memory
     config.optim.schedule = ml_collections.ConfigDict({"name": "constant"})

@@ -51,7 +51,11 @@ SMALL_SIZES: Mapping[str, Mapping[str, Any]] = {
 }
 """How the names of networks begin -> sizes for `small`; the others keep the published ones."""
 
-SHARDING = ((r"head/classifier.*/kernel", ("fsdp", None)), (r".*", ()))
+SHARDING = (
+    (r"head/.*/kernel", ("fsdp", None)),
+    (r"tower/.*/kernel", (None, None, None, "fsdp")),
+    (r".*", ()),
+)
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:

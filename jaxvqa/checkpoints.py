@@ -38,7 +38,7 @@ from jaxvqa.errors import (
     nearest,
     os_errors,
 )
-from jaxvqa.state import TrainState, not_finite, start_ema
+from jaxvqa.state import Kinds, TrainState, not_finite, start_ema
 
 FOLDER = "checkpoints"
 ITEMS = ("model", "optimizer", "assets", "meta")
@@ -318,7 +318,7 @@ def differences(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tup
     return lines
 
 
-def init_from(name: str, workdir: str, state: TrainState, table: paths.Table) -> TrainState:
+def init_from(name: str, workdir: str, state: TrainState, table: paths.Table, kinds: Kinds) -> TrainState:
     """Takes parameters and other collections (batch statistics) from another run's newest checkpoint, by name.
 
     Args:
@@ -329,10 +329,11 @@ def init_from(name: str, workdir: str, state: TrainState, table: paths.Table) ->
         keeps the fresh one; `LEADING_ROWS` takes the leaf of the same path, which may have fewer rows, and keeps the fresh
         ones behind them, as for a vocabulary that has grown; another text is the other path, with regex groups as in
         `re.sub`. A path is the same in every collection, as in "backbone/stem/norm/scale" and "backbone/stem/norm/mean".
+      kinds: the kind of each collection.
 
     Returns:
       The state with what was taken over, its moving averages made equal to it. The other run's moving averages are taken
-      where it keeps them.
+      where it keeps them. What the other run does not hold of a mirror is copied from the parameter at its path.
 
     Raises:
       CheckpointError: lists every leaf that the other checkpoint lacks or has in another shape.
@@ -341,8 +342,8 @@ def init_from(name: str, workdir: str, state: TrainState, table: paths.Table) ->
     checkpoints = Checkpoints(workdir, read_only=True)
     model = checkpoints.restore_model(checkpoints.model_shapes(sharding=NamedSharding(mesh, PartitionSpec())))
     checkpoints.close()
-    model = model["ema"] or model
-    other = {"params": model["params"], **(model["collections"] or {})}
+    params, collections = TrainState(step=None, opt_state=(), **model).eval_variables
+    other = {"params": params, **collections}
     source = {collection: paths.flatten(tree) for collection, tree in other.items()}
     fresh = {"params": state.params, **state.collections}
     what = f"init_from.{name}.table"
@@ -359,6 +360,8 @@ def init_from(name: str, workdir: str, state: TrainState, table: paths.Table) ->
         found = source.get(collection, {}).get(theirs)
         if wanted == LEADING_ROWS and found is not None and len(found) < len(leaf):
             found = jnp.concatenate([found.astype(leaf.dtype), leaf[len(found) :]])
+        if found is None and kinds.get(collection) == "mirror":
+            return jnp.copy(taken["params"][path])
         if found is None:
             hint = nearest(theirs, source.get(collection, {}))
             faults.append(f"missing there: {theirs} of {collection} (for {path}).{hint}")
@@ -368,21 +371,21 @@ def init_from(name: str, workdir: str, state: TrainState, table: paths.Table) ->
             return jax.device_put(found.astype(leaf.dtype), leaf.sharding)
         return leaf
 
-    taken = {
-        collection: jax.tree_util.tree_map_with_path(
-            lambda path, leaf, c=collection: take(c, paths.path_of(path), leaf), tree
-        )
-        for collection, tree in fresh.items()
-    }
+    taken: dict[str, dict[str, jax.Array]] = {}  # the parameters first, which mirrors are copied from
+    for collection, tree in fresh.items():
+        taken[collection] = {path: take(collection, path, leaf) for path, leaf in paths.flatten(tree).items()}
     if faults:
         raise CheckpointError(
             f"config.init_from.{name}: the checkpoint in {workdir} does not fit:\n  "
             + "\n  ".join(faults)
             + f"\nExcuse a parameter with a row (regex, False) in config.{what}."
         )
-    params = taken.pop("params")
-    ema = None if state.ema is None else start_ema(params, taken)
-    return dataclasses.replace(state, params=params, collections=taken, ema=ema)
+    variables = {
+        name: jax.tree.unflatten(jax.tree.structure(fresh[name]), leaves.values()) for name, leaves in taken.items()
+    }
+    params = variables.pop("params")
+    ema = None if state.ema is None else start_ema(params, variables, kinds)
+    return dataclasses.replace(state, params=params, collections=variables, ema=ema)
 
 
 def missing_starts(rows: Mapping[str, Any]) -> dict[str, str]:

@@ -93,15 +93,20 @@ def options_for(target: str) -> dict[str, Any]:
     return GPU_OPTIONS if _gpu_of(target) else {}
 
 
-def compile_step(config: ml_collections.ConfigDict) -> tuple[Any, sharding.Mesh]:
-    """Compiles the training step of a config at its full size, without data or parameters; returns it and its mesh."""
+def compile_step(config: ml_collections.ConfigDict) -> tuple[Any, sharding.Mesh, str]:
+    """Compiles the training step of a config at its full size, without data or parameters.
+
+    Returns:
+      The compiled step, its mesh, and what lies where (`sharding.plan`).
+    """
     config = fields.final(config, training=True)
     mesh = sharding.make_mesh(config.mesh, devices_of(config.compile.target))
     task = task_without_data(config)
     with jax.set_mesh(mesh):
         program = make_program(config, task, mesh, data_size=DATA_SIZE, total_steps=DATA_SIZE // config.batch_size)
         lowered = program.step.lower(*abstract_step_arguments(config, task, program))
-        return lowered.compile(compiler_options=options_for(config.compile.target)), mesh
+        compiled = lowered.compile(compiler_options=options_for(config.compile.target))
+    return compiled, mesh, sharding.plan(config.sharding, program.shapes, task.kinds)
 
 
 def measures(compiled: Any) -> dict[str, float]:
@@ -131,13 +136,14 @@ def collectives(program: str) -> Counter[str]:
 
 def report(config: ml_collections.ConfigDict) -> str:
     """Compiles the step and returns what it needs, as text."""
-    compiled, mesh = compile_step(config)
+    compiled, mesh, plan = compile_step(config)
     values = measures(compiled)
     shape = " x ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
     kind = np.ravel(mesh.devices)[0].device_kind
     lines = [
         f"training step of {config.name} for {config.compile.target}: {mesh.size} x {kind}, mesh {shape}",
         f"batch {config.batch_size} ({config.batch_size // sharding.batch_shards(mesh)} a device), {config.dtype}",
+        plan,
         "memory for each device:",
         *(
             f"  {name:12s} {values[f'{name}_bytes'] / 2**20:10.1f} MiB"

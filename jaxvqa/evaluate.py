@@ -77,8 +77,8 @@ def restore_for_prediction(
     if step is None:
         raise CheckpointError(f"{saved.folder} holds no complete checkpoint to predict from.")
     with_ema = saved.model_shapes(step).get("ema") is not None
-    shapes = jax.eval_shape(states.create(task.init, optax.identity(), seed=config.seed, with_ema=with_ema))
-    placed = sharding.state_shardings(config.sharding.params, shapes, mesh)
+    shapes = jax.eval_shape(states.create(task.init, optax.identity(), task.kinds, seed=config.seed, with_ema=with_ema))
+    placed = sharding.state_shardings(config.sharding, shapes, mesh, task.kinds)
     shapes = jax.tree.map(lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=p), shapes, placed)
     model = saved.restore_model(checkpoints.model_item(shapes), step)
     return TrainState(step=jnp.asarray(step, jnp.int32), opt_state=optax.EmptyState(), **model)

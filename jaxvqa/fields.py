@@ -238,6 +238,13 @@ def _is_placed(value: Any) -> str:
     return "" if fits else f"for each dimension None or one of {', '.join(sharding.AXES)}"
 
 
+def _is_bounds(value: Any) -> str:
+    ends = value if isinstance(value, Sequence) and not isinstance(value, str) else ()
+    numbers = [end for end in ends if end is not None]
+    fits = len(ends) == 2 and all(map(Range().allows, numbers)) and numbers == sorted(numbers)
+    return "" if fits or value is None else "None, or (low, high), of which one may be None for no end"
+
+
 def _is_splits(value: Any) -> str:
     return "" if isinstance(value, str) and value else "splits joined by +"
 
@@ -246,8 +253,9 @@ TABLES: tuple[tuple[str, Callable[[Any], str]], ...] = (
     ("optim.decay", _is_share),
     ("optim.coupled_decay", _is_share),
     ("optim.lr_scale", _is_share),
+    ("optim.bounds", _is_bounds),
     ("optim.freeze", _is_bool),
-    ("sharding.params", _is_placed),
+    ("sharding.*", _is_placed),
     ("init_from.*.table", lambda value: "" if isinstance(value, bool | str) else "True, False or a path"),
 )
 """Tables of (regex over parameter paths, value), with what is wrong with a value."""

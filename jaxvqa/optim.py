@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxvqa import paths
 from jaxvqa.errors import ConfigError
+from jaxvqa.types import Params
 
 UNITS = ("steps", "epochs", "examples", "%")
 
@@ -220,6 +221,12 @@ def make_optimizer(
         labels = jax.tree.map(lambda f: "frozen" if f else "trained", frozen)
         optimizer = optax.multi_transform({"trained": optimizer, "frozen": optax.set_to_zero()}, labels)
     return optax.with_extra_args_support(optimizer)
+
+
+def bounded(params: Params, bounds: paths.Table) -> Params:
+    """The same parameters, kept within the ends that `config.optim.bounds` gives: rows of (regex, None or (low, high))."""
+    limits = paths.lookup(bounds, params, "optim.bounds")
+    return jax.tree.map(lambda p, ends: p if ends is None else jnp.clip(p, *ends), params, limits)
 
 
 def without_frozen_gradients(params: Any, freeze: paths.Table) -> Any:

@@ -2,11 +2,13 @@
 
 Mesh axes are `data` (examples), `fsdp` (examples and parameters) and `tensor` (parameters); any may be 1. Axes are
 Auto: XLA propagates shardings from the inputs, so a model file never names the mesh. Parameters are placed by a table
-`config.sharding.params` of (regex over the parameter path, mesh axis per dimension).
+`config.sharding.params` of (regex over the parameter path, mesh axis per dimension), collections that are memory by
+`config.sharding.memory`, whose paths begin with the collection's name. Memory without a table is whole on every device.
 """
 
 import math
-from typing import Any
+import re
+from typing import Any, get_args
 
 import jax
 import ml_collections
@@ -15,8 +17,10 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxvqa import paths
+from jaxvqa import state as states
 from jaxvqa.errors import ConfigError
-from jaxvqa.state import TrainState
+from jaxvqa.state import Kinds, TrainState
+from jaxvqa.types import Config
 
 AXES = ("data", "fsdp", "tensor")
 
@@ -68,16 +72,22 @@ def check_batch_size(batch_size: int, microbatches: int, mesh: Mesh, name: str) 
         )
 
 
-def param_specs(table: paths.Table, params: Any, mesh: Mesh) -> Any:
-    """The PartitionSpec of each parameter.
+def specs(table: paths.Table, tree: Any, mesh: Mesh, what: str) -> Any:
+    """The PartitionSpec of each leaf.
 
     A row's value is one mesh axis (or None) per dimension. An axis that does not divide its dimension is left out
-    (3129 answers over tensor=2, say): the numbers are the same, only less is split.
+    (3129 answers over tensor=2, say): the numbers are the same, only less is split, and `plan` says so.
+
+    Args:
+      table: rows of (regex over paths, axes); without any, all is whole.
+      tree: arrays or their shapes.
+      mesh: the devices.
+      what: name of the table for messages, as the config spells it.
 
     Raises:
-      ConfigError: for parameters without a row, rows without a parameter, unknown axes or too many dimensions.
+      ConfigError: for paths without a row, rows without a path, unknown axes or too many dimensions.
     """
-    rows = paths.lookup(table, params, "sharding.params") if table else jax.tree.map(lambda _: (), params)
+    rows = paths.lookup(table, tree, what) if table else jax.tree.map(lambda _: (), tree)
     faults = []
 
     def spec(path: Any, leaf: Any, row: Any) -> P:
@@ -87,22 +97,33 @@ def param_specs(table: paths.Table, params: Any, mesh: Mesh) -> Any:
             return P()
         return P(*(a if a and size % mesh.shape[a] == 0 else None for a, size in zip(row, leaf.shape, strict=False)))
 
-    # The rows are tuples, leaves here, so the parameters' structure drives the map.
-    specs = jax.tree_util.tree_map_with_path(spec, params, rows)
+    # The rows are tuples, leaves here, so the tree's structure drives the map.
+    found = jax.tree_util.tree_map_with_path(spec, tree, rows)
     if faults:
-        raise ConfigError("config.sharding.params does not fit the model's parameters:\n  " + "\n  ".join(faults))
-    return specs
+        raise ConfigError(f"config.{what} does not fit the model:\n  " + "\n  ".join(faults))
+    return found
 
 
-def state_shardings(table: paths.Table, state: TrainState, mesh: Mesh) -> TrainState:
-    """The sharding of every leaf of a state (of its shapes): what mirrors a parameter lies where the parameter lies."""
+def state_shardings(config: Config, state: TrainState, mesh: Mesh, kinds: Kinds) -> TrainState:
+    """The sharding of every leaf of a state (of its shapes): what mirrors a parameter lies where the parameter lies.
+
+    Args:
+      config: `config.sharding`, with a table of the parameters and one of the collections that are `memory`.
+      state: the shapes.
+      mesh: the devices.
+      kinds: the kind of each collection.
+
+    Raises:
+      ConfigError: as in `specs`.
+    """
     whole = NamedSharding(mesh, P())
-    params = jax.tree.map(
-        lambda spec: NamedSharding(mesh, spec),
-        param_specs(table, state.params, mesh),
-        is_leaf=lambda x: isinstance(x, P),
-    )
-    by_path = {
+
+    def placed(name: str, tree: Any) -> Any:
+        found = specs(config[name], tree, mesh, f"sharding.{name}")
+        return jax.tree.map(lambda spec: NamedSharding(mesh, spec), found, is_leaf=lambda x: isinstance(x, P))
+
+    params = placed("params", state.params)
+    of_path = {
         path: (leaf.shape, s)
         for (path, leaf), s in zip(paths.flatten(state.params).items(), jax.tree.leaves(params), strict=True)
     }
@@ -111,16 +132,53 @@ def state_shardings(table: paths.Table, state: TrainState, mesh: Mesh) -> TrainS
         # The optimiser's moments carry the parameter's path at the end of their own ("0/mu/encoder/…/kernel").
         parts = paths.path_of(key_path).split("/")
         for i in range(len(parts)):
-            shape, sharding = by_path.get("/".join(parts[i:]), (None, whole))
+            shape, sharding = of_path.get("/".join(parts[i:]), (None, whole))
             if shape == leaf.shape:
                 return sharding
         return whole
 
-    collections = jax.tree.map(lambda _: whole, state.collections)
+    statistics, mirrors, memory = (states.of_kind(state.collections, kinds, kind) for kind in get_args(states.Kind))
+    statistics = jax.tree.map(lambda _: whole, statistics)
+    mirrors = {
+        name: jax.tree_util.tree_map_with_path(lambda path, _: of_path[paths.path_of(path)][1], tree)
+        for name, tree in mirrors.items()
+    }
     return TrainState(
         step=whole,
         params=params,
-        collections=collections,
+        collections=statistics | mirrors | placed("memory", memory),
         opt_state=jax.tree_util.tree_map_with_path(like_its_parameter, state.opt_state),
-        ema=None if state.ema is None else {"params": params, "collections": collections},
+        ema=None if state.ema is None else {"params": params, "collections": statistics},
     )
+
+
+def plan(config: Config, state: TrainState, kinds: Kinds) -> str:
+    """What lies where, as text: each row of the tables, and each dimension that stays whole though its row names an axis.
+
+    Args:
+      config: `config.sharding`.
+      state: the shapes with their shardings.
+      kinds: the kind of each collection.
+    """
+    lines = [f"the state takes {_mebibytes(state)} a device; of it"]
+    whole = []
+    for name, tree in {"params": state.params, "memory": states.of_kind(state.collections, kinds, "memory")}.items():
+        left = paths.flatten(tree)
+        for regex, axes in (config[name] or ((r".*", ()),)) if left else ():
+            mine = {path: left.pop(path) for path in list(left) if re.fullmatch(regex, path)}
+            size = sum(leaf.size for leaf in mine.values())
+            cut = ", ".join(axis or "-" for axis in axes) or "whole"
+            lines.append(f"  {name} {regex} ({cut}): arrays {len(mine)}, numbers {size:,}, {_mebibytes(mine)}")
+            whole += [
+                f"  whole: {path}, dimension {d} of {leaf.shape[d]}: {axis}={leaf.sharding.mesh.shape[axis]} does not divide it"
+                for path, leaf in mine.items()
+                for d, axis in enumerate(axes)
+                if axis and leaf.sharding.spec[d] is None
+            ]
+    return "\n".join(lines + whole)
+
+
+def _mebibytes(tree: Any) -> str:
+    """What a device holds of arrays with shardings."""
+    leaves = jax.tree.leaves(tree)
+    return f"{sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves) / 2**20:.2f} MiB"

@@ -1,26 +1,28 @@
 """One training step: the pure function, its compiled form on a mesh, and its abstract arguments."""
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import optax
 from jax.sharding import Mesh
 from jaxtyping import Array
 
 from jaxvqa import models, optim, sharding
 from jaxvqa import state as states
+from jaxvqa.errors import ConfigError
 from jaxvqa.state import TrainState
 from jaxvqa.tasks import Metrics, Task, abstract_batch
+from jaxvqa.types import Batch, Collections, Config, Params
 
-StepFn = Callable[[TrainState, Mapping[str, Array]], tuple[TrainState, Metrics]]
+StepFn = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
 def make_train_step(
-    config: ml_collections.ConfigDict,
+    config: Config,
     task: Task,
     optimizer: optax.GradientTransformationExtraArgs,
     schedule: Callable[..., Any],
@@ -28,60 +30,80 @@ def make_train_step(
 ) -> StepFn:
     """Returns the pure function (state, batch) -> (state, metrics) of one optimiser step.
 
-    The batch is cut into `config.microbatches` parts whose gradients are added. `config.optim.loss` says what is
-    descended: the `sum` over the examples, or their `mean`.
+    The stored parameters are first brought within `config.optim.bounds`, then comes `task.before`, then the loss. The batch
+    is cut into `config.microbatches` parts whose gradients are added; what a part makes of the collections, the next one
+    goes on with. `config.optim.loss` says what is descended: the `sum` over the examples, or their `mean`.
     """
     n = config.microbatches
 
-    def gradients(params: Any, collections: Any, batch: Any, key: Any, epoch: Any) -> tuple[Any, Metrics, Any]:
+    def gradients(params: Params, collections: Collections, batch: Batch, key: Array, epoch: Array) -> Any:
         rngs = {name: states.fold(key, name) for name in task.streams}
 
-        def loss(params: Any) -> Any:
+        def loss(params: Params) -> Any:
             if config.optim.freeze:
                 params = optim.without_frozen_gradients(params, config.optim.freeze)
             return task.loss(params, collections, batch, rngs, train=True, epoch=epoch)
 
-        (_, (metrics, collections)), grads = jax.value_and_grad(loss, has_aux=True)(params)
-        return grads, metrics, collections
+        (_, (metrics, after)), grads = jax.value_and_grad(loss, has_aux=True)(params)
+        return grads, metrics, after
 
-    def accumulated(params: Any, collections: Any, batch: Any, key: Any, epoch: Any) -> tuple[Any, Metrics, Any]:
+    def accumulated(params: Params, collections: Collections, batch: Batch, key: Array, epoch: Array) -> Any:
         # Microbatch i takes every n-th example from i on, not a run of them: then each device cuts up the examples
         # that it already holds, and nothing moves between devices. The sum of the gradients is the same.
         parts = jax.tree.map(lambda x: x.reshape(x.shape[0] // n, n, *x.shape[1:]).swapaxes(0, 1), batch)
 
         def body(carry: Any, part_and_index: Any) -> tuple[Any, None]:
-            grads, metrics, collections = carry
+            *sums, collections = carry
             part, i = part_and_index
-            more_grads, more_metrics, collections = gradients(
-                params, collections, part, jax.random.fold_in(key, i), epoch
-            )
-            return (*jax.tree.map(jnp.add, (grads, metrics), (more_grads, more_metrics)), collections), None
+            *more, collections = gradients(params, collections, part, jax.random.fold_in(key, i), epoch)
+            return (*jax.tree.map(jnp.add, sums, more), collections), None
 
         shapes = jax.eval_shape(gradients, params, collections, jax.tree.map(lambda x: x[0], parts), key, epoch)
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes[:2])
         return jax.lax.scan(body, (*zeros, collections), (parts, jnp.arange(n)))[0]
 
-    def train_step(state: TrainState, batch: Mapping[str, Array]) -> tuple[TrainState, Metrics]:
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        if config.optim.bounds:
+            state = dataclasses.replace(state, params=optim.bounded(state.params, config.optim.bounds))
+        state = task.before(state)
         key = jax.random.fold_in(states.fold(jax.random.key(config.seed), "step"), state.step)
-        epoch = state.step / steps_per_epoch
-        grads, metrics, collections = (gradients if n == 1 else accumulated)(
-            state.params, state.collections, batch, key, epoch
+        of_batch = gradients if n == 1 else accumulated
+        grads, metrics, collections = of_batch(
+            state.params, state.collections, batch, key, state.step / steps_per_epoch
         )
         if config.optim.loss == "mean":
             grads = jax.tree.map(lambda g: g / metrics["loss"][1], grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params, step=state.step)
         rate = schedule(state.step)
         params = jax.tree.map(lambda p, u: (p - rate * u).astype(p.dtype), state.params, updates)
-        ema = state.ema
-        if config.optim.ema:
-            ema = states.update_ema(ema, config.optim.ema, params, collections)
+        ema = states.update_ema(state.ema, config.optim.ema, params, collections) if config.optim.ema else state.ema
         one = jnp.ones(())
         metrics = metrics | {"learning_rate": (rate, one), "gradient_norm": (optax.tree.norm(grads), one)}
-        return TrainState(
-            step=state.step + 1, params=params, collections=collections, opt_state=opt_state, ema=ema
-        ), metrics
+        return TrainState(state.step + 1, params, collections, opt_state, ema), metrics
 
     return train_step
+
+
+def check_microbatches(config: Config, task: Task, memory: Iterable[str]) -> None:
+    """Checks that a batch may be cut into `config.microbatches` parts.
+
+    Args:
+      config: the whole config.
+      task: the task of it.
+      memory: the names of the collections that are written once a step.
+
+    Raises:
+      ConfigError: names what stands against it and the way out.
+    """
+    against = [f"the loss writes {name}, from the whole batch" for name in memory]
+    if not task.additive:
+        against.append("the loss is not the sum of those of the parts")
+    if config.microbatches > 1 and against:
+        raise ConfigError(
+            f"config.microbatches is {config.microbatches}, but the batches of {config.task} cannot be cut with this config: "
+            f"{'; '.join(against)}. Use --config.microbatches=1; a smaller config.batch_size, more devices, and "
+            "--config.model.remat=true where the model has it save memory too."
+        )
 
 
 @dataclass(frozen=True)
@@ -101,13 +123,11 @@ class Program:
     step: Any
 
 
-def make_program(
-    config: ml_collections.ConfigDict, task: Task, mesh: Mesh, *, data_size: int, total_steps: int
-) -> Program:
+def make_program(config: Config, task: Task, mesh: Mesh, *, data_size: int, total_steps: int) -> Program:
     """Builds the jitted functions of a run on a mesh. Nothing is compiled or allocated yet."""
     sharding.check_batch_size(config.batch_size, config.microbatches, mesh, "config.batch_size")
 
-    def variables(key: Any) -> Mapping[str, Any]:
+    def variables(key: Array) -> dict[str, Any]:
         fresh = dict(task.init(key))
         if config.optim.freeze and config.optim.frozen_dtype != "float32":
             dtype = models.DTYPES[config.optim.frozen_dtype]
@@ -119,9 +139,10 @@ def make_program(
     params = jax.eval_shape(init, jax.eval_shape(lambda: jax.random.key(config.seed)))["params"]
     steps_per_epoch = data_size // config.batch_size
     optimizer = optim.make_optimizer(config.optim, params, steps_per_epoch=steps_per_epoch)
-    fresh = states.create(init, optimizer, seed=config.seed, with_ema=config.optim.ema > 0)
+    fresh = states.create(init, optimizer, task.kinds, seed=config.seed, with_ema=config.optim.ema > 0)
     shapes = jax.eval_shape(fresh)
-    placed = sharding.state_shardings(config.sharding.params, shapes, mesh)
+    check_microbatches(config, task, states.of_kind(shapes.collections, task.kinds, "memory"))
+    placed = sharding.state_shardings(config.sharding, shapes, mesh, task.kinds)
     schedule = optim.make_schedule(
         config.optim, data_size=data_size, batch_size=config.batch_size, total_steps=total_steps
     )
@@ -135,7 +156,7 @@ def make_program(
     return Program(mesh, shapes, jax.jit(fresh, out_shardings=placed), step)
 
 
-def abstract_step_arguments(config: ml_collections.ConfigDict, task: Task, program: Program) -> tuple[Any, Any]:
+def abstract_step_arguments(config: Config, task: Task, program: Program) -> tuple[Any, Any]:
     """The (state, batch) of a step as ShapeDtypeStructs with shardings: to trace or compile it without any data."""
     split = sharding.batch_sharding(program.mesh)
     batch = {

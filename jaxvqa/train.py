@@ -90,10 +90,11 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, float]:
             state = program.init()
             for name, row in config.init_from.items():
                 if row.workdir:
-                    state = checkpoints.init_from(name, row.workdir, state, row.table)
+                    state = checkpoints.init_from(name, row.workdir, state, row.table, task.kinds)
                     log.info("init_from.%s: parameters taken from %s", name, row.workdir)
             for name, without in checkpoints.missing_starts(config.init_from.to_dict()).items():
                 log.warning("init_from.%s is not given: %s", name, without)
+        log.info("%s", sharding.plan(config.sharding, program.shapes, task.kinds))
         first_step = int(state.step)
         n_params = sum(leaf.size for leaf in jax.tree.leaves(state.params))
         log.info(

@@ -63,7 +63,7 @@ def test_tpu_slice_reports_memory_flops_and_collectives():
 def test_published_size_fits_a_tpu():
     config = configs.load("configs/rwsan.py:vqa_v2")
     config.compile.target = "v5e:2x4"
-    compiled, mesh = compiling.compile_step(config)
+    compiled, mesh, _ = compiling.compile_step(config)
     assert mesh.size == 8
     values = compiling.measures(compiled)
     assert values["total_bytes"] < 16 * 2**30

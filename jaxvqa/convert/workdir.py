@@ -15,6 +15,7 @@ from jaxvqa import checkpoints, configs, fields, optim, train
 from jaxvqa.convert.adam import AdamState
 from jaxvqa.errors import CheckpointError
 from jaxvqa.state import TrainState, not_finite, start_ema
+from jaxvqa.tasks import task_class
 
 
 @dataclasses.dataclass
@@ -74,7 +75,7 @@ def write(
         params=params,
         collections=collections,
         opt_state=opt_state,
-        ema=start_ema(params, collections) if config.optim.ema else None,
+        ema=start_ema(params, collections, task_class(config.task).kinds) if config.optim.ema else None,
     )
     position = {"examples": config.data.examples, "split": config.data.train_split, "size": None, "step": step}
     if faults := not_finite(state):

@@ -6,7 +6,7 @@ A new system adds a module here (or uses one that is there) and a row to `TASKS`
 import importlib
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from jaxvqa import paths
 from jaxvqa.data.data_set import DataSet
 from jaxvqa.data.transforms import Transform
 from jaxvqa.errors import ConfigError, nearest
+from jaxvqa.state import Kinds, TrainState
 from jaxvqa.tasks.predictions import Predict
 
 Metrics = dict[str, tuple[Float[Array, ""], Float[Array, ""]]]
@@ -46,6 +47,10 @@ class Task(Protocol):
       batch_keys: the entries of a batch that the loss reads.
       predictions: the predict functions by name.
       streams: the random streams that the loss draws from in training. Each has a key of its own in every step.
+      kinds: the kind of each collection that a model of the task may have (`jaxvqa.state.Kind`), as the class knows it.
+      additive: whether the loss of a batch is the sum of those of its parts, so that microbatches are possible. It is not
+        where examples are compared with one another, means are added to sums, or memory is written. Batch statistics do
+        not count: each part is normalised by its own.
       starts: see `Starts`; empty where a run goes on.
     """
 
@@ -53,6 +58,8 @@ class Task(Protocol):
     batch_keys: Sequence[str]
     predictions: Mapping[str, Predict]
     streams: Sequence[str] = ("dropout",)
+    kinds: ClassVar[Kinds] = {"batch_stats": "statistics"}
+    additive: bool = True
     starts: Starts = MappingProxyType({})
 
     @staticmethod
@@ -78,6 +85,10 @@ class Task(Protocol):
 
     def init(self, key: Key[Array, ""]) -> Mapping[str, Any]:
         """Fresh variables: "params" and the model's other collections."""
+
+    def before(self, state: TrainState) -> TrainState:
+        """The state that a step's loss sees, made of the one before the step: where momentum encoders move, say."""
+        return state
 
     def loss(
         self,

@@ -1,7 +1,7 @@
 """Choosing one of a closed list of answers, from a picture and a question, by VQA-RAD's rules: CMSA, BAN and SAN."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from jaxvqa.data.data_set import DataSet
 from jaxvqa.data.rad_text import RadAnswerList, RadVocabulary, load_vectors, second_embedding, tfidf, tokenise
 from jaxvqa.errors import ConfigError
 from jaxvqa.models.cmsa import ORGANS
+from jaxvqa.state import Kinds
 from jaxvqa.tasks import Assets, Metrics, Starts, Task, started
 from jaxvqa.tasks.assets import answers_of, words_of
 from jaxvqa.tasks.predictions import Predict, best_answers
@@ -40,6 +41,8 @@ class RadiologyVqa(Task):
     With `config.loss.dynamic` the weights of answers and organ follow how fast either loss falls (`--dwa` of the original).
     """
 
+    kinds: ClassVar[Kinds] = {**Task.kinds, "losses": "memory"}
+
     def __init__(self, config: ml_collections.ConfigDict, assets: Assets):
         """Args: the whole config, and assets with `vocabulary` and `answers` (lists of str)."""
         if config.data.answers.rule not in ANSWER_RULES:
@@ -60,6 +63,7 @@ class RadiologyVqa(Task):
             for name, (size, channels) in PICTURES.items()
             if name in self.model.inputs
         }
+        self.additive = "image_128" not in self.model.inputs  # the mean error of reconstruction is added to sums
         self.batch_keys: Sequence[str] = (*self.model.inputs, "answer_scores", "organ", "mask")
         # A model with an organ head says too whether it is right, which takes the organ.
         explain = Predict(self._predict_with_attention, (*self.model.inputs, "organ"), self.answers.answers)

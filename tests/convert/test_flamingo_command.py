@@ -199,7 +199,7 @@ def test_towers_start_a_flamingo(parts, variant):
     fresh = jax.tree.map(lambda s: jax.device_put(random.normal(size=s.shape).astype(s.dtype), here), shapes)
     state = TrainState(step=jnp.zeros((), jnp.int32), params=fresh, collections={}, opt_state=(), ema=None)
     for name, system in (("language", "gpt2"), ("vision", "clip_vision")):
-        state = checkpoints.init_from(name, str(parts / system), state, config.init_from[name].table)
+        state = checkpoints.init_from(name, str(parts / system), state, config.init_from[name].table, {})
     theirs = {
         f"{name}/{path}": value
         for name, system in (("language", "gpt2"), ("vision", "clip_vision"))
