@@ -2,11 +2,12 @@
 
     python -m benchmarks.generate [--peer] [--batch=1,16] [--prompt=16] [--words=32] [--size=base] [--rounds=2] [--uncached]
 
-Each row is a process of its own, on all cores that the command may use. `jaxvqa` writes with `jaxvqa.generate.Generator`; it
-has a vision tower, a resampler and four cross-attentions beside the language model. `text alone` is the same model without an
-image, which leaves GPT-2: the work that the peer does. `--peer` adds `transformers`: its `generate` for plain GPT-2 of the
-same size in PyTorch, greedy, with its cache, as many words of prompt and answer. `--uncached` adds the original's way with
-our model: everything, the image included, anew for each word; with `--peer` also in PyTorch, as the original runs.
+Each row is a process of its own, on all cores that the command may use. `jaxvqa` writes with
+`jaxvqa.decoding.loop.Generator`; it has a vision tower, a resampler and four cross-attentions beside the language model. `text
+alone` is the same model without an image, which leaves GPT-2: the work that the peer does. `--peer` adds `transformers`: its
+`generate` for plain GPT-2 of the same size in PyTorch, greedy, with its cache, as many words of prompt and answer. `--uncached`
+adds the original's way with our model: everything, the image included, anew for each word; with `--peer` also in PyTorch, as
+the original runs.
 
 `decode` counts the words after each text's first one, which comes with the prompt (`prefill`). The rows take turns `--rounds`
 times, and the best round counts. `cpu` is the processor time of all threads for one word of each text: on a machine that is
@@ -88,21 +89,20 @@ def ours(args: argparse.Namespace, batch: int, *, see: bool = True) -> dict[str,
     """Times our generator; its compilation apart."""
     import jax
 
-    from jaxvqa.generate import Generator, Settings, pad
+    from jaxvqa.decoding.loop import Generator, pad, search_of
 
     model, variables, prompts, inputs = our_model(args.size, batch, args.prompt, see=see)
-    generator = Generator(model, Settings(words=args.words))
+    generator = Generator(model, search_of({"max_new_tokens": args.words}))
     variables = generator.prepare(variables)
     text, mask = pad(list(prompts), 0)
-    slots = text.shape[1] + args.words
 
     def read() -> Any:
-        return jax.block_until_ready(generator.prefill(variables, text, mask, inputs, slots=slots))
+        return jax.block_until_ready(generator.prefill(variables, text, mask, inputs))
 
-    logits, cache = read()
+    start = read()
 
     def write() -> Any:
-        return jax.block_until_ready(generator.loop(variables, logits, cache, jax.random.key(0)))
+        return jax.block_until_ready(generator.loop(variables, start, jax.random.key(0)))
 
     write()
     return measures(clock(read), clock(write), batch, args.words - 1)

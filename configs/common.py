@@ -134,7 +134,7 @@ TEXTS: Mapping[str, Any] = {
 """Texts that a model reads and writes, by token."""
 
 GENERATE: Mapping[str, Any] = {
-    "words": 20,
+    "max_new_tokens": 20,
     "beams": 1,
     "length_penalty": 1.0,
     "temperature": 0.0,

@@ -135,7 +135,7 @@ def _phantom_vqa(config: ml_collections.ConfigDict, *, captions: bool, pixels: b
     config.data.answers.rule = "soft"
     config.compile.vocab_size = 700
     config.compile.num_answers = 60
-    config.generate.words = 36 if captions else 6
+    config.generate.max_new_tokens = 36 if captions else 6
     config.batch_size = 32 if captions else 80
     config.total = "12 epochs"
     config.optim.lr = 1.5e-3
@@ -184,7 +184,7 @@ def _mimic_cxr(config: ml_collections.ConfigDict) -> None:
     config.model.language_sizes.maps = False  # memory grows linearly with the words
     config.data.mean, config.data.std = (0.4719,) * 3, (0.3029,) * 3
     config.data.augment.degrees = 10.0
-    config.generate.words = 180
+    config.generate.max_new_tokens = 180
     config.batch_size = 96
     config.total = "200 epochs"
     config.optim.freeze = FREEZE["flamingo_mode"]
@@ -199,7 +199,7 @@ def _roco(config: ml_collections.ConfigDict) -> None:
     config.data.max_tokens, config.data.max_prompt = 128, 16
     config.data.mean, config.data.std = (0.3570, 0.3621, 0.3636), (0.2924, 0.2941, 0.2951)
     config.data.augment.degrees = 10.0
-    config.generate.words = 100
+    config.generate.max_new_tokens = 100
     config.batch_size = 96
     config.total = "200 epochs"
     config.optim.decay = ((r"resampler/.*", 0.0), (r".*", 0.01))
@@ -320,7 +320,7 @@ def _small(config: ml_collections.ConfigDict) -> None:
     config.total = "2 epochs"
     config.log_every = "5 steps"
     config.checkpoint.every = "1 epoch"
-    config.generate.words = 6
+    config.generate.max_new_tokens = 6
     for row in config.evals.values():
         row.every = config.total
         row.batch_size = 16

@@ -121,7 +121,7 @@ RANGES: tuple[tuple[str, Range], ...] = (
     ("data.readers.workers", _count(0, "processes; 0: threads alone")),
     ("data.readers.prefetch_mib", Range(0, above=True, meaning="MiB")),
     # writing
-    ("generate.words", _count()),
+    ("generate.max_new_tokens", _count()),
     ("generate.beams", _count()),
     ("generate.length_penalty", Range()),
     ("generate.temperature", Range(0)),

@@ -2,8 +2,10 @@
 
 import dataclasses
 import functools
+import heapq
+import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,10 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 import tokenizers
 
-from jaxvqa import generate, models
+from jaxvqa import models
 from jaxvqa.convert import flamingo, to_jax, to_torch
 from jaxvqa.convert.table import Rule, Table
 from jaxvqa.data import tokenisers
+from jaxvqa.decoding.loop import Generator, pad, search_of
 from jaxvqa.golden.parts import compare_all
 from jaxvqa.golden.runner import COMMENTS, Case, Row, through_file
 from jaxvqa.golden.towers import back_again
@@ -387,16 +390,14 @@ def _greedy(case: Case, model: Any, params: Any) -> Iterator[Row]:
     prompts, images = _prompts(case)
     expected = [case.expected[f"ids_{i}"][len(prompt) :] for i, prompt in enumerate(prompts)]
     count = max(len(words) for words in expected)
-    generator = generate.Generator(model, generate.Settings(words=count))
+    generator = Generator(model, search_of({"max_new_tokens": count}))
     variables = {"params": params}
     ours = generator(variables, prompts, image=images)
     for i, prompt in enumerate(prompts):
-        words = np.concatenate([prompt, ours.words[i][: len(expected[i])]])
+        words = np.concatenate([prompt, ours.tokens[i][: len(expected[i])]])
         yield case.attempt(f"ids_{i}", functools.partial(case.compare, f"ids_{i}", words, 0.0))
 
-    text, mask = generate.pad(prompts, 0)
-    slots = text.shape[1] + count
-    logits, cache = generator.prefill(variables, text, mask, {"image": images}, slots=slots)
+    read = generator.prefill(variables, *pad(prompts, 0), {"image": images})
 
     @jax.jit
     def follow(logits: Any, cache: Any, words: Any) -> Any:
@@ -407,7 +408,7 @@ def _greedy(case: Case, model: Any, params: Any) -> Iterator[Row]:
         return jax.lax.scan(step, (logits, cache), words)[1]
 
     padded = [np.pad(words, (0, count - len(words))) for words in expected]
-    steps = np.asarray(follow(logits, cache, jnp.asarray(np.stack(padded, axis=1), jnp.int32)))
+    steps = np.asarray(follow(read.logits, read.cache, jnp.asarray(np.stack(padded, axis=1), jnp.int32)))
     best = np.sort(steps, axis=-1)
     found: dict[str, Any] = {}
     for i, words in enumerate(expected):
@@ -434,7 +435,7 @@ def _beams(case: Case, model: Any, params: Any) -> Iterator[Row]:
             padded[0, : len(text)] = text
             return np.asarray(scores(padded, image, len(text) - 1))
 
-        found = generate.best_first(next_scores, prompt, stop=stop, width=setting["beam_width"], count=setting["top_k"])
+        found = best_first(next_scores, prompt, stop=stop, width=setting["beam_width"], count=setting["top_k"])
         for k, (_, text) in enumerate(found):
             yield case.compare(f"seq_{i}_{k}", np.asarray(text), 0.0)
         ours, expected = np.asarray([score for score, _ in found]), case.expected[f"scores_{i}"]
@@ -444,3 +445,55 @@ def _beams(case: Case, model: Any, params: Any) -> Iterator[Row]:
         # By more than this, the scores would have to differ for other texts to come out.
         gap, error = float(case.expected[f"min_gap_{i}"]), float(np.max(np.abs(ours - expected)))
         yield Row(case.name, f"min_gap_{i}", error < gap, error, gap)
+
+
+def best_first(
+    next_scores: Callable[[list[int]], np.ndarray],
+    prompt: Sequence[int],
+    *,
+    stop: int,
+    width: int,
+    count: int,
+    branch: int = 10,
+    limit: int = 200,
+) -> list[tuple[float, list[int]]]:
+    """MLMI's search, which it calls a beam search (Flamingo spec, section 14): for comparing with its numbers.
+
+    Always the text with the best mean log-probability goes on, by each of its `width` best words; probabilities are among the
+    `branch` best words only. Nothing bounds the length but `limit`, on the texts in all.
+
+    Args:
+      next_scores: a text to the scores float[V] of its next word.
+      prompt: numbers of the words.
+      stop: number of the word that ends a text.
+      width: continuations of a text.
+      count: ended texts after which the search is over.
+      branch: words among which probabilities are taken.
+      limit: texts after which the search is over.
+
+    Returns:
+      (score, text with the prompt), the lower the better; the best that are left where none has ended.
+    """
+
+    def entry(total: float, text: list[int]) -> tuple[float, int, float, list[int]]:
+        words = len(text) - len(prompt)
+        return (-total / (words + 1e-6), next(number), total, text)
+
+    number = itertools.count()
+    queue, ended, texts = [entry(0.0, list(prompt))], [], 1
+    while queue and texts <= limit:
+        found = heapq.heappop(queue)
+        _, _, total, text = found
+        if text[-1] == stop and len(text) > len(prompt):
+            ended.append(found)
+            if len(ended) >= count:
+                break
+            continue
+        scores = np.asarray(next_scores(text), np.float64)
+        best = np.argsort(-scores, kind="stable")[:branch]
+        logs = scores[best] - functools.reduce(np.logaddexp, scores[best])
+        for word, log in list(zip(best, logs, strict=True))[:width]:
+            heapq.heappush(queue, entry(total + float(log), [*text, int(word)]))
+        texts += width - 1
+    ended = ended or [heapq.heappop(queue) for _ in range(min(count, len(queue)))]
+    return [(score, text) for score, _, _, text in sorted(ended)]

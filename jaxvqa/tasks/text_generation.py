@@ -10,7 +10,7 @@ import ml_collections
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
 
-from jaxvqa import generate, likelihood, losses, models
+from jaxvqa import losses, models
 from jaxvqa.data import few_shot, images, tokenisers
 from jaxvqa.data.answers import ANSWER_RULES, AnswerList
 from jaxvqa.data.data_set import DataSet
@@ -19,6 +19,8 @@ from jaxvqa.data.prompts import ANSWER, FORMS, TEMPLATES, WriteText, asked_and_t
 from jaxvqa.data.rad_text import RadAnswerList
 from jaxvqa.data.tokenisers import Tokeniser
 from jaxvqa.data.transforms import ClassOfAnswer, Keep, RegionsAsImage, Transform
+from jaxvqa.decoding import ranking, writer
+from jaxvqa.decoding.loop import Generator, search_of
 from jaxvqa.errors import ConfigError, DataError, nearest
 from jaxvqa.inputs import read_json
 from jaxvqa.models.flamingo import parse_compat
@@ -122,11 +124,9 @@ class TextGeneration(Task):
         if faults := list(self._faults_of_prompts()):
             raise ConfigError("\n".join(faults))
         self.candidates = _candidates(data.candidates) or tuple(assets["answers"]) or CLOSED
-        settings = config.generate.to_dict()
-        self._seed = settings.pop("seed")
-        self._generator = generate.Generator(
-            self.model, generate.Settings(**settings, stop=self.tokeniser.end, padding=self.tokeniser.padding)
-        )
+        self._generate = config.generate
+        search = search_of(config.generate, end=self.tokeniser.end, padding=self.tokeniser.padding)
+        self._generator = Generator(self.model, search)
         self.batch_keys: Sequence[str] = (*WHOLE, "answer_start", "answer_class", "mask")
         self.predictions = self._predictions()
 
@@ -219,7 +219,9 @@ class TextGeneration(Task):
         data = self._data
         if not data.shots:
             return None
-        return few_shot.Shots(data.shots, data.shots_by, data.shots_split, self._seed, self._few_shot_transforms)
+        return few_shot.Shots(
+            data.shots, data.shots_by, data.shots_split, self._generate.seed, self._few_shot_transforms
+        )
 
     def _see(self, *, train: bool) -> list[Transform]:
         data, augment = self._data, self._data.augment
@@ -285,7 +287,7 @@ class TextGeneration(Task):
 
     def _text_of(self, output: Mapping[str, np.ndarray]) -> str:
         """The text of one example's generated words."""
-        return self.tokeniser.decode(output["words"][: int(output["length"])])
+        return self.tokeniser.decode(output["tokens"][: int(output["length"])])
 
     # --- model -------------------------------------------------------------------------------------------------------------
 
@@ -376,12 +378,10 @@ class TextGeneration(Task):
     # --- predictions -------------------------------------------------------------------------------------------------------
 
     def _predict_text(self, params: Any, collections: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
-        """`words` int32[B, W] that were written, `length` int32[B], `score` float32[B], the sum of their log-probabilities."""
-        variables, inputs = {"params": params, **collections}, {"image": self._picture(batch)}
-        slots = self._data.max_prompt + self._generator.settings.words
-        logits, cache = self._generator.prefill(variables, batch["prompt"], batch["prompt_mask"], inputs, slots=slots)
-        found = self._generator.loop(variables, logits, cache, jax.random.key(self._seed))
-        return {"words": found.words, "length": found.lengths, "score": found.scores}
+        """`tokens` int32[B, W] that were written, `length` int32[B], `score` float32[B], the sum of their log-probabilities."""
+        variables, key = {"params": params, **collections}, jax.random.key(self._generate.seed)
+        found = self._generator.write(variables, batch["prompt"], batch["prompt_mask"], key, image=self._picture(batch))
+        return {"tokens": found.tokens, "length": found.lengths, "score": found.scores}
 
     def _predict_class(self, params: Any, collections: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
         """`answer` int32[B, 1] and its `probability` float32[B, 1] among the classes."""
@@ -426,8 +426,8 @@ class TextGeneration(Task):
         Examples before the prompt are read, and not part of the written text's mean.
         """
         written = self._predict_text(params, collections, batch)
-        text = jnp.concatenate([batch["prompt"], written["words"]], axis=1)
-        real = jnp.arange(written["words"].shape[1])[None] < written["length"][:, None]
+        text = jnp.concatenate([batch["prompt"], written["tokens"]], axis=1)
+        real = jnp.arange(written["tokens"].shape[1])[None] < written["length"][:, None]
         mask = jnp.concatenate([batch["prompt_mask"], real], axis=1)
         pictures = self._picture(batch)
         own = pictures if pictures.ndim == 4 else pictures[:, -1]
@@ -445,15 +445,13 @@ class TextGeneration(Task):
         Answers are compared by the sum of their words' log-probabilities, the end mark's among them, divided by their number to
         the power `config.generate.length_penalty`; the softmax of that is the share of each among all of them.
         """
-        variables, inputs = {"params": params, **collections}, {"image": self._picture(batch)}
-        answer_form = FORMS[self._data.text_form][1]
-        words = [self.tokeniser.fill(ANSWER, {"answer": answer_form(answer)}) for answer in self.candidates]
-        given = likelihood.Given(words, self.tokeniser.padding)
-        slots = self._data.max_prompt + given.words.shape[1] - 1
-        logits, cache = self._generator.prefill(variables, batch["prompt"], batch["prompt_mask"], inputs, slots=slots)
-        sums = likelihood.log_likelihoods(self.model, variables, given, logits, cache)
-        lengths = jnp.asarray(given.lengths, jnp.float32) ** self._generator.settings.length_penalty
-        return best_answers(jax.nn.softmax(sums / lengths[None]), SHOWN)
+        variables, answer_form = {"params": params, **collections}, FORMS[self._data.text_form][1]
+        forms = [self.tokeniser.fill(ANSWER, {"answer": answer_form(answer)}) for answer in self.candidates]
+        answers = ranking.Answers(forms, self.tokeniser.padding)
+        prompt, mask, image = batch["prompt"], batch["prompt_mask"], self._picture(batch)
+        read = writer.read(self.model, variables, prompt, mask, new=answers.new, image=image)
+        scores = ranking.scores(self.model, variables, answers, read, length_penalty=self._generate.length_penalty)
+        return best_answers(jax.nn.softmax(scores), SHOWN)
 
     def _predict_vectors(self, params: Any, collections: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
         """`vector` float32[B, E], what the vision tower makes of the picture."""

@@ -72,7 +72,7 @@ def test_the_work_directory_answers(converted, phantoms):
         "data.limit": 6,
         "data.readers.threads": 1,
         "evals.test.batch_size": 4,
-        "generate.words": 3,
+        "generate.max_new_tokens": 3,
         "compilation_cache": phantoms / "xla",
     }
     settings = [f"--config.{name}={value}" for name, value in changes.items()]

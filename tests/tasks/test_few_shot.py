@@ -26,7 +26,7 @@ CHANGES = {
     "data.shots": SHOTS,
     "data.max_prompt": 120,
     "evals": {"val": {"type": "vqa", "split": "val", "every": "1 steps", "batch_size": 24, "predict": "ranked"}},
-    "generate.words": 4,
+    "generate.max_new_tokens": 4,
 }
 CANDIDATES = ["yes", "no", "liver", "the left side"]
 
@@ -127,10 +127,10 @@ def test_answers_are_the_best_words_after_the_examples(ready, batch, uncached):
     _, task, variables = ready
     made = batch[2]
     found = predicted(task, "answers", variables, made)
-    text, mask = behind(made, np.asarray(found["words"]))
+    text, mask = behind(made, np.asarray(found["tokens"]))
     best = np.asarray(jnp.argmax(uncached(text, mask, made["image"]), axis=-1))
     for row, (start, length) in enumerate(zip(made["prompt_mask"].sum(-1), found["length"], strict=True)):
-        words = [*np.asarray(found["words"])[row, :length].tolist(), task.tokeniser.end][:4]
+        words = [*np.asarray(found["tokens"])[row, :length].tolist(), task.tokeniser.end][:4]
         assert best[row, start - 1 : start - 1 + len(words)].tolist() == words
     # Other pictures before it, other scores of what is asked.
     start = made["prompt_mask"].sum(-1)

@@ -36,7 +36,7 @@ def tiny_config(phantoms, variant="small,classify", **changes):
         "data.limit": LIMIT,
         "data.max_tokens": 64,  # a tokeniser of few texts cuts words into many
         "data.max_prompt": 56,
-        "generate.words": 8,
+        "generate.max_new_tokens": 8,
         "batch_size": LIMIT,
         "report": False,
         "compilation_cache": phantoms / "xla",
@@ -234,7 +234,7 @@ def test_likelihoods_are_those_of_the_loss(task, batch):
     target = np.asarray(next_words(batch, made.tokeniser.padding))
     counted = np.asarray(answer_words(batch))
     np.testing.assert_allclose(found["nll"], (smoothed(logits, target, 0.0) * counted).sum(1), rtol=1e-5)
-    np.testing.assert_array_equal(found["words"], counted.sum(1))
+    np.testing.assert_array_equal(found["tokens"], counted.sum(1))
     np.testing.assert_array_equal(found["right"], ((logits.argmax(-1) == target) & counted).sum(1))
     assert found["class_right"].sum() == (class_logits.argmax(1) == np.asarray(batch["answer_class"])).sum()
 
@@ -382,7 +382,7 @@ def test_answers_are_the_best_words_without_a_cache(finished, run_config, task, 
     params = jax.tree.map(lambda x: x.astype(jnp.float32), saved.restore_model(saved.model_shapes())["params"])
     unseen = batch | {"image": batch["image"][::-1]}  # not what was learnt by heart: texts of any kind
     found = made.predictions["answers"].function(params, {}, unseen)
-    count, words = run_config.generate.words, np.asarray(found["words"])
+    count, words = run_config.generate.max_new_tokens, np.asarray(found["tokens"])
     text = np.zeros((LIMIT, unseen["prompt"].shape[1] + count), np.int32)
     text[:, : unseen["prompt"].shape[1]] = unseen["prompt"]
     length = np.asarray(unseen["prompt_mask"]).sum(1)

@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 
 from jaxvqa import models, paths
+from jaxvqa.decoding import rules
+from jaxvqa.decoding.loop import MANY_TOKENS, Generator, pad, search_of
+from jaxvqa.decoding.search import Beams, Limits, SearchRule, Single
 from jaxvqa.errors import ConfigError
-from jaxvqa.generate import MANY_WORDS, Generator, Settings, pad, restrict
 from jaxvqa.golden import runner
 from tests.made_up import made_up
 
-GOLDEN = Path(__file__).parent / "golden" / "flamingo"
+GOLDEN = Path(__file__).parent.parent / "golden" / "flamingo"
 
 
 @pytest.mark.parametrize(
@@ -101,8 +103,8 @@ def test_the_cache_changes_nothing_for_any_length_and_layout(written, uncached, 
         text, mask = (
             np.stack([np.roll(row, 8 - len(p)) for row, p in zip(x, prompts, strict=True)]) for x in (text, mask)
         )
-    generator = Generator(model, Settings(words=ANSWER))
-    logits, cache = generator.prefill(params, text, mask, {"media": media}, slots=8 + ANSWER)
+    read = Generator(model, Single(Limits(ANSWER))).prefill(params, text, mask, {"media": media})
+    logits, cache = read.logits, read.cache
     decode = jax.jit(lambda word, cache: model.apply(params, word, cache, method="decode"))
     for step in range(ANSWER):
         for row, prompt in enumerate(prompts):
@@ -115,34 +117,34 @@ def test_the_cache_changes_nothing_for_any_length_and_layout(written, uncached, 
 @pytest.mark.parametrize("written", ["gpt2"], indirect=True)
 def test_written_words_are_the_best_ones_and_nothing_compiles_twice(written, score):
     model, params, texts, media = written
-    generator = Generator(model, Settings(words=ANSWER, padding=PADDING), buckets=(8,))
+    generator = Generator(model, Single(Limits(ANSWER, padding=PADDING)), buckets=(8,))
     prompts = [text[:length].tolist() for text, (length, _) in zip(texts, TEXTS, strict=True)]
     result = generator(params, prompts, media=media)
-    logits = score([p + w.tolist() for p, w in zip(prompts, result.words, strict=True)])
+    logits = score([p + w.tolist() for p, w in zip(prompts, result.tokens, strict=True)])
     for row, prompt in enumerate(prompts):
         best = jnp.argmax(logits[row, len(prompt) - 1 : len(prompt) - 1 + ANSWER], axis=-1)
-        np.testing.assert_array_equal(result.words[row], best)
+        np.testing.assert_array_equal(result.tokens[row], best)
     shorter = [prompt[:1] for prompt in prompts]
     generator(params, shorter, media=media)
     assert (generator.prefill._cache_size(), generator.loop._cache_size()) == (1, 1)
     # Rows do not depend on one another.
     again = generator(params, [*prompts[:4], *shorter[4:]], media=media)
-    np.testing.assert_array_equal(again.words[:4], result.words[:4])
+    np.testing.assert_array_equal(again.tokens[:4], result.tokens[:4])
     prepared = generator.prepare(params)
     assert set(prepared) == {"params", "transposed"}
-    np.testing.assert_array_equal(generator(prepared, prompts, media=media).words, result.words)
+    np.testing.assert_array_equal(generator(prepared, prompts, media=media).tokens, result.tokens)
 
 
 @pytest.mark.parametrize("written", ["gpt2"], indirect=True)
 def test_beams_read_their_own_words_only(written, score):
     """The score of a text that beams found, which share a cache, is that of its words all at once."""
     model, params, texts, media = written
-    words = MANY_WORDS
-    settings = Settings(words=words, padding=PADDING, beams=3, length_penalty=0.0)
+    words = MANY_TOKENS
+    search = Beams(Limits(words, padding=PADDING), 3, SearchRule(length_penalty=0.0))
     prompts = [text[:length].tolist() for text, (length, _) in zip(texts, TEXTS, strict=True)]
-    result = Generator(model, settings, buckets=(8,))(params, prompts, media=media)
-    logs = jax.nn.log_softmax(score([p + w.tolist() for p, w in zip(prompts, result.words, strict=True)]))
-    for row, (prompt, written_words) in enumerate(zip(prompts, result.words, strict=True)):
+    result = Generator(model, search, buckets=(8,))(params, prompts, media=media)
+    logs = jax.nn.log_softmax(score([p + w.tolist() for p, w in zip(prompts, result.tokens, strict=True)]))
+    for row, (prompt, written_words) in enumerate(zip(prompts, result.tokens, strict=True)):
         place = np.arange(len(prompt) - 1, len(prompt) - 1 + words)
         np.testing.assert_allclose(result.scores[row], logs[row, place, written_words].sum(), rtol=1e-5)
 
@@ -150,10 +152,10 @@ def test_beams_read_their_own_words_only(written, score):
 @pytest.mark.parametrize("written", ["gpt2"], indirect=True)
 def test_texts_that_do_not_fit_are_refused(written):
     model, params, _, media = written
-    generator = Generator(model, Settings(words=20))
+    generator = Generator(model, Single(Limits(20)))
     with pytest.raises(ConfigError, match="take 36 words; the language model has positions for 24"):
         generator(params, [[1, 2]], media=media[:1])
-    with pytest.raises(ConfigError, match="A prompt has to have a word"):
+    with pytest.raises(ConfigError, match="A prompt has to have a token"):
         generator(params, [[1], []], media=media[:2])
 
 
@@ -190,26 +192,66 @@ def chain():
     return Chain(tuple(map(tuple, table.tolist()))), np.asarray(jax.nn.log_softmax(table))
 
 
-@pytest.mark.parametrize("penalty", [0.0, 0.6, 1.0])
-def test_enough_beams_find_the_best_of_all_texts(chain, penalty):
+RULES = [SearchRule(0.0), SearchRule(0.6), SearchRule(1.0), SearchRule(1.0, with_prompt=True, with_end=False)]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_enough_beams_find_the_best_of_all_texts(chain, rule):
     model, logs = chain
-    words = 4
-    result = Generator(model, Settings(words, STOP, beams=64, length_penalty=penalty))({}, [[0], [2, 3]])
-    for row, last in enumerate((0, 3)):
+    tokens, prompts = 4, [[0], [2, 3]]
+    result = Generator(model, Beams(Limits(tokens, STOP), 64, rule))({}, prompts)
+    for row, prompt in enumerate(prompts):
         best = (-np.inf, ())
-        for text in itertools.product(range(5), repeat=words):
+        for text in itertools.product(range(5), repeat=tokens):
             text = text[: text.index(STOP) + 1] if STOP in text else text
-            total = sum(logs[a, b] for a, b in itertools.pairwise((last, *text)))
-            best = max(best, (total / len(text) ** penalty, text))
+            total = sum(logs[a, b] for a, b in itertools.pairwise((prompt[-1], *text)))
+            length = len(text) - (text[-1] == STOP and not rule.with_end) + rule.with_prompt * len(prompt)
+            best = max(best, (total / length**rule.length_penalty, text))
         length = len(best[1]) - (best[1][-1] == STOP)
         assert int(result.lengths[row]) == length
-        assert tuple(result.words[row, :length].tolist()) == best[1][:length]
+        assert tuple(result.tokens[row, :length].tolist()) == best[1][:length]
         np.testing.assert_allclose(result.scores[row], best[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("beams", [1, 64])
+def test_rules_hold_for_every_search(chain, beams):
+    """The best of all texts of at least two tokens without token 1, where tokens that have occurred are less likely."""
+    model, logs = chain
+    penalty, least, most = 1.7, 2, 3
+    ruled = (rules.RepetitionPenalty(penalty), rules.MinimumLength(least, STOP), rules.Barred((1,)))
+    limits = Limits(most, STOP, rules=ruled)
+    search = Single(limits) if beams == 1 else Beams(limits, beams, SearchRule(0.0))
+    result = Generator(model, search)({}, [[0], [2, 3]])
+
+    def scores(text, written, raw):
+        changed = raw[text[-1]].copy()
+        for token in set(text):
+            changed[token] *= penalty if changed[token] < 0 else 1 / penalty
+        changed[1] = -np.inf
+        if written < least:
+            changed[STOP] = -np.inf
+        return changed
+
+    for row, prompt in enumerate(([0], [2, 3])):
+        best = (-np.inf, ())
+        if beams == 1:
+            text = list(prompt)
+            while len(text) < len(prompt) + most and text[-1] != STOP:
+                text.append(int(scores(text, len(text) - len(prompt), np.asarray(model.table)).argmax()))
+            best = (0.0, tuple(text[len(prompt) :]))
+        for text in itertools.product(range(5), repeat=most) if beams > 1 else ():
+            text = text[: text.index(STOP) + 1] if STOP in text else text
+            total = sum(scores([*prompt, *text[:i]], i, logs)[token] for i, token in enumerate(text))
+            best = max(best, (total, text))
+        length = len(best[1]) - (best[1][-1] == STOP)
+        assert result.tokens[row, : int(result.lengths[row])].tolist() == list(best[1][:length])
+        if beams > 1:
+            np.testing.assert_allclose(result.scores[row], best[0], rtol=1e-5)
 
 
 def test_a_text_ends_at_its_stop_word(chain):
     model, logs = chain
-    result = Generator(model, Settings(12, STOP, padding=1))({}, [[0], [1], [2], [3]])
+    result = Generator(model, Single(Limits(12, STOP, padding=1)))({}, [[0], [1], [2], [3]])
     for row in range(4):
         text, last, total = [], row, 0.0
         while len(text) < 12 and last != STOP:
@@ -217,7 +259,7 @@ def test_a_text_ends_at_its_stop_word(chain):
             total, last = total + logs[last, best], best
             text.append(best)
         text = text[:-1] if text[-1] == STOP else text
-        assert result.words[row].tolist() == text + [1] * (12 - len(text))
+        assert result.tokens[row].tolist() == text + [1] * (12 - len(text))
         assert int(result.lengths[row]) == len(text)
         np.testing.assert_allclose(result.scores[row], total, rtol=1e-5)
 
@@ -225,30 +267,40 @@ def test_a_text_ends_at_its_stop_word(chain):
 def test_draws_follow_the_seed_and_the_probabilities(chain):
     model, logs = chain
     prompts = [[0]] * 2000
-    draw = Generator(model, Settings(1, temperature=2.0))
-    first = draw({}, prompts, seed=1).words[:, 0]
-    np.testing.assert_array_equal(draw({}, prompts, seed=1).words[:, 0], first)
-    assert (draw({}, prompts, seed=2).words[:, 0] != first).mean() > 0.2
+    draw = Generator(model, search_of({"max_new_tokens": 1, "temperature": 2.0}))
+    first = draw({}, prompts, seed=1).tokens[:, 0]
+    np.testing.assert_array_equal(draw({}, prompts, seed=1).tokens[:, 0], first)
+    assert (draw({}, prompts, seed=2).tokens[:, 0] != first).mean() > 0.2
     share = np.bincount(first, minlength=5) / 2000
     np.testing.assert_allclose(share, jax.nn.softmax(logs[0] / 2), atol=0.04)
-    np.testing.assert_array_equal(draw({}, prompts[:3], seed=1).words[:, 0], first[:3])
-    best = Generator(model, Settings(1, temperature=1.0, top_k=1))({}, prompts[:9]).words[:, 0]
+    np.testing.assert_array_equal(draw({}, prompts[:3], seed=1).tokens[:, 0], first[:3])
+    best = Generator(model, search_of({"max_new_tokens": 1, "temperature": 1.0, "top_k": 1}))({}, prompts[:9]).tokens[
+        :, 0
+    ]
     assert set(best.tolist()) == {int(logs[0].argmax())}
 
 
 def test_what_top_k_and_top_p_leave():
     logits = jnp.log(jnp.asarray([[0.1, 0.4, 0.2, 0.3]]))
+    prompt = jnp.zeros((1, 1), jnp.int32)
+    written = rules.Written(prompt, prompt == 0, prompt, jnp.asarray(0))
 
-    def left(top_k, top_p):
-        return np.flatnonzero(np.isfinite(restrict(logits, top_k, top_p))[0]).tolist()
+    def left(*ruled):
+        return np.flatnonzero(np.isfinite(rules.apply(ruled, logits, written))[0]).tolist()
 
-    assert left(0, 1.0) == [0, 1, 2, 3]
-    assert left(2, 1.0) == [1, 3]
-    assert left(9, 0.1) == [1]
-    assert left(0, 0.65) == [1, 3]
-    assert left(0, 0.75) == [1, 2, 3]
+    assert left() == [0, 1, 2, 3]
+    assert left(rules.TopK(2)) == [1, 3]
+    assert left(rules.TopK(9), rules.TopP(0.1)) == [1]
+    assert left(rules.TopP(0.65)) == [1, 3]
+    assert left(rules.TopP(0.75)) == [1, 2, 3]
+    assert left(rules.TopK(2), rules.TopP(0.75)) == [1, 3]
 
 
-def test_settings_that_fit_nothing_are_told_together():
-    with pytest.raises(ConfigError, match=r"words is 0.*top_p is 0.*temperature has to be 0"):
-        Settings(words=0, top_p=0.0, beams=2, temperature=1.0)
+def test_what_a_config_names_is_a_search():
+    drawn = search_of({"max_new_tokens": 3, "temperature": 0.5, "top_k": 2, "top_p": 0.9}, end=STOP, padding=1)
+    assert drawn == Single(Limits(3, STOP, 1, (rules.Temperature(0.5), rules.TopK(2), rules.TopP(0.9))), draw=True)
+    best = {"max_new_tokens": 3, "beams": 1, "length_penalty": 0.5, "temperature": 0.0, "top_k": 2, "top_p": 1.0}
+    assert search_of(best) == Single(Limits(3))
+    assert search_of(best | {"beams": 4}) == Beams(Limits(3), 4, SearchRule(0.5))
+    with pytest.raises(ConfigError, match=r"beams is 4 and config.generate.temperature 1"):
+        search_of(best | {"beams": 4, "temperature": 1.0})

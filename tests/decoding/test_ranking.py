@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxvqa import likelihood, models, paths
-from jaxvqa.generate import Generator, Settings, pad
+from jaxvqa import models, paths
+from jaxvqa.decoding import ranking, writer
+from jaxvqa.decoding.loop import pad
 
 IMAGE, PADDING = 10, 0
 SMALL = {
@@ -32,21 +33,28 @@ ANSWERS = ([4], [5, 9], [4, 3, 2, 9], [IMAGE, 6, 9], [5, 9, 9])
 def test_likelihoods_are_those_of_whole_texts(language, together, monkeypatch):
     """Whatever the lengths, with images in prompt and answer, and however many answers are read at a time."""
     model, variables, media = made(language)
-    monkeypatch.setattr(likelihood, "POSITIONS", together * len(PROMPTS) * 3)
+    monkeypatch.setattr(ranking, "POSITIONS", together * len(PROMPTS) * 3)
     text, mask = pad(PROMPTS, PADDING, (8,))
-    given = likelihood.Given(ANSWERS, PADDING)
-    assert given.lengths.tolist() == [1, 2, 4, 3, 3]
-    logits, cache = Generator(model, Settings()).prefill(variables, text, mask, {"media": media}, slots=11)
-    found = jax.jit(lambda *x: likelihood.log_likelihoods(model, x[0], given, *x[1:]))(variables, logits, cache)
+    answers = ranking.Answers(ANSWERS, PADDING)
+    assert answers.lengths.tolist() == [1, 2, 4, 3, 3]
+
+    @jax.jit
+    def likelihoods(variables, text, mask, media):
+        read = writer.read(model, variables, text, mask, new=answers.new, media=media)
+        return ranking.log_likelihoods(model, variables, answers, read)
+
+    found = likelihoods(variables, text, mask, media)
     np.testing.assert_allclose(found, whole(language), atol=2e-5)
 
 
 def test_answers_of_one_word_need_no_second_reading():
     model, variables, media = made("gpt2")
     text, mask = pad(PROMPTS, PADDING, (8,))
-    logits, cache = Generator(model, Settings()).prefill(variables, text, mask, {"media": media}, slots=11)
-    found = likelihood.log_likelihoods(model, variables, likelihood.Given([[5], [6]], PADDING), logits, cache)
-    np.testing.assert_allclose(found, jax.nn.log_softmax(logits)[:, 5:7], rtol=1e-6)
+    answers = ranking.Answers([[5], [6]], PADDING)
+    assert answers.new == 0
+    read = jax.jit(lambda v, *x: writer.read(model, v, x[0], x[1], new=0, media=x[2]))(variables, text, mask, media)
+    found = ranking.log_likelihoods(model, variables, answers, read)
+    np.testing.assert_allclose(found, jax.nn.log_softmax(read.logits)[:, 5:7], rtol=1e-6)
 
 
 _MADE, _WHOLE = {}, {}
