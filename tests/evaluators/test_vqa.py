@@ -24,7 +24,7 @@ QUESTIONS = [
     question(13, 6, ["Yes"] * 9 + ["no"], "yes/no"),  # only the rule since 2021 knows no capitals
     question(14, 6, ["red"] * 10),
 ]
-CHOICES = ("yes", "the dog", "red", "blue")
+CHOICES = ("yes", "the dog", "blue", "red")
 
 
 def scored(answers, tmp_path, questions=QUESTIONS, rule="soft", splits=(), **row):
@@ -32,7 +32,7 @@ def scored(answers, tmp_path, questions=QUESTIONS, rule="soft", splits=(), **row
 
 
 def test_both_rules_and_the_groups(tmp_path):
-    values = scored([0, 1, 0, 2], tmp_path)
+    values = scored([0, 1, 0, 3], tmp_path)
     shares = {name: value for name, value in values.items() if not name.endswith(("low", "high"))}
     assert shares == pytest.approx(
         {
@@ -49,14 +49,14 @@ def test_both_rules_and_the_groups(tmp_path):
         **{"answer_type": "other", "annotators": ["dog"] * 2 + ["cat"] * 8, "accuracy": rows[1]["accuracy"]},
     }
     taken = json.loads((tmp_path / "predictions/val_7_evalai.json").read_text())
-    assert taken == [{"answer": CHOICES[i], "question_id": 11 + n} for n, i in enumerate([0, 1, 0, 2])]
+    assert taken == [{"answer": CHOICES[i], "question_id": 11 + n} for n, i in enumerate([0, 1, 0, 3])]
 
 
 @pytest.mark.parametrize(("images", "count"), [((5, 5, 6, 6), 2), ((1, 2, 3, 4), 4), ((7, 7, 7, 7), 1)])
 def test_intervals_count_images(tmp_path, images, count):
     """Of as many alike images with all of their answers right, Clopper and Pearson's lower end is 0.025^(1 / images)."""
     asked = [question(n, image, ["red"] * 10) for n, image in enumerate(images)]
-    values = scored([2] * 4, tmp_path, asked)
+    values = scored([3] * 4, tmp_path, asked)
     for name in ("accuracy", "accuracy_since_2021"):
         assert values[name] == 100
         assert values[f"{name}/low"] == pytest.approx(100 * 0.025 ** (1 / count))
@@ -64,10 +64,13 @@ def test_intervals_count_images(tmp_path, images, count):
 
 
 def test_without_an_answer_a_question_is_wrong(tmp_path, caplog):
-    values = scored([0, -1, -1, 2], tmp_path)
-    assert values["accuracy"] == values["accuracy_since_2021"] == values["unanswered"] == 50
-    assert "2 of 4 questions have no answer: [12, 13]" in caplog.text
-    row = json.loads((tmp_path / "predictions/val_7.jsonl").read_text().splitlines()[1])
+    """Whichever answer the list begins or ends with: those would be right here."""
+    values = scored([-1, 1, 0, -1], tmp_path)
+    assert values["accuracy"] == pytest.approx(100 * (0 + 0.6 + 0 + 0) / 4)
+    assert values["accuracy_since_2021"] == pytest.approx(100 * (0 + 0.6 + 1 + 0) / 4)
+    assert values["unanswered"] == 50
+    assert "2 of 4 questions have no answer: [11, 14]" in caplog.text
+    row = json.loads((tmp_path / "predictions/val_7.jsonl").read_text().splitlines()[0])
     assert (row["answer"], row["probability"], row["unanswered"], row["accuracy"]) == ("", 0, True, 0)
 
 
