@@ -132,9 +132,12 @@ class Summary:
 
     def rounded(self, decimals: int = 2) -> "Summary":
         """Returns the percentages as the official script reports them: each rounded on its own, at the end."""
-        groups = (self.by_answer_type, self.by_question_type, self.per_question)
-        rounded = ({key: round(value, decimals) for key, value in group.items()} for group in groups)
-        return Summary(round(self.overall, decimals), *rounded)
+
+        def each(values: dict[Any, float]) -> dict[Any, float]:
+            return {key: round(value, decimals) for key, value in values.items()}
+
+        by_types = each(self.by_answer_type), each(self.by_question_type)
+        return Summary(round(self.overall, decimals), *by_types, each(self.per_question))
 
 
 def summarise(predictions: Mapping[int, str], annotations: Sequence[Mapping[str, Any]]) -> Summary:

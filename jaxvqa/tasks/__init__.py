@@ -20,9 +20,13 @@ from jaxvqa.data.transforms import Transform
 from jaxvqa.errors import ConfigError, nearest
 from jaxvqa.state import Kinds, TrainState
 from jaxvqa.tasks.predictions import Predict
+from jaxvqa.types import Batch, Collections, Params, Rngs
 
 Metrics = dict[str, tuple[Float[Array, ""], Float[Array, ""]]]
 """Metrics by name, each a (sum, count): merged by adding, over microbatches, steps, devices and hosts."""
+
+Loss = tuple[Float[Array, ""], tuple[Metrics, Collections]]
+"""What a task's loss gives: the loss of a batch, its metrics, and the updated other collections."""
 
 Assets = dict[str, Any]
 """JSON values that turn text into a model's numbers and back: vocabulary, answer list. Saved in every checkpoint."""
@@ -83,7 +87,7 @@ class Task(Protocol):
     def init_batch(self, batch_size: int) -> dict[str, np.ndarray]:
         """An all-zero batch of the right shapes and dtypes: to trace with, and to initialise from."""
 
-    def init(self, key: Key[Array, ""]) -> Mapping[str, Any]:
+    def init(self, key: Key[Array, ""]) -> Collections:
         """Fresh variables: "params" and the model's other collections."""
 
     def before(self, state: TrainState) -> TrainState:
@@ -91,15 +95,8 @@ class Task(Protocol):
         return state
 
     def loss(
-        self,
-        params: Any,
-        collections: Any,
-        batch: Mapping[str, Array],
-        rngs: Mapping[str, Key[Array, ""]],
-        *,
-        train: bool,
-        epoch: ArrayLike = 0.0,
-    ) -> tuple[Float[Array, ""], tuple[Metrics, Any]]:
+        self, params: Params, collections: Collections, batch: Batch, rngs: Rngs, *, train: bool, epoch: ArrayLike = 0.0
+    ) -> Loss:
         """The loss of a batch, summed over its real examples, with metrics and the updated other collections.
 
         Args:

@@ -12,17 +12,14 @@ from jaxtyping import Array, ArrayLike, Float, Key
 
 from jaxvqa import models
 from jaxvqa.data import transforms
-from jaxvqa.data.answers import ANSWER_RULES, AnswerList
+from jaxvqa.data.answers import AnswerList
 from jaxvqa.data.data_set import DataSet
 from jaxvqa.data.text import Vocabulary, load_glove, tokenise
-from jaxvqa.errors import ConfigError
 from jaxvqa.precision import widened
-from jaxvqa.tasks import Assets, Metrics, Starts, Task, started
-from jaxvqa.tasks.assets import answers_of, words_of
+from jaxvqa.tasks import Assets, Loss, Starts, Task, started
+from jaxvqa.tasks.assets import answer_rule, answers_of, words_of
 from jaxvqa.tasks.predictions import Predict, best_answers
-
-SHOWN = 5
-"""How many of the best answers an explanation lists."""
+from jaxvqa.types import Arrays, Batch, Collections, Params, Rngs
 
 
 class AnswerClassification(Task):
@@ -32,11 +29,7 @@ class AnswerClassification(Task):
 
     def __init__(self, config: ml_collections.ConfigDict, assets: Assets):
         """Args: the whole config, and assets with `vocabulary`, `answers` (lists of str) and `region_width`."""
-        if config.data.answers.rule not in ANSWER_RULES:
-            raise ConfigError(
-                f"config.data.answers.rule is {config.data.answers.rule!r}; known are {', '.join(ANSWER_RULES)}."
-            )
-        self.assets, self.answer_rule = assets, config.data.answers.rule
+        self.assets, self.answer_rule = assets, answer_rule(config)
         self.vocabulary = Vocabulary(tuple(assets["vocabulary"]))
         self.answers = AnswerList(tuple(assets["answers"]))
         self._data = config.data
@@ -110,22 +103,15 @@ class AnswerClassification(Task):
 
     # --- model ---------------------------------------------------------------------------------------------------------
 
-    def init(self, key: Key[Array, ""]) -> Mapping[str, Any]:
+    def init(self, key: Key[Array, ""]) -> Collections:
         """Fresh variables."""
         batch = {name: jnp.asarray(array) for name, array in self.init_batch(1).items()}
         variables = self.model.init({"params": key}, regions=batch["regions"], question=batch["question"])
         return started(variables, self.starts)
 
     def loss(
-        self,
-        params: Any,
-        collections: Any,
-        batch: Mapping[str, Array],
-        rngs: Mapping[str, Key[Array, ""]],
-        *,
-        train: bool,
-        epoch: ArrayLike = 0.0,
-    ) -> tuple[Float[Array, ""], tuple[Metrics, Any]]:
+        self, params: Params, collections: Collections, batch: Batch, rngs: Rngs, *, train: bool, epoch: ArrayLike = 0.0
+    ) -> Loss:
         """Summed binary cross-entropy with logits; metrics `loss` (an example) and `accuracy` (the chosen answer's score)."""
         logits, _ = self.model.apply(
             {"params": params, **collections},
@@ -140,9 +126,9 @@ class AnswerClassification(Task):
         count = jnp.sum(mask)
         return loss, ({"loss": (loss, count), "accuracy": (jnp.sum(chosen * mask), count)}, collections)
 
-    def _predict_with_attention(self, params: Any, collections: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
+    def _predict_with_attention(self, params: Params, collections: Collections, batch: Batch) -> Arrays:
         logits, out = self.model.apply(
             {"params": params, **collections}, regions=batch["regions"], question=batch["question"]
         )
         maps = {name: out[name] for name in ("region_attention", "question_attention")}
-        return best_answers(jax.nn.sigmoid(logits.astype(jnp.float32)), SHOWN) | maps
+        return best_answers(jax.nn.sigmoid(logits.astype(jnp.float32))) | maps

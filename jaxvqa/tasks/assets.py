@@ -2,13 +2,28 @@
 
 from typing import TypeVar
 
-from jaxvqa.data.answers import AnswerList
+from jaxvqa.data.answers import ANSWER_RULES, AnswerList
 from jaxvqa.data.data_set import DataSet
 from jaxvqa.data.rad_text import RadVocabulary
 from jaxvqa.data.text import Vocabulary
-from jaxvqa.errors import DataError
+from jaxvqa.errors import ConfigError, DataError, nearest
+from jaxvqa.types import Config
 
 _Answers = TypeVar("_Answers", bound=AnswerList)
+
+
+def answer_rule(config: Config) -> str:
+    """The rule of a config by which answers are scored.
+
+    Raises:
+      ConfigError: it is not one of `ANSWER_RULES`.
+    """
+    rule = config.data.answers.rule
+    if rule not in ANSWER_RULES:
+        raise ConfigError(
+            f"config.data.answers.rule is {rule!r}; known are {', '.join(ANSWER_RULES)}.{nearest(rule, ANSWER_RULES)}"
+        )
+    return rule
 
 
 def answers_of(kind: type[_Answers], data: DataSet) -> list[str]:

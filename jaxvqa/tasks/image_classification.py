@@ -15,16 +15,13 @@ from jaxtyping import Array, ArrayLike, Float, Int, Key
 
 from jaxvqa import losses, models, voting
 from jaxvqa.data import images, transforms
-from jaxvqa.data.answers import ANSWER_RULES
 from jaxvqa.data.data_set import DataSet
 from jaxvqa.data.med_text import DiseaseList
 from jaxvqa.errors import ConfigError
-from jaxvqa.tasks import Assets, Metrics, Task
-from jaxvqa.tasks.assets import answers_of
+from jaxvqa.tasks import Assets, Loss, Task
+from jaxvqa.tasks.assets import answer_rule, answers_of
 from jaxvqa.tasks.predictions import Predict, best_answers
-
-SHOWN = 5
-"""How many of the best answers an explanation lists."""
+from jaxvqa.types import Arrays, Batch, Collections, Params, Rngs
 
 
 @dataclass(frozen=True)
@@ -69,13 +66,9 @@ class ImageClassification(Task):
           ConfigError: an option is not known, or there are no pictures.
         """
         data, loss = config.data, config.loss
-        if data.answers.rule not in ANSWER_RULES:
-            raise ConfigError(
-                f"config.data.answers.rule is {data.answers.rule!r}; known are {', '.join(ANSWER_RULES)}."
-            )
         if not data.images:
             raise ConfigError("config.data.images is empty; image_classification answers by the picture alone.")
-        self.assets, self.answer_rule, self._data = assets, data.answers.rule, data
+        self.assets, self.answer_rule, self._data = assets, answer_rule(config), data
         self.classes = DiseaseList(tuple(assets["answers"]))
         self._masks: dict[str, list[int]] = dict(assets["masks"])
         self._allowed = voting.allowed_classes(self._masks, len(self.classes))
@@ -158,20 +151,13 @@ class ImageClassification(Task):
 
     # --- model -------------------------------------------------------------------------------------------------------------
 
-    def init(self, key: Key[Array, ""]) -> Mapping[str, Any]:
+    def init(self, key: Key[Array, ""]) -> Collections:
         """Fresh variables."""
         return self.model.init({"params": key}, image=images.normalised(jnp.asarray(self.init_batch(1)["image"])))
 
     def loss(
-        self,
-        params: Any,
-        collections: Any,
-        batch: Mapping[str, Array],
-        rngs: Mapping[str, Key[Array, ""]],
-        *,
-        train: bool,
-        epoch: ArrayLike = 0.0,
-    ) -> tuple[Float[Array, ""], tuple[Metrics, Any]]:
+        self, params: Params, collections: Collections, batch: Batch, rngs: Rngs, *, train: bool, epoch: ArrayLike = 0.0
+    ) -> Loss:
         """The loss summed over the batch; metrics `loss` and `accuracy`, of mixed pictures by their shares in training."""
         pictures = images.normalised(batch["image"])
         mixup = None
@@ -201,7 +187,9 @@ class ImageClassification(Task):
         count = jnp.maximum(jnp.sum(targets >= 0).astype(jnp.float32), 1)
         return loss, ({"loss": (loss, count), "accuracy": (total(_right), count)}, {**collections, **updates})
 
-    def _logits(self, params: Any, collections: Any, image: Array, *, flip: bool = False) -> Float[Array, "B A"]:
+    def _logits(
+        self, params: Params, collections: Collections, image: Array, *, flip: bool = False
+    ) -> Float[Array, "B A"]:
         """The logits; with `flip` their mean over the picture and its mirror image."""
         views = [image, image[:, :, ::-1]] if flip else [image]
         logits = [
@@ -210,27 +198,19 @@ class ImageClassification(Task):
         return sum(logits[1:], logits[0]) / len(views)
 
     def _predict_answers(
-        self,
-        params: Any,
-        collections: Any,
-        batch: Mapping[str, Array],
-        *,
-        rule: Callable[..., Array],
-        flip: bool = False,
-    ) -> dict[str, Array]:
+        self, params: Params, collections: Collections, batch: Batch, *, rule: Callable[..., Array], flip: bool = False
+    ) -> Arrays:
         """`answer` int32[B, 1], -1 for none, and its `probability` float32[B, 1] among all classes, 0 for none."""
         logits = self._logits(params, collections, batch["image"], flip=flip)
         answer = rule(logits, jnp.asarray(self._allowed)[batch["modality"]])[:, None]
         probability = jnp.take_along_axis(jax.nn.softmax(logits), jnp.maximum(answer, 0), axis=-1)
         return {"answer": answer, "probability": jnp.where(answer < 0, 0, probability)}
 
-    def _predict_best(self, params: Any, collections: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
+    def _predict_best(self, params: Params, collections: Collections, batch: Batch) -> Arrays:
         """The best answers int32[B, 5] and probabilities, masks aside."""
-        return best_answers(jax.nn.softmax(self._logits(params, collections, batch["image"])), SHOWN)
+        return best_answers(jax.nn.softmax(self._logits(params, collections, batch["image"])))
 
-    def _predict_logits(
-        self, params: Any, collections: Any, batch: Mapping[str, Array], *, flip: bool = False
-    ) -> dict[str, Array]:
+    def _predict_logits(self, params: Params, collections: Collections, batch: Batch, *, flip: bool = False) -> Arrays:
         """`logits` float32[B, A]: what several models vote with (`jaxvqa.ensemble`)."""
         return {"logits": self._logits(params, collections, batch["image"], flip=flip)}
 

@@ -1,13 +1,13 @@
 """Pre-training of one of CMSA's image branches: a task of its images, and whether a question fits them (spec, section 10)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
-from jaxtyping import Array, ArrayLike, Float, Key
+from jaxtyping import Array, ArrayLike, Key
 
 from jaxvqa import models
 from jaxvqa.data import images, transforms
@@ -15,8 +15,9 @@ from jaxvqa.data.data_set import DataSet
 from jaxvqa.data.rad_text import RadVocabulary
 from jaxvqa.errors import DataError
 from jaxvqa.metrics.segmentation import mean_iou
-from jaxvqa.tasks import Assets, Metrics, Task
+from jaxvqa.tasks import Assets, Loss, Metrics, Task
 from jaxvqa.tasks.predictions import Predict
+from jaxvqa.types import Arrays, Batch, Collections, Params, Rngs
 
 SPLITS = {True: "train", False: "test"}
 """Whether in training -> split of the question list that is drawn from."""
@@ -124,21 +125,14 @@ class MultiTaskPretraining(Task):
 
     # --- model -------------------------------------------------------------------------------------------------------------
 
-    def init(self, key: Key[Array, ""]) -> Mapping[str, Any]:
+    def init(self, key: Key[Array, ""]) -> Collections:
         """Fresh variables."""
         image, question = (jnp.asarray(self.init_batch(1)[key]) for key in ("image", "question"))
         return self.model.init({"params": key}, image=images.normalised(image), question=question)
 
     def loss(
-        self,
-        params: Any,
-        collections: Any,
-        batch: Mapping[str, Array],
-        rngs: Mapping[str, Key[Array, ""]],
-        *,
-        train: bool,
-        epoch: ArrayLike = 0.0,
-    ) -> tuple[Float[Array, ""], tuple[Metrics, Any]]:
+        self, params: Params, collections: Collections, batch: Batch, rngs: Rngs, *, train: bool, epoch: ArrayLike = 0.0
+    ) -> Loss:
         """The weighted sum of both losses, and metrics.
 
         These are `loss` and its parts (an example), `accuracy` of the pixels' classes or the image's, and `compatibility`,
@@ -166,7 +160,7 @@ class MultiTaskPretraining(Task):
         }
         return loss, (metrics, {**collections, **updates})
 
-    def _apply(self, params: Any, collections: Any, batch: Mapping[str, Array], *, train: bool, **options: Any) -> Any:
+    def _apply(self, params: Params, collections: Collections, batch: Batch, *, train: bool, **options: Any) -> Any:
         (logits, _), updates = self.model.apply(
             {"params": params, **collections},
             image=images.normalised(batch["image"]),
@@ -177,7 +171,7 @@ class MultiTaskPretraining(Task):
         )
         return logits, updates
 
-    def _predict_scores(self, params: Any, collections: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
+    def _predict_scores(self, params: Params, collections: Collections, batch: Batch) -> Arrays:
         """Each example's score in [0, 1]: `iou` of a segmentation or `accuracy` of a class, and `compatibility`."""
         (image_logits, fits_logits), _ = self._apply(params, collections, batch, train=False)
         chosen = jnp.argmax(image_logits, axis=-1)

@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,9 @@ from jaxtyping import Array, Float
 
 from jaxvqa.data.few_shot import Shots
 from jaxvqa.types import Arrays, Batch, Collections, Params
+
+SHOWN = 5
+"""How many of the best answers an explanation lists."""
 
 
 @dataclass(frozen=True)
@@ -96,10 +100,18 @@ class Predict:
         return Prediction(answers, outputs=output)
 
 
-def best_answers(scores: Float[Array, "B A"], count: int) -> Arrays:
+def best_answers(scores: Float[Array, "B A"], count: int = SHOWN) -> Arrays:
     """The `count` best answers, or all: `answer` int32[B, K], best first, and their scores as `probability` float32[B, K].
 
     Ties go to the first answer, as in the originals; top_k keeps that order.
     """
     probability, answer = jax.lax.top_k(scores, min(count, scores.shape[-1]))
     return {"answer": answer, "probability": probability}
+
+
+def grid_boxes(example: Mapping[str, Any], cells: int) -> Float[np.ndarray, "R 4"]:
+    """The boxes of `cells` by `cells` equal cells of an example's image, row by row: x1, y1, x2, y2 in its own pixels."""
+    rows, columns = np.meshgrid(np.arange(cells), np.arange(cells), indexing="ij")
+    corners = np.stack([columns, rows, columns + 1, rows + 1], axis=-1).reshape(-1, 4) / cells
+    width, height = int(example["image_w"]), int(example["image_h"])
+    return (corners * [width, height, width, height]).astype(np.float32)

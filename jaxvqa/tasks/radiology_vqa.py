@@ -12,22 +12,18 @@ from jaxtyping import Array, ArrayLike, Float, Key
 
 from jaxvqa import models
 from jaxvqa.data import images, transforms
-from jaxvqa.data.answers import ANSWER_RULES
 from jaxvqa.data.data_set import DataSet
 from jaxvqa.data.rad_text import RadAnswerList, RadVocabulary, load_vectors, second_embedding, tfidf, tokenise
 from jaxvqa.errors import ConfigError
 from jaxvqa.models.cmsa import ORGANS
 from jaxvqa.state import Kinds
-from jaxvqa.tasks import Assets, Metrics, Starts, Task, started
-from jaxvqa.tasks.assets import answers_of, words_of
-from jaxvqa.tasks.predictions import Predict, best_answers
+from jaxvqa.tasks import Assets, Loss, Starts, Task, started
+from jaxvqa.tasks.assets import answer_rule, answers_of, words_of
+from jaxvqa.tasks.predictions import Predict, best_answers, grid_boxes
+from jaxvqa.types import Arrays, Batch, Collections, Params, Rngs
 
 PICTURES = {"image": ("image_size", 3), "image_84": ("maml_size", 1), "image_128": ("autoencoder_size", 1)}
 """A model's input -> the field of `config.data` with its size, and its channels."""
-
-
-SHOWN = 5
-"""How many of the best answers an explanation lists."""
 
 
 class RadiologyVqa(Task):
@@ -45,13 +41,9 @@ class RadiologyVqa(Task):
 
     def __init__(self, config: ml_collections.ConfigDict, assets: Assets):
         """Args: the whole config, and assets with `vocabulary` and `answers` (lists of str)."""
-        if config.data.answers.rule not in ANSWER_RULES:
-            raise ConfigError(
-                f"config.data.answers.rule is {config.data.answers.rule!r}; known are {', '.join(ANSWER_RULES)}."
-            )
         if len(config.data.organs) != len(ORGANS):
             raise ConfigError(f"config.data.organs is {config.data.organs!r}; expected one value for each of {ORGANS}.")
-        self.assets, self.answer_rule = assets, config.data.answers.rule
+        self.assets, self.answer_rule = assets, answer_rule(config)
         self.vocabulary = RadVocabulary(tuple(assets["vocabulary"]))
         self.answers = RadAnswerList(tuple(assets["answers"]))
         self._data, self._loss = config.data, config.loss
@@ -150,15 +142,11 @@ class RadiologyVqa(Task):
         """The cells of the map that the model attends to, row by row: x1, y1, x2, y2 in the picture's own pixels."""
         if self._data.blind or not self._data.images or "image" not in self._sizes:
             return np.zeros((0, 4), np.float32)
-        cells = -(-self._sizes["image"][0] // 32)
-        rows, columns = np.meshgrid(np.arange(cells), np.arange(cells), indexing="ij")
-        corners = np.stack([columns, rows, columns + 1, rows + 1], axis=-1).reshape(-1, 4) / cells
-        width, height = int(example["image_w"]), int(example["image_h"])
-        return (corners * [width, height, width, height]).astype(np.float32)
+        return grid_boxes(example, -(-self._sizes["image"][0] // 32))
 
     # --- model -------------------------------------------------------------------------------------------------------------
 
-    def init(self, key: Key[Array, ""]) -> Mapping[str, Any]:
+    def init(self, key: Key[Array, ""]) -> Collections:
         """Fresh variables."""
         batch = {name: jnp.asarray(array) for name, array in self.init_batch(1).items()}
         variables = started(self.model.init({"params": key}, **self._inputs(batch)), self.starts)
@@ -168,15 +156,8 @@ class RadiologyVqa(Task):
         return variables
 
     def loss(
-        self,
-        params: Any,
-        collections: Any,
-        batch: Mapping[str, Array],
-        rngs: Mapping[str, Key[Array, ""]],
-        *,
-        train: bool,
-        epoch: ArrayLike = 0.0,
-    ) -> tuple[Float[Array, ""], tuple[Metrics, Any]]:
+        self, params: Params, collections: Collections, batch: Batch, rngs: Rngs, *, train: bool, epoch: ArrayLike = 0.0
+    ) -> Loss:
         """The loss summed over the batch; metrics `loss` and its parts (an example), `accuracy`, `organ_accuracy`."""
         variables = {"params": params, **{name: tree for name, tree in collections.items() if name != "losses"}}
         (logits, out), updates = self.model.apply(
@@ -206,16 +187,16 @@ class RadiologyVqa(Task):
             error = jnp.sum(error * mask) / jnp.maximum(count, 1)
             metrics["reconstruction_error"] = (error, jnp.ones(()))
             loss += self._loss.reconstruction * error
-        return loss, (metrics | {"loss": (loss, count)}, collections | dict(updates))
+        return loss, (metrics | {"loss": (loss, count)}, {**collections, **updates})
 
-    def _inputs(self, batch: Mapping[str, Array]) -> dict[str, Any]:
+    def _inputs(self, batch: Batch) -> dict[str, Any]:
         """What the model reads, by keyword."""
         return {"question": batch["question"]} | {name: images.normalised(batch[name]) for name in self._sizes}
 
-    def _predict_with_attention(self, params: Any, collections: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
+    def _predict_with_attention(self, params: Params, collections: Collections, batch: Batch) -> Arrays:
         variables = {"params": params, **{name: tree for name, tree in collections.items() if name != "losses"}}
         logits, out = self.model.apply(variables, **self._inputs(batch))
-        predicted = best_answers(jax.nn.sigmoid(logits), SHOWN)
+        predicted = best_answers(jax.nn.sigmoid(logits))
         if "organ_logits" in out:
             predicted["organ_right"] = (jnp.argmax(out["organ_logits"], axis=-1) == batch["organ"]).astype(jnp.float32)
         maps = ("region_attention", "question_attention")

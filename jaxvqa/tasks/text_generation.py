@@ -25,9 +25,10 @@ from jaxvqa.errors import ConfigError, DataError, nearest
 from jaxvqa.inputs import read_json
 from jaxvqa.models.flamingo import parse_compat
 from jaxvqa.precision import widened
-from jaxvqa.tasks import Assets, Metrics, Task
+from jaxvqa.tasks import Assets, Loss, Metrics, Task
 from jaxvqa.tasks.assets import answers_of
-from jaxvqa.tasks.predictions import Predict, best_answers
+from jaxvqa.tasks.predictions import Predict, best_answers, grid_boxes
+from jaxvqa.types import Arrays, Batch, Collections, Params, Rngs
 
 
 class VerbatimList(AnswerList):
@@ -46,9 +47,6 @@ ANSWER_LISTS: Mapping[str, type[AnswerList]] = {
     "verbatim": VerbatimList,
 }
 """`config.data.answers.form` -> the list of classes."""
-
-SHOWN = 5
-"""How many of the best classes an explanation lists, and of the best given answers `ranked`."""
 
 CLOSED = ("yes", "no")
 """The answers that `ranked` chooses from without a list."""
@@ -279,11 +277,7 @@ class TextGeneration(Task):
             return np.zeros((0, 4), np.float32)
         if self._regions:
             return np.asarray(example["boxes"], np.float32)[: self._data.max_regions]
-        cells = self.model.patches_a_side(self._data.image_size)
-        rows, columns = np.meshgrid(np.arange(cells), np.arange(cells), indexing="ij")
-        corners = np.stack([columns, rows, columns + 1, rows + 1], axis=-1).reshape(-1, 4) / cells
-        width, height = int(example["image_w"]), int(example["image_h"])
-        return (corners * [width, height, width, height]).astype(np.float32)
+        return grid_boxes(example, self.model.patches_a_side(self._data.image_size))
 
     def _text_of(self, output: Mapping[str, np.ndarray]) -> str:
         """The text of one example's generated words."""
@@ -291,17 +285,17 @@ class TextGeneration(Task):
 
     # --- model -------------------------------------------------------------------------------------------------------------
 
-    def init(self, key: Key[Array, ""]) -> Mapping[str, Any]:
+    def init(self, key: Key[Array, ""]) -> Collections:
         """Fresh variables."""
         batch = {name: jnp.asarray(array) for name, array in self.init_batch(1).items()}
         return self.model.init({"params": key}, **self._inputs(batch))
 
-    def _inputs(self, batch: Mapping[str, Array]) -> dict[str, Any]:
+    def _inputs(self, batch: Batch) -> dict[str, Any]:
         """What the model reads of whole texts, by keyword."""
         names = ("text", "text_mask", "question_end")
         return {"image": self._picture(batch)} | {name: batch[name] for name in names}
 
-    def _picture(self, batch: Mapping[str, Array]) -> Float[Array, "B *k H W C"]:
+    def _picture(self, batch: Batch) -> Float[Array, "B *k H W C"]:
         picture = batch["image"]
         if self._regions:
             return widened(picture)
@@ -309,15 +303,8 @@ class TextGeneration(Task):
         return flat.reshape(picture.shape)
 
     def loss(
-        self,
-        params: Any,
-        collections: Any,
-        batch: Mapping[str, Array],
-        rngs: Mapping[str, Key[Array, ""]],
-        *,
-        train: bool,
-        epoch: ArrayLike = 0.0,
-    ) -> tuple[Float[Array, ""], tuple[Metrics, Any]]:
+        self, params: Params, collections: Collections, batch: Batch, rngs: Rngs, *, train: bool, epoch: ArrayLike = 0.0
+    ) -> Loss:
         """The loss, by words or, where classes are learnt too, by examples; metrics `loss`, `accuracy` and those of its parts.
 
         `accuracy` is the share of right classes, without a class head of right words among the answers'. `gate/…` are the gates
@@ -369,7 +356,7 @@ class TextGeneration(Task):
             loss, count = sum(total / n for total, n in parts) * examples, examples
         return loss, (metrics | {"loss": (loss, count)}, {**collections, **updates})
 
-    def _learnt(self, batch: Mapping[str, Array]) -> Bool[Array, "B T"]:
+    def _learnt(self, batch: Batch) -> Bool[Array, "B T"]:
         """The positions whose next words count: all of a text, the last of which foretells padding (Q8), or the answer's."""
         if self._loss.prompt:
             return batch["text_mask"]
@@ -377,18 +364,18 @@ class TextGeneration(Task):
 
     # --- predictions -------------------------------------------------------------------------------------------------------
 
-    def _predict_text(self, params: Any, collections: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
+    def _predict_text(self, params: Params, collections: Collections, batch: Batch) -> Arrays:
         """`tokens` int32[B, W] that were written, `length` int32[B], `score` float32[B], the sum of their log-probabilities."""
         variables, key = {"params": params, **collections}, jax.random.key(self._generate.seed)
         found = self._generator.write(variables, batch["prompt"], batch["prompt_mask"], key, image=self._picture(batch))
         return {"tokens": found.tokens, "length": found.lengths, "score": found.scores}
 
-    def _predict_class(self, params: Any, collections: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
+    def _predict_class(self, params: Params, collections: Collections, batch: Batch) -> Arrays:
         """`answer` int32[B, 1] and its `probability` float32[B, 1] among the classes."""
         _, out = self.model.apply({"params": params, **collections}, **self._inputs(batch))
         return best_answers(jax.nn.softmax(out["class_logits"]), 1)
 
-    def _predict_likelihood(self, params: Any, collections: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
+    def _predict_likelihood(self, params: Params, collections: Collections, batch: Batch) -> Arrays:
         """How probable the true text is, sums over each example's words: float32[B] each.
 
         `loss` and `loss_words` as in training, without dropout; `nll` and `words` of the answer's words given the prompt;
@@ -420,7 +407,7 @@ class TextGeneration(Task):
             }
         return found
 
-    def _predict_embeddings(self, params: Any, collections: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
+    def _predict_embeddings(self, params: Params, collections: Collections, batch: Batch) -> Arrays:
         """What `answers` gives, and the mean states float32[B, D] of the `written` and the `true` text (spec, section 15).
 
         Examples before the prompt are read, and not part of the written text's mean.
@@ -439,7 +426,7 @@ class TextGeneration(Task):
             written[name] = jnp.mean(out["hidden"], axis=1, where=counted[..., None], dtype=jnp.float32)
         return written
 
-    def _predict_ranked(self, params: Any, collections: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
+    def _predict_ranked(self, params: Params, collections: Collections, batch: Batch) -> Arrays:
         """The most likely of the `candidates` after the prompt: `answer` int32[B, K], best first, `probability` float32[B, K].
 
         Answers are compared by the sum of their words' log-probabilities, the end mark's among them, divided by their number to
@@ -451,14 +438,14 @@ class TextGeneration(Task):
         prompt, mask, image = batch["prompt"], batch["prompt_mask"], self._picture(batch)
         read = writer.read(self.model, variables, prompt, mask, new=answers.new, image=image)
         scores = ranking.scores(self.model, variables, answers, read, length_penalty=self._generate.length_penalty)
-        return best_answers(jax.nn.softmax(scores), SHOWN)
+        return best_answers(jax.nn.softmax(scores))
 
-    def _predict_vectors(self, params: Any, collections: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
+    def _predict_vectors(self, params: Params, collections: Collections, batch: Batch) -> Arrays:
         """`vector` float32[B, E], what the vision tower makes of the picture."""
         _, out = self.model.apply({"params": params, **collections}, image=self._picture(batch), method="see")
         return {"vector": out["image_vector"][:, 0].astype(jnp.float32)}
 
-    def _predict_with_attention(self, params: Any, collections: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
+    def _predict_with_attention(self, params: Params, collections: Collections, batch: Batch) -> Arrays:
         """What is answered, and `region_attention` float32[B, N]: from the prompt's last word back to the picture's patches."""
         variables = {"params": params, **collections}
         if self._writes:
@@ -469,7 +456,7 @@ class TextGeneration(Task):
             asked, place = self._inputs(batch), batch["question_end"]
         _, out = self.model.apply(variables, **asked)
         if not self._writes:
-            found = best_answers(jax.nn.softmax(out["class_logits"]), SHOWN)
+            found = best_answers(jax.nn.softmax(out["class_logits"]))
         return found | {"region_attention": self.model.patch_attention(out, place)}
 
 
@@ -484,18 +471,18 @@ def gates(params: Mapping[str, Any]) -> dict[str, Float[Array, ""]]:
     }
 
 
-def next_words(batch: Mapping[str, Array], padding: int) -> Int[Array, "B T"]:
+def next_words(batch: Batch, padding: int) -> Int[Array, "B T"]:
     """The word that follows each, padding behind the last place (spec, section 10)."""
     return jnp.pad(batch["text"][:, 1:], ((0, 0), (0, 1)), constant_values=padding)
 
 
-def answer_words(batch: Mapping[str, Array]) -> Bool[Array, "B T"]:
+def answer_words(batch: Batch) -> Bool[Array, "B T"]:
     """The positions whose next words are the answer's, its end mark included."""
     following = jnp.pad(batch["text_mask"][:, 1:], ((0, 0), (0, 1)))
     return following & _behind_prompt(batch)
 
 
-def _behind_prompt(batch: Mapping[str, Array]) -> Bool[Array, "B T"]:
+def _behind_prompt(batch: Batch) -> Bool[Array, "B T"]:
     return jnp.arange(batch["text"].shape[1])[None] >= batch["answer_start"][:, None] - 1
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxvqa import configs
-from jaxvqa.data import sources
+from jaxvqa.data.data_set import DataSet
 from jaxvqa.tasks import make_task
 from jaxvqa.tasks.predictions import Predict, best_answers
 
@@ -23,14 +23,14 @@ def task_and_example(phantoms, name, changes):
     config = configs.load(name)
     changes = changes | {
         "data.dir": phantoms,
-        "data.questions": "phantom_vqa/tiny_questions",
+        "data.examples": "phantom_vqa/tiny_questions",
         "data.images": "phantom_vqa/tiny_images",
         "data.answers.min_count": 1,
         "data.limit": 16,
     }
     configs.override(config, [(key, str(value)) for key, value in changes.items()])
-    task = make_task(config, lambda split: sources.open_vqa(config.data, split))
-    return config, task, sources.open_vqa(config.data, "train")[0]
+    data = DataSet(config.data)
+    return config, make_task(config, data), data.split("train")[0]
 
 
 def seen(task, example, *, train):
