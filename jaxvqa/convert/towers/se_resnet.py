@@ -13,5 +13,5 @@ _SE_BLOCK = [
 ]
 SE_RESNET = [
     *conv_norm("layer0.conv1", "layer0.bn1", "stem"),
-    *nested("layer{s}.{i}", "stage_{s}_block_{i}", _SE_BLOCK),
+    *nested("layer{s}.{i}", "stage_{s}/block_{i}", _SE_BLOCK),
 ]

@@ -36,12 +36,7 @@ class DenseNet(nn.Module):
 
     @nn.compact
     def stages(self, image: Float[Array, "B H W C"], *, train: bool) -> dict[str, Float[Array, "B P Q D"]]:
-        """Returns the maps by name: `pool0`, `denseblock1`, `transition1`, `denseblock2`, …, and `norm5` before its ReLU.
-
-        Args:
-          image: float[B, H, W, C], normalised.
-          train: normalises by the batch's statistics and updates the running ones (collection `batch_stats`).
-        """
+        """Returns the maps by name: `pool0`, `denseblock1`, `transition1`, `denseblock2`, …, and `norm5` before its ReLU."""
 
         def conv(features: int, kernel: int, name: str, stride: int = 1) -> Conv:
             # He's initialisation by the number of inputs, torchvision's choice for this network.

@@ -1,5 +1,6 @@
 """What the networks of the Inception family are made of: units in rows, and rows side by side."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -28,40 +29,49 @@ def smooth(x: Float[Array, "B H W D"]) -> Float[Array, "B H W D"]:
     return average_pool(x, 3, 1, 1, count_padding=False)
 
 
-def unit(x: Array, spec: Unit, name: str, *, train: bool, epsilon: float, dtype: Any) -> Array:
-    """Applies a unit without its ReLU. To be called where submodules are made."""
-    features, height, width, *stride = spec
-    padding = (0, 0) if stride else (height // 2, width // 2)
-    (step,) = stride or (1,)
-    return ConvNorm(features, (height, width), step, padding, dtype, FAN_IN_UNIFORM, epsilon, name=name)(x, train)
+@dataclasses.dataclass(frozen=True)
+class Units:
+    """Applies units and rows of them with the same settings; to be called where submodules are made.
+
+    Attributes:
+      epsilon: added to the variance in normalisations.
+      dtype: type of the multiplications and of the maps.
+      train: normalises by the batch's statistics.
+    """
+
+    epsilon: float
+    dtype: Any
+    train: bool
+
+    def __call__(self, x: Array, spec: Unit, name: str, *, relu: bool = True) -> Array:
+        """Applies one unit."""
+        features, height, width, *stride = spec
+        padding, step = (0, stride[0]) if stride else (None, 1)
+        init = {"kernel_init": FAN_IN_UNIFORM, "epsilon": self.epsilon, "dtype": self.dtype}
+        return ConvNorm(features, (height, width), step, padding, relu, **init, name=name)(x, self.train)
+
+    def rows(self, x: Array, rows: tuple[Row, ...], name: str) -> Array:
+        """Applies rows that all read the same map, and puts their results side by side."""
+        return Rows(rows, self, name=name)(x)
 
 
 class Rows(nn.Module):
-    """Rows of units that all read the same map, and whose results are put side by side.
+    """Rows side by side; see `Units`."""
 
-    Attributes:
-      rows: the rows.
-      epsilon: added to the variance in normalisations.
-      dtype: type of the multiplications and of the result.
-    """
-
-    rows: tuple[Row, ...]
-    epsilon: float
-    dtype: Any
+    specs: tuple[Row, ...]
+    unit: Units
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B H W I"], train: bool) -> Float[Array, "B P Q O"]:
+    def __call__(self, x: Float[Array, "B H W I"]) -> Float[Array, "B P Q O"]:
         """Applies the rows."""
         results = []
-        for r, row in enumerate(self.rows):
-            y = x
-            units = 0
+        for r, row in enumerate(self.specs):
+            y, units = x, 0
             for spec in row:
                 if callable(spec):
                     y = spec(y)
                     continue
-                name = f"row_{r}_unit_{units}"
-                y = nn.relu(unit(y, spec, name, train=train, epsilon=self.epsilon, dtype=self.dtype))
+                y = self.unit(y, spec, f"row_{r}_unit_{units}")
                 units += 1
             results.append(y)
         return jnp.concatenate(results, axis=-1)

@@ -13,9 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxvqa.models.layers.conv import Conv
-from jaxvqa.models.towers.inception import Row, Rows, Unit, halve, smooth, unit
-
-EPSILON = 1e-3
+from jaxvqa.models.towers.inception import Row, Units, halve, smooth
 
 MIXED_5B: tuple[Row, ...] = (
     ((96, 1, 1),),
@@ -36,25 +34,25 @@ C: tuple[Row, ...] = (((192, 1, 1),), ((192, 1, 1), (224, 1, 3), (256, 3, 1)))
 
 
 class Residual(nn.Module):
-    """Rows, and a 1×1 convolution of what they give, beside a shortcut.
+    """relu(x + scale · F(x)), where F is rows and a 1×1 convolution of what they give.
 
     Attributes:
-      rows: the rows.
-      scale: what the rows' part is multiplied with.
+      specs: the rows.
+      scale: what their part is multiplied with.
       relu: whether the sum goes through a ReLU.
-      dtype: type of the multiplications and of the result.
+      unit: applies the rows.
     """
 
-    rows: tuple[Row, ...]
+    specs: tuple[Row, ...]
     scale: float
     relu: bool
-    dtype: Any
+    unit: Units
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B H W D"], train: bool) -> Float[Array, "B H W D"]:
-        """Returns relu(x + scale · F(x))."""
-        y = Rows(self.rows, EPSILON, self.dtype, name="rows")(x, train)
-        y = x + self.scale * Conv(x.shape[-1], 1, dtype=self.dtype, name="project")(y)
+    def __call__(self, x: Float[Array, "B H W D"]) -> Float[Array, "B H W D"]:
+        """Applies the block."""
+        y = self.unit.rows(x, self.specs, "rows")
+        y = x + self.scale * Conv(x.shape[-1], 1, dtype=self.unit.dtype, name="project")(y)
         return nn.relu(y) if self.relu else y
 
 
@@ -69,34 +67,25 @@ class InceptionResNetV2(nn.Module):
 
     @nn.compact
     def stages(self, image: Float[Array, "B H W C"], *, train: bool) -> dict[str, Float[Array, "B P Q D"]]:
-        """Returns the maps by the original's names: `conv2d_2b`, `mixed_5b`, `repeat`, `mixed_6a`, …, `conv2d_7b`.
+        """Returns the maps by the original's names: `conv2d_2b`, `mixed_5b`, `repeat`, `mixed_6a`, …, `conv2d_7b`."""
 
-        Args:
-          image: float[B, H, W, C], normalised.
-          train: normalises by the batch's statistics and updates the running ones (collection `batch_stats`).
-        """
-
-        def one(x: Array, spec: Unit, name: str) -> Array:
-            return nn.relu(unit(x, spec, name, train=train, epsilon=EPSILON, dtype=self.dtype))
-
-        def rows(x: Array, specs: tuple[Row, ...], name: str) -> Array:
-            return Rows(specs, EPSILON, self.dtype, name=name)(x, train)
+        unit = Units(1e-3, self.dtype, train)
 
         def repeat(x: Array, specs: tuple[Row, ...], count: int, scale: float, name: str) -> Array:
             for i in range(count):
-                x = Residual(specs, scale, True, self.dtype, name=f"{name}_{i}")(x, train)
+                x = Residual(specs, scale, True, unit, name=f"{name}_{i}")(x)
             return x
 
-        x = one(one(image, (32, 3, 3, 2), "conv_1a"), (32, 3, 3, 1), "conv_2a")
-        out = {"conv2d_2b": one(x, (64, 3, 3), "conv_2b")}
-        x = one(halve(out["conv2d_2b"]), (80, 1, 1), "conv_3b")
-        x = halve(one(x, (192, 3, 3, 1), "conv_4a"))
-        x = out["mixed_5b"] = rows(x, MIXED_5B, "mixed_5b")
+        x = unit(unit(image, (32, 3, 3, 2), "conv_1a"), (32, 3, 3, 1), "conv_2a")
+        out = {"conv2d_2b": unit(x, (64, 3, 3), "conv_2b")}
+        x = unit(halve(out["conv2d_2b"]), (80, 1, 1), "conv_3b")
+        x = halve(unit(x, (192, 3, 3, 1), "conv_4a"))
+        x = out["mixed_5b"] = unit.rows(x, MIXED_5B, "mixed_5b")
         x = out["repeat"] = repeat(x, A, 10, 0.17, "block_a")
-        x = out["mixed_6a"] = rows(x, MIXED_6A, "mixed_6a")
+        x = out["mixed_6a"] = unit.rows(x, MIXED_6A, "mixed_6a")
         x = out["repeat_1"] = repeat(x, B, 20, 0.10, "block_b")
-        x = out["mixed_7a"] = rows(x, MIXED_7A, "mixed_7a")
+        x = out["mixed_7a"] = unit.rows(x, MIXED_7A, "mixed_7a")
         x = out["repeat_2"] = repeat(x, C, 9, 0.20, "block_c")
-        x = out["block8"] = Residual(C, 1.0, False, self.dtype, name="last_block")(x, train)
-        out["conv2d_7b"] = one(x, (1536, 1, 1), "conv_7b")
+        x = out["block8"] = Residual(C, 1.0, False, unit, name="last_block")(x)
+        out["conv2d_7b"] = unit(x, (1536, 1, 1), "conv_7b")
         return out

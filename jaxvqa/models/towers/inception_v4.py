@@ -12,9 +12,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxvqa.models.towers.inception import Row, Rows, halve, smooth, unit
-
-EPSILON = 1e-3
+from jaxvqa.models.towers.inception import Row, Units, halve, smooth
 
 A: tuple[Row, ...] = (
     ((96, 1, 1),),
@@ -48,28 +46,25 @@ class BlockC(nn.Module):
     """Four rows, two of which end in two units side by side.
 
     Attributes:
-      dtype: type of the multiplications and of the result.
+      unit: applies a unit.
     """
 
-    dtype: Any
+    unit: Units
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B H W I"], train: bool) -> Float[Array, "B H W O"]:
+    def __call__(self, x: Float[Array, "B H W I"]) -> Float[Array, "B H W O"]:
         """Applies the rows."""
-
-        def apply(x: Array, features: int, height: int, width: int, name: str) -> Array:
-            spec = (features, height, width)
-            return nn.relu(unit(x, spec, name, train=train, epsilon=EPSILON, dtype=self.dtype))
-
-        y = apply(x, 384, 1, 1, "row_1_unit_0")
-        z = apply(apply(apply(x, 384, 1, 1, "row_2_unit_0"), 448, 3, 1, "row_2_unit_1"), 512, 1, 3, "row_2_unit_2")
+        unit = self.unit
+        y = unit(x, (384, 1, 1), "row_1_unit_0")
+        z = unit(x, (384, 1, 1), "row_2_unit_0")
+        z = unit(unit(z, (448, 3, 1), "row_2_unit_1"), (512, 1, 3), "row_2_unit_2")
         results = [
-            apply(x, 256, 1, 1, "row_0_unit_0"),
-            apply(y, 256, 1, 3, "row_1_wide"),
-            apply(y, 256, 3, 1, "row_1_high"),
-            apply(z, 256, 1, 3, "row_2_wide"),
-            apply(z, 256, 3, 1, "row_2_high"),
-            apply(smooth(x), 256, 1, 1, "row_3_unit_0"),
+            unit(x, (256, 1, 1), "row_0_unit_0"),
+            unit(y, (256, 1, 3), "row_1_wide"),
+            unit(y, (256, 3, 1), "row_1_high"),
+            unit(z, (256, 1, 3), "row_2_wide"),
+            unit(z, (256, 3, 1), "row_2_high"),
+            unit(smooth(x), (256, 1, 1), "row_3_unit_0"),
         ]
         return jnp.concatenate(results, axis=-1)
 
@@ -85,16 +80,10 @@ class InceptionV4(nn.Module):
 
     @nn.compact
     def stages(self, image: Float[Array, "B H W C"], *, train: bool) -> dict[str, Float[Array, "B P Q D"]]:
-        """Returns the maps by name: `features0` to `features21`, those of the layers.
-
-        Args:
-          image: float[B, H, W, C], normalised.
-          train: normalises by the batch's statistics and updates the running ones (collection `batch_stats`).
-        """
+        """Returns the maps by name: `features0` to `features21`, those of the layers."""
         out: dict[str, Array] = {}
-        x = image
+        unit, x = Units(1e-3, self.dtype, train), image
         for i, rows in enumerate(LAYERS):
             name = f"layer_{i}"
-            layer: Any = Rows(rows, EPSILON, self.dtype, name=name) if rows else BlockC(self.dtype, name=name)
-            x = out[f"features{i}"] = layer(x, train)
+            x = out[f"features{i}"] = unit.rows(x, rows, name) if rows else BlockC(unit, name=name)(x)
         return out

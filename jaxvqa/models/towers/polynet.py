@@ -17,9 +17,8 @@ from jaxtyping import Array, Float
 
 from jaxvqa.models.layers.batch_norm import BatchNorm
 from jaxvqa.models.layers.conv import FAN_IN_UNIFORM, Conv
-from jaxvqa.models.towers.inception import Row, Rows, Unit, halve, unit
+from jaxvqa.models.towers.inception import Row, Units, halve
 
-EPSILON = 1e-5
 ORDER = 3
 """Of the polynomials."""
 
@@ -38,67 +37,65 @@ MODULES = {"a": (A, 10), "b": (B, 20), "c": (C, 10)}
 
 
 class TwoWay(nn.Module):
-    """Two sets of rows beside a shortcut.
+    """relu(x + scale · (F(x) + G(x))): two sets of rows beside a shortcut.
 
     Attributes:
-      rows: the rows of each.
+      specs: the rows of each.
       scale: what their part is multiplied with.
-      dtype: type of the multiplications and of the result.
+      unit: applies the rows.
     """
 
-    rows: tuple[Row, ...]
+    specs: tuple[Row, ...]
     scale: float
-    dtype: Any
+    unit: Units
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B H W D"], train: bool) -> Float[Array, "B H W D"]:
-        """Returns relu(x + scale · (F(x) + G(x)))."""
+    def __call__(self, x: Float[Array, "B H W D"]) -> Float[Array, "B H W D"]:
+        """Applies the module."""
         total = x
         for i in range(2):
-            y = Rows(self.rows, EPSILON, self.dtype, name=f"branch_{i}")(x, train)
-            spec = (x.shape[-1], 1, 1)
-            y = unit(y, spec, f"branch_{i}_project", train=train, epsilon=EPSILON, dtype=self.dtype)
+            y = self.unit.rows(x, self.specs, f"branch_{i}")
+            y = self.unit(y, (x.shape[-1], 1, 1), f"branch_{i}_project", relu=False)
             total = total + self.scale * y
         return nn.relu(total)
 
 
 class Poly(nn.Module):
-    """Rows that read what they gave before, beside a shortcut.
+    """relu(x + scale · (F₁(x) + F₂(relu(F₁(x))) + F₃(relu(F₂(relu(F₁(x)))))): rows that read what they gave before.
 
     The orders share the rows' convolutions, but neither their normalisations nor the 1×1 convolution of what they give.
 
     Attributes:
-      rows: the rows.
+      specs: the rows.
       scale: what their part is multiplied with.
-      dtype: type of the multiplications and of the result.
+      unit: applies the last convolution, and has the settings of the others.
     """
 
-    rows: tuple[Row, ...]
+    specs: tuple[Row, ...]
     scale: float
-    dtype: Any
+    unit: Units
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B H W D"], train: bool) -> Float[Array, "B H W D"]:
-        """Returns relu(x + scale · (F₁(x) + F₂(relu(F₁(x))) + F₃(relu(F₂(relu(F₁(x)))))))."""
+    def __call__(self, x: Float[Array, "B H W D"]) -> Float[Array, "B H W D"]:
+        """Applies the module."""
+        dtype = self.unit.dtype
 
         def conv(spec: Any, name: str) -> Conv:
             features, height, width = spec
             padding = (height // 2, width // 2)
-            return Conv(features, (height, width), 1, padding, False, FAN_IN_UNIFORM, self.dtype, name=name)
+            return Conv(features, (height, width), 1, padding, False, FAN_IN_UNIFORM, dtype, name=name)
 
-        convs = [[conv(spec, f"row_{r}_unit_{i}") for i, spec in enumerate(row)] for r, row in enumerate(self.rows)]
+        convs = [[conv(spec, f"row_{r}_unit_{i}") for i, spec in enumerate(row)] for r, row in enumerate(self.specs)]
         total, y = x, x
         for order in range(ORDER):
             results = []
             for r, row in enumerate(convs):
                 z = y
                 for i, shared in enumerate(row):
-                    norm = BatchNorm(EPSILON, dtype=self.dtype, name=f"row_{r}_unit_{i}_norm_{order}")
-                    z = nn.relu(norm(shared(z), train=train))
+                    norm = BatchNorm(self.unit.epsilon, dtype=dtype, name=f"row_{r}_unit_{i}_norm_{order}")
+                    z = nn.relu(norm(shared(z), train=self.unit.train))
                 results.append(z)
-            spec = (x.shape[-1], 1, 1)
-            z = jnp.concatenate(results, axis=-1)
-            z = unit(z, spec, f"project_{order}", train=train, epsilon=EPSILON, dtype=self.dtype)
+            z = self.unit(jnp.concatenate(results, axis=-1), (x.shape[-1], 1, 1), f"project_{order}", relu=False)
             total = total + self.scale * z
             y = nn.relu(z)
         return nn.relu(total)
@@ -115,25 +112,15 @@ class PolyNet(nn.Module):
 
     @nn.compact
     def stages(self, image: Float[Array, "B H W C"], *, train: bool) -> dict[str, Float[Array, "B P Q D"]]:
-        """Returns the maps by name: `stem`, `stage_a`, `reduction_a`, `stage_b`, `reduction_b` and `stage_c`.
+        """Returns the maps by name: `stem`, `stage_a`, `reduction_a`, `stage_b`, `reduction_b` and `stage_c`."""
 
-        Args:
-          image: float[B, H, W, C], normalised.
-          train: normalises by the batch's statistics and updates the running ones (collection `batch_stats`).
-        """
-
-        def one(x: Array, spec: Unit, name: str) -> Array:
-            return nn.relu(unit(x, spec, name, train=train, epsilon=EPSILON, dtype=self.dtype))
-
-        def rows(x: Array, specs: tuple[Row, ...], name: str) -> Array:
-            return Rows(specs, EPSILON, self.dtype, name=name)(x, train)
-
-        x = one(one(image, (32, 3, 3, 2), "stem_0"), (32, 3, 3, 1), "stem_1")
-        x = one(x, (64, 3, 3), "stem_2")
-        x = rows(x, ((halve,), ((96, 3, 3, 2),)), "stem_3")
+        unit = Units(1e-5, self.dtype, train)
+        x = unit(unit(image, (32, 3, 3, 2), "stem_0"), (32, 3, 3, 1), "stem_1")
+        x = unit(x, (64, 3, 3), "stem_2")
+        x = unit.rows(x, ((halve,), ((96, 3, 3, 2),)), "stem_3")
         short, long = ((64, 1, 1), (96, 3, 3, 1)), ((64, 1, 1), (64, 7, 1), (64, 1, 7), (96, 3, 3, 1))
-        x = rows(x, (short, long), "stem_4")
-        x = rows(x, ((halve,), ((192, 3, 3, 2),)), "stem_5")
+        x = unit.rows(x, (short, long), "stem_4")
+        x = unit.rows(x, ((halve,), ((192, 3, 3, 2),)), "stem_5")
         out = {"stem": x}
         last = sum(count for _, count in MODULES.values()) - 1
         done = 0
@@ -141,10 +128,10 @@ class PolyNet(nn.Module):
             for i in range(count):
                 kind = TwoWay if stage == "a" or i % 2 else Poly
                 scale = 1 - 0.3 * done / last  # from 1 down to 0.7
-                x = kind(specs, scale, self.dtype, name=f"{stage}_{i}")(x, train)
+                x = kind(specs, scale, unit, name=f"{stage}_{i}")(x)
                 done += 1
             out[f"stage_{stage}"] = x
             if stage != "c":
-                x = rows(x, REDUCTION_A if stage == "a" else REDUCTION_B, f"reduction_{stage}")
+                x = unit.rows(x, REDUCTION_A if stage == "a" else REDUCTION_B, f"reduction_{stage}")
                 out[f"reduction_{stage}"] = x
         return out

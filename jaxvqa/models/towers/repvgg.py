@@ -45,8 +45,9 @@ class Block(nn.Module):
             return nn.relu(Conv(self.width, 3, self.stride, 1, dtype=self.dtype, name="folded")(x))
 
         def branch(kernel: int, name: str) -> ConvNorm:
+            init = FAN_IN_UNIFORM
             return ConvNorm(
-                self.width, kernel, self.stride, kernel // 2, self.dtype, FAN_IN_UNIFORM, EPSILON, name=name
+                self.width, kernel, self.stride, kernel_init=init, epsilon=EPSILON, dtype=self.dtype, name=name
             )
 
         y = branch(3, "dense")(x, train) + branch(1, "point")(x, train)
@@ -72,12 +73,7 @@ class RepVGG(nn.Module):
 
     @nn.compact
     def stages(self, image: Float[Array, "B H W C"], *, train: bool) -> dict[str, Float[Array, "B P Q D"]]:
-        """Returns the maps by name: `stage0` to `stage4`, each half as large as the one before.
-
-        Args:
-          image: float[B, H, W, C], normalised.
-          train: normalises by the batch's statistics and updates the running ones (collection `batch_stats`).
-        """
+        """Returns the maps by name: `stage0` to `stage4`, each half as large as the one before."""
         out: dict[str, Array] = {}
         x = image
         for s, (count, width) in enumerate(zip((1, *self.blocks), self.widths, strict=True)):

@@ -51,7 +51,7 @@ class Resizer(nn.Module):
             return Conv(features, kernel, 1, kernel // 2, dtype=self.dtype, name=name)(x)
 
         def conv_norm(x: Array, name: str) -> Array:
-            return ConvNorm(self.width, 3, 1, 1, self.dtype, FAN_IN_UNIFORM, name=name)(x, train)
+            return ConvNorm(self.width, 3, kernel_init=FAN_IN_UNIFORM, dtype=self.dtype, name=name)(x, train)
 
         def act(x: Array) -> Array:
             return nn.leaky_relu(x, 0.2)

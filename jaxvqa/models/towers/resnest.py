@@ -23,7 +23,7 @@ from jaxtyping import Array, Float
 
 from jaxvqa.models.layers.batch_norm import BatchNorm
 from jaxvqa.models.layers.conv import Conv, kaiming_fan_out
-from jaxvqa.models.layers.conv_norm import ConvNorm
+from jaxvqa.models.layers.conv_norm import ConvNorm, Stage
 from jaxvqa.models.layers.pooling import average_pool, global_average, max_pool
 from jaxvqa.precision import widened
 
@@ -88,43 +88,15 @@ class Bottleneck(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B H W I"], train: bool) -> Float[Array, "B P Q O"]:
         """Returns relu(shortcut(x) + F(x))."""
-        y = nn.relu(ConvNorm(self.width, 1, 1, 0, self.dtype, name="first")(x, train))
+        y = ConvNorm(self.width, 1, relu=True, dtype=self.dtype, name="first")(x, train)
         y = SplitAttention(self.width, self.radix, self.dtype, name="split")(y, train)
         if self.stride > 1:
             y = average_pool(y, 3, self.stride, 1)  # zeros around the map count; below there are none to count
-        y = ConvNorm(self.features, 1, 1, 0, self.dtype, name="third")(y, train)
+        y = ConvNorm(self.features, 1, dtype=self.dtype, name="third")(y, train)
         if x.shape[-1] != self.features or self.stride > 1:
             x = average_pool(x, self.stride, self.stride, count_padding=False, ceil=True)
-            x = ConvNorm(self.features, 1, 1, 0, self.dtype, name="shortcut")(x, train)
+            x = ConvNorm(self.features, 1, dtype=self.dtype, name="shortcut")(x, train)
         return nn.relu(x + y)
-
-
-class Stage(nn.Module):
-    """Several blocks of the same width, the first of which may shrink the image.
-
-    Attributes:
-      count: number of blocks.
-      width: number of channels inside the blocks.
-      features: number of their output channels.
-      stride: stride of the first block.
-      radix: of the split attention.
-      dtype: type of the multiplications and of the result.
-    """
-
-    count: int
-    width: int
-    features: int
-    stride: int
-    radix: int
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "B H W I"], train: bool) -> Float[Array, "B P Q O"]:
-        """Applies the blocks in turn."""
-        for i in range(self.count):
-            stride = self.stride if i == 0 else 1
-            x = Bottleneck(self.width, self.features, stride, self.radix, self.dtype, name=f"block_{i}")(x, train)
-        return x
 
 
 class ResNeSt(nn.Module):
@@ -148,21 +120,15 @@ class ResNeSt(nn.Module):
 
     @nn.compact
     def stages(self, image: Float[Array, "B H W C"], *, train: bool) -> dict[str, Float[Array, "B P Q D"]]:
-        """Returns the maps by name: `stem` before its normalisation, `pool`, and `layer1`, `layer2`, ….
-
-        Args:
-          image: float[B, H, W, C], normalised.
-          train: normalises by the batch's statistics, for which one image is not enough, and updates the running ones
-            (collection `batch_stats`).
-        """
+        """Returns the maps by name: `stem` before its normalisation, `pool`, and `layer1`, `layer2`, …."""
         out: dict[str, Array] = {}
-        width = self.stem_width
-        x = nn.relu(ConvNorm(width, 3, 2, 1, self.dtype, name="stem_0")(image, train))
-        x = nn.relu(ConvNorm(width, 3, 1, 1, self.dtype, name="stem_1")(x, train))
-        x, out["stem"] = ConvNorm(2 * width, 3, 1, 1, self.dtype, name="stem_2").both(x, train)
-        x = out["pool"] = max_pool(nn.relu(x))
+        width, options = self.stem_width, {"relu": True, "dtype": self.dtype}
+        x = ConvNorm(width, 3, 2, **options, name="stem_0")(image, train)
+        x = ConvNorm(width, 3, **options, name="stem_1")(x, train)
+        x, out["stem"] = ConvNorm(2 * width, 3, **options, name="stem_2").both(x, train)
+        x = out["pool"] = max_pool(x)
         for i, count in enumerate(self.blocks):
-            inside, features = self.bottleneck_width * 2**i, self.features * 2**i
-            stage = Stage(count, inside, features, min(i + 1, 2), self.radix, self.dtype, name=f"stage_{i + 1}")
-            x = out[f"layer{i + 1}"] = stage(x, train)
+            widths = self.bottleneck_width * 2**i, self.features * 2**i
+            block = functools.partial(Bottleneck, *widths, radix=self.radix, dtype=self.dtype)
+            x = out[f"layer{i + 1}"] = Stage(block, count, min(i + 1, 2), name=f"stage_{i + 1}")(x, train)
         return out

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxvqa.errors import ConfigError
-from jaxvqa.models.layers.conv_norm import ConvNorm
+from jaxvqa.models.layers.conv_norm import ConvNorm, Residual, Stage
 from jaxvqa.models.layers.linear import Linear
 from jaxvqa.models.layers.pooling import max_pool
 from jaxvqa.precision import widened
@@ -22,76 +22,14 @@ STAGES = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)
 """Depth -> blocks in each stage."""
 
 
-class BasicBlock(nn.Module):
-    """Two 3×3 convolutions beside a shortcut.
-
-    Attributes:
-      width: number of output channels.
-      stride: stride of the first convolution and of the shortcut.
-      dtype: type of the multiplications and of the result.
-    """
-
-    width: int
-    stride: int
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "B H W I"], train: bool) -> Float[Array, "B P Q O"]:
-        """Returns relu(shortcut(x) + F(x))."""
-        y = nn.relu(ConvNorm(self.width, 3, self.stride, 1, self.dtype, name="first")(x, train))
-        y = ConvNorm(self.width, 3, 1, 1, self.dtype, name="second")(y, train)
-        if x.shape[-1] != self.width or self.stride != 1:
-            x = ConvNorm(self.width, 1, self.stride, 0, self.dtype, name="shortcut")(x, train)
-        return nn.relu(x + y)
+def basic(width: int, stride: int) -> tuple[tuple[int, int, int], ...]:
+    """The convolutions of a block of the shallow networks."""
+    return (width, 3, stride), (width, 3, 1)
 
 
-class Bottleneck(nn.Module):
-    """A 1×1, a 3×3 and a 1×1 convolution beside a shortcut; the last one has four times the channels.
-
-    Attributes:
-      width: number of channels inside, a quarter of the output's.
-      stride: stride of the 3×3 convolution and of the shortcut.
-      dtype: type of the multiplications and of the result.
-    """
-
-    width: int
-    stride: int
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "B H W I"], train: bool) -> Float[Array, "B P Q O"]:
-        """Returns relu(shortcut(x) + F(x))."""
-        y = nn.relu(ConvNorm(self.width, 1, 1, 0, self.dtype, name="first")(x, train))
-        y = nn.relu(ConvNorm(self.width, 3, self.stride, 1, self.dtype, name="second")(y, train))
-        y = ConvNorm(4 * self.width, 1, 1, 0, self.dtype, name="third")(y, train)
-        if x.shape[-1] != 4 * self.width or self.stride != 1:
-            x = ConvNorm(4 * self.width, 1, self.stride, 0, self.dtype, name="shortcut")(x, train)
-        return nn.relu(x + y)
-
-
-class Stage(nn.Module):
-    """Several blocks of the same width, the first of which may shrink the image.
-
-    Attributes:
-      block: class of the blocks.
-      count: number of blocks.
-      width: their width.
-      stride: stride of the first block.
-      dtype: type of the multiplications and of the result.
-    """
-
-    block: Any
-    count: int
-    width: int
-    stride: int
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "B H W I"], train: bool) -> Float[Array, "B P Q O"]:
-        """Applies the blocks in turn."""
-        for i in range(self.count):
-            x = self.block(self.width, self.stride if i == 0 else 1, self.dtype, name=f"block_{i}")(x, train)
-        return x
+def bottleneck(width: int, stride: int) -> tuple[tuple[int, int, int], ...]:
+    """The convolutions of a block of the deep networks."""
+    return (width, 1, 1), (width, 3, stride), (4 * width, 1, 1)
 
 
 class ResNet(nn.Module):
@@ -110,12 +48,7 @@ class ResNet(nn.Module):
     remat: bool = False
 
     def __call__(self, image: Float[Array, "B H W C"], *, train: bool) -> tuple[Float[Array, "B P Q D"], ...]:
-        """Returns five maps: the stem's after its ReLU (half the image's size), then each stage's (a 4th, 8th, 16th, 32nd).
-
-        Args:
-          image: float[B, H, W, C], normalised.
-          train: normalises by the batch's statistics and updates the running ones (collection `batch_stats`).
-        """
+        """Returns five maps: the stem's after its ReLU (half the image's size), then each stage's (a 4th, 8th, 16th, 32nd)."""
         out = self.stages(image, train=train)
         return tuple(out[name] for name in ("stem_relu", "layer1", "layer2", "layer3", "layer4"))
 
@@ -127,15 +60,19 @@ class ResNet(nn.Module):
                 f"A residual network of depth {self.depth} is asked for; there is {', '.join(map(str, STAGES))}."
             )
         out: dict[str, Array] = {}
-        x, out["stem"] = ConvNorm(self.width, 7, 2, 3, self.dtype, name="stem").both(image, train)
-        out["stem_relu"] = nn.relu(x)
+        out["stem_relu"], out["stem"] = ConvNorm(self.width, 7, 2, relu=True, dtype=self.dtype, name="stem").both(
+            image, train
+        )
         x = out["pool"] = max_pool(out["stem_relu"])
-        block: Any = BasicBlock if self.depth < 50 else Bottleneck
-        if self.remat:
-            block = nn.remat(block, static_argnums=(2,))
+        convs = basic if self.depth < 50 else bottleneck
+        residual: Any = nn.remat(Residual, static_argnums=(2,)) if self.remat else Residual
         for i, count in enumerate(STAGES[self.depth]):
-            stage = Stage(block, count, self.width * 2**i, 1 if i == 0 else 2, self.dtype, name=f"stage_{i + 1}")
-            x = out[f"layer{i + 1}"] = stage(x, train)
+            width = self.width * 2**i
+
+            def block(stride: int, name: str, width: int = width) -> nn.Module:
+                return residual(convs(width, stride), dtype=self.dtype, name=name)
+
+            x = out[f"layer{i + 1}"] = Stage(block, count, 1 if i == 0 else 2, name=f"stage_{i + 1}")(x, train)
         return out
 
 

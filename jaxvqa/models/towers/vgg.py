@@ -41,10 +41,6 @@ class VGG(nn.Module):
         """Returns the maps by name: after each block, `conv1` to `conv5`, and after its pool, `pool1` to `pool5`.
 
         `conv6` is another name of the last pool's: a sixth level with nothing learned in it.
-
-        Args:
-          image: float[B, H, W, C], normalised.
-          train: normalises by the batch's statistics and updates the running ones (collection `batch_stats`).
         """
         if self.depth not in BLOCKS:
             raise ConfigError(f"A VGG of depth {self.depth} is asked for; there is {', '.join(map(str, BLOCKS))}.")

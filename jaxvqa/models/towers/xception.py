@@ -72,7 +72,9 @@ class Block(nn.Module):
         if self.stride > 1:
             y = max_pool(y, 3, self.stride, 1)
         if self.stride > 1 or x.shape[-1] != self.widths[-1]:
-            x = ConvNorm(self.widths[-1], 1, self.stride, 0, self.dtype, FAN_IN_UNIFORM, name="shortcut")(x, train)
+            x = ConvNorm(
+                self.widths[-1], 1, self.stride, kernel_init=FAN_IN_UNIFORM, dtype=self.dtype, name="shortcut"
+            )(x, train)
         return x + y
 
 
@@ -93,12 +95,7 @@ class Xception(nn.Module):
 
     @nn.compact
     def stages(self, image: Float[Array, "B H W C"], *, train: bool) -> dict[str, Float[Array, "B P Q D"]]:
-        """Returns the maps by name: `bn1`, `block1`, `block2`, …, `bn3` and `bn4`, those of normalisations before their ReLU.
-
-        Args:
-          image: float[B, H, W, C], normalised.
-          train: normalises by the batch's statistics and updates the running ones (collection `batch_stats`).
-        """
+        """Returns the maps by name: `bn1`, `block1`, `block2`, …, `bn3` and `bn4`; a norm's before its ReLU."""
         w, m = self.width, self.middle
         blocks = [
             ((4 * w, 4 * w), 2),
@@ -108,9 +105,9 @@ class Xception(nn.Module):
             ((m, 32 * w), 2),
         ]
         out: dict[str, Array] = {}
-        out["bn1"] = ConvNorm(w, 3, 2, 0, self.dtype, FAN_IN_UNIFORM, name="stem_0")(image, train)
-        x = nn.relu(out["bn1"])
-        x = nn.relu(ConvNorm(2 * w, 3, 1, 0, self.dtype, FAN_IN_UNIFORM, name="stem_1")(x, train))
+        options = {"padding": 0, "kernel_init": FAN_IN_UNIFORM, "dtype": self.dtype}
+        out["bn1"] = ConvNorm(w, 3, 2, **options, name="stem_0")(image, train)
+        x = ConvNorm(2 * w, 3, relu=True, **options, name="stem_1")(nn.relu(out["bn1"]), train)
         for i, (widths, stride) in enumerate(blocks, 1):
             x = out[f"block{i}"] = Block(widths, stride, i > 1, self.dtype, name=f"block_{i}")(x, train)
         for i, width in ((3, 48 * w), (4, 64 * w)):
