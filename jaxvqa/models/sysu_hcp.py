@@ -24,20 +24,11 @@ from flax.core import FrozenDict
 from jaxtyping import Array, Float
 
 from jaxvqa.errors import ConfigError, nearest
+from jaxvqa.models import towers
 from jaxvqa.models.layers.dropout import Dropout
 from jaxvqa.models.layers.linear import Linear
 from jaxvqa.models.layers.pooling import adaptive_average_pool, global_average, window_average
-from jaxvqa.models.towers.densenet import DenseNet
-from jaxvqa.models.towers.inception_resnet import InceptionResNetV2
-from jaxvqa.models.towers.inception_v4 import InceptionV4
-from jaxvqa.models.towers.polynet import PolyNet
-from jaxvqa.models.towers.repvgg import RepVGG
 from jaxvqa.models.towers.resizer import Resizer
-from jaxvqa.models.towers.resnest import ResNeSt
-from jaxvqa.models.towers.resnet import ResNet
-from jaxvqa.models.towers.se_resnet import SEResNet
-from jaxvqa.models.towers.vgg import VGG
-from jaxvqa.models.towers.xception import Xception
 from jaxvqa.precision import widened
 
 Stages = Mapping[str, Float[Array, "B H W D"]]
@@ -139,15 +130,15 @@ class Backbone:
     """What a name of the original stands for.
 
     Attributes:
-      tower: makes the network that reads the image.
+      tower: the network that reads the image, one of `towers.IN_STAGES`.
       head: makes what classifies by its maps.
-      resizer: makes what changes the image before, or None.
+      resizer: whether the image is resized by a network of its own before.
       image_size: height and width of images that it takes; most take others as well.
     """
 
-    tower: Callable[..., nn.Module]
+    tower: str
     head: Callable[..., nn.Module]
-    resizer: Callable[..., nn.Module] | None = None
+    resizer: bool = False
     image_size: int = 224
 
 
@@ -158,37 +149,31 @@ def _average(*levels: str, **fields: Any) -> Callable[..., nn.Module]:
 _RESNET = ("stem", "pool", "layer1", "layer2", "layer3", "layer4")  # the stem's map as it is before its normalisation
 _VGG = ("conv1", "conv2", "conv3", "conv4", "conv5", "conv6")
 _WINDOWS = (224, 112, 56, 28, 14, 7)  # written for images of 224: of larger ones they see the top left part only
+_WINDOWED = _average(*_VGG, windows=_WINDOWS)
+
+_HEADS: Mapping[str, Callable[..., nn.Module]] = {
+    **dict.fromkeys(("resnet18", "resnet34", "resnet50", "resnet101", "resnest50", "resnest101"), _average("layer4")),
+    **dict.fromkeys(("vgg16", "vgg16_bn", "vgg19", "vgg19_bn"), HiddenHead),
+    **dict.fromkeys(("densenet121", "densenet169", "densenet201"), _average("norm5", relu=True)),
+    **dict.fromkeys(("RepVGG-B0", "RepVGG-B1", "RepVGG-B2"), _average("stage4")),
+    "se_resnet50": _average("layer4", windows=(7,), stride=1),
+    "xception": _average("bn4", relu=True),
+    "inceptionv4": _average("features21"),
+}
+"""Networks with the head that they came with."""
 
 BACKBONES: Mapping[str, Backbone] = {
-    "resnet18": Backbone(partial(ResNet, depth=18), _average("layer4")),
-    "resnet34": Backbone(partial(ResNet, depth=34), _average("layer4")),
-    "resnet50": Backbone(partial(ResNet, depth=50), _average("layer4")),
-    "resnet101": Backbone(partial(ResNet, depth=101), _average("layer4")),
-    "resnet50HGap": Backbone(partial(ResNet, depth=50), _average(*_RESNET)),
-    "resnest50": Backbone(ResNeSt, _average("layer4")),
-    "resnest101": Backbone(partial(ResNeSt, blocks=(3, 4, 23, 3), stem_width=64), _average("layer4")),
-    "resnest50HGap": Backbone(ResNeSt, _average(*_RESNET)),
-    "vgg16": Backbone(partial(VGG, depth=16), HiddenHead),
-    "vgg16_bn": Backbone(partial(VGG, depth=16, norm=True), HiddenHead),
-    "vgg19": Backbone(partial(VGG, depth=19), HiddenHead),
-    "vgg19_bn": Backbone(partial(VGG, depth=19, norm=True), HiddenHead),
-    "vgg16HGap": Backbone(partial(VGG, depth=16), _average(*_VGG)),
-    "vgg16HGap_bn": Backbone(partial(VGG, depth=16, norm=True), _average(*_VGG, windows=_WINDOWS)),
-    "vgg16HGap_resizer": Backbone(partial(VGG, depth=16), _average(*_VGG, windows=_WINDOWS), Resizer),
-    "vgg19HGap": Backbone(partial(VGG, depth=19), _average(*_VGG, windows=_WINDOWS)),
-    "vgg16_add": Backbone(partial(VGG, depth=16), partial(ScalesHead, levels=_VGG[2:], add=True)),
-    "vgg16_multi_scales": Backbone(partial(VGG, depth=16), partial(ScalesHead, levels=_VGG[2:], add=False)),
-    "densenet121": Backbone(DenseNet, _average("norm5", relu=True)),
-    "densenet169": Backbone(partial(DenseNet, blocks=(6, 12, 32, 32)), _average("norm5", relu=True)),
-    "densenet201": Backbone(partial(DenseNet, blocks=(6, 12, 48, 32)), _average("norm5", relu=True)),
-    "RepVGG-B0": Backbone(RepVGG, _average("stage4")),
-    "RepVGG-B1": Backbone(partial(RepVGG, widths=(64, 128, 256, 512, 2048)), _average("stage4")),
-    "RepVGG-B2": Backbone(partial(RepVGG, widths=(64, 160, 320, 640, 2560)), _average("stage4")),
-    "se_resnet50": Backbone(SEResNet, _average("layer4", windows=(7,), stride=1)),
-    "xception": Backbone(Xception, _average("bn4", relu=True)),
-    "inceptionv4": Backbone(InceptionV4, _average("features21")),
-    "inceptionresnetv2": Backbone(InceptionResNetV2, _average("conv2d_7b", windows=(8,)), image_size=299),
-    "polynet": Backbone(PolyNet, _average("stage_c", windows=(9,), stride=1, dropout=0.2), image_size=331),
+    **{name: Backbone(name, head) for name, head in _HEADS.items()},
+    "resnet50HGap": Backbone("resnet50", _average(*_RESNET)),
+    "resnest50HGap": Backbone("resnest50", _average(*_RESNET)),
+    "vgg16HGap": Backbone("vgg16", _average(*_VGG)),
+    "vgg16HGap_bn": Backbone("vgg16_bn", _WINDOWED),
+    "vgg16HGap_resizer": Backbone("vgg16", _WINDOWED, resizer=True),
+    "vgg19HGap": Backbone("vgg19", _WINDOWED),
+    "vgg16_add": Backbone("vgg16", partial(ScalesHead, levels=_VGG[2:], add=True)),
+    "vgg16_multi_scales": Backbone("vgg16", partial(ScalesHead, levels=_VGG[2:], add=False)),
+    "inceptionresnetv2": Backbone("inceptionresnetv2", _average("conv2d_7b", windows=(8,)), image_size=299),
+    "polynet": Backbone("polynet", _average("stage_c", windows=(9,), stride=1, dropout=0.2), image_size=331),
 }
 """The original's name -> what it stands for. `sizes` changes a tower's fields."""
 
@@ -228,24 +213,14 @@ class SysuHcp(nn.Module):
         Raises:
           ConfigError: there is no such backbone, its tower has no such sizes, or its pools do not fit the image's size.
         """
-        backbone = self._backbone()
-        sizes = {name: tuple(v) if isinstance(v, list) else v for name, v in dict(self.sizes).items()}
-        if backbone.resizer:
-            image = backbone.resizer(dtype=self.dtype, name="resizer")(image, train=train)
-        stages = backbone.tower(**sizes, dtype=self.dtype, name="tower").stages(image, train=train)
-        logits, out = backbone.head(self.num_answers, self.dtype, name="head")(stages, train=train)
-        return widened(logits), dict(stages) | out
-
-    def _backbone(self) -> Backbone:
         if self.backbone not in BACKBONES:
             hint = nearest(self.backbone, BACKBONES)
-            raise ConfigError(f"model.backbone is {self.backbone!r}; there is {', '.join(BACKBONES)}.{hint}")
+            raise ConfigError(f"model.backbone is {self.backbone!r}; choose {', '.join(BACKBONES)}.{hint}")
         backbone = BACKBONES[self.backbone]
-        tower: Any = backbone.tower.func if isinstance(backbone.tower, partial) else backbone.tower
-        known = [f.name for f in dataclasses.fields(tower) if f.name not in ("parent", "name", "dtype")]
-        faults = [
-            f"model.sizes.{f} is none of {self.backbone}'s.{nearest(f, known)}" for f in self.sizes if f not in known
-        ]
-        if faults:
-            raise ConfigError("\n".join(faults))
-        return backbone
+        names = ("model.backbone", "model.sizes")
+        tower = towers.make("network in stages", backbone.tower, self.sizes, *names, dtype=self.dtype, name="tower")
+        if backbone.resizer:
+            image = Resizer(dtype=self.dtype, name="resizer")(image, train=train)
+        stages = tower.stages(image, train=train)
+        logits, out = backbone.head(self.num_answers, self.dtype, name="head")(stages, train=train)
+        return widened(logits), dict(stages) | out

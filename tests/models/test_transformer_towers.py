@@ -13,7 +13,7 @@ from jaxvqa.golden import runner
 from jaxvqa.models.layers.attention import KeyValue, MultiHeadAttention, attend, attend_in_parts, causal
 from jaxvqa.models.layers.feed_forward import FeedForward
 from jaxvqa.models.layers.transformer import LayerNorm, usual_block
-from jaxvqa.models.towers import bert, clip, gpt2
+from jaxvqa.models.towers import clip, gpt2, make
 from jaxvqa.models.towers.palm import PaLM
 from tests.made_up import made_up
 from tests.oracle import torch
@@ -151,22 +151,26 @@ def test_attention_is_pytorchs():
     np.testing.assert_allclose(maps.mean(1), weights.detach().numpy(), atol=1e-6)
 
 
+def made(kind, name):
+    return make(kind, name, {}, "tower", "sizes")
+
+
 @pytest.mark.parametrize(
     ("module", "count"),
     [
-        (gpt2.GPT2(**gpt2.SIZES["distilgpt2"]), 81_912_576),
-        (bert.BERT(**bert.SIZES["bert-base-uncased"]), 109_482_240),
-        (clip.VisionTransformer(**clip.SIZES["ViT-B/32"]), 87_849_216),
-        (clip.TextTransformer(**clip.TEXT_SIZES["ViT-B/32"]), 63_428_096),
+        (made("language model", "distilgpt2"), 81_912_576),
+        (made("language model", "bert-base-uncased"), 109_482_240),
+        (made("image encoder", "ViT-B/32"), 87_849_216),
+        (made("text encoder", "ViT-B/32"), 63_428_096),
         *(
             pytest.param(module, count, marks=pytest.mark.slow)
             for module, count in (
                 (gpt2.GPT2(), 124_439_808),
-                (gpt2.GPT2(**gpt2.SIZES["gpt2-medium"]), 354_823_168),
-                (gpt2.GPT2(**gpt2.SIZES["gpt2-large"]), 774_030_080),
-                (gpt2.GPT2(**gpt2.SIZES["gpt2-xl"]), 1_557_611_200),
-                (bert.BERT(**bert.SIZES["bert-large-uncased"]), 335_141_888),
-                (clip.VisionTransformer(**clip.SIZES["ViT-L/14"]), 303_966_208),
+                (made("language model", "gpt2-medium"), 354_823_168),
+                (made("language model", "gpt2-large"), 774_030_080),
+                (made("language model", "gpt2-xl"), 1_557_611_200),
+                (made("language model", "bert-large-uncased"), 335_141_888),
+                (made("image encoder", "ViT-L/14"), 303_966_208),
             )
         ),
     ],

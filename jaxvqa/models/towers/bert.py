@@ -6,7 +6,6 @@ Understanding", NAACL 2019:
     text ── embed + positions + types ── norm ── block_0 ── … ── pooler of the first token
 """
 
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -16,14 +15,6 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxvqa.models.layers.dropout import Dropout
 from jaxvqa.models.layers.linear import Linear
 from jaxvqa.models.layers.transformer import INIT, LayerNorm, Readout, apply_blocks, usual_block
-
-SIZES: Mapping[str, Mapping[str, int]] = {
-    "bert-base-uncased": {"vocab_size": 30522},
-    "bert-clinical": {"vocab_size": 28996},
-    "pubmedbert": {"vocab_size": 30522},
-    "bert-large-uncased": {"vocab_size": 30522, "width": 1024, "depth": 24, "heads": 16, "hidden": 4096},
-}
-"""Published name -> fields of `BERT`; "bert-clinical" is Bio_ClinicalBERT."""
 
 EPSILON = 1e-12
 

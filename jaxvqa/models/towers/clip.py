@@ -8,7 +8,6 @@ Supervision", ICML 2021:
 """
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -19,20 +18,6 @@ from jaxvqa.models.layers.attention import causal
 from jaxvqa.models.layers.conv import Conv
 from jaxvqa.models.layers.linear import Linear
 from jaxvqa.models.layers.transformer import INIT, Block, LayerNorm, apply_blocks, usual_block
-
-SIZES: Mapping[str, Mapping[str, int]] = {
-    "ViT-B/32": {"patch": 32, "width": 768, "depth": 12, "heads": 12, "features": 512},
-    "ViT-B/16": {"patch": 16, "width": 768, "depth": 12, "heads": 12, "features": 512},
-    "ViT-L/14": {"patch": 14, "width": 1024, "depth": 24, "heads": 16, "features": 768},
-}
-"""Published name -> fields of `VisionTransformer`."""
-
-TEXT_SIZES: Mapping[str, Mapping[str, int]] = {
-    "ViT-B/32": {"width": 512, "depth": 12, "heads": 8, "features": 512},
-    "ViT-B/16": {"width": 512, "depth": 12, "heads": 8, "features": 512},
-    "ViT-L/14": {"width": 768, "depth": 12, "heads": 12, "features": 768},
-}
-"""Name of the vision tower -> fields of the `TextTransformer` beside it."""
 
 
 def _blocks(tower: Any) -> list[Block]:

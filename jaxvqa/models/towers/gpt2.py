@@ -5,7 +5,6 @@ A. Radford, J. Wu, R. Child, D. Luan, D. Amodei, I. Sutskever, "Language Models 
     text ── embed + positions ── block_0 ── … ── readout (norm, then the embedding's table)
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -15,15 +14,6 @@ from jaxtyping import Array, Float, Int
 from jaxvqa.models.layers.dropout import Dropout
 from jaxvqa.models.layers.transformer import INIT, Readout, usual_block
 from jaxvqa.models.towers.decoder import Decoder
-
-SIZES: Mapping[str, Mapping[str, int]] = {
-    "distilgpt2": {"width": 768, "depth": 6, "heads": 12},
-    "gpt2": {"width": 768, "depth": 12, "heads": 12},
-    "gpt2-medium": {"width": 1024, "depth": 24, "heads": 16},
-    "gpt2-large": {"width": 1280, "depth": 36, "heads": 20},
-    "gpt2-xl": {"width": 1600, "depth": 48, "heads": 25},
-}
-"""Published name -> fields of `GPT2`."""
 
 
 class GPT2(Decoder):
