@@ -99,7 +99,7 @@ def fields_of(module: type[nn.Module]) -> dict[str, Any]:
     return {f.name: f for f in dataclasses.fields(module) if f.name not in ("parent", "name")}
 
 
-def make(kind: str, name: str, sizes: Mapping[str, Any], where: str, sizes_at: str, **fixed: Any) -> nn.Module:
+def make(kind: str, name: str, sizes: Mapping[str, Any], where: str, sizes_at: str, /, **fixed: Any) -> nn.Module:
     """Makes a tower.
 
     Args:
