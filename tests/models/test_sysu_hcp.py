@@ -268,7 +268,10 @@ def test_sizes_come_from_a_config():
     ("fields", "message"),
     [
         ({"backbone": "resnest51"}, "model.backbone is 'resnest51'; .*Did you mean 'resnest50'"),
-        ({"backbone": "vgg16", "sizes": {"width": 1, "dtype": 2}}, "model.sizes.width .*\n.*model.sizes.dtype is not a size"),
+        (
+            {"backbone": "vgg16", "sizes": {"width": 1, "dtype": 2}},
+            "model.sizes.width .*\n.*model.sizes.dtype is not a size",
+        ),
     ],
 )
 def test_unknown_names_are_refused(fields, message):
