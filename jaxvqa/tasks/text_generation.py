@@ -108,7 +108,7 @@ class TextGeneration(Task):
         self._shared_mask = "shared_loss_mask" in parse_compat(self.model.compat)
         # Means over words and over classes are added, a shared mask is a mean over the batch, and a group of questions has one
         # picture.
-        self.additive = not ((config.loss.text and (data.classify or self._shared_mask)) or data.questions_together > 1)
+        self.additive = not ((config.loss.text and (data.classify or self._shared_mask)) or data.examples_per_image > 1)
         self._regions = self.model.vision == "regions"
         self._writes = self.model.writes and config.loss.text
         if not (self._writes or data.classify):
