@@ -13,7 +13,7 @@ from typing import Any, get_args
 import jax
 import ml_collections
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxvqa import paths
@@ -72,7 +72,7 @@ def check_batch_size(batch_size: int, microbatches: int, mesh: Mesh, name: str) 
         )
 
 
-def specs(table: paths.Table, tree: Any, mesh: Mesh, what: str) -> Any:
+def specs(table: paths.Table, tree: Any, mesh: Mesh | AbstractMesh, what: str) -> Any:
     """The PartitionSpec of each leaf.
 
     A row's value is one mesh axis (or None) per dimension. An axis that does not divide its dimension is left out
@@ -104,7 +104,7 @@ def specs(table: paths.Table, tree: Any, mesh: Mesh, what: str) -> Any:
     return found
 
 
-def state_shardings(config: Config, state: TrainState, mesh: Mesh, kinds: Kinds) -> TrainState:
+def state_shardings(config: Config, state: TrainState, mesh: Mesh | AbstractMesh, kinds: Kinds) -> TrainState:
     """The sharding of every leaf of a state (of its shapes): what mirrors a parameter lies where the parameter lies.
 
     Args:
@@ -160,15 +160,17 @@ def plan(config: Config, state: TrainState, kinds: Kinds) -> str:
       state: the shapes with their shardings.
       kinds: the kind of each collection.
     """
-    lines = [f"the state takes {_mebibytes(state)} a device; of it"]
+    lines = [f"the state takes {_size(state)} a device; of it"]
     whole = []
     for name, tree in {"params": state.params, "memory": states.of_kind(state.collections, kinds, "memory")}.items():
-        left = paths.flatten(tree)
-        for regex, axes in (config[name] or ((r".*", ()),)) if left else ():
+        leaves = paths.flatten(tree)
+        left = dict(leaves)
+        for regex, axes in (config[name] or ((r".*", ()),)) if leaves else ():
             mine = {path: left.pop(path) for path in list(left) if re.fullmatch(regex, path)}
-            size = sum(leaf.size for leaf in mine.values())
+            arrays = f"{len(mine)} of {len(leaves)} arrays"
+            numbers = " of ".join(f"{sum(x.size for x in of.values()):,}" for of in (mine, leaves))
             cut = ", ".join(axis or "-" for axis in axes) or "whole"
-            lines.append(f"  {name} {regex} ({cut}): arrays {len(mine)}, numbers {size:,}, {_mebibytes(mine)}")
+            lines.append(f"  {name} {regex} ({cut}): {arrays}, {numbers} numbers, {_size(mine)} a device")
             whole += [
                 f"  whole: {path}, dimension {d} of {leaf.shape[d]}: {axis}={leaf.sharding.mesh.shape[axis]} does not divide it"
                 for path, leaf in mine.items()
@@ -178,7 +180,10 @@ def plan(config: Config, state: TrainState, kinds: Kinds) -> str:
     return "\n".join(lines + whole)
 
 
-def _mebibytes(tree: Any) -> str:
+def _size(tree: Any) -> str:
     """What a device holds of arrays with shardings."""
-    leaves = jax.tree.leaves(tree)
-    return f"{sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves) / 2**20:.2f} MiB"
+    size = float(
+        sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)),
+    )
+    unit = min(int(math.log2(max(size, 1)) // 10), 3)
+    return f"{size / 2 ** (10 * unit):.4g} {('B', 'KiB', 'MiB', 'GiB')[unit]}"

@@ -141,13 +141,9 @@ def mirrored(params: Params, mirrors: Collections) -> dict[str, Any]:
 
 def _check_kinds(params: Params, collections: Collections, kinds: Kinds) -> None:
     known = get_args(Kind)
-    faults = [
-        f"{name} is {kinds[name]!r}" if name in kinds else f"{name} has no kind"
-        for name in collections
-        if kinds.get(name) not in known
-    ]
+    faults = [f"that of {name} is {kinds.get(name)!r}" for name in collections if kinds.get(name) not in known]
     if faults:
-        raise ConfigError(f"Task.kinds: {'; '.join(faults)}; expected for each collection one of {', '.join(known)}.")
+        raise ConfigError(f"Task.kinds gives each collection one of {', '.join(known)}, but {', '.join(faults)}.")
     of_path = paths.flatten(params)
     for name, tree in of_kind(collections, kinds, "mirror").items():
         for path, leaf in paths.flatten(tree).items():
