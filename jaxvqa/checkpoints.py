@@ -12,7 +12,6 @@ A step folder appears under its number only once it is complete; an interrupted 
 import contextlib
 import dataclasses
 import importlib.metadata
-import json
 import logging
 import re
 import shlex
@@ -23,14 +22,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import orbax.checkpoint as ocp
-from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxvqa import configs, paths
+from jaxvqa import paths
 from jaxvqa.errors import (
     CheckpointError,
-    ConfigError,
     DivergedError,
     StorageError,
     UserError,
@@ -318,12 +314,15 @@ def differences(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tup
     return lines
 
 
-def init_from(name: str, workdir: str, state: TrainState, table: paths.Table, kinds: Kinds) -> TrainState:
+def init_from(
+    name: str, workdir: str, theirs: Mapping[str, Any], state: TrainState, table: paths.Table, kinds: Kinds
+) -> TrainState:
     """Takes parameters and other collections (batch statistics) from another run's newest checkpoint, by name.
 
     Args:
       name: the row of `config.init_from`, for messages.
-      workdir: the other run's folder.
+      workdir: the other run's folder, for messages.
+      theirs: `params` and the other collections of that run, with its moving averages where it keeps them.
       state: this run's freshly initialised state.
       table: the row's `table`, rows of (regex over this model's path, what): True takes the leaf of the same path; False
         keeps the fresh one; `LEADING_ROWS` takes the leaf of the same path, which may have fewer rows, and keeps the fresh
@@ -332,19 +331,13 @@ def init_from(name: str, workdir: str, state: TrainState, table: paths.Table, ki
       kinds: the kind of each collection.
 
     Returns:
-      The state with what was taken over, its moving averages made equal to it. The other run's moving averages are taken
-      where it keeps them. What the other run does not hold of a mirror is copied from the parameter at its path.
+      The state with what was taken over, its moving averages made equal to it. What the other run does not hold
+      of a mirror is copied from the parameter at its path.
 
     Raises:
       CheckpointError: lists every leaf that the other checkpoint lacks or has in another shape.
     """
-    mesh = jax.tree.leaves(state.params)[0].sharding.mesh
-    checkpoints = Checkpoints(workdir, read_only=True)
-    model = checkpoints.restore_model(checkpoints.model_shapes(sharding=NamedSharding(mesh, PartitionSpec())))
-    checkpoints.close()
-    params, collections = TrainState(step=None, opt_state=(), **model).eval_variables
-    other = {"params": params, **collections}
-    source = {collection: paths.flatten(tree) for collection, tree in other.items()}
+    source = {collection: paths.flatten(tree) for collection, tree in theirs.items()}
     fresh = {"params": state.params, **state.collections}
     what = f"init_from.{name}.table"
     every_path = {path: leaf for tree in fresh.values() for path, leaf in paths.flatten(tree).items()}
@@ -356,17 +349,17 @@ def init_from(name: str, workdir: str, state: TrainState, table: paths.Table, ki
         wanted = choice[path]
         if wanted is False:
             return leaf
-        theirs = path if wanted in (True, LEADING_ROWS) else re.sub(rows[path], wanted, path)
-        found = source.get(collection, {}).get(theirs)
+        there = path if wanted in (True, LEADING_ROWS) else re.sub(rows[path], wanted, path)
+        found = source.get(collection, {}).get(there)
         if wanted == LEADING_ROWS and found is not None and len(found) < len(leaf):
             found = jnp.concatenate([found.astype(leaf.dtype), leaf[len(found) :]])
         if found is None and kinds.get(collection) == "mirror":
             return jnp.copy(taken["params"][path])
         if found is None:
-            hint = nearest(theirs, source.get(collection, {}))
-            faults.append(f"missing there: {theirs} of {collection} (for {path}).{hint}")
+            hint = nearest(there, source.get(collection, {}))
+            faults.append(f"missing there: {there} of {collection} (for {path}).{hint}")
         elif found.shape != leaf.shape:
-            faults.append(f"shape: {theirs} is {found.shape} there, {path} is {leaf.shape} here")
+            faults.append(f"shape: {there} is {found.shape} there, {path} is {leaf.shape} here")
         else:
             return jax.device_put(found.astype(leaf.dtype), leaf.sharding)
         return leaf
@@ -397,66 +390,6 @@ def missing_starts(rows: Mapping[str, Any]) -> dict[str, str]:
     if any(regex == ".*" and what for row in given for regex, what in row["table"]):
         return {}
     return {name: row["without"] for name, row in rows.items() if row.get("without") and not row.get("workdir")}
-
-
-# --- a work directory's config -----------------------------------------------------------------------------------------
-
-# Fields that may change between the start and the continuation of a run: they change no number of it, but for `total`,
-# which a user raises to train on (schedules that fall to the end of the run then fall later).
-FREE_TO_CHANGE = (
-    "total",
-    "log_every",
-    "profile_steps",
-    "compilation_cache",
-    "mesh",
-    "checkpoint",
-    "compile",
-    "evals",
-    "main_eval",
-    "report",
-    "data.dir",
-    "data.readers",
-    "data.cache_mib",
-    "sharding",
-    "init_from",
-)
-
-
-def check_same_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
-    """Checks that `workdir` was started with this config, or is fresh.
-
-    Raises:
-      ConfigError: lists every field that differs.
-    """
-    file = workdir / "config.json"
-    with os_errors(workdir, "a folder for the run"):
-        if not file.exists():
-            return
-    before = flatten_config(json.loads(configs.read(file).to_json()))
-    now = flatten_config(json.loads(config.to_json()))
-    absent = "(absent)"
-    changed = [
-        f"{name}: was {before.get(name, absent)!r}, now {now.get(name, absent)!r}"
-        for name in sorted(before.keys() | now.keys())
-        if before.get(name, absent) != now.get(name, absent)
-        and not any(name == free or name.startswith(free + ".") for free in FREE_TO_CHANGE)
-    ]
-    if changed:
-        raise ConfigError(
-            f"{workdir} holds a run of another config:\n  "
-            + "\n  ".join(changed)
-            + "\nUse that config to go on with that run, or another --workdir for a new one."
-        )
-
-
-def flatten_config(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Returns {"a.b": value} of nested dicts."""
-    if not isinstance(tree, Mapping):
-        return {prefix: tree}
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= flatten_config(value, f"{prefix}.{key}" if prefix else str(key))
-    return flat
 
 
 def versions() -> dict[str, str]:

@@ -5,7 +5,7 @@ import contextlib
 import importlib.util
 import json
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +160,16 @@ def field_names(config: ml_collections.ConfigDict, prefix: str = "") -> list[str
         name = f"{prefix}{key}"
         names += field_names(value, name + ".") if isinstance(value, ml_collections.ConfigDict) else [name]
     return names
+
+
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Returns {"a.b": value} of nested dicts."""
+    if not isinstance(tree, Mapping):
+        return {prefix: tree}
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
+    return flat
 
 
 def _read(text: str, present: Any) -> Any:

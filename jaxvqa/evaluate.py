@@ -4,46 +4,51 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
-import ml_collections
-import optax
 from jax.sharding import Mesh
 
-from jaxvqa import checkpoints, configs, fields, sharding
-from jaxvqa import state as states
+from jaxvqa import configs, sharding
 from jaxvqa.data.batches import Readers
 from jaxvqa.data.data_set import DataSet
-from jaxvqa.errors import CheckpointError, ConfigError
+from jaxvqa.errors import ConfigError, UserError
 from jaxvqa.evaluators import WITHOUT_PREDICTIONS, Evaluator, evaluator
 from jaxvqa.evaluators.context import Context
 from jaxvqa.logs import log
 from jaxvqa.metrics.score import Score, as_row
+from jaxvqa.runs import Run
 from jaxvqa.state import TrainState
-from jaxvqa.tasks import Task, task_with_assets
+from jaxvqa.tasks import Task
+from jaxvqa.types import Config
 
 
-def evaluate(config: ml_collections.ConfigDict, workdir: Path, split: str = "") -> dict[str, float]:
+def evaluate(config: Config, workdir: Path, split: str = "") -> dict[str, float]:
     """Evaluates the newest checkpoint in `workdir`: all of `config.evals`, or just `split` under its own name.
 
     Returns:
       All values by name; predictions are written as during training.
     """
-    config = fields.final(config)
-    saved = checkpoints.Checkpoints(workdir, read_only=True)
-    assets, _ = saved.read_json()
-    task = task_with_assets(config, assets)
-    mesh = sharding.make_mesh(config.mesh)
-    with jax.set_mesh(mesh):
-        log.info("restoring the checkpoint of step %s …", saved.latest_step())
-        state = restore_for_prediction(saved, config, task, mesh)
+    run = Run(workdir, config, sharding.make_mesh(config.mesh))
+    with jax.set_mesh(run.mesh):
+        log.info("restoring the checkpoint of step %s …", run.step)
         results: dict[str, float] = {}
-        for each in make_evaluators(for_split(config, split), task, DataSet(config.data), mesh, workdir).values():
-            results |= as_row(each.run(state))
-    saved.close()
+        evals = make_evaluators(for_split(run.final, split), run.task, run.data, run.mesh, workdir)
+        for name, each in evals.items():
+            results |= run_evaluator(name, each, run.state)
     return results
 
 
-def for_split(config: ml_collections.ConfigDict, split: str) -> ml_collections.ConfigDict:
+def run_evaluator(name: str, each: Evaluator, state: TrainState) -> dict[str, float]:
+    """The values of an evaluation of a state; what goes wrong in it says so."""
+    where = f"The evaluation {name!r} at step {int(state.step)}"
+    try:
+        return as_row(each.run(state))
+    except UserError as error:
+        raise type(error)(f"{where}: {error}") from error
+    except Exception as error:
+        error.add_note(f"{where} failed.")
+        raise
+
+
+def for_split(config: Config, split: str) -> Config:
     """The config with one evaluation, of `split` and named so; as it is where `split` is empty.
 
     It is like the config's own of that name where that is of the split, else like the main one.
@@ -65,28 +70,11 @@ def for_split(config: ml_collections.ConfigDict, split: str) -> ml_collections.C
     config = config.copy_and_resolve_references()
     with config.unlocked():
         config.main_eval = split
-        config.evals = ml_collections.ConfigDict({split: row.to_dict() | {"split": split}})
+        config.evals = Config({split: row.to_dict() | {"split": split}})
     return config
 
 
-def restore_for_prediction(
-    saved: checkpoints.Checkpoints, config: ml_collections.ConfigDict, task: Task, mesh: Mesh
-) -> TrainState:
-    """Restores what predictions need of the newest checkpoint: parameters, other collections, averages; no optimiser."""
-    step = saved.latest_step()
-    if step is None:
-        raise CheckpointError(f"{saved.folder} holds no complete checkpoint to predict from.")
-    with_ema = saved.model_shapes(step).get("ema") is not None
-    shapes = jax.eval_shape(states.create(task.init, optax.identity(), task.kinds, seed=config.seed, with_ema=with_ema))
-    placed = sharding.state_shardings(config.sharding, shapes, mesh, task.kinds)
-    shapes = jax.tree.map(lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=p), shapes, placed)
-    model = saved.restore_model(checkpoints.model_item(shapes), step)
-    return TrainState(step=jnp.asarray(step, jnp.int32), opt_state=optax.EmptyState(), **model)
-
-
-def make_evaluators(
-    config: ml_collections.ConfigDict, task: Task, data: DataSet, mesh: Mesh, workdir: Path
-) -> dict[str, Evaluator]:
+def make_evaluators(config: Config, task: Task, data: DataSet, mesh: Mesh, workdir: Path) -> dict[str, Evaluator]:
     """The evaluators of `config.evals`, by name."""
     readers = Readers(**config.data.readers)
     return {

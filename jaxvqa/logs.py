@@ -84,9 +84,7 @@ class MetricWriter:
         with os_errors(workdir):
             if self._file.exists():
                 kept = [row for row in read_metrics(workdir) if row["step"] <= first_step]
-                partial = self._file.with_suffix(".partial")
-                partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
-                os.replace(partial, self._file)
+                write_whole(self._file, "".join(json.dumps(row) + "\n" for row in kept))
         self._first_step = first_step
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
@@ -127,6 +125,13 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
     rows = read_json_lines(file, expected, {str: math.nan}, cut=True)
     check_form(rows, [{"step": int}], file, expected)
     return rows
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file under another name first, so that it is there whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
 
 
 BAR_SECONDS, LINE_SECONDS = 1.0, 10.0

@@ -28,18 +28,20 @@ config, data, checkpoint or command; 3 the loss is not finite; 74 the disk is fu
 import argparse
 import datetime
 import os
+import shlex
 import stat
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-import ml_collections
 
-from jaxvqa import checkpoints, compiling, configs, distributed, ensemble, evaluate, fields, logs, train
+from jaxvqa import compiling, configs, distributed, evaluate, fields, logs, train
+from jaxvqa.ensembles.evaluation import evaluate as ensemble
 from jaxvqa.errors import ConfigError, UserError, nearest, run_command
 from jaxvqa.inputs import user_path
 from jaxvqa.logs import log
+from jaxvqa.runs import Run
 
 MODES = ("train", "eval", "predict", "compile")
 CACHE_VARIABLE, DEFAULT_CACHE = "JAX_COMPILATION_CACHE_DIR", "~/.cache/jaxvqa/xla"
@@ -69,12 +71,10 @@ def _run(argv: Sequence[str]) -> None:
 
 def _in_job(args: argparse.Namespace, changes: Sequence[tuple[str, str]]) -> None:
     logs.setup()
-    config = _config(args)
+    config = configs.load(args.config) if args.config else Run.open(args.workdir).config
     configs.override(config, changes)
     if "members" in config and args.mode in ("train", "compile"):
-        raise ConfigError(
-            f"{args.config} is of runs that answer together: nothing to {args.mode}. Add --mode=eval or predict."
-        )
+        raise ConfigError(f"{args.config} is an ensemble of runs: nothing to {args.mode}. Add --mode=eval or predict.")
     fields.final(config, training=args.mode in ("train", "compile"))
     use_compilation_cache(config.compilation_cache)
     if args.mode == "compile":
@@ -84,24 +84,33 @@ def _in_job(args: argparse.Namespace, changes: Sequence[tuple[str, str]]) -> Non
     workdir = args.workdir or _fresh_workdir(config.name)
     if args.mode == "train":
         log.info("work directory: %s", workdir)
-        train.train(config, workdir)
+        train.train(config, workdir, _command(args, changes))
         if config.report and jax.process_index() == 0:
             _write_report(workdir)
         return
-    run = ensemble.evaluate if "members" in config else evaluate.evaluate
-    for name, value in run(config, workdir, args.split if args.mode == "predict" else "").items():
-        if jax.process_index() == 0:
-            print(f"{name:44s} {value:8.2f}")
+    split = args.split if args.mode == "predict" else ""
+    if "members" in config:
+        values = ensemble(config, workdir, split, _command(args, changes))
+    else:
+        values = evaluate.evaluate(config, workdir, split)
     if jax.process_index() == 0:
+        print("".join(f"{name:44s} {value:8.2f}\n" for name, value in values.items()), end="")
         print(f"predictions: {workdir / 'predictions'}")
+
+
+def _command(args: argparse.Namespace, changes: Sequence[tuple[str, str]]) -> str:
+    """What was typed, but for --workdir; empty where the config was not, but is that of the work directory."""
+    mode = [] if args.mode == "train" else [f"--mode={args.mode}", *([f"--split={args.split}"] if args.split else [])]
+    words = [*mode, *(f"--config.{name}={value}" for name, value in changes), *["--distributed"] * args.distributed]
+    return shlex.join(["python", "-m", "jaxvqa.main", f"--config={args.config}", *words]) if args.config else ""
 
 
 def _write_report(workdir: Path) -> None:
     log.info("writing the report …")
-    from jaxvqa import report  # after training: it brings matplotlib, for which no first step shall wait
+    from jaxvqa.report import page  # after training: it brings matplotlib, for which no first step shall wait
 
     try:
-        log.info("report: %s", report.write(workdir))
+        log.info("report: %s", page.write(workdir))
     except UserError as error:
         # The run itself is done and saved.
         log.warning("no report: %s", error)
@@ -148,21 +157,9 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[tuple[str, str
 def _describe_config(argument: str) -> None:
     print(f"\n{argument}\n\n{configs.describe(argument)}\n\nFields\n")
     config = configs.load(argument)
-    flat = checkpoints.flatten_config(config.to_dict())
+    flat = configs.flatten(config.to_dict())
     for name in configs.field_names(config):
         print(f"  --config.{name}={flat.get(name)!r}")
-
-
-def _config(args: argparse.Namespace) -> ml_collections.ConfigDict:
-    if args.config:
-        return configs.load(args.config)
-    file = args.workdir / "config.json"
-    if file.is_file() and not (args.workdir / checkpoints.FOLDER).is_dir():
-        return configs.read(file)  # of an ensemble, which has no checkpoint of its own
-    saved = checkpoints.Checkpoints(args.workdir, read_only=True)
-    _, meta = saved.read_json()
-    saved.close()
-    return configs.from_json(meta["config"])
 
 
 def _fresh_workdir(name: str) -> Path:

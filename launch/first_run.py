@@ -5,10 +5,11 @@ import sys
 import time
 from pathlib import Path
 
-from jaxvqa import configs, logs, report, train
+from jaxvqa import configs, logs, train
 from jaxvqa.errors import install, run_command
 from jaxvqa.logs import log
 from jaxvqa.main import use_compilation_cache
+from jaxvqa.report.page import write
 from tfds_builders import build
 
 NEXT = """
@@ -41,8 +42,10 @@ def _tour() -> int:
         log.info("training %s", "the question-only baseline" if name == "blind" else "RWSAN")
         config = configs.load(f"configs/rwsan.py:{variant}")
         use_compilation_cache(config.compilation_cache)
-        results[name] = train.train(config, folder / name)[f"{configs.main_evaluation(config)}/accuracy"]
-    page = report.write(folder / "rwsan", baseline=folder / "blind")
+        command = f"python -m jaxvqa.main --config=configs/rwsan.py{':' if variant else ''}{variant}"
+        values = train.train(config, folder / name, command)
+        results[name] = values[f"{configs.main_evaluation(config)}/accuracy"]
+    page = write(folder / "rwsan", baseline=folder / "blind")
     print(
         f"\nValidation accuracy: RWSAN {results['rwsan']:.1f} %, the question alone {results['blind']:.1f} % "
         f"({time.perf_counter() - began:.0f} s in all)"

@@ -1,5 +1,6 @@
 """Tiny runs for tests: a config over the tiny phantoms, and the program in a process of its own."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -13,8 +14,9 @@ import ml_collections
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jaxvqa import checkpoints, configs, sharding, tasks, train
+from jaxvqa import checkpoints, configs, sharding, tasks
 from jaxvqa.data.data_set import DataSet
+from jaxvqa.runs import Run
 from jaxvqa.state import TrainState
 from jaxvqa.step import make_program
 from tests.made_up import made_up
@@ -61,11 +63,10 @@ def write(config: ml_collections.ConfigDict, workdir: Path, step: int = 0) -> tu
         made_up(program.shapes),
         program.shapes,
     )
-    position = {"examples": config.data.examples, "split": config.data.train_split, "size": len(source), "step": step}
-    train.start_workdir(workdir, config)
-    saved = checkpoints.Checkpoints(workdir)
-    saved.save(state, task.assets, {"config": json.loads(config.to_json()), "data": position})
-    saved.close()
+    position = {"examples": config.data.examples, "split": config.data.train_split, "size": len(source)}
+    run = Run.start(workdir, config)
+    with contextlib.closing(checkpoints.Checkpoints(workdir)) as saved:
+        run.save(saved, state, task.assets, position)
     return task, state
 
 

@@ -3,14 +3,12 @@
 import os
 import shutil
 
-import jax
 import pytest
 
-from jaxvqa import checkpoints, configs, sharding
+from jaxvqa import checkpoints
 from jaxvqa.convert import __main__ as convert
 from jaxvqa.errors import CheckpointError
-from jaxvqa.evaluate import restore_for_prediction
-from jaxvqa.tasks import task_with_assets
+from jaxvqa.runs import Run
 from tests import runs
 
 # Threads of TensorStore that had more to read find the event loop gone.
@@ -28,15 +26,7 @@ def run(phantoms, tmp_path_factory):
 
 
 def predict_from(workdir):
-    saved = checkpoints.Checkpoints(workdir, read_only=True)
-    try:
-        assets, meta = saved.read_json()
-        config = configs.from_json(meta["config"])
-        task, mesh = task_with_assets(config, assets), sharding.make_mesh(config.mesh)
-        with jax.set_mesh(mesh):
-            return restore_for_prediction(saved, config, task, mesh)
-    finally:
-        saved.close()
+    return Run.open(workdir).state
 
 
 def largest(folder):

@@ -7,6 +7,7 @@ from typing import ClassVar
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import pytest
 
@@ -14,9 +15,9 @@ from jaxvqa import checkpoints, configs, sharding
 from jaxvqa.data.batches import LoadBatch
 from jaxvqa.data.order import TrainOrder
 from jaxvqa.errors import CheckpointError
-from jaxvqa.evaluate import restore_for_prediction
 from jaxvqa.evaluators.context import predict_all
 from jaxvqa.models.layers.batch_norm import BatchNorm
+from jaxvqa.runs import Run
 from jaxvqa.step import make_program
 from jaxvqa.tasks import Task
 from jaxvqa.tasks.predictions import Predict
@@ -144,10 +145,9 @@ def test_averages_follow_parameters_and_statistics_and_start_from_them(run):
 
 def test_predictions_use_both_averages(run):
     config, _, workdir, states = run
-    saved = checkpoints.Checkpoints(workdir, read_only=True)
-    with jax.set_mesh(MESH):
-        state = restore_for_prediction(saved, config, TASK, MESH)
-    saved.close()
+    opened = Run(workdir, config, MESH)
+    opened.final, opened.task = config, TASK
+    state = opened.state
     assert_same(state.eval_variables, states[2].eval_variables)
     found = predictions(state)
     if not config.optim.ema:
@@ -177,10 +177,16 @@ def test_training_is_the_same_with_and_without_averages(both):
     assert_same([dataclasses.replace(state, ema=None) for state in with_averages], without)
 
 
+def taken(workdir, program):
+    """A fresh state with all of another run's."""
+    theirs = Run(workdir, ml_collections.ConfigDict()).variables(MESH)
+    return checkpoints.init_from("model", str(workdir), theirs, program.init(), ((".*", True),), TASK.kinds)
+
+
 def test_another_run_gives_its_averages_where_it_keeps_them(run):
     _, program, workdir, states = run
     with jax.set_mesh(MESH):
-        state = checkpoints.init_from("model", str(workdir), program.init(), ((".*", True),), TASK.kinds)
+        state = taken(workdir, program)
     assert_same((state.params, state.collections), states[2].eval_variables)
     assert_same(state.eval_variables, states[2].eval_variables)
 
@@ -190,4 +196,4 @@ def test_a_run_without_a_model_is_told(run, tmp_path):
     shutil.copytree(workdir, tmp_path / "run")
     shutil.rmtree(next((tmp_path / "run").rglob("model")))
     with jax.set_mesh(MESH), pytest.raises(CheckpointError, match=r"checkpoints/2 cannot be read: .*model"):
-        checkpoints.init_from("model", str(tmp_path / "run"), program.init(), ((".*", True),), TASK.kinds)
+        taken(tmp_path / "run", program)

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxvqa import checkpoints, evaluate, main, monitor, train
+from jaxvqa import checkpoints, main, monitor, train
+from jaxvqa import runs as opened
 from jaxvqa.errors import DivergedError
 from jaxvqa.explain.__main__ import main as explain
 from jaxvqa.step import make_program
@@ -142,7 +143,7 @@ class Overflow:
 
 def test_an_output_that_is_no_number_is_named(phantoms, tmp_path, monkeypatch, capsys):
     runs.write(runs.tiny_config(phantoms), tmp_path, step=2)
-    task = evaluate.task_with_assets
+    task = opened.task_with_assets
 
     def overflowing(config, assets):
         made = task(config, assets)
@@ -150,6 +151,8 @@ def test_an_output_that_is_no_number_is_named(phantoms, tmp_path, monkeypatch, c
         made.transforms = lambda *, train: (*transforms(train=train), Overflow())
         return made
 
-    monkeypatch.setattr(evaluate, "task_with_assets", overflowing)
+    monkeypatch.setattr(opened, "task_with_assets", overflowing)
     assert main.main(["--mode=eval", f"--workdir={tmp_path}"]) == 3
-    assert "gives no number (NaN) as 'probability' for 64 of 64 examples" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert "The evaluation 'val' at step 2: " in message
+    assert "gives no number (NaN) as 'probability' for 64 of 64 examples" in message

@@ -284,25 +284,6 @@ def test_data_that_changed_since(finished, phantoms, tmp_path, capsys):
     assert "size: was 63, now 64" in capsys.readouterr().err
 
 
-def test_a_checkpoint_from_before_a_field_existed(finished, tmp_path, capsys):
-    shutil.copytree(finished / "checkpoints", tmp_path / "checkpoints")
-    file = next((tmp_path / "checkpoints" / "6" / "meta").rglob("metadata"))
-    meta = json.loads(file.read_text())
-    del meta["config"]["data"]["cache_mib"], meta["config"]["curriculum"]
-    file.write_text(json.dumps(meta))
-    assert main.main([f"--workdir={tmp_path}", "--mode=eval"]) == 0
-    value = next(row for row in logs.read_metrics(finished) if "val/accuracy" in row)["val/accuracy"]
-    assert f"{value:.2f}" in capsys.readouterr().out
-
-
-def test_a_run_goes_on_that_began_before_a_field_existed(finished, phantoms, tmp_path):
-    config = runs.tiny_config(phantoms, optim__ema=0.5)
-    tree = json.loads((finished / "config.json").read_text())
-    del tree["curriculum"], tree["optim"]["coupled_decay"]
-    (tmp_path / "config.json").write_text(json.dumps(tree))
-    checkpoints.check_same_config(tmp_path, config)
-
-
 def test_bfloat16_trains(phantoms, tmp_path):
     train.train(runs.tiny_config(phantoms, dtype="bfloat16", total="4 steps"), tmp_path)
     losses = [row["train/loss"] for row in logs.read_metrics(tmp_path) if "train/loss" in row]

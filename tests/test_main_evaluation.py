@@ -1,14 +1,15 @@
 """The evaluation that a run is judged by is the one that its config names, whatever the order of the names."""
 
 import json
-import shutil
 
 import pytest
 
-from jaxvqa import configs, evaluators, main, report, train
+from jaxvqa import configs, evaluators, main, train
 from jaxvqa.errors import ConfigError
 from jaxvqa.evaluators.likelihood import LikelihoodEvaluator
 from jaxvqa.explain.attention import default_split
+from jaxvqa.report.results import result
+from jaxvqa.report.run import Record
 from tests import runs
 from tests.test_configs import ALL
 
@@ -84,17 +85,6 @@ def test_the_reports_headline_is_that_of_the_main_evaluation(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"main_eval": "val", "evals": evals, "data": {}}))
     row = {"step": 1, "on_train/accuracy": 99.0, "val/accuracy": 60.0}
     (tmp_path / "metrics.jsonl").write_text(json.dumps(row) + "\n")
-    run = report.read_run(tmp_path)
-    assert report.main_evaluation(run) == "val"
-    assert report.result(run, "val", [])["accuracy"] == 60.0
-
-
-def test_a_folder_from_before_the_field_is_read(folder, tmp_path, capsys):
-    shutil.copytree(folder, tmp_path / "old", ignore=shutil.ignore_patterns("old"))
-    for file in (tmp_path / "old").rglob("*"):
-        if file.is_file() and file.name in ("metadata", "config.json") and '"main_eval"' in file.read_text():
-            content = json.loads(file.read_text())
-            content.get("config", content).pop("main_eval", None)
-            file.write_text(json.dumps(content))
-    assert main.main(["--mode=eval", f"--workdir={tmp_path / 'old'}"]) == 0
-    assert "a_loss/loss" in capsys.readouterr().out
+    record = Record.read(tmp_path)
+    assert record.main == "val"
+    assert result(record, "val", [])["accuracy"] == 60.0

@@ -1,18 +1,21 @@
 import json
 import re
-import shlex
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
-from jaxvqa import configs, report
+from jaxvqa import configs
 from jaxvqa.errors import ConfigError, DataError
-from jaxvqa.explain.attention import Explanation
+from jaxvqa.explain.explanation import AttentionMap, Explanation
 from jaxvqa.metrics.bootstrap import confidence_interval
+from jaxvqa.report import examples, numbers, results
 from jaxvqa.report.__main__ import main
 from jaxvqa.report.numbers import points
+from jaxvqa.report.page import write
+from jaxvqa.report.run import Record, facts, notes
+from jaxvqa.runs import Run
 
 TYPES = ("presence", "count", "size")
 
@@ -115,7 +118,7 @@ class Page(HTMLParser):
 
 
 def page_of(*arguments):
-    return Page(report.write(*arguments).read_text())
+    return Page(write(*arguments).read_text())
 
 
 def words_of(page):
@@ -124,7 +127,7 @@ def words_of(page):
 
 def test_report_of_files_alone_shows_the_numbers_and_needs_no_network(tmp_path):
     workdir = make_run(tmp_path / "run", rows=full_rows(), predictions=prediction_rows(0.9))
-    path = report.write(workdir)
+    path = write(workdir)
     assert path == workdir / "report.html"
     page = Page(path.read_text())
     text = words_of(page)
@@ -145,14 +148,14 @@ def test_report_of_files_alone_shows_the_numbers_and_needs_no_network(tmp_path):
 def test_training_time_leaves_out_evaluations_and_pauses(tmp_path):
     rows = full_rows()
     rows[-1]["time"] += 1e6
-    run = report.read_run(make_run(tmp_path, rows=rows))
+    run = Record.read(make_run(tmp_path, rows=rows))
     assert run.training_seconds == pytest.approx(40 * 32 / 64)
 
 
 def test_types_have_counts_intervals_and_the_baselines_column(tmp_path):
     ours, theirs = prediction_rows(0.9), prediction_rows(0.4)
     scored = {row["id"]: row["accuracy"] for row in theirs}
-    tables = dict(report.groups(ours, scored))
+    tables = dict(results.groups(ours, scored))
     assert list(tables) == ["Question type", "Answer type"]  # no row has open_closed
     row = next(r for r in tables["Question type"] if r["name"] == "count")
     mine = [r["accuracy"] for r in ours if r["question_type"] == "count"]
@@ -162,7 +165,7 @@ def test_types_have_counts_intervals_and_the_baselines_column(tmp_path):
     assert (row["low"], row["high"]) == pytest.approx(tuple(100 * x for x in confidence_interval(mine, images)))
     assert row["baseline"] == pytest.approx(40)
     assert row["difference"] == pytest.approx(row["accuracy"] - 40)
-    without = dict(report.groups(ours, {}))["Question type"][0]
+    without = dict(results.groups(ours, {}))["Question type"][0]
     assert without["baseline"] is None
     assert without["difference"] is None
 
@@ -196,7 +199,7 @@ def test_a_baseline_on_other_questions_is_refused(tmp_path):
     workdir = make_run(tmp_path / "run", rows=full_rows())
     baseline = make_run(tmp_path / "blind", rows=full_rows(), questions="vqa_v2/questions", limit=7)
     with pytest.raises(ConfigError) as error:
-        report.write(workdir, baseline)
+        write(workdir, baseline)
     assert "data.examples: 'phantom_vqa/questions'" in str(error.value)
     assert "data.limit: 512" in str(error.value)
     assert not (workdir / "report.html").exists()
@@ -226,7 +229,7 @@ def test_a_run_without_any_row_or_file_says_so(tmp_path):
 
 def test_epochs_need_a_checkpoint_to_be_counted(tmp_path):
     text = words_of(page_of(make_run(tmp_path, rows=full_rows(), total="2 epochs")))
-    assert "Whether this run is finished cannot be told" in text
+    assert "It is not known whether this run is finished" in text
 
 
 def test_a_split_without_answers_shows_predictions_without_verdict(tmp_path):
@@ -256,7 +259,7 @@ def test_a_pre_training_run_shows_its_scores(tmp_path, organ, measure):
     assert "Multi-task pre-training on mtpt/phantom_" in text
     assert f"test/{measure}61.5 %58.5 % to 64.5 %20" in text  # a row of the table
     assert "test/compatibility83.5 %80.5 % to 86.5 %20" in text
-    assert f"Picturesmtpt/phantom_{organ}" in text
+    assert f"Imagesmtpt/phantom_{organ}" in text
     for words in ("no accuracy", "no evaluation", "question only", "Example answers"):
         assert words not in text
     assert page.tags.count("svg") == 3  # both scores and the loss
@@ -276,7 +279,7 @@ def test_every_text_is_escaped(tmp_path):
     config = json.loads((workdir / "config.json").read_text())
     config["name"] = f'name "{attack}" $x_1 & $'
     (workdir / "config.json").write_text(json.dumps(config))
-    html = report.write(workdir).read_text()
+    html = write(workdir).read_text()
     page = Page(html)
     assert "script" not in page.tags
     assert "img" not in page.tags
@@ -284,20 +287,20 @@ def test_every_text_is_escaped(tmp_path):
     assert f'is {attack} & "this" safe?' in page.text
 
 
-def test_missing_data_or_checkpoint_is_said_where_pictures_would_be(tmp_path, monkeypatch):
+def test_missing_data_or_checkpoint_is_said_where_images_would_be(tmp_path, monkeypatch):
     workdir = make_run(tmp_path, rows=full_rows(), predictions=prediction_rows(0.9))
-    assert "The pictures cannot be shown." in words_of(page_of(workdir))
+    assert "The images cannot be shown." in words_of(page_of(workdir))
 
     def unbuilt(*_, **__):
         raise DataError("The data set <x> is not built.")
 
-    monkeypatch.setattr(report, "explain", unbuilt)
-    assert "The pictures cannot be shown. The data set <x> is not built." in words_of(page_of(workdir))
+    monkeypatch.setattr(examples, "explain", unbuilt)
+    assert "The images cannot be shown. The data set <x> is not built." in words_of(page_of(workdir))
 
 
-def test_pictures_of_other_questions_are_not_shown(tmp_path, monkeypatch):
+def test_images_of_other_questions_are_not_shown(tmp_path, monkeypatch):
     workdir = make_run(tmp_path, rows=full_rows(), predictions=prediction_rows(0.9))
-    monkeypatch.setattr(report, "explain", lambda *_, positions, **__: [])
+    monkeypatch.setattr(examples, "explain", lambda *_, positions, **__: [])
     assert "the data set has changed" in words_of(page_of(workdir))
 
 
@@ -311,7 +314,7 @@ def explanation_of(row, **changes):
         "answers": (("yes", 0.625), ("no", 0.25)),
         "annotators": (),
         "boxes": np.array([[1, 1, 30, 30], [20, 20, 50, 50]], np.float32),
-        "region_attention": np.array([0.875, 0.125], np.float32),
+        "maps": (AttentionMap(np.array([0.875, 0.125], np.float32)),),
         "image": b"",
         "size": (64, 48),
     }
@@ -321,16 +324,27 @@ def explanation_of(row, **changes):
 def test_examples_show_attention_on_words_and_regions(tmp_path, monkeypatch):
     rows = prediction_rows(0.9)
     workdir = make_run(tmp_path, rows=full_rows(), predictions=rows)
-    monkeypatch.setattr(report, "explain", lambda *_, positions, **__: [explanation_of(rows[p]) for p in positions])
-    html = report.write(workdir).read_text()
+    monkeypatch.setattr(examples, "explain", lambda *_, positions, **__: [explanation_of(rows[p]) for p in positions])
+    html = write(workdir).read_text()
     page = Page(html)
     assert page.tags.count("img") == 2 * (12 + 6)
     assert 'title="75.0 % of the attention"' in html
     assert "attention over 2 regions; the strongest: 88 %, 12 %." in html
-    assert "Empty canvas in the size of picture" in html
+    assert "Empty canvas in the size of image" in html
     for words in ("Words are tinted", "warm areas"):
         assert words in html
     assert "62.5 %" in words_of(page)
+
+
+def test_an_example_shows_a_map_for_each_word(tmp_path, monkeypatch):
+    rows = prediction_rows(0.9)
+    workdir = make_run(tmp_path, rows=full_rows(), predictions=rows)
+    maps = tuple(AttentionMap(np.eye(2, dtype=np.float32)[i], word) for i, word in enumerate(("left <lung>", "heart")))
+    with_maps = lambda *_, positions, **__: [explanation_of(rows[p], maps=maps) for p in positions]  # noqa: E731
+    monkeypatch.setattr(examples, "explain", with_maps)
+    page = page_of(workdir)
+    assert page.tags.count("img") == 3 * (12 + 6)
+    assert page.text.count("left <lung>") == page.text.count("heart") == 12 + 6
 
 
 @pytest.mark.parametrize("part", ["questions", "image_disjoint"])
@@ -350,7 +364,7 @@ def test_protocols_stand_beside_what_needs_no_picture(tmp_path, part):
         "43.5 %",
         "allows90.5 %",
         "answer29.5 %",
-        "sees no picture50.2 %",
+        "reads no image50.2 %",
     ):
         assert words in text, words
     assert "same image and question type" not in text  # nothing was counted so
@@ -361,7 +375,7 @@ def test_a_picture_that_cannot_be_read_is_said_and_the_rest_is_shown(tmp_path, m
     rows = prediction_rows(0.9)
     workdir = make_run(tmp_path, rows=full_rows(), predictions=rows)
     broken = lambda *_, positions, **__: [explanation_of(rows[p], image=b"broken") for p in positions]  # noqa: E731
-    monkeypatch.setattr(report, "explain", broken)
+    monkeypatch.setattr(examples, "explain", broken)
     page = page_of(workdir)
     assert "A picture of 6 bytes cannot be decoded" in words_of(page)
     assert "62.5 %" in words_of(page)
@@ -373,28 +387,28 @@ def test_a_broken_checkpoint_does_not_stop_the_report(tmp_path):
     (workdir / "checkpoints" / "40" / "meta").mkdir(parents=True)
     text = words_of(page_of(workdir))
     assert "91.4 %" in text
-    assert "The pictures cannot be shown." in text
+    assert "The images cannot be shown." in text
 
 
 def test_examples_are_fixed_varied_and_hold_mistakes():
     rows = prediction_rows(0.9)
-    chosen = report.choose_examples(rows)
-    assert chosen == report.choose_examples(rows)
+    chosen = examples.choose_examples(rows)
+    assert chosen == examples.choose_examples(rows)
     assert len({row["id"] for row in chosen}) == 12
     assert len({row["image_id"] for row in chosen}) == 12
     assert {row["question_type"] for row in chosen} == set(TYPES)
     assert sum(row["accuracy"] == 0 for row in chosen) == 4
-    assert len(report.choose_examples(rows[:5])) == 5
-    assert len(report.choose_examples(prediction_rows(0.0))) == 12
-    assert sum(row["accuracy"] == 1 for row in report.choose_examples(prediction_rows(1.0))) == 12
+    assert len(examples.choose_examples(rows[:5])) == 5
+    assert len(examples.choose_examples(prediction_rows(0.0))) == 12
+    assert sum(row["accuracy"] == 1 for row in examples.choose_examples(prediction_rows(1.0))) == 12
     same_picture = [row | {"image_id": 1} for row in rows]
-    assert len({row["id"] for row in report.choose_examples(same_picture)}) == 12
-    assert report.choose_examples([]) == []
+    assert len({row["id"] for row in examples.choose_examples(same_picture)}) == 12
+    assert examples.choose_examples([]) == []
 
 
 def test_confident_mistakes_are_the_most_probable_wrong_answers():
     rows = prediction_rows(0.5)
-    mistakes = report.confident_mistakes(rows, 3)
+    mistakes = examples.confident_mistakes(rows, 3)
     wrong = sorted((row["probability"] for row in rows if row["accuracy"] == 0), reverse=True)
     assert [row["probability"] for row in mistakes] == wrong[:3]
     assert all(row["accuracy"] == 0 for row in mistakes)
@@ -403,11 +417,11 @@ def test_confident_mistakes_are_the_most_probable_wrong_answers():
 def test_calibration_error_of_known_answers():
     rows = [{"probability": 0.95, "accuracy": 1.0}] * 3 + [{"probability": 0.95, "accuracy": 0.0}]
     rows += [{"probability": 1.0, "accuracy": 1.0}] * 4 + [{"probability": 0.05, "accuracy": 0.3}] * 2
-    found = report.calibration(rows)
+    found = results.calibration(rows)
     # The last bin: probability (4 * 0.95 + 4) / 8 = 0.975, accuracy 7/8; the first: 0.05 and 0.3.
     assert found["error"] == pytest.approx(100 * (8 * 0.1 + 2 * 0.25) / 10)
     assert found["verdict"] == "too sure"
-    assert report.calibration([]) is None
+    assert results.calibration([]) is None
 
 
 def test_newest_predictions_of_the_right_evaluation_are_read(tmp_path):
@@ -415,51 +429,35 @@ def test_newest_predictions_of_the_right_evaluation_are_read(tmp_path):
     (workdir / "predictions" / "val_100.jsonl").write_text('{"id": 2}\n')
     (workdir / "predictions" / "val_extra_200.jsonl").write_text('{"id": 3}\n')
     (workdir / "predictions" / "val_300_evalai.json").write_text("[]")
-    assert report.read_run(workdir).predictions("val") == (100, [{"id": 2}])
-    assert report.read_run(workdir).predictions("test") == (0, [])
+    assert Run.open(workdir).predictions("val") == (100, [{"id": 2}])
+    assert Run.open(workdir).predictions("test") == (0, [])
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        *("rwsan.py", "rwsan.py:blind", "rwsan.py:small", "rwsan.py:easy_vqa", "rwsan.py:vqa_v2,mini"),
-        *("cmsa.py:vqa_rad,san,compact", "sysu_hcp.py:mixup,resnet18,small"),
-    ],
-)
-def test_the_training_command_gives_the_same_config(name):
-    config = configs.load(f"configs/{name}")
-    changes = [("optim.lr", "0.0025"), ("data.dir", "/a b/data"), ("checkpoint.keep", "5"), ("report", "false")]
-    configs.override(config, changes)
-    wanted = json.loads(config.to_json_best_effort())
-    words = shlex.split(report.train_command(wanted))
-    assert words[:3] == ["python", "-m", "jaxvqa.main"]
-    again = configs.load(words[3].removeprefix("--config="))
-    configs.override(again, [tuple(w.removeprefix("--config.").split("=", 1)) for w in words[4:]])
-    assert json.loads(again.to_json_best_effort()) == wanted
-    assert len(words) == 4 + len(changes)
-
-
-def test_no_training_command_for_a_config_of_other_fields():
-    assert report.train_command({"name": "mine"}) == ""
+def test_the_command_of_a_run_is_in_its_report(tmp_path):
+    workdir = make_run(tmp_path / "run", rows=full_rows())
+    assert "Make it again" not in words_of(page_of(workdir))
+    command = "python -m jaxvqa.main --config=configs/rwsan.py:small '--config.data.dir=/a b'"
+    (workdir / "run.json").write_text(json.dumps({"command": command}))
+    assert f"Make it again {command} --workdir={workdir}-again" in words_of(page_of(workdir))
 
 
 def test_numbers_as_text():
-    assert [report.significant(v) for v in (0.0, 0.000624, 1.78e-5, 12.345, 1190.4, 123456.0)] == [
+    assert [numbers.significant(v) for v in (0.0, 0.000624, 1.78e-5, 12.345, 1190.4, 123456.0)] == [
         "0", "0.000624", "1.78 × 10⁻⁵", "12.3", "1,190", "123,000",
     ]  # fmt: skip
-    assert [report.duration(s) for s in (3.4, 65.0, 3600.0, 3 * 86400.0)] == [
+    assert [numbers.duration(s) for s in (3.4, 65.0, 3600.0, 3 * 86400.0)] == [
         "3 s",
         "1 min 5 s",
         "1 h 0 min",
         "3 d 0 h",
     ]
-    assert [report.points(v) for v in (1.25, -3.0, None)] == ["+1.2", "−3.0", "–"]
-    assert report.percent(None) == "–"
+    assert [numbers.points(v) for v in (1.25, -3.0, None)] == ["+1.2", "−3.0", "–"]
+    assert numbers.percent(None) == "–"
 
 
 def test_command_names_a_folder_that_is_no_run(tmp_path, capsys):
     assert main([f"--workdir={tmp_path}"]) == 2
-    assert f"{tmp_path} is no work directory" in capsys.readouterr().err
+    assert f"{tmp_path} holds no checkpoints and no config.json" in capsys.readouterr().err
     (tmp_path / "config.json").write_text("{")
     assert main([f"--workdir={tmp_path}"]) == 2
     assert "is not JSON" in capsys.readouterr().err
@@ -499,14 +497,16 @@ REMARKS = {
 
 
 def folder_of(folder, name, changes=(), rows=(), meta=None):
-    """A run's folder of that config, as `read_run` gives it."""
+    """The record of a run's folder of that config."""
     config = configs.load(f"configs/{name}")
     configs.override(config, list(changes))
-    return report.Run(folder, json.loads(config.to_json()), list(rows), meta or {}, 0)
+    run = Run(folder, configs.from_json(config.to_json()))
+    run.metrics = list(rows)
+    return Record(run, meta or {})
 
 
-def notes_of(run):
-    return " ".join(report._notes(run, None, report.main_evaluation(run)))
+def notes_of(record):
+    return " ".join(notes(record))
 
 
 @pytest.mark.parametrize("name", REMARKS)
@@ -528,11 +528,11 @@ def test_a_run_that_takes_all_of_another_lacks_nothing(tmp_path, name):
 )
 def test_a_converted_folder_is_not_called_unfinished(tmp_path, name):
     run = folder_of(tmp_path, name, meta={"converted": {}, "data": {"size": None, "step": 0}})
-    notes, facts = notes_of(run), dict(report.facts(run))
-    assert "converted from another program's file" in notes
-    for wrong in ("not finished", "cannot be told", "No metrics", "Not given"):
-        assert wrong not in notes
-    assert not {"Steps", "Length", "Training time"} & facts.keys()
+    said, known = notes_of(run), dict(facts(run))
+    assert "converted from another program's file" in said
+    for wrong in ("not finished", "not known whether", "No metrics", "Not given"):
+        assert wrong not in said
+    assert not {"Steps", "Length", "Training time"} & known.keys()
     trained_on = folder_of(tmp_path, name, meta=dict(run.meta), rows=[train_row(5, 1.0)])
     assert "converted" not in notes_of(trained_on)
 
@@ -560,29 +560,29 @@ def test_the_folder_of_a_best_state_and_a_run_that_stopped_early_are_finished(tm
 )
 def test_what_probabilities_are_is_said_by_system(tmp_path, name, said):
     run = folder_of(tmp_path, name)
-    assert said in report.probability_words(run, report.main_evaluation(run))
+    assert said in examples.probability_words(run, run.main)
     if "classify" in name:
-        assert "add up to 100 %" in report.probability_words(run, "classes")
+        assert "add up to 100 %" in examples.probability_words(run, "classes")
 
 
 def test_a_report_that_is_written_again_knows_its_baseline(tmp_path):
     ours = make_run(tmp_path / "ours", rows=[eval_row(40, 70)], predictions=prediction_rows(0.7))
     blind = make_run(tmp_path / "blind", rows=[eval_row(40, 50)], predictions=prediction_rows(0.5), blind=True)
     with_baseline = "Question-only baseline"
-    assert with_baseline in report.write(ours, blind).read_text()
-    assert with_baseline in report.write(ours).read_text()
+    assert with_baseline in write(ours, blind).read_text()
+    assert with_baseline in write(ours).read_text()
     (tmp_path / "moved").mkdir()
     for folder in (ours, blind):
         folder.rename(tmp_path / "moved" / folder.name)
     ours, blind = (tmp_path / "moved" / folder.name for folder in (ours, blind))
-    assert with_baseline in report.write(ours).read_text()
+    assert with_baseline in write(ours).read_text()
     blind.rename(tmp_path / "elsewhere")
-    page = report.write(ours).read_text()
+    page = write(ours).read_text()
     assert with_baseline not in page
     assert "is not there any more" in page
-    assert report.write(ours, tmp_path / "elsewhere").read_text().count(with_baseline)
-    assert with_baseline not in report.write(ours, alone=True).read_text()
-    assert with_baseline not in report.write(ours).read_text()
+    assert write(ours, tmp_path / "elsewhere").read_text().count(with_baseline)
+    assert with_baseline not in write(ours, alone=True).read_text()
+    assert with_baseline not in write(ours).read_text()
 
 
 def test_both_rules_of_the_vqa_accuracy_are_shown(tmp_path):
@@ -591,11 +591,11 @@ def test_both_rules_of_the_vqa_accuracy_are_shown(tmp_path):
         "val/accuracy_since_2021/low": 69.0,
         "val/accuracy_since_2021/high": 71.8,
     }
-    page = report.write(make_run(tmp_path / "run", rows=[row])).read_text()
+    page = write(make_run(tmp_path / "run", rows=[row])).read_text()
     assert "2015 to March 2021" in page
     assert "70.4 % (69.0 to 71.8)" in page
 
 
 def test_an_interval_of_three_right_answers_has_a_width(tmp_path):
-    page = report.write(make_run(tmp_path / "run", predictions=prediction_rows(1.0, n=3))).read_text()
+    page = write(make_run(tmp_path / "run", predictions=prediction_rows(1.0, n=3))).read_text()
     assert "29.2 % to 100.0 %" in page

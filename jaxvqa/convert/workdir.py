@@ -1,7 +1,7 @@
 """Work directories from converted parameters, and parameters from work directories."""
 
+import contextlib
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-from jaxvqa import checkpoints, configs, fields, optim, train
+from jaxvqa import checkpoints, fields, optim
 from jaxvqa.convert.adam import AdamState
 from jaxvqa.errors import CheckpointError
+from jaxvqa.runs import Run
 from jaxvqa.state import TrainState, not_finite, start_ema
 from jaxvqa.tasks import task_class
 
@@ -77,34 +78,24 @@ def write(
         opt_state=opt_state,
         ema=start_ema(params, collections, task_class(config.task).kinds) if config.optim.ema else None,
     )
-    position = {"examples": config.data.examples, "split": config.data.train_split, "size": None, "step": step}
     if faults := not_finite(state):
         raise CheckpointError(f"The converted weights hold numbers that are not finite: {', '.join(faults[:5])} …")
-    train.start_workdir(folder, config)
-    saved = checkpoints.Checkpoints(folder)
-    saved.save(state, assets, {"config": json.loads(config.to_json()), "data": position, "converted": dict(notes)})
-    saved.close()
+    run = Run.start(folder, config)
+    position = {"examples": config.data.examples, "split": config.data.train_split, "size": None}
+    with contextlib.closing(checkpoints.Checkpoints(folder)) as saved:
+        run.save(saved, state, assets, position, converted=dict(notes))
     return step
 
 
 def read(folder: Path) -> Contents:
     """Reads the newest checkpoint of a work directory."""
-    saved = checkpoints.Checkpoints(folder, read_only=True)
-    assets, meta = saved.read_json()
-    config = configs.from_json(meta["config"])
-    # The optimiser's tree follows from the config and the parameters' shapes.
-    model = saved.model_shapes()
-    opt_state = jax.eval_shape(lambda p: optim.make_optimizer(config.optim, p).init(p), model["params"])
-    shapes = TrainState(step=jax.ShapeDtypeStruct((), jnp.int32), opt_state=opt_state, **model)
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    shapes = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=here), shapes)
-    state = saved.restore(shapes)
-    saved.close()
+    run = Run.open(folder)
+    config, state = run.config, run.training_state()
     adam = _find_adam(state.opt_state)
     if adam is not None:
         settings = {"lr": config.optim.lr, "betas": (config.optim.b1, config.optim.b2), "eps": config.optim.eps}
         adam = AdamState(int(adam.count), adam.mu, adam.nu, settings) if int(adam.count) else None
-    return Contents(config, assets, meta, state.params, state.collections, adam)
+    return Contents(config, run.assets, run.meta, state.params, state.collections, adam)
 
 
 def _is_adam(node: Any) -> bool:

@@ -2,7 +2,6 @@
 
 import functools
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from jaxvqa.data.data_set import Split
 from jaxvqa.data.order import EvalOrder
 from jaxvqa.data.transforms import Transform
 from jaxvqa.errors import ConfigError, DivergedError, nearest, os_errors
+from jaxvqa.logs import write_whole
 from jaxvqa.sharding import batch_sharding, check_batch_size
 from jaxvqa.state import TrainState
 from jaxvqa.tasks import Task
@@ -166,10 +166,3 @@ def predict_all(
                 "try 'float32'."
             )
     return outputs
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file under another name first, so that it is there whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)

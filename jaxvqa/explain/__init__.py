@@ -1,4 +1,4 @@
 """What a model looked at: attention over words and regions, drawn for people.
 
-`attention` reads a work directory and its data, `overlay` draws, and `python -m jaxvqa.explain` writes pictures.
+`explanation` holds it, `attention` reads it from a run and its data, `overlay` draws, `pages` and the command write.
 """

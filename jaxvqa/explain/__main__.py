@@ -7,44 +7,16 @@ number of them spread evenly over the split (by default the split of the run's m
 """
 
 import argparse
-import io
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-
-import jinja2
 
 from jaxvqa import logs
-from jaxvqa.errors import ConfigError, os_errors, run_command
-from jaxvqa.evaluators.context import write_whole
-from jaxvqa.explain import overlay
-from jaxvqa.explain.attention import Explanation, explain
+from jaxvqa.errors import ConfigError, run_command
+from jaxvqa.explain.attention import explain
+from jaxvqa.explain.pages import write
 from jaxvqa.inputs import user_path
 from jaxvqa.logs import log
-
-
-def write(explanations: Sequence[Explanation], output: Path) -> list[Path]:
-    """Writes ID.png for each explanation and index.html beside them; returns the paths, index.html last.
-
-    Raises:
-      StorageError: the folder cannot be written.
-    """
-    paths = []
-    with os_errors(output):
-        output.mkdir(parents=True, exist_ok=True)
-        for explanation in explanations:
-            file = io.BytesIO()
-            overlay.figure(explanation).savefig(file, format="png", metadata={"Title": explanation.question})
-            paths.append(output / f"{explanation.id}.png")
-            paths[-1].write_bytes(file.getvalue())
-        environment = jinja2.Environment(
-            loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
-        )
-        page = environment.get_template("index.html").render(
-            items=[(e, overlay.most_common(e.annotators)) for e in explanations]
-        )
-        write_whole(output / "index.html", page)
-    return [*paths, output / "index.html"]
+from jaxvqa.runs import Run
 
 
 def main(argv: Sequence[str]) -> int:
@@ -70,7 +42,7 @@ def _run(argv: Sequence[str]) -> None:
         raise ConfigError(f"--count={args.count}: expected at least 1.")
     logs.setup()
     log.info("reading %s and explaining its answers: the first is compiled …", args.workdir)
-    found = explain(args.workdir, split=args.split, ids=_ids(args.ids), count=args.count)
+    found = explain(Run.open(args.workdir), split=args.split, ids=_ids(args.ids), count=args.count)
     print(write(found, args.output)[-1])
 
 

@@ -1,6 +1,7 @@
-"""Attention drawn on pictures: arrays in, arrays or a figure out; no files, no state."""
+"""Attention drawn on images: arrays in, arrays or a figure out; no files, no state."""
 
 import io
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from jaxvqa.data import pictures
 from jaxvqa.errors import DataError
-from jaxvqa.explain.attention import Explanation
+from jaxvqa.explain.explanation import Explanation
 
 SIDE = 320
 """Longer side to which small pictures are enlarged, in pixels."""
@@ -150,25 +151,40 @@ def overlay(
     return np.array(Image.alpha_composite(picture, layer).convert("RGB"))
 
 
+def drawn_maps(
+    explanation: Explanation,
+) -> tuple[UInt8[np.ndarray, "H W 3"] | None, list[tuple[str, UInt8[np.ndarray, "H W 3"]]]]:
+    """The image at a legible size, and each attention map drawn on it with its label.
+
+    Raises:
+      DataError: the image cannot be decoded.
+    """
+    drawn = canvas(explanation)
+    if drawn is None:
+        return None, []
+    image, boxes = drawn
+    return image, [(one.label, overlay(image, boxes, one.weights)) for one in explanation.maps]
+
+
 def figure(explanation: Explanation) -> Figure:
-    """One question on one page: the picture, the attention on it, on the words, and the best answers."""
+    """One question on one page: the image, the attention on it, on the words, and the best answers."""
     page = Figure(figsize=(11, 4.4), dpi=110, layout="constrained")
     FigureCanvasAgg(page)
-    drawn = canvas(explanation)
-    sees = drawn is not None and len(explanation.boxes) > 0
+    image, maps = drawn_maps(explanation)
     parts: Any = page.subfigures(1, 3, width_ratios=(1, 1, 1.15))
     left, middle, right = parts
-    for part, title in ((left, "picture"), (middle, "attention over regions")):
-        axes = part.add_subplot()
-        axes.set_axis_off()
-        if drawn is None or (part is middle and not sees):
-            without = "the model sees no picture" if explanation.blind else "the model gives no attention over regions"
-            text = "no picture in the data" if drawn is None else without
-            axes.text(0.5, 0.5, text, ha="center", va="center", color="0.4")
-            continue
-        axes.set_title(title, fontsize=10, color="0.3")
-        image, boxes = drawn
-        axes.imshow(overlay(image, boxes, explanation.region_attention) if part is middle else image)
+    if image is None:
+        for part in (left, middle):
+            _say(part.add_subplot(), "no image in the data")
+    else:
+        _show(left.add_subplot(), image, "image")
+    if image is not None and not maps:
+        without = "the model reads no image" if explanation.blind else "the model gives no attention over regions"
+        _say(middle.add_subplot(), without)
+    columns = math.ceil(math.sqrt(len(maps)))
+    for i, (label, drawn) in enumerate(maps):
+        place = middle.add_subplot(math.ceil(len(maps) / columns), columns, i + 1)
+        _show(place, drawn, plain(label) or "attention over regions")
     words, answers = right.subplots(2, 1, height_ratios=(max(len(explanation.words), 3), len(explanation.answers)))
     _bars(words, "attention over words", explanation.words, explanation.word_attention, "#d97706")
     names = [name for name, _ in explanation.answers]
@@ -176,6 +192,17 @@ def figure(explanation: Explanation) -> Figure:
     given = f"      annotators: {most_common(explanation.annotators)}" if explanation.annotators else ""
     page.suptitle(plain(f"{explanation.question}\nanswer: {explanation.answers[0][0]}{given}"), fontsize=12, wrap=True)
     return page
+
+
+def _say(axes: matplotlib.axes.Axes, text: str) -> None:
+    axes.set_axis_off()
+    axes.text(0.5, 0.5, text, ha="center", va="center", color="0.4")
+
+
+def _show(axes: matplotlib.axes.Axes, image: UInt8[np.ndarray, "H W 3"], title: str) -> None:
+    axes.set_axis_off()
+    axes.set_title(title, fontsize=10, color="0.3")
+    axes.imshow(image)
 
 
 def most_common(answers: Sequence[str]) -> str:

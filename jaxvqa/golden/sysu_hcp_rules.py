@@ -13,8 +13,10 @@ import ml_collections
 import numpy as np
 from PIL import Image
 
-from jaxvqa import losses, optim, voting
+from jaxvqa import losses, optim
 from jaxvqa.data import images, med_text
+from jaxvqa.ensembles import voting
+from jaxvqa.ensembles.masks import allowed_classes, modalities_in, modality_of, read_masks
 from jaxvqa.errors import DataError
 from jaxvqa.golden import weights
 from jaxvqa.golden.parts import compare_all
@@ -254,18 +256,18 @@ def _ensemble(path: Path) -> Iterator[Row]:
         yield Row(path.name, "cases", None, note=note)
         return
     diseases = med_text.DiseaseList.from_file(names)
-    masks = voting.read_masks(modalities, len(diseases))
-    table = voting.allowed_classes(masks, len(diseases))
+    masks = read_masks(modalities, len(diseases))
+    table = allowed_classes(masks, len(diseases))
 
     def results(case: dict[str, Any]) -> Results:
         noise = weights.make_input({"seed": case["seed"], "shape": [len(content["models"]), len(diseases)]})
         logits = noise * np.float32(case["scale"]) + np.float32(case["offset"])
         for model, i, value in case["set"]:
             logits[model, i] = value
-        allowed = np.broadcast_to(table[voting.modality_of(case["question"], masks)], logits.shape)
+        allowed = np.broadcast_to(table[modality_of(case["question"], masks)], logits.shape)
         own = {reading: rule(logits, allowed) for reading, rule in voting.READINGS.items()}
         votes = {reading: int(voting.vote(classes[:, None])[0]) for reading, classes in own.items()}
-        ours: dict[str, Any] = {"modalities_found": voting.modalities_in(case["question"], masks)}
+        ours: dict[str, Any] = {"modalities_found": modalities_in(case["question"], masks)}
         ours["argmax"] = logits.argmax(-1).tolist()
         for reading, classes in own.items():
             ours[reading] = [None if i < 0 else i for i in classes.tolist()]

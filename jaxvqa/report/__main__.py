@@ -4,10 +4,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from jaxvqa import logs, report
+from jaxvqa import logs
 from jaxvqa.errors import run_command
 from jaxvqa.inputs import user_path
 from jaxvqa.logs import log
+from jaxvqa.report import page
 
 
 def main(argv: Sequence[str]) -> int:
@@ -17,7 +18,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _run(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m jaxvqa.report", description=report.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m jaxvqa.report", description=page.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--workdir", required=True, type=user_path, help="the folder of the run")
     parser.add_argument("--baseline", type=user_path, help="the folder of a run on the same data to compare with")
@@ -29,8 +30,8 @@ def _run(argv: Sequence[str]) -> None:
     logs.setup()
     log.info("reading %s and writing the report …", args.workdir)
     if args.curve:
-        report.write_curve(args.curve, args.workdir, args.baseline)
-    print(args.curve or report.write(args.workdir, args.baseline, alone=args.no_baseline))
+        page.write_curve(args.curve, args.workdir, args.baseline)
+    print(args.curve or page.write(args.workdir, args.baseline, alone=args.no_baseline))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ import html
 import io
 import re
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import matplotlib
 import numpy as np
@@ -14,41 +13,39 @@ from matplotlib.figure import Figure
 
 from jaxvqa.explain import overlay
 from jaxvqa.report.numbers import integer, significant
-
-if TYPE_CHECKING:
-    from jaxvqa.report import Run
+from jaxvqa.report.run import Record
 
 # Stand-ins that become CSS variables in the SVG, so that the charts follow the page's light and dark colours.
 _INK, _LINE, _OURS, _BASE, _SOFT = "#010203", "#040506", "#070809", "#0a0b0c", "#0d0e0f"
 VARIABLES = {_INK: "--quiet", _LINE: "--line", _OURS: "--accent", _BASE: "--baseline", _SOFT: "--accent-soft"}
 
 
-def charts(run: "Run", baseline: "Run | None", name: str, scores: Sequence[str] = ()) -> list[dict[str, str]]:
+def charts(record: Record, baseline: Record | None, name: str, scores: Sequence[str] = ()) -> list[dict[str, str]]:
     """The curves of an evaluation's accuracy, of other scores and of training: title, a sentence, and the SVG."""
     drawn = [
-        accuracy_chart(run, baseline, name),
-        *(line_chart(run, score, score, "%") for score in scores),
-        gate_chart(run),
-        line_chart(run, "train/loss", "Training loss", "for each question"),
-        line_chart(run, "train/learning_rate", "Learning rate", ""),
-        line_chart(run, "train/gradient_norm", "Gradient norm", "before clipping", log=True),
+        accuracy_chart(record, baseline, name),
+        *(line_chart(record, score, score, "%") for score in scores),
+        gate_chart(record),
+        line_chart(record, "train/loss", "Training loss", "for each question"),
+        line_chart(record, "train/learning_rate", "Learning rate", ""),
+        line_chart(record, "train/gradient_norm", "Gradient norm", "before clipping", log=True),
     ]
     return [chart for chart in drawn if chart]
 
 
-def accuracy_chart(run: "Run", baseline: "Run | None", name: str) -> dict[str, str] | None:
+def accuracy_chart(record: Record, baseline: Record | None, name: str) -> dict[str, str] | None:
     """Validation accuracy over the steps with its interval as a band, the baseline's, and the training batches'."""
-    steps, values = run.series(f"{name}/accuracy")
+    steps, values = record.series(f"{name}/accuracy")
     if not steps:
         return None
 
     def draw(axes: Axes) -> None:
-        train_steps, train = run.series("train/accuracy")
+        train_steps, train = record.series("train/accuracy")
         if len(train) > 1:
             axes.plot(
                 train_steps, [100 * v for v in train], color=_INK, linewidth=1, alpha=0.6, label="training batches"
             )
-        for r, colour in ((baseline, _BASE), (run, _OURS)):
+        for r, colour in ((baseline, _BASE), (record, _OURS)):
             if r is None or not r.series(f"{name}/accuracy")[0]:
                 continue
             x, y = r.series(f"{name}/accuracy")
@@ -71,9 +68,9 @@ def accuracy_chart(run: "Run", baseline: "Run | None", name: str) -> dict[str, s
     }
 
 
-def line_chart(run: "Run", key: str, title: str, unit: str, *, log: bool = False) -> dict[str, str] | None:
+def line_chart(record: Record, key: str, title: str, unit: str, *, log: bool = False) -> dict[str, str] | None:
     """One metric over the steps."""
-    steps, values = run.series(key)
+    steps, values = record.series(key)
     if not steps:
         return None
 
@@ -90,17 +87,17 @@ def line_chart(run: "Run", key: str, title: str, unit: str, *, log: bool = False
     return {"title": title, "words": words, "svg": svg(draw, f"{title}. {words}", key.replace("/", "-"))}
 
 
-def gate_chart(run: "Run") -> dict[str, str] | None:
+def gate_chart(record: Record) -> dict[str, str] | None:
     """How far each cross-attention is open: tanh of its gates, 0 where images change nothing (`jaxvqa.models.flamingo`)."""
-    keys = sorted({key for row in run.rows for key in row if key.startswith("train/gate/")})
+    keys = sorted({key for row in record.run.metrics for key in row if key.startswith("train/gate/")})
     if not keys:
         return None
-    final = {key.removeprefix("train/gate/"): run.series(key)[1][-1] for key in keys}
+    final = {key.removeprefix("train/gate/"): record.series(key)[1][-1] for key in keys}
 
     def draw(axes: Axes) -> None:
         for key in keys:
             colour, style = (_OURS, "-") if key.endswith("/attention") else (_BASE, (0, (4, 2)))
-            axes.plot(*run.series(key), color=colour, linestyle=style, linewidth=1.6)
+            axes.plot(*record.series(key), color=colour, linestyle=style, linewidth=1.6)
         axes.axhline(0, color=_INK, linewidth=0.8)
         axes.plot([], [], color=_OURS, label="attention")
         axes.plot([], [], color=_BASE, linestyle=(0, (4, 2)), label="feed-forward")

@@ -13,10 +13,12 @@ import ml_collections
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, Key
 
-from jaxvqa import losses, models, voting
+from jaxvqa import losses, models
 from jaxvqa.data import images, transforms
 from jaxvqa.data.data_set import DataSet
 from jaxvqa.data.med_text import DiseaseList
+from jaxvqa.ensembles import voting
+from jaxvqa.ensembles.masks import Masks, allowed_classes, modality_of, read_masks
 from jaxvqa.errors import ConfigError
 from jaxvqa.tasks import Assets, Loss, Task
 from jaxvqa.tasks.assets import answer_rule, answers_of
@@ -28,11 +30,11 @@ from jaxvqa.types import Arrays, Batch, Collections, Params, Rngs
 class FindModality:
     """`question` str -> `modality` int32: the place of the last mask whose name the question holds, else their number."""
 
-    masks: voting.Masks
+    masks: Masks
 
     def __call__(self, example: transforms.Example) -> transforms.Example:
         """Adds the place."""
-        return example | {"modality": np.int32(voting.modality_of(example["question"], self.masks))}
+        return example | {"modality": np.int32(modality_of(example["question"], self.masks))}
 
 
 RULES = {
@@ -71,7 +73,7 @@ class ImageClassification(Task):
         self.assets, self.answer_rule, self._data = assets, answer_rule(config), data
         self.classes = DiseaseList(tuple(assets["answers"]))
         self._masks: dict[str, list[int]] = dict(assets["masks"])
-        self._allowed = voting.allowed_classes(self._masks, len(self.classes))
+        self._allowed = allowed_classes(self._masks, len(self.classes))
         self.model = models.build(config.model.to_dict(), dtype=config.dtype, num_answers=len(self.classes))
         self._mixup_alpha = float(loss.mixup_alpha) if loss.mixup else 0.0
         self._mixup_off_epoch = float(loss.mixup_off_epoch) or math.inf
@@ -211,13 +213,13 @@ class ImageClassification(Task):
         return best_answers(jax.nn.softmax(self._logits(params, collections, batch["image"])))
 
     def _predict_logits(self, params: Params, collections: Collections, batch: Batch, *, flip: bool = False) -> Arrays:
-        """`logits` float32[B, A]: what several models vote with (`jaxvqa.ensemble`)."""
+        """`logits` float32[B, A]: what several models vote with (`jaxvqa.ensembles`)."""
         return {"logits": self._logits(params, collections, batch["image"], flip=flip)}
 
 
 def mask_assets(path: str | Path, classes: int) -> list[list[Any]]:
-    """The entry `masks` of the assets from the original's `modelmask.json`; arguments and errors of `voting.read_masks`."""
-    return [[name, sorted(ids)] for name, ids in voting.read_masks(path, classes).items()]
+    """The entry `masks` of the assets from the original's `modelmask.json`; arguments and errors of `read_masks`."""
+    return [[name, sorted(ids)] for name, ids in read_masks(path, classes).items()]
 
 
 def _right(logits: Float[Array, "B A"], targets: Int[Array, " B"]) -> Float[Array, " B"]:

@@ -14,6 +14,7 @@ from jaxvqa.convert import __main__ as convert
 from jaxvqa.convert import files, towers
 from jaxvqa.data import tokenisers
 from jaxvqa.golden import weights
+from jaxvqa.runs import Run
 from jaxvqa.state import TrainState
 from jaxvqa.tasks import task_with_assets
 from tests.checkpoint_files import load
@@ -199,7 +200,8 @@ def test_towers_start_a_flamingo(parts, variant):
     fresh = jax.tree.map(lambda s: jax.device_put(random.normal(size=s.shape).astype(s.dtype), here), shapes)
     state = TrainState(step=jnp.zeros((), jnp.int32), params=fresh, collections={}, opt_state=(), ema=None)
     for name, system in (("language", "gpt2"), ("vision", "clip_vision")):
-        state = checkpoints.init_from(name, str(parts / system), state, config.init_from[name].table, {})
+        found = Run.open(parts / system).variables(here.mesh)
+        state = checkpoints.init_from(name, str(parts / system), found, state, config.init_from[name].table, {})
     theirs = {
         f"{name}/{path}": value
         for name, system in (("language", "gpt2"), ("vision", "clip_vision"))

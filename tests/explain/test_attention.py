@@ -8,11 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxvqa import checkpoints, report
+from jaxvqa import checkpoints
 from jaxvqa.data.data_set import DataSet
 from jaxvqa.errors import CheckpointError, DataError
-from jaxvqa.explain import attention
-from jaxvqa.explain.attention import explain, question_spans
+from jaxvqa.explain.attention import explain
+from jaxvqa.explain.explanation import question_spans
+from jaxvqa.explain.overlay import figure
+from jaxvqa.explain.pages import write
+from jaxvqa.report import examples, page
+from jaxvqa.runs import Run
+from jaxvqa.tasks.predictions import Prediction
 from tests import runs
 
 command = importlib.import_module("jaxvqa.explain.__main__")
@@ -29,7 +34,7 @@ def run(phantoms, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def explained(run):
-    return explain(run[0], positions=[5, 0, 63])
+    return explain(Run.open(run[0]), positions=[5, 0, 63])
 
 
 def test_explanations_are_the_models_own_numbers(run, explained):
@@ -48,34 +53,53 @@ def test_explanations_are_the_models_own_numbers(run, explained):
         assert e.size == (128, 128)
         assert e.image == record["image"]
         np.testing.assert_array_equal(e.boxes, record["boxes"])
-        np.testing.assert_allclose(e.region_attention, out["region_attention"][i, : len(e.boxes)], atol=1e-5)
+        (one,) = e.maps
+        np.testing.assert_allclose(one.weights, out["region_attention"][i, : len(e.boxes)], atol=1e-5)
         np.testing.assert_allclose(e.word_attention, out["question_attention"][i, : len(e.words)], atol=1e-5)
-        assert e.region_attention.sum() == pytest.approx(1, abs=1e-4)
+        assert one.weights.sum() == pytest.approx(1, abs=1e-4)
         assert e.word_attention.sum() == pytest.approx(1, abs=1e-4)
         best = np.argsort(-np.asarray(logits[i]), kind="stable")[:5]
         assert [name for name, _ in e.answers] == [task.assets["answers"][k] for k in best]
         np.testing.assert_allclose([p for _, p in e.answers], 1 / (1 + np.exp(-logits[i][best])), atol=1e-5)
 
 
-def test_ids_come_in_the_order_asked_and_batches_change_nothing(run, explained, monkeypatch):
-    monkeypatch.setattr(attention, "BATCH_SIZE", 2)
-    again = explain(run[0], ids=[e.id for e in explained])
+def test_ids_come_in_the_order_asked(run, explained):
+    again = explain(Run.open(run[0]), ids=[e.id for e in explained])
     assert [e.id for e in again] == [e.id for e in explained]
-    for a, b in zip(explained, again, strict=True):
-        np.testing.assert_allclose(a.region_attention, b.region_attention, atol=1e-5)
+
+
+def test_batches_change_nothing(run, explained):
+    workdir, config, *_ = run
+    examples = DataSet(config.data).split("val").read([5, 0, 63])
+    predictions = Run.open(workdir).predict("explain", examples, batch_size=2)
+    for e, prediction in zip(explained, predictions, strict=True):
+        np.testing.assert_allclose(e.maps[0].weights, prediction.outputs["region_attention"][: len(e.boxes)], atol=1e-5)
+
+
+def test_a_map_for_each_word(run, explained, monkeypatch):
+    opened = Run.open(run[0])
+    weights = np.random.default_rng(0).dirichlet(np.ones(99), 50).astype(np.float32)
+    stub = Prediction((("yes", 0.5),), outputs={"region_attention": weights})
+    monkeypatch.setattr(opened, "predict", lambda name, examples: [stub] * len(examples))
+    (e,) = explain(opened, positions=[5])
+    assert tuple(one.label for one in e.maps) == e.words
+    for row, one in zip(weights, e.maps, strict=False):
+        np.testing.assert_array_equal(one.weights, row[: len(e.boxes)])
+    titles = [axes.get_title() for part in figure(e).subfigs for axes in part.axes]
+    assert set(e.words) < set(titles)
 
 
 def test_count_is_spread_over_the_split(run):
     workdir, config, *_ = run
     source = DataSet(config.data).split("test")
-    found = explain(workdir, split="test", count=3)
+    found = explain(Run.open(workdir), split="test", count=3)
     assert [e.id for e in found] == [source.read_records([i])[0]["question_id"] for i in (0, 32, 63)]
 
 
 def test_unknown_ids_are_all_named(run, tmp_path, capsys):
     workdir, *_ = run
     with pytest.raises(DataError, match=r"no question with the id 5, 999999999\.") as error:
-        explain(workdir, ids=[999999999, 32000, 5])
+        explain(Run.open(workdir), ids=[999999999, 32000, 5])
     assert "phantom_vqa/tiny_questions (val)" in str(error.value)
     assert command.main([f"--workdir={workdir}", f"--output={tmp_path / 'out'}", "--ids=5,32000"]) == 2
     assert "no question with the id 5." in capsys.readouterr().err
@@ -84,7 +108,7 @@ def test_unknown_ids_are_all_named(run, tmp_path, capsys):
 
 def test_places_outside_the_split_are_named(run):
     with pytest.raises(DataError, match=r"\[-1, 64\]: the split has 64"):
-        explain(run[0], positions=[0, -1, 64])
+        explain(Run.open(run[0]), positions=[0, -1, 64])
 
 
 def test_command_writes_a_picture_for_each_question_and_a_page(run, tmp_path, capsys):
@@ -101,7 +125,7 @@ def test_command_writes_a_picture_for_each_question_and_a_page(run, tmp_path, ca
 
 def test_page_escapes_what_it_shows(explained, tmp_path):
     e = dataclasses.replace(explained[0], question='is <script>x</script> & "y"?')
-    command.write([e], tmp_path)
+    write([e], tmp_path)
     page = (tmp_path / "index.html").read_text()
     assert "<script" not in page
     assert "&lt;script&gt;x" in page
@@ -116,7 +140,7 @@ def test_command_says_what_is_wrong_with_its_arguments(run, tmp_path, capsys, ar
 
 def test_a_folder_without_checkpoint_is_named(tmp_path, capsys):
     with pytest.raises(CheckpointError, match="holds no checkpoints"):
-        explain(tmp_path)
+        Run.open(tmp_path)
     assert command.main([f"--workdir={tmp_path}", f"--output={tmp_path / 'out'}"]) == 2
     assert str(tmp_path) in capsys.readouterr().err
 
@@ -124,17 +148,17 @@ def test_a_folder_without_checkpoint_is_named(tmp_path, capsys):
 def test_without_sight_there_are_no_boxes_and_without_pictures_no_picture(phantoms, tmp_path):
     config = runs.tiny_config(phantoms, data__blind=True)
     runs.write(config, tmp_path)
-    blind = explain(tmp_path, count=1)[0]
+    blind = explain(Run.open(tmp_path), count=1)[0]
     # What the data hold now stands in config.json, which goes before the config in the checkpoint.
     with config.unlocked():
         config.data.images = ""
     (tmp_path / "config.json").write_text(config.to_json())
-    text_alone = explain(tmp_path, count=1)[0]
+    text_alone = explain(Run.open(tmp_path), count=1)[0]
     assert blind.image.startswith(b"\x89PNG")
     assert (text_alone.image, text_alone.size) == (b"", (0, 0))
     for e in (blind, text_alone):
         assert e.boxes.shape == (0, 4)
-        assert e.region_attention.shape == (0,)
+        assert e.maps == ()
         assert e.word_attention.sum() == pytest.approx(1, abs=1e-4)
 
 
@@ -154,11 +178,11 @@ def test_report_of_a_real_checkpoint_has_pictures_parameters_and_versions(run):
     (workdir / "predictions").mkdir()
     (workdir / "predictions" / "val_0.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (workdir / "config.json").write_text(config.to_json())
-    page = report.write(workdir).read_text()
-    assert page.count('src="data:image/jpeg') == 2 * (report.EXAMPLES + report.MISTAKES)
-    assert "cannot be shown" not in page
-    assert f"orbax-checkpoint {checkpoints.versions()['orbax-checkpoint']}" in page
-    assert f"{sum(leaf.size for leaf in jax.tree.leaves(params)):,}" in page
+    html = page.write(workdir).read_text()
+    assert html.count('src="data:image/jpeg') == 2 * (examples.EXAMPLES + examples.MISTAKES)
+    assert "cannot be shown" not in html
+    assert f"orbax-checkpoint {checkpoints.versions()['orbax-checkpoint']}" in html
+    assert f"{sum(leaf.size for leaf in jax.tree.leaves(params)):,}" in html
 
 
 def test_question_spans_keep_the_text_and_give_each_word_its_weight():
@@ -185,6 +209,6 @@ def test_question_spans_follow_other_tokenisers():
 
 
 def test_drawing_uses_no_global_figures(explained, tmp_path):
-    command.write(explained[:1], tmp_path)
+    write(explained[:1], tmp_path)
     if "matplotlib.pyplot" in sys.modules:
         assert not sys.modules["matplotlib.pyplot"].get_fignums()

@@ -6,7 +6,7 @@ from PIL import Image
 
 from jaxvqa.errors import DataError
 from jaxvqa.explain import overlay
-from jaxvqa.explain.attention import Explanation
+from jaxvqa.explain.explanation import AttentionMap, Explanation
 
 
 def picture(height=48, width=64):
@@ -31,7 +31,7 @@ def explanation(**changes):
         "answers": (("$5", 0.9), ("tea", 0.05)),
         "annotators": ("tea", "$5", "$5"),
         "boxes": boxes([0, 0, 20, 20], [10, 10, 60, 40]),
-        "region_attention": weights(0.7, 0.3),
+        "maps": (AttentionMap(weights(0.7, 0.3)),),
         "image": overlay.encode(picture()),
         "size": (64, 48),
     }
@@ -140,7 +140,7 @@ def test_boxes_follow_a_picture_that_is_stored_smaller_than_it_was():
     [
         {},
         {"image": b"", "size": (0, 0)},
-        {"boxes": boxes(), "region_attention": weights()},
+        {"boxes": boxes(), "maps": ()},
         {"words": (), "word_attention": weights(), "question": "?", "annotators": ()},
     ],
 )

@@ -13,6 +13,7 @@ from jaxvqa.data.data_set import DataSet
 from jaxvqa.data.order import TrainOrder
 from jaxvqa.errors import ConfigError, DataError
 from jaxvqa.explain.attention import explain
+from jaxvqa.runs import Run
 from jaxvqa.tasks import make_task, task_with_assets
 from jaxvqa.tasks.radiology_vqa import dynamic_weights
 from tests import runs
@@ -143,7 +144,7 @@ def test_the_other_models_learn_from_the_same_task(phantoms, variant, inputs):
 
 def test_answers_of_a_question_only_run_can_be_shown(phantoms, tmp_path):
     runs.write(small_config(phantoms, "small,san,blind"), tmp_path)
-    (shown,) = explain(tmp_path, count=1)
+    (shown,) = explain(Run.open(tmp_path), count=1)
     assert shown.boxes.shape == (0, 4)
     assert shown.answers
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxvqa import voting
+from jaxvqa.ensembles import masks, voting
 from jaxvqa.errors import DataError
 from jaxvqa.golden import runner
 
@@ -31,15 +31,15 @@ def predict(row, classes=(), rule=voting.allowed_unless_confident):
 
 
 def test_the_last_modality_in_the_text_counts():
-    assert voting.modalities_in("what is abnormal in the ct scan?", MASKS) == ["ct"]
-    assert voting.modalities_in("a fracture of the petrous bone", MASKS) == ["ct", "pet"]
-    assert voting.modalities_in("CT", MASKS) == []
+    assert masks.modalities_in("what is abnormal in the ct scan?", MASKS) == ["ct"]
+    assert masks.modalities_in("a fracture of the petrous bone", MASKS) == ["ct", "pet"]
+    assert masks.modalities_in("CT", MASKS) == []
     asked = ("mri or ct?", "a fracture", "seen?")  # the masks' order counts, not the text's
-    assert [voting.modality_of(question, MASKS) for question in asked] == [1, 0, 3]
+    assert [masks.modality_of(question, MASKS) for question in asked] == [1, 0, 3]
 
 
 def test_a_table_of_allowed_classes():
-    table = voting.allowed_classes({"ct": [1, 2], "none": []}, 4)
+    table = masks.allowed_classes({"ct": [1, 2], "none": []}, 4)
     assert table.astype(int).tolist() == [[0, 1, 1, 0], [1, 1, 1, 1], [1, 1, 1, 1]]
 
 
@@ -86,24 +86,24 @@ def test_mean_probabilities():
 def test_masks_files(tmp_path):
     path = tmp_path / "modelmask.json"
     with pytest.raises(DataError, match="Expected the original"):
-        voting.read_masks(path, 10)
+        masks.read_masks(path, 10)
     path.write_text("{")
     with pytest.raises(DataError, match="is not JSON"):
-        voting.read_masks(path, 10)
+        masks.read_masks(path, 10)
     path.write_text("[1]")
     with pytest.raises(DataError, match="modality"):
-        voting.read_masks(path, 10)
+        masks.read_masks(path, 10)
     path.write_text(json.dumps({"pet": [1], "ct": [9, 10], "mri": [-1]}))
     with pytest.raises(DataError, match=r"0 to 9:\n  ct: \[10\]\n  mri: \[-1\]"):
-        voting.read_masks(path, 10)
+        masks.read_masks(path, 10)
 
 
 def test_the_originals_cases(jaxvqa_data):
     rows = runner.run(jaxvqa_data / "reference/sysu/ensemble_cases.json")
     assert [row.note for row in rows] == ["8/8"] * 20
-    masks = voting.read_masks(jaxvqa_data / "reference/sysu/modelmask.json", 330)
-    assert {name: len(ids) for name, ids in masks.items()} == {
+    found = masks.read_masks(jaxvqa_data / "reference/sysu/modelmask.json", 330)
+    assert {name: len(ids) for name, ids in found.items()} == {
         **{"ct": 212, "angiogram": 18, "mri": 133, "ultrasound": 63},
         **{"x-ray": 145, "gastrointestinal": 20, "mammograph": 5, "pet": 4},
     }
-    assert set.union(*map(set, masks.values())) == set(range(330))
+    assert set.union(*map(set, found.values())) == set(range(330))

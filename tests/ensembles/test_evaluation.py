@@ -6,10 +6,12 @@ import jax
 import numpy as np
 import pytest
 
-from jaxvqa import configs, ensemble, logs, main, report
+from jaxvqa import configs, logs, main
 from jaxvqa.convert import workdir
+from jaxvqa.ensembles import evaluation as ensemble
 from jaxvqa.errors import ConfigError
 from jaxvqa.metrics import vqa_med
+from jaxvqa.report.page import write as write_report
 from jaxvqa.tasks import task_class, task_with_assets
 from tests import vqa_med_files
 from tfds_builders.build import build
@@ -107,7 +109,7 @@ def test_two_networks_from_the_command_line(runs, phantoms, tmp_path, capsys):
     # The folder is enough to go on with.
     assert main.main([f"--workdir={tmp_path}", "--mode=predict", "--split=val", cache]) == 0
     assert (tmp_path / "predictions/val_0_imageclef.txt").read_text().startswith("synpic21|")
-    page = " ".join(report.write(tmp_path).read_text().split())
+    page = " ".join(write_report(tmp_path).read_text().split())
     for words in ("Beside its members", "narrow", "wider", "the most that the answer list allows", "--mode=eval"):
         assert words in page
     assert "data:image/jpeg" in page

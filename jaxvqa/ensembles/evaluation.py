@@ -1,32 +1,35 @@
-"""Answers that several runs give together, as SYSU-HCP's eight networks do (SYSU spec, section 6).
+"""Answers that several runs give as an ensemble, as SYSU-HCP's eight networks do (SYSU spec, section 6).
 
-An ensemble is no model and no task: nothing in it is trained, saved or sharded, so the loop knows nothing of it. Its config
-names work directories. One after another, each run is restored as for any evaluation, and its evaluators predict logits in
-place of answers: the memory is that of one run. `jaxvqa.voting` makes answers of the logits of all, and the same evaluators
-score and write these, as they do a single run's.
+An ensemble is not a model or a task: nothing in it is trained, saved or sharded, so the loop knows nothing of it. Its config
+names work directories. One after another, each run is opened as for any evaluation, and its evaluators predict logits instead
+of answers: the memory is that of one run. `voting` makes answers of the logits of all, and the same evaluators score and write
+these, as they do a single run's.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
-from jaxvqa import checkpoints, configs, fields, logs, sharding, train, voting
-from jaxvqa.data.data_set import DataSet
+from jaxvqa import fields, logs, sharding
 from jaxvqa.data.med_text import repaired
+from jaxvqa.ensembles import voting
+from jaxvqa.ensembles.masks import Masks, allowed_classes, modality_of, read_masks
 from jaxvqa.errors import CheckpointError, ConfigError, nearest
-from jaxvqa.evaluate import for_split, make_evaluators, restore_for_prediction
+from jaxvqa.evaluate import for_split, make_evaluators
 from jaxvqa.logs import log
 from jaxvqa.metrics.score import Score, Scores, as_row, share
-from jaxvqa.tasks import Task, task_with_assets
+from jaxvqa.report.numbers import percent, points
+from jaxvqa.report.tables import Table, Values, cell
+from jaxvqa.runs import Run
 from jaxvqa.tasks.predictions import Prediction
+from jaxvqa.types import Config
 
 SAME = ("examples", "images", "question_types", "limit")
 """Fields of `config.data` that say which questions are answered: the members' have to be the same."""
@@ -42,24 +45,20 @@ class Member:
     """A run that votes.
 
     Attributes:
-      folder: its work directory.
       name: what it is called in metrics.
-      config: its config, with the ensemble's data and evaluations.
-      task: its task.
+      run: its work directory; its config has the ensemble's data and evaluations.
     """
 
-    folder: str
     name: str
-    config: ml_collections.ConfigDict
-    task: Task
+    run: Run
 
     @property
     def answers(self) -> Sequence[str]:
         """Its classes."""
-        return self.task.assets["answers"]
+        return self.run.task.assets["answers"]
 
 
-def evaluate(config: ml_collections.ConfigDict, workdir: Path, split: str = "") -> dict[str, float]:
+def evaluate(config: Config, workdir: Path, split: str = "", command: str = "") -> dict[str, float]:
     """Evaluates the members of `config.members` together: on all splits that the first evaluates, or just on `split`.
 
     Returns:
@@ -69,24 +68,26 @@ def evaluate(config: ml_collections.ConfigDict, workdir: Path, split: str = "") 
       ConfigError: members that cannot answer together, or options that are not known; all of it in one message.
     """
     asked, config = config, fields.final(config)
-    members = _open_members(config)
+    mesh = sharding.make_mesh(config.mesh)
+    members = _open_members(config, mesh)
     first, file = members[0], config.data.mask_file
-    masks = voting.read_masks(file, len(first.answers)) if file else {}
+    masks = read_masks(file, len(first.answers)) if file else {}
     asked = asked.copy_and_resolve_references()
     with asked.unlocked():
-        asked.evals, asked.main_eval = first.config.evals, first.config.main_eval
-        asked.data.update({field: first.config.data[field] for field in (*SAME, *WHERE) if field in first.config.data})
-    checkpoints.check_same_config(workdir, asked)
-    train.start_workdir(workdir, asked)
-    mesh = sharding.make_mesh(config.mesh)
+        asked.evals, asked.main_eval = first.run.final.evals, first.run.final.main_eval
+        data = first.run.final.data
+        asked.data.update({field: data[field] for field in (*SAME, *WHERE) if field in data})
+    Run.start(workdir, asked, command)
     results: dict[str, float] = {}
     with jax.set_mesh(mesh):
         logits = []
         with logs.Progress("member", len(members)) as progress:
             for member in progress.each(members):
-                log.info("%s predicts …", member.folder)
-                logits.append(_logits(member, split, mesh, workdir))
-        for name, evaluator in _evaluators(first, split, mesh, workdir).items():
+                log.info("%s predicts …", member.run.folder)
+                state, evals = member.run.restore(), _evaluators(member, first, split, workdir)
+                logits.append({name: evaluator.outputs(state)["logits"] for name, evaluator in evals.items()})
+                del state, evals  # before the next one's is restored
+        for name, evaluator in _evaluators(first, first, split, workdir).items():
             results |= as_row(_vote(evaluator, np.stack([found[name] for found in logits]), members, masks, config))
     writer = logs.MetricWriter(workdir, 0)
     writer.write(0, results)
@@ -97,7 +98,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: Path, split: str = "") 
 # --- members -----------------------------------------------------------------------------------------------------------
 
 
-def _open_members(config: ml_collections.ConfigDict) -> list[Member]:
+def _open_members(config: Config, mesh: Mesh) -> list[Member]:
     folders = [folder for folder in config.members.split(",") if folder]
     names = [Path(folder).name for folder in folders]
     if len(set(names)) < len(names):
@@ -120,24 +121,18 @@ def _open_members(config: ml_collections.ConfigDict) -> list[Member]:
     members: list[Member] = []
     for folder, name in zip(folders, names, strict=True):
         try:
-            members.append(_open(folder, name, config))
+            members.append(Member(name, _open(folder, config, mesh)))
         except (CheckpointError, ConfigError) as error:
             faults.append(str(error))
         else:
             faults += _differences(members[-1], members[0])
     if faults:
-        raise ConfigError("These runs cannot answer together:\n  " + "\n  ".join(faults))
-    for member in members:
-        with member.config.unlocked():
-            member.config.evals, member.config.main_eval = members[0].config.evals, members[0].config.main_eval
+        raise ConfigError("These runs cannot be an ensemble:\n  " + "\n  ".join(faults))
     return members
 
 
-def _open(folder: str, name: str, ensemble: ml_collections.ConfigDict) -> Member:
-    saved = checkpoints.Checkpoints(folder, read_only=True)
-    assets, meta = saved.read_json()
-    saved.close()
-    config = configs.from_json(meta["config"])
+def _open(folder: str, ensemble: Config, mesh: Mesh) -> Run:
+    config = Run.open(folder).config
     with config.unlocked():
         config.data.update({field: value for field, value in ensemble.data.items() if value})
         given = {"predict": "logits_flip" if ensemble.flip else "logits", "repair_names": ensemble.repair_names}
@@ -146,23 +141,23 @@ def _open(folder: str, name: str, ensemble: ml_collections.ConfigDict) -> Member
         main = config.evals[config.main_eval or min(config.evals)]
         # By their splits, each once: where several evaluations are of one, the main one's row stays.
         rows = [row.to_dict() | given for row in (*config.evals.values(), main)]
-        config.evals = ml_collections.ConfigDict({row["split"]: row for row in rows})
+        config.evals = Config({row["split"]: row for row in rows})
         config.main_eval = main.split
-    config = fields.final(config)
-    task = task_with_assets(config, assets)
-    if "logits" not in task.predictions:
+    run = Run(folder, config, mesh)
+    if "logits" not in run.task.predictions:
         raise ConfigError(f"{folder}: its task, {config.task}, gives no logits to vote with")
-    return Member(folder, name, config, task)
+    return run
 
 
 def _differences(member: Member, first: Member) -> list[str]:
+    here, there = member.run.folder, first.run.folder
     faults = [
-        f"{member.folder}: config.data.{field} is {theirs!r}, that of {first.folder} is {ours!r}; give --config.data.{field}"
+        f"{here}: config.data.{field} is {theirs!r}, that of {there} is {ours!r}; give --config.data.{field}"
         for field in SAME
-        if (theirs := member.config.data.get(field)) != (ours := first.config.data.get(field))
+        if (theirs := member.run.config.data.get(field)) != (ours := first.run.config.data.get(field))
     ]
     if other := _other_classes(first.answers, member.answers):
-        faults.append(f"{member.folder}: its classes are not those of {first.folder}: {other}")
+        faults.append(f"{here}: its classes are not those of {there}: {other}")
     return faults
 
 
@@ -182,16 +177,12 @@ def _at(answers: Sequence[str], place: int) -> str:
     return repr(answers[place]) if place < len(answers) else "none"
 
 
-def _evaluators(member: Member, split: str, mesh: Mesh, workdir: Path) -> dict[str, Any]:
-    return make_evaluators(for_split(member.config, split), member.task, DataSet(member.config.data), mesh, workdir)
-
-
-def _logits(member: Member, split: str, mesh: Mesh, workdir: Path) -> dict[str, Float[np.ndarray, "N A"]]:
-    """A member's logits by evaluation. Its state is gone when this returns."""
-    saved = checkpoints.Checkpoints(member.folder, read_only=True)
-    state = restore_for_prediction(saved, member.config, member.task, mesh)
-    saved.close()
-    return {name: e.outputs(state)["logits"] for name, e in _evaluators(member, split, mesh, workdir).items()}
+def _evaluators(member: Member, first: Member, split: str, workdir: Path) -> dict[str, Any]:
+    """The evaluators of the first member, for the answers of another."""
+    config = member.run.final.copy_and_resolve_references()
+    with config.unlocked():
+        config.evals, config.main_eval = first.run.final.evals, first.run.final.main_eval
+    return make_evaluators(for_split(config, split), member.run.task, member.run.data, member.run.mesh, workdir)
 
 
 # --- votes -------------------------------------------------------------------------------------------------------------
@@ -201,12 +192,12 @@ def _vote(
     evaluator: Any,
     logits: Float[np.ndarray, "M N A"],
     members: Sequence[Member],
-    masks: voting.Masks,
-    config: ml_collections.ConfigDict,
+    masks: Masks,
+    config: Config,
 ) -> Scores:
     """Scores and writes the answers of all, and yields how they compare with each member's own."""
-    places = [voting.modality_of(question["question"], masks) for question in evaluator.source.all_records()]
-    allowed = voting.allowed_classes(masks, logits.shape[-1])[places]
+    places = [modality_of(question["question"], masks) for question in evaluator.source.all_records()]
+    allowed = allowed_classes(masks, logits.shape[-1])[places]
     own = voting.READINGS[config.reading](logits, np.broadcast_to(allowed, logits.shape))
     given = voting.vote(own) if config.vote == "majority" else voting.mean_vote(logits, allowed)
     choices = evaluator.predict.choices
@@ -253,3 +244,20 @@ def _beside_members(
                 yield f"members/{member.name}/{measure}", Score(share([row[measure] for row in rows]), n=len(rows))
     gains = np.subtract(ours, max(theirs, key=np.mean))
     yield "over_best_member", Score.mean(gains, [row["image_id"] for row in scored[0]], paired=True)
+
+
+def member_table(name: str, values: Values) -> Iterator[Table]:
+    """For the report: an ensemble beside each of its members alone, the best first."""
+    over = f"{name}/over_best_member"
+    if over not in values:
+        return
+    prefix, measures = f"{name}/members/", [m for m in ("accuracy", "bleu") if f"{name}/{m}" in values]
+    members = {key.removeprefix(prefix).rpartition("/")[0] for key in values if key.startswith(prefix)}
+    low, high = (points(values[f"{over}/{end}"]) for end in ("low", "high"))
+    gain = f"{points(values[over])} points over the best ({low} to {high}, paired)"
+    rows = [("ensemble", gain, *(cell(values, f"{name}/{m}") for m in measures))]
+    for member in sorted(members, key=lambda member: -values[f"{prefix}{member}/accuracy"]):
+        rows.append((member, "", *(percent(values[f"{prefix}{member}/{m}"]) for m in measures)))
+    agreement = values.get(f"{name}/agreement")
+    words = "" if agreement is None else f"{percent(agreement)} of all votes are for the answer"
+    yield Table("Beside its members", ("", words, *measures), rows)
