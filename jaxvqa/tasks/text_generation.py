@@ -123,7 +123,7 @@ class TextGeneration(Task):
             raise ConfigError("\n".join(faults))
         self.candidates = _candidates(data.candidates) or tuple(assets["answers"]) or CLOSED
         self._generate = config.generate
-        search = search_of(config.generate, end=self.tokeniser.end, padding=self.tokeniser.padding)
+        search = search_of(config.generate.to_dict(), end=self.tokeniser.end, padding=self.tokeniser.padding)
         self._generator = Generator(self.model, search)
         self.batch_keys: Sequence[str] = (*WHOLE, "answer_start", "answer_class", "mask")
         self.predictions = self._predictions()
