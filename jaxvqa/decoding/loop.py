@@ -19,7 +19,7 @@ from jaxvqa.decoding.search import Beams, Generated, Limits, Search, SearchRule,
 from jaxvqa.decoding.writer import Read, read
 from jaxvqa.errors import ConfigError
 from jaxvqa.kernels import FEW_ROWS
-from jaxvqa.types import Collections
+from jaxvqa.types import Collections, Config
 
 BUCKETS = (16, 32, 64, 128, 256, 512, 1024)
 """Lengths of prompts for which there are programs; a longer one gets a program of its own length."""
@@ -31,7 +31,7 @@ Prompts = Sequence[Sequence[int] | np.ndarray]
 """Token ids of each prompt."""
 
 
-def search_of(settings: Mapping[str, Any], *, end: int | None = None, padding: int = 0) -> Search:
+def search_of(settings: Config | Mapping[str, Any], *, end: int | None = None, padding: int = 0) -> Search:
     """The search that `config.generate` names.
 
     Args:

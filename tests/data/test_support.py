@@ -87,6 +87,14 @@ def test_similar_in_chunks_as_one_by_one():
         assert list(found[image]) == best[-3:]
 
 
+def test_no_image_is_an_example_for_itself():
+    """Not even where the same split is asked: nothing is as similar to an image as itself, and its twin comes next."""
+    images = Questions(range(6)).images
+    vectors = np.eye(3, dtype=np.float32)[[0, 1, 2, 0, 1, 2]]
+    found = most_similar(images, vectors, images, vectors, 1)
+    assert {image: int(images.ids[row[0]]) for image, row in found.items()} == {0: 3, 1: 4, 2: 5, 3: 0, 4: 1, 5: 2}
+
+
 def test_pictures_stand_in_the_order_of_the_text():
     def see(example):
         return example | {"image": np.full((2, 2, 3), example["image_id"], np.uint8), "drawn": example["draw"]}
