@@ -66,13 +66,6 @@ def superloss(losses: Float[Array, " B"], classes: int, strength: float = SUPERL
     return (losses - tau) * jnp.exp(-exponent) + strength * jnp.square(exponent)
 
 
-def superloss_confidence(
-    losses: Float[Array, " B"], classes: int, strength: float = SUPERLOSS_LAMBDA
-) -> Float[Array, " B"]:
-    """SuperLoss's sigma = exp(-W(y)), y = max(-2 / e, (l - tau) / lambda) / 2: e for easy examples, 1 at tau, then less."""
-    return jnp.exp(-lambert_w(_sigma_argument(losses, _tau(losses, classes), strength)))
-
-
 def label_smoothing_superloss(
     logits: Float[Array, "B C"], targets: Int[Array, " B"], amount: float = SMOOTHING
 ) -> Float[Array, " B"]:

@@ -11,8 +11,8 @@ import numpy as np
 from jaxvqa import models
 from jaxvqa.convert import cmsa, files, to_torch
 from jaxvqa.data import images
+from jaxvqa.golden.cases import COUNTED, Case, Row
 from jaxvqa.golden.parts import compare_all
-from jaxvqa.golden.runner import Case, Row, through_file
 from jaxvqa.golden.training import OPTIMIZER_OPTIONS, Named, Recorder, Run, Training, config_of, pixels, train
 
 TRAIN_OPTIONS = ("dropout", "batchnorm", "modal_alpha", "clip_norm", "optimizer", "learning_rates")
@@ -20,9 +20,6 @@ TRAIN_OPTIONS = ("dropout", "batchnorm", "modal_alpha", "clip_norm", "optimizer"
 
 STATISTICS = ("training mode", "evaluation mode")
 """How the manifest's option `batchnorm` begins: whether the batch's statistics are taken, or the running ones."""
-
-COUNTED = 1
-"""What the recipe gives for each counter of batch normalisation."""
 
 OUTPUTS = {
     "abd": "abdomen",
@@ -67,14 +64,9 @@ def run(case: Case) -> Iterator[Row]:
         shapes = jax.eval_shape(lambda key, x: model.init(key, **_called(x)), jax.random.key(0), inputs)
         return cmsa.from_original(files.read(path, "model_state").tensors, shapes)[0]
 
-    variables = through_file(tensors, {"epoch": 0}, read, "model_state")
-    back = cmsa.to_original(variables, COUNTED)
-    same = list(back) == list(tensors)
-    same = same and all(back[k].dtype == v.dtype and np.array_equal(back[k], v) for k, v in tensors.items())
-    sizes = {name: value for name, value in cmsa.infer_sizes(tensors).items() if name in config}
-    misses = [f"{name} {value}, not {config[name]}" for name, value in sizes.items() if value != config[name]]
-    yield Row(case.name, "(checkpoint and back)", same, note=f"{len(tensors)} tensors")
-    yield Row(case.name, "(sizes read off)", bool(sizes) and not misses, note=", ".join(misses or sizes))
+    variables = case.through_file(tensors, {"epoch": 0}, read, "model_state")
+    yield case.back_again(tensors, cmsa.to_original(variables, COUNTED))
+    yield case.sizes_read_off(cmsa.infer_sizes(tensors), config)
     with jax.default_matmul_precision("highest"):
         if "target" in case.inputs:
             yield from _unknown(case)
@@ -145,11 +137,11 @@ def _optimizer_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _unknown(case: Case) -> Iterator[Row]:
     options = case.manifest["options"]
-    yield from case.unknown_options(_optimizer_options(options), OPTIMIZER_OPTIONS, "options.optimizer")
+    yield from case.unknown(_optimizer_options(options), OPTIMIZER_OPTIONS, "options.optimizer")
     if options.get("dropout"):  # its draws cannot be repeated
-        yield from case.unknown_options({"dropout": options["dropout"]}, ())
+        yield from case.unknown({"dropout": options["dropout"]}, ())
     if not options.get("batchnorm", "training mode").startswith(STATISTICS):
-        yield from case.unknown_options({"batchnorm": options["batchnorm"]}, ())
+        yield from case.unknown({"batchnorm": options["batchnorm"]}, ())
 
 
 def _training(case: Case, model: Mapping[str, Any], variables: Mapping[str, Any], inputs: dict[str, Any]) -> Training:

@@ -7,8 +7,8 @@ import numpy as np
 from PIL import Image
 
 from jaxvqa.data.images import normalised, resized
+from jaxvqa.golden.cases import Case, Row
 from jaxvqa.golden.parts import compare_all
-from jaxvqa.golden.runner import Case, Row, beside
 
 IMAGES = "data/vqa_rad/VQA_RAD Image Folder"
 """Below the folder that the environment variable JAXVQA_DATA names: where images are that do not lie beside the case."""
@@ -16,16 +16,9 @@ IMAGES = "data/vqa_rad/VQA_RAD Image Folder"
 
 def run(case: Case) -> Iterator[Row]:
     """Prepares the case's images from their files and compares them with the original's."""
-    found = {name: beside(case.folder, IMAGES, name) for name in case.manifest["images"]}
-    files = [path for path in found.values() if path is not None]
-    missing = [name for name, path in found.items() if path is None]
-    if missing:
-        note = f"needs {', '.join(missing)} beside the case, or in {IMAGES} below JAXVQA_DATA"
-        for name in case.expected:
-            yield Row(case.name, name, None, note=note)
-        return
+    files = case.beside(IMAGES, *case.manifest["images"])
     options = case.manifest["options"]
-    yield from case.unknown_options(options, ("size", "mean", "std", "resize"))
+    yield from case.unknown(options, ("size", "mean", "std", "resize"))
     pixels = []
     for path in files:
         with Image.open(path) as picture:

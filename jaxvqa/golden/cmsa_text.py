@@ -16,8 +16,9 @@ from jaxvqa.data.rad_text import (
     tokenise,
 )
 from jaxvqa.golden import weights
+from jaxvqa.golden.cases import Results
 from jaxvqa.golden.metrics import rad_splits
-from jaxvqa.golden.runner import Check, Results, Sections
+from jaxvqa.golden.runner import Check, Sections
 from jaxvqa.metrics import vqa_rad
 
 LIMIT = 1e-6
@@ -42,12 +43,11 @@ def _questions(cases: list[dict[str, Any]]) -> Results:
         yield f"ids of {case['question']}", vocabulary.encode(case["question"]).tolist(), case["ids"]
 
 
-def _questions_by_the_data(cases: list[dict[str, Any]]) -> Results | str:
+def _questions_by_the_data(cases: list[dict[str, Any]]) -> Results:
     splits = rad_splits()
-    if isinstance(splits, str):
-        return splits
     vocabulary = RadVocabulary.build(row["question"] for row in splits["train"])
-    return ((case["question"], vocabulary.encode(case["question"]).tolist(), case["ids"]) for case in cases)
+    for case in cases:
+        yield case["question"], vocabulary.encode(case["question"]).tolist(), case["ids"]
 
 
 def _answers(cases: list[dict[str, Any]]) -> Results:
@@ -55,19 +55,13 @@ def _answers(cases: list[dict[str, Any]]) -> Results:
         yield repr(case["answer"]), normalise_rad_answer(case["answer"]), case["normalised"]
 
 
-def _targets(cases: list[dict[str, Any]]) -> Results | str:
+def _targets(cases: list[dict[str, Any]]) -> Results:
     splits = rad_splits()
-    if isinstance(splits, str):
-        return splits
     answers = RadAnswerList.build(row["answer"] for row in splits["train"])
-
-    def results() -> Results:
-        for case in cases:
-            scores = answers.exact_scores([str(case["answer"])])
-            labels = np.flatnonzero(scores)
-            yield repr(case["answer"]), [labels.tolist(), scores[labels].tolist()], [case["labels"], case["scores"]]
-
-    return results()
+    for case in cases:
+        scores = answers.exact_scores([str(case["answer"])])
+        labels = np.flatnonzero(scores)
+        yield repr(case["answer"]), [labels.tolist(), scores[labels].tolist()], [case["labels"], case["scores"]]
 
 
 def _score_of_count(cases: list[list[Any]]) -> Results:
@@ -91,27 +85,21 @@ def _tfidf(case: dict[str, Any]) -> Results:
         yield "padding row", not table[-1].any(), case["padding_row_is_zero"]
 
 
-def _tfidf_vqa_rad(case: dict[str, Any]) -> Results | str:
+def _tfidf_vqa_rad(case: dict[str, Any]) -> Results:
     splits = rad_splits()
-    if isinstance(splits, str):
-        return splits
     questions = [row["question"] for row in splits["train"]]
     vocabulary = RadVocabulary.build(questions)
-
-    def results() -> Results:
-        matrix = tfidf(questions, vocabulary)
-        together = set()
-        for question in questions:
-            ids = [vocabulary.index[token] for token in tokenise(question)]
-            together |= {(a, b) for i, a in enumerate(ids) for j, b in enumerate(ids) if i != j}
-        ours = {"shape": list(matrix.shape), "nonzero": int(np.count_nonzero(matrix)), "stored": len(together)}
-        yield from ((name, value, case[name]) for name, value in ours.items() if name in case)
-        yield "cells where words stand together", set(zip(*np.nonzero(matrix), strict=True)) <= together, True
-        for row, column, value in case.get("cells", ()):
-            yield f"cell {row}, {column}", _near(matrix[row, column], value), True
-        yield "sums of the rows", _near(matrix.sum(axis=1), np.ones(len(vocabulary))), True
-
-    return results()
+    matrix = tfidf(questions, vocabulary)
+    together = set()
+    for question in questions:
+        ids = [vocabulary.index[token] for token in tokenise(question)]
+        together |= {(a, b) for i, a in enumerate(ids) for j, b in enumerate(ids) if i != j}
+    ours = {"shape": list(matrix.shape), "nonzero": int(np.count_nonzero(matrix)), "stored": len(together)}
+    yield from ((name, value, case[name]) for name, value in ours.items() if name in case)
+    yield "cells where words stand together", set(zip(*np.nonzero(matrix), strict=True)) <= together, True
+    for row, column, value in case.get("cells", ()):
+        yield f"cell {row}, {column}", _near(matrix[row, column], value), True
+    yield "sums of the rows", _near(matrix.sum(axis=1), np.ones(len(vocabulary))), True
 
 
 def _near(ours: Any, expected: Any) -> bool:
@@ -167,23 +155,17 @@ def _schedule(cases: list[dict[str, Any]]) -> Results:
             yield f"{epochs} epochs, saved", ours, expected if expected and expected[-1] else []
 
 
-def _lists(case: dict[str, Any]) -> Results | str:
+def _lists(case: dict[str, Any]) -> Results:
     splits = rad_splits()
-    if isinstance(splits, str):
-        return splits
-
-    def results() -> Results:
-        ours: dict[str, Any] = {"train": len(splits["train"]), "test": len(splits["test"])}
-        lists = {
-            "words": RadVocabulary.build(row["question"] for row in splits["train"]).tokens,
-            "answers": RadAnswerList.build(row["answer"] for row in splits["train"]).answers,
-        }
-        for name, values in lists.items():
-            digest = hashlib.sha256("\n".join(values).encode()).hexdigest()
-            ours |= {name: list(values), f"n_{name}": len(values), f"{name}_sha256": digest}
-        yield from ((name, value, case[name]) for name, value in ours.items() if name in case)
-
-    return results()
+    ours: dict[str, Any] = {"train": len(splits["train"]), "test": len(splits["test"])}
+    lists = {
+        "words": RadVocabulary.build(row["question"] for row in splits["train"]).tokens,
+        "answers": RadAnswerList.build(row["answer"] for row in splits["train"]).answers,
+    }
+    for name, values in lists.items():
+        digest = hashlib.sha256("\n".join(values).encode()).hexdigest()
+        ours |= {name: list(values), f"n_{name}": len(values), f"{name}_sha256": digest}
+    yield from ((name, value, case[name]) for name, value in ours.items() if name in case)
 
 
 SECTIONS: Sections = {

@@ -19,9 +19,8 @@ from jaxvqa.convert import flamingo, to_jax, to_torch
 from jaxvqa.convert.table import Rule, Table
 from jaxvqa.data import tokenisers
 from jaxvqa.decoding.loop import Generator, pad, search_of
+from jaxvqa.golden.cases import Case, Row
 from jaxvqa.golden.parts import compare_all
-from jaxvqa.golden.runner import COMMENTS, Case, Row, through_file
-from jaxvqa.golden.towers import back_again
 from jaxvqa.golden.training import Named, Run, Training, config_of, pixels, train
 from jaxvqa.models.flamingo import FREEZE
 from jaxvqa.models.layers.perceiver import GatedCrossAttention, PerceiverResampler, visible_media
@@ -81,7 +80,7 @@ def _part(case: Case, rules: list[Rule], module: Any, *inputs: Any) -> tuple[Row
     tensors, (stacked, *_) = case.checkpoint(), flamingo.STACKED
     shapes = jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
     params, _ = to_jax(stacked.split(tensors), Table(tuple(rules)), shapes)
-    row = back_again(case, tensors, stacked.join(to_torch(params, Table(tuple(rules)))))
+    row = case.back_again(tensors, stacked.join(to_torch(params, Table(tuple(rules)))))
     return row, {"params": jax.tree.map(jnp.asarray, params)}
 
 
@@ -120,7 +119,7 @@ def _gated(case: Case) -> Iterator[Row]:
     shapes = jax.eval_shape(start, jax.random.key(0))["params"]
     tensors, (stacked, *_), table = case.checkpoint(), flamingo.STACKED, Table(tuple(flamingo.CROSS_ATTENTION))
     params, _ = to_jax(stacked.split(tensors), table, shapes)
-    yield back_again(case, tensors, stacked.join(to_torch(params, table)))
+    yield case.back_again(tensors, stacked.join(to_torch(params, table)))
     # What each output's year does where nothing is seen (spec, section 4).
     forms: Mapping[str, dict[str, bool]] = {
         "out": {"uniform_beyond": True},
@@ -144,9 +143,9 @@ def _load(case: Case, config: dict[str, Any]) -> tuple[Row, flamingo.Converted]:
     """Sends a checkpoint through a Lightning file, and back."""
     tensors = case.checkpoint()
     extra = None if config["language"] == "palm" else {"epoch": 3, "global_step": 40}
-    found = through_file(tensors, extra, lambda path: flamingo.load(path, config))
+    found = case.through_file(tensors, extra, lambda path: flamingo.load(path, config))
     back = flamingo.to_original(found.params, found.config, found.unused)
-    return back_again(_with_groups(case), tensors, back), found
+    return _with_groups(case).back_again(tensors, back), found
 
 
 def _with_groups(case: Case) -> Case:
@@ -200,7 +199,7 @@ def _module(case: Case) -> Iterator[Row]:
         yield from _unknown(case)
         with_numbers, text = _with_numbers(case), _stated(case)["use_generation_loss"]
         for name, numbers in case.manifest["runs"].items():
-            yield from case.unknown_options(numbers, PARTS, f"runs.{name}")
+            yield from case.unknown(numbers, PARTS, f"runs.{name}")
             make = partial(_training, with_numbers, name, config, found.params)
             yield from train(with_numbers, partial(make, text=text), partial(_named_of_run, case, name))
             if not text and "generation_loss" in numbers:  # reported, though it is not part of what is descended
@@ -288,12 +287,11 @@ def _stated(case: Case) -> dict[str, Any]:
 
 def _unknown(case: Case) -> Iterator[Row]:
     for section in ("train", "training"):
-        yield from case.unknown_options(case.manifest.get(section, {}), TRAINING, section)
-    known = {*MANIFEST, *TRAINING, *COMMENTS}
-    yield from case.unknown_options(case.manifest, known, "manifest")
-    yield from case.unknown_options(case.manifest["options"], {*OPTIONS, *TRAINING})
+        yield from case.unknown(case.manifest.get(section, {}), TRAINING, section)
+    yield from case.unknown(case.manifest, {*MANIFEST, *TRAINING}, "manifest")
+    yield from case.unknown(case.manifest["options"], {*OPTIONS, *TRAINING})
     if _stated(case)["classifier_dropout"]:  # its draws cannot be repeated
-        yield from case.unknown_options({"classifier_dropout": _stated(case)["classifier_dropout"]}, ())
+        yield from case.unknown({"classifier_dropout": _stated(case)["classifier_dropout"]}, ())
 
 
 def _tokeniser(options: Mapping[str, Any], size: int) -> dict[str, Any]:

@@ -1,15 +1,13 @@
 """Golden cases of the metrics: what the official evaluators gave."""
 
 import json
-import os
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 from jaxvqa.data.answers import AnswerList
 from jaxvqa.data.rad_text import RadAnswerList, normalise_rad_answer
 from jaxvqa.errors import DataError
-from jaxvqa.golden import runner
+from jaxvqa.golden.cases import Case, Results, below_data
 from jaxvqa.golden.runner import Check, Sections
 from jaxvqa.metrics import vqa, vqa_med, vqa_rad
 
@@ -32,7 +30,7 @@ def _predictions(annotations: list[dict[str, Any]]) -> dict[str, dict[int, str]]
     return {name: {a["question_id"]: rule(a) for a in annotations} for name, rule in rules.items()}
 
 
-def _vqa_v2(content: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+def _vqa_v2(content: dict[str, Any]) -> Results:
     for case in content.get("cases", ()):
         name = f"question {case['question_id']}"
         ours = round(100 * vqa.question_accuracy(case["prediction"], case["answers"]), 2)
@@ -45,29 +43,20 @@ def _vqa_v2(content: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
         yield f"{name}, target", scores, case["rwsan_target"]
 
 
-def _vqa_v2_files(content: dict[str, Any]) -> Iterator[tuple[str, Any, Any]] | str:
-    folder = Path(os.environ.get("JAXVQA_DATA", "")) / QUESTIONS
-    if "JAXVQA_DATA" not in os.environ or not folder.is_dir():
-        return f"whole submissions need {QUESTIONS} under the folder that JAXVQA_DATA names"
+def _vqa_v2_files(content: dict[str, Any]) -> Results:
+    folder = below_data(QUESTIONS)
     ids = set(json.loads((folder / "splits.json").read_text())["minival"])
     annotated = json.loads((folder / "v2_mscoco_train2014_annotations.json").read_text())["annotations"]
     annotations = [a for a in annotated if a["question_id"] in ids]
     submissions = _predictions(annotations)
-
-    def results() -> Iterator[tuple[str, Any, Any]]:
-        for name, expected in content["files"].items():
-            summary = vqa.summarise(submissions[name], annotations).rounded()
-            yield name, {"overall": summary.overall, "perAnswerType": summary.by_answer_type}, expected
-
-    return results()
+    for name, expected in content["files"].items():
+        summary = vqa.summarise(submissions[name], annotations).rounded()
+        yield name, {"overall": summary.overall, "perAnswerType": summary.by_answer_type}, expected
 
 
-def rad_splits() -> dict[str, list[dict[str, Any]]] | str:
-    """Returns VQA-RAD's entries by split as question records, or why they cannot be had."""
-    path = Path(os.environ.get("JAXVQA_DATA", "")) / RAD_SPLITS
-    if "JAXVQA_DATA" not in os.environ or not path.is_file():
-        return f"whole splits need {RAD_SPLITS} under the folder that JAXVQA_DATA names"
-    splits = json.loads(path.read_text(encoding="utf-8"))
+def rad_splits() -> dict[str, list[dict[str, Any]]]:
+    """Returns VQA-RAD's entries by split as question records; raises Skipped where they cannot be had."""
+    splits = json.loads(below_data(RAD_SPLITS).read_text(encoding="utf-8"))
     return {
         split: [
             row | {"question_id": row["qid"], "multiple_choice_answer": row["answer"], "organ": row["image_organ"]}
@@ -77,7 +66,7 @@ def rad_splits() -> dict[str, list[dict[str, Any]]] | str:
     }
 
 
-def _rad_normalisation(content: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+def _rad_normalisation(content: dict[str, Any]) -> Results:
     for raw, expected in content["answer_normalisation"]:
         yield repr(raw), normalise_rad_answer(raw), expected
 
@@ -90,36 +79,30 @@ _RAD_PROTOCOLS = {
 }
 
 
-def _rad_files(content: dict[str, Any]) -> Iterator[tuple[str, Any, Any]] | str:
+def _rad_files(content: dict[str, Any]) -> Results:
     splits = rad_splits()
-    if isinstance(splits, str):
-        return splits
     train, test = splits["train"], splits["test"]
-
-    def results() -> Iterator[tuple[str, Any, Any]]:
-        answers = RadAnswerList.build(row["multiple_choice_answer"] for row in train)
-        targets = [{"qid": row["question_id"], "label": answers.label(row["multiple_choice_answer"])} for row in test]
-        lists = {"labels": list(answers.answers), "test_targets": targets}
-        yield from ((name, ours, content[name]) for name, ours in lists.items() if name in content)
-        for name, case in content.get("predictions", {}).items():
-            rows = vqa_rad.with_answers(test, case["predictions"])
-            for theirs, ours in _RAD_PROTOCOLS.items():
-                if theirs not in case["expected"]:
-                    continue
-                summary = vqa_rad.summarise(rows, answers.answers, ours)
-                scores = {**summary.by_answer_type, "ALL": summary.overall}
-                counts = {k: (score.right, score.count) for k, score in scores.items()}
-                expected = case["expected"][theirs]
-                yield f"{name}, {theirs}", counts, {k: (v["right"], v["count"]) for k, v in expected.items()}
-
-    return results()
+    answers = RadAnswerList.build(row["multiple_choice_answer"] for row in train)
+    targets = [{"qid": row["question_id"], "label": answers.label(row["multiple_choice_answer"])} for row in test]
+    lists = {"labels": list(answers.answers), "test_targets": targets}
+    yield from ((name, ours, content[name]) for name, ours in lists.items() if name in content)
+    for name, case in content.get("predictions", {}).items():
+        rows = vqa_rad.with_answers(test, case["predictions"])
+        for theirs, ours in _RAD_PROTOCOLS.items():
+            if theirs not in case["expected"]:
+                continue
+            summary = vqa_rad.summarise(rows, answers.answers, ours)
+            scores = {**summary.by_answer_type, "ALL": summary.overall}
+            counts = {k: (score.right, score.count) for k, score in scores.items()}
+            expected = case["expected"][theirs]
+            yield f"{name}, {theirs}", counts, {k: (v["right"], v["count"]) for k, v in expected.items()}
 
 
 MED_REFERENCES = "reference/metrics"
 """Below the folder that the environment variable JAXVQA_DATA names: where the file of the 2021 test set's references lies."""
 
 
-def _med_pairs(content: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+def _med_pairs(content: dict[str, Any]) -> Results:
     pairs = content.get("pairs", ())
     for case in pairs:
         name, references = repr(case["prediction"]), case["references"]
@@ -142,7 +125,7 @@ def _med_pairs(content: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
     yield "all as one file", ours, (expected["accuracy"], expected["bleu"])
 
 
-def _med_submissions(content: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+def _med_submissions(content: dict[str, Any]) -> Results:
     references = content["file_validation"]["references"]
     for name, case in content["file_validation"].get("files", {}).items():
         expected = tuple(case["result"].values()) if "result" in case else "refused"
@@ -153,11 +136,8 @@ def _med_submissions(content: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
         yield name, ours, expected
 
 
-def _med_files(content: dict[str, Any], folder: Path) -> Iterator[tuple[str, Any, Any]] | str:
-    name = content["real_references"]["file"]
-    path = runner.beside(folder, MED_REFERENCES, name)
-    if path is None:
-        return f"whole submissions need {name} beside the cases, or in {MED_REFERENCES} below JAXVQA_DATA"
+def _med_files(content: dict[str, Any], case: Case) -> Results:
+    (path,) = case.beside(MED_REFERENCES, content["real_references"]["file"])
     rows = json.loads(path.read_text(encoding="utf-8"))
     references = {row["image_id"]: row["answers"] for row in rows}
     others = {row["image_id"]: row["answers_for_accuracy"] for row in rows if "answers_for_accuracy" in row}
@@ -170,21 +150,17 @@ def _med_files(content: dict[str, Any], folder: Path) -> Iterator[tuple[str, Any
         "constant": lambda i: "pulmonary embolism",
         "punctuated": lambda i: f"The {first[i]}.",
     }
-
-    def results() -> Iterator[tuple[str, Any, Any]]:
-        for case in content["real_references"]["scores"]:
-            predictions = {image: rules[case["name"]](i) for i, image in enumerate(references)}
-            ours = vqa_med.summarise(predictions, references, others).rounded()
-            yield case["name"], ours, (case["accuracy"], case["bleu"])
-
-    return results()
+    for scored in content["real_references"]["scores"]:
+        predictions = {image: rules[scored["name"]](i) for i, image in enumerate(references)}
+        ours = vqa_med.summarise(predictions, references, others).rounded()
+        yield scored["name"], ours, (scored["accuracy"], scored["bleu"])
 
 
 SECTIONS: Sections = {
     "vqa_med_2021": (
         Check.of(_med_pairs, "pairs", "all_pairs_as_one_file"),
         Check.of(_med_submissions, "file_validation"),
-        Check.of(_med_files, "real_references", reads_beside=True),
+        Check.of(_med_files, "real_references", of_case=True),
     ),
     "retrieval": (),
     "vqa_rad": (

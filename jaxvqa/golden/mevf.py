@@ -10,12 +10,9 @@ import numpy as np
 
 from jaxvqa import models
 from jaxvqa.convert import files, mevf
+from jaxvqa.golden.cases import COUNTED, Case, Row
 from jaxvqa.golden.parts import compare_all
-from jaxvqa.golden.runner import Case, Row, beside, through_file
 from jaxvqa.models.mevf import AutoEncoder, MAMLBranch
-
-COUNTED = 1
-"""What the recipe gives for each counter of batch normalisation."""
 
 INPUTS = {"image84": "image_84", "image128": "image_128", "image": "image"}
 """Name of a case's image -> key of the batch."""
@@ -49,14 +46,13 @@ def run(case: Case) -> Iterator[Row]:
     config = mevf.model_config(case.manifest["options"])
     batch = {INPUTS[name]: np.moveaxis(value, 1, -1) for name, value in case.inputs.items() if name in INPUTS}
     sizes = {name: (value.shape[1], value.shape[2]) for name, value in batch.items() if name != "image_84"}
-    loaded = through_file(tensors, {"epoch": 0}, lambda path: mevf.load(path, config, sizes), "model_state")
+    loaded = case.through_file(tensors, {"epoch": 0}, lambda path: mevf.load(path, config, sizes), "model_state")
     config |= {name: value for name, value in mevf.infer_sizes(tensors).items() if name not in config}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "written.pth"
         mevf.save(path, loaded.variables, config["name"], batches=COUNTED)
-        yield same_tensors(case.name, "(checkpoint and back)", files.read(path, "model_state").tensors, tensors)
-    misses = {name: value for name, value in mevf.infer_sizes(tensors).items() if value != config[name]}
-    yield Row(case.name, "(sizes read off)", not misses, note=", ".join(map(str, misses)))
+        yield case.back_again(tensors, files.read(path, "model_state").tensors)
+    yield case.sizes_read_off(mevf.infer_sizes(tensors), config)
 
     model = models.build(config)
     batch["question"] = case.inputs["question"].astype(np.int32)
@@ -72,23 +68,9 @@ def run(case: Case) -> Iterator[Row]:
     yield from compare_all(case, ours)
 
 
-def same_tensors(case: str, output: str, ours: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> Row:
-    """Whether two checkpoints have the same keys in the same order, and the same values bit for bit."""
-    wrong = [key for key, value in expected.items() if key not in ours or ours[key].tobytes() != value.tobytes()]
-    wrong += [key for key, value in ours.items() if key in expected and value.dtype != expected[key].dtype]
-    same = list(ours) == list(expected) and not wrong
-    return Row(case, output, same, note=f"{len(expected)} tensors" + "".join(f", not {key}" for key in wrong[:1]))
-
-
 def _run_published(case: Case) -> Iterator[Row]:
     """Runs MEVF's own weights on two real images; skipped where the files are not at hand."""
-    names = ("pretrained_maml.weights", "pretrained_ae.pth")
-    weights, code_weights = (beside(case.folder, PUBLISHED, name) for name in names)
-    if weights is None or code_weights is None:
-        note = f"needs {' and '.join(names)} beside the case, or in {PUBLISHED} below JAXVQA_DATA"
-        for name in case.expected:
-            yield Row(case.name, name, None, note=note)
-        return
+    weights, code_weights = case.beside(PUBLISHED, "pretrained_maml.weights", "pretrained_ae.pth")
     small, large = (
         jnp.asarray(case.inputs[f"image{side}_uint8"].astype(np.float32) / np.float32(255))[..., None]
         for side in (84, 128)

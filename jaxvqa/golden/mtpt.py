@@ -13,9 +13,8 @@ import optax
 from jaxvqa import models
 from jaxvqa.convert import files, mtpt
 from jaxvqa.golden import weights
-from jaxvqa.golden.mevf import COUNTED, same_tensors
+from jaxvqa.golden.cases import COUNTED, Case, Row
 from jaxvqa.golden.parts import compare_all
-from jaxvqa.golden.runner import Case, Row
 from jaxvqa.metrics.segmentation import mean_iou
 
 PARTS = {"backbone": "backbone", "decoder": "decoder", "cmsa": "compatibility"}
@@ -52,11 +51,9 @@ def run(case: Case) -> Iterator[Row]:
         loaded = mtpt.load(theirs, config)
         mtpt.save(ours, loaded.variables, loaded.batches)
         for part, path in ours.items():
-            yield same_tensors(case.name, f"({part} and back)", files.read(path).tensors, tensors[part])
-    sizes = mtpt.infer_sizes(tensors)
-    misses = {name: value for name, value in sizes.items() if name in config and value != config[name]}
-    counted = set(loaded.batches.values()) == {COUNTED}
-    yield Row(case.name, "(sizes read off)", counted and not misses, note=", ".join(map(str, misses)))
+            yield case.back_again(tensors[part], files.read(path).tensors, f"({part} and back)")
+    counted = {f"batches of {part}": batches for part, batches in loaded.batches.items()}
+    yield case.sizes_read_off(mtpt.infer_sizes(tensors) | counted, config | dict.fromkeys(counted, COUNTED))
 
     model = models.build(loaded.sizes | config)
     image = jnp.asarray(np.moveaxis(case.inputs["image"], 1, -1))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxvqa.golden.runner import Case, Row
+from jaxvqa.golden.cases import Case, Row
 
 Index = tuple[slice, ...]
 

@@ -11,26 +11,23 @@ A system adds one module beside this file and one row for each of its manifests'
 """
 
 import argparse
-import dataclasses
 import importlib
 import json
-import os
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import rich.console
 import rich.markup
 import rich.table
 
 from jaxvqa import logs
-from jaxvqa.convert import files
 from jaxvqa.errors import run_command
-from jaxvqa.golden import weights
+from jaxvqa.golden.cases import COMMENTS, Case, Results, Row, kept, results_of
 from jaxvqa.inputs import user_path
 from jaxvqa.logs import log
 from jaxvqa.models.sysu_hcp import BACKBONES
@@ -60,206 +57,34 @@ SECTIONS = ("jaxvqa.golden.rwsan", "jaxvqa.golden.cmsa_text", "jaxvqa.golden.met
 """Modules with `SECTIONS`: name of a case file's section -> its checks; none for one that is not supported yet."""
 
 RULES = ("jaxvqa.golden.sysu_hcp_rules",)
-"""Modules of case files with others beside them: `runner_of(content)` -> what makes a list of `Row` of the path, or None."""
+"""Modules of case files with others beside them: `RUNNERS`, rows (recognises its content, makes the rows of a case)."""
 
-COMMENTS = frozenset({"about", "note", "notes"})
-"""Sections of case files that hold no cases."""
-
-LIMIT = 1e-4
-"""Largest difference of an output, relative to its own scale: the golden cases' rule, for every system."""
-
-Results = Iterable[tuple[str, Any, Any]]
-"""(label, ours, expected)."""
+Run = Callable[[Case], Iterable[Row]]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Check:
     """A check of a case file's section.
 
     Attributes:
       fields: what it reads of the section, or of each entry of one that is a list. Sections of several systems share a name:
-        the fields tell which one's it is. A section without any of them is not checked.
-      run: the section's content to (label, ours, expected), or to the reason for which it is skipped.
-      reads_beside: whether `run` takes the file's folder too, for files that lie beside it.
+        the fields say which one's it is. A section without any of them is not checked.
+      run: the section's content, and with `of_case` the case, to (label, ours, expected).
+      of_case: whether `run` takes the case too, for files that lie beside it.
     """
 
     fields: frozenset[str]
-    run: Callable[..., Results | str]
-    reads_beside: bool = False
+    run: Callable[..., Results]
+    of_case: bool = False
 
     @classmethod
-    def of(cls, run: Callable[..., Results | str], *fields: str, reads_beside: bool = False) -> "Check":
+    def of(cls, run: Callable[..., Results], *fields: str, of_case: bool = False) -> "Check":
         """A check with these fields."""
-        return cls(frozenset(fields), run, reads_beside)
+        return cls(frozenset(fields), run, of_case)
 
 
 Sections = Mapping[str, tuple[Check, ...]]
 """Name of a case file's section -> its checks."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One line of the result.
-
-    Attributes:
-      case: the file.
-      output: what was compared.
-      passed: whether it is within its limit; None when it was skipped, or decides nothing.
-      error: the relative difference, where one was taken.
-      limit: the largest one allowed.
-      note: counts, reasons.
-      precision: what ours was computed in, where a case is computed in several.
-      decides: False for a row that is only shown.
-    """
-
-    case: str
-    output: str
-    passed: bool | None
-    error: float | None = None
-    limit: float | None = None
-    note: str = ""
-    precision: str = ""
-    decides: bool = True
-
-
-@dataclasses.dataclass
-class Case:
-    """One manifest with its results.
-
-    Attributes:
-      name: the case's name.
-      manifest: the manifest.
-      inputs: name -> array, without `in_`.
-      expected: name -> array that the original computed, without `out_`.
-      arrays: all arrays of the results' file under their own names.
-      folder: where it lies, for files beside it.
-    """
-
-    name: str
-    manifest: dict[str, Any]
-    inputs: dict[str, np.ndarray]
-    expected: dict[str, np.ndarray]
-    arrays: dict[str, np.ndarray]
-    folder: Path = Path()
-
-    @classmethod
-    def read(cls, manifest: Path) -> "Case":
-        """Reads a manifest and the results beside it; inputs that are not stored are made from their seeds.
-
-        A manifest with a `base` beside it, or another `manifest`, has that one's checkpoint, model and options and, besides its
-        own, its inputs.
-        """
-        content = json.loads(manifest.read_text(encoding="utf-8"))
-        name = manifest.name.removesuffix(".json").removesuffix(".manifest")
-        with np.load(manifest.with_name(f"{name}.npz"), allow_pickle=False) as stored:
-            arrays = {key: stored[key] for key in stored.files}
-        specs = content.get("inputs", ())
-        if isinstance(specs, Mapping):  # by name
-            specs = [{"name": key, **spec} for key, spec in specs.items() if isinstance(spec, Mapping)]
-        # Only what has a seed is a recipe; the rest tells in what form an input is stored.
-        recipes = {spec["name"].removeprefix("in_"): spec for spec in specs if "seed" in spec}
-        inputs = {name: weights.make_input(spec) for name, spec in recipes.items() if f"in_{name}" not in arrays}
-        inputs |= {key.removeprefix("in_"): value for key, value in arrays.items() if key.startswith("in_")}
-        # A case with one result may call it `out`.
-        expected = {key.removeprefix("out_"): value for key, value in arrays.items() if f"{key}_".startswith("out_")}
-        if other := content.get("base", content.get("manifest")):
-            base = cls.read(manifest.with_name(other))
-            content = {key: base.manifest[key] for key in ("model", "options")} | content
-            content["tensors"] = base.manifest["tensors"]
-            inputs = base.inputs | inputs
-        return cls(name, content, inputs, expected, arrays, manifest.parent)
-
-    def checkpoint(self) -> dict[str, np.ndarray]:
-        """The original's tensors, by the recipe."""
-        return weights.checkpoint(self.manifest["tensors"])
-
-    def compare(
-        self,
-        output: str,
-        ours: Any,
-        limit: float = LIMIT,
-        *,
-        entrywise: bool = False,
-        only: Sequence[bool] | np.ndarray | None = None,
-    ) -> Row:
-        """Compares one output with the original's.
-
-        Args:
-          output: its name, without `out_`.
-          ours: our value.
-          limit: the largest relative difference allowed.
-          entrywise: take each row's difference relative to that row's own scale, not to that of the whole array.
-          only: rows to compare; all by default.
-        """
-        expected = self.expected[output]
-        if np.shape(ours) != expected.shape:
-            note = f"shape {list(np.shape(ours))}, expected {list(expected.shape)}"
-            return Row(self.name, output, False, None, limit, note)
-        errors = differences(ours, expected, entrywise=entrywise, only=only)
-        error = float(np.max(errors, initial=0.0))
-        note = "" if only is None else f"{np.count_nonzero(only)} of {len(only)} rows"
-        return Row(self.name, output, error <= limit, error, limit, note)
-
-    def attempt(self, output: str, compare: Callable[[], Row]) -> Row:
-        """The row that `compare` gives, or a miss with the message of the error that it raises: the others go on."""
-        try:
-            return compare()
-        except Exception as error:  # whatever it is, it is about this output only
-            return failed(self.name, output, error)
-
-    def unknown_options(self, given: Mapping[str, Any], known: Collection[str], where: str = "options") -> list[Row]:
-        """A miss for each option that the runner does not know: to pass over it would compare something else."""
-        note = "the runner does not know this option: {!r}"
-        names = [name for name in given if name not in known]
-        return [Row(self.name, f"({where}.{name})", False, note=note.format(given[name])) for name in names]
-
-
-def beside(folder: Path, data: str, name: str) -> Path | None:
-    """A file in a case's own folder, or else in the folder `data` below the one that JAXVQA_DATA names; None without."""
-    folders = [folder, *([Path(os.environ["JAXVQA_DATA"]) / data] if "JAXVQA_DATA" in os.environ else [])]
-    return next((path / name for path in folders if (path / name).is_file()), None)
-
-
-def failed(case: str, output: str, error: Exception) -> Row:
-    """The row of what raised an error."""
-    return Row(case, output, False, note=f"{type(error).__name__}: {error}")
-
-
-def differences(
-    ours: Any, expected: Any, *, entrywise: bool = False, only: Sequence[bool] | np.ndarray | None = None
-) -> np.ndarray:
-    """Relative differences: one of the whole array, or one of each row."""
-    ours, expected = np.asarray(ours), np.asarray(expected)
-    if only is not None:
-        ours, expected = ours[np.asarray(only)], expected[np.asarray(only)]
-    if not entrywise:
-        return np.asarray([relative_difference(ours, expected)])
-    return np.asarray([relative_difference(a, b) for a, b in zip(ours, expected, strict=True)])
-
-
-def relative_difference(ours: Any, expected: Any) -> float:
-    """Returns max |ours − expected| / max |expected|; where all is expected to be 0, max |ours|; NaN counts as infinite."""
-    ours, expected = np.asarray(ours, np.float64), np.asarray(expected, np.float64)
-    if ours.size == 0:
-        return 0.0
-    difference = float(np.max(np.abs(ours - expected)))
-    scale = float(np.max(np.abs(expected)))
-    error = difference / scale if scale > 0 else difference
-    return error if np.isfinite(error) else float("inf")
-
-
-def through_file(
-    tensors: Mapping[str, np.ndarray],
-    extra: Mapping[str, Any] | None,
-    read: Callable[[Path], Any],
-    weights_entry: str = "state_dict",
-) -> Any:
-    """Saves tensors with `torch.save`, in the original's outer layout when `extra` has its other entries, and reads them."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "checkpoint.pkl"
-        extra = None if extra is None else dict(extra)
-        files.write(path, files.TorchFile(dict(tensors), extra=extra, weights_entry=weights_entry))
-        return read(path)
 
 
 def run(path: Path) -> list[Row]:
@@ -273,15 +98,31 @@ def run(path: Path) -> list[Row]:
     if not path.exists():
         return [Row(str(path), "", False, note="no such file")]
     log.info("%s …", path)
+    if path.suffix == ".npz":
+        beside = [file for file in _manifests_of(path) if file.exists()]
+        if not beside:
+            return [Row(path.name, "", False, note=f"no {path.stem}.manifest.json or {path.stem}.json beside it")]
+        path = beside[0]
+    case = Case(path.name, {}, {}, {}, {}, path.parent)
     try:
-        if path.suffix == ".npz":
-            beside = [file for file in (_beside(path, ".json"), _beside(path, ".manifest.json")) if file.exists()]
-            if not beside:
-                return [Row(path.name, "", False, note=f"no {path.stem}.manifest.json or {path.stem}.json beside it")]
-            path = beside[0]
-        return KINDS[kind_of(path)](path)
+        content = json.loads(path.read_text(encoding="utf-8"))
+        how = _how(content)
+        if how in (None, _sections):
+            case.manifest = content if isinstance(content, dict) else {}
+            how = _sections
+        else:
+            case = Case.read(path)
+            case.name = case.name if how is _manifest else path.name
+        rows = list(kept(case, how(case)))
     except Exception as error:  # one broken case shall not hide the others' results
-        return [failed(path.name, "", error)]
+        return [case.failed("", error)]
+    rest = sorted(case.expected.keys() - {row.output for row in rows})
+    stop = next((row for row in rows if row.output == ""), None)
+    note = "not compared: the case stopped at an error" if stop else "the runner does not know this output"
+    if stop and stop.passed is None:  # what is skipped is each of its results
+        rows.remove(stop)
+        return rows + [Row(case.name, name, None, note=stop.note) for name in rest]
+    return rows + [Row(case.name, name, False, note=note) for name in rest]
 
 
 def find(folder: Path) -> list[Path]:
@@ -290,75 +131,48 @@ def find(folder: Path) -> list[Path]:
     A JSON file that is none of these is data of a case beside it, unless it calls itself a case: by its name, by results beside
     it, or by being broken.
     """
-    kinds = {path: kind_of(path) for path in sorted(folder.rglob("*.json"))}
-    manifests = [path for path, kind in kinds.items() if kind == "manifest"]
-    cases = [path for path, kind in kinds.items() if kind not in ("manifest", "unknown") or _calls_itself_a_case(path)]
-    alone = [
-        path
-        for path in sorted(folder.rglob("*.npz"))
-        if not _beside(path, ".json").exists() and not _beside(path, ".manifest.json").exists()
-    ]
+    kinds: dict[Path, Run | None] = {}
+    for path in sorted(folder.rglob("*.json")):
+        try:
+            kinds[path] = _how(json.loads(path.read_text(encoding="utf-8")))
+        except ValueError:
+            kinds[path] = _sections
+    manifests = [path for path, how in kinds.items() if how is _manifest]
+    cases = [path for path, how in kinds.items() if how not in (None, _manifest) or _calls_itself_a_case(path)]
+    alone = [path for path in sorted(folder.rglob("*.npz")) if not any(file.exists() for file in _manifests_of(path))]
     return [*manifests, *(path for path in cases if path not in manifests), *alone]
 
 
-def kind_of(path: Path) -> str:
-    """What a file is by what it holds: `manifest`, `rules`, `sections`, `unknown`, or `broken` where it is no JSON."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        return "broken"
-    if not isinstance(content, dict):
-        return "unknown"
-    if content.keys() & {"tensors", "manifest", "base"}:  # before rules: it may also have images and inputs
-        return "manifest"
-    if _rule_runner(content) is not None:
-        return "rules"
-    return "sections" if any(_checks(name, part) is not None for name, part in content.items()) else "unknown"
-
-
-def _beside(results: Path, suffix: str) -> Path:
-    return results.with_name(results.stem + suffix)
-
-
-def _results(manifest: Path) -> Path:
-    return manifest.with_name(manifest.name.removesuffix(".json").removesuffix(".manifest") + ".npz")
+def _manifests_of(results: Path) -> list[Path]:
+    return [results.with_name(results.stem + suffix) for suffix in (".json", ".manifest.json")]
 
 
 def _calls_itself_a_case(path: Path) -> bool:
-    return "cases" in path.stem or path.name.endswith(".manifest.json") or _results(path).exists()
+    return "cases" in path.stem or path.name.endswith(".manifest.json") or results_of(path).exists()
 
 
-def _rule_runner(content: Mapping[str, Any]) -> Callable[[Path], list[Row]] | None:
-    runners = (importlib.import_module(name).runner_of(content) for name in RULES)
-    return next((runner for runner in runners if runner is not None), None)
+def _how(content: Any) -> Run | None:
+    """What runs a file, by what it holds; None for one that is no case."""
+    if not isinstance(content, dict):
+        return None
+    if content.keys() & {"tensors", "manifest", "base"}:  # before rules: it may also have images and inputs
+        return _manifest
+    rules = [row for name in RULES for row in importlib.import_module(name).RUNNERS]
+    if found := next((runner for recognises, runner in rules if recognises(content)), None):
+        return found
+    return _sections if any(_checks(name, part) is not None for name, part in content.items()) else None
 
 
-def _run_rules(path: Path) -> list[Row]:
-    runner = _rule_runner(json.loads(path.read_text(encoding="utf-8")))
-    assert runner is not None
-    return runner(path)
-
-
-def _run_manifest(path: Path) -> list[Row]:
-    case = Case.read(path)
+def _manifest(case: Case) -> Iterator[Row]:
     model = case.manifest.get("model")
     if model not in MODELS:
         known = ", ".join(MODELS)
-        return [Row(case.name, "", False, note=f"no system here runs the model {model!r}; there is {known}")]
-    rows: list[Row] = []
-    try:
-        # One after the other, so that those before an error are kept.
-        rows.extend(importlib.import_module(MODELS[model]).run(case))
-    except Exception as error:
-        rows.append(failed(case.name, "", error))
-    compared = {row.output for row in rows}
-    rest = sorted(case.expected.keys() - compared)
-    stopped = "" in compared
-    note = "not compared: the case stopped at an error" if stopped else "the runner does not know this output"
-    rows += [Row(case.name, name, False, note=note) for name in rest]
+        yield Row(case.name, "", False, note=f"no system here runs the model {model!r}; there is {known}")
+        return
+    case.need_arrays()
+    yield from importlib.import_module(MODELS[model]).run(case)
     if not case.expected and "runs" not in case.manifest:
-        rows.append(Row(case.name, "", False, note="the file has no out_… array"))
-    return rows
+        yield Row(case.name, "", False, note="the file has no out_… array")
 
 
 def _checks(name: str, content: Any) -> tuple[Check, ...] | None:
@@ -379,63 +193,33 @@ def _read_by(checks: Iterable[Check]) -> frozenset[str]:
     return frozenset().union(*(check.fields for check in checks))
 
 
-def _run_sections(path: Path) -> list[Row]:
-    content = json.loads(path.read_text(encoding="utf-8"))
-    sections = {k: v for k, v in content.items() if k not in COMMENTS} if isinstance(content, dict) else {}
+def _sections(case: Case) -> Iterator[Row]:
+    sections = {name: part for name, part in case.manifest.items() if name not in COMMENTS}
     if not sections:
-        return [Row(path.name, "", False, note="not a file of cases: it has no sections")]
-    return [row for name, part in sections.items() for row in _run_section(path, name, part)]
+        yield Row(case.name, "", False, note="not a file of cases: it has no sections")
+    for name, part in sections.items():
+        yield from _section(case, name, part)
 
 
-def _run_section(path: Path, name: str, content: Any) -> list[Row]:
-    case = path.name
+def _section(case: Case, name: str, content: Any) -> Iterator[Row]:
     checks = _checks(name, content)
     if checks is None:
-        return [Row(case, name, False, note="no system here has a section of this name")]
-    if not checks:
-        return [Row(case, name, None, note="not supported yet")]
-    fields = _fields(content)
-    if not content:
-        return [Row(case, name, None, note="empty")]
-    unknown = sorted(fields - _read_by(checks) - COMMENTS) if isinstance(content, dict) else []
-    rows = [Row(case, f"{name}.{part}", False, note="the runner does not know this part") for part in unknown]
-    chosen = [check for check in checks if check.fields & fields or not check.fields]
-    if not chosen and not rows:
-        rows = [Row(case, name, False, note="nothing in it that the runner knows")]
-    return rows + [_run_check(path, name, check, content) for check in chosen]
+        yield Row(case.name, name, False, note="no system here has a section of this name")
+    elif not checks or not content:
+        yield Row(case.name, name, None, note="empty" if checks else "not supported yet")
+    else:
+        fields = _fields(content)
+        if isinstance(content, dict):
+            yield from case.unknown(content, _read_by(checks), name, "{}.{}")
+        chosen = [check for check in checks if check.fields & fields or not check.fields]
+        if not chosen and not isinstance(content, dict):
+            yield Row(case.name, name, False, note="nothing in it that the runner knows")
+        for check in chosen:
+            yield case.attempt(name, partial(_checked, case, name, check, content))
 
 
-def _run_check(path: Path, name: str, check: Check, content: Any) -> Row:
-    case = path.name
-    try:
-        results = check.run(content, path.parent) if check.reads_beside else check.run(content)
-        if isinstance(results, str):
-            return Row(case, name, None, note=results)
-        return counted(case, name, results)
-    except Exception as error:  # whatever it is, it is about this section only
-        return failed(case, name, error)
-
-
-def counted(case: str, output: str, results: Results) -> Row:
-    """Returns one line for many (label, ours, expected): passed if all are equal; skipped if there are none."""
-    results = list(results)
-    if not results:
-        return Row(case, output, None, note="empty")
-    misses = [(label, ours, expected) for label, ours, expected in results if ours != expected]
-    note = f"{len(results) - len(misses)}/{len(results)}"
-    if misses:
-        note += "; first miss: {}: {!r}, expected {!r}".format(*misses[0])
-    return Row(case, output, not misses, note=note)
-
-
-KINDS: Mapping[str, Callable[[Path], list[Row]]] = {
-    "manifest": _run_manifest,
-    "rules": _run_rules,
-    "sections": _run_sections,
-    "unknown": _run_sections,
-    "broken": _run_sections,
-}
-"""What a file is -> what runs it; what is unknown fails there with a message."""
+def _checked(case: Case, name: str, check: Check, content: Any) -> Row:
+    return case.counted(name, check.run(content, case) if check.of_case else check.run(content))
 
 
 WORDS = {True: "pass", False: "[bold red]FAIL[/]", None: "[yellow]skipped[/]"}

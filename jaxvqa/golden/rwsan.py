@@ -14,8 +14,9 @@ from jaxvqa.convert import adam, rwsan, to_torch
 from jaxvqa.data.answers import AnswerList, normalise_answer
 from jaxvqa.data.text import Vocabulary, tokenise
 from jaxvqa.data.transforms import PadRegions
+from jaxvqa.golden.cases import Case, Results, Row
 from jaxvqa.golden.parts import compare_all
-from jaxvqa.golden.runner import Case, Check, Results, Row, Sections, through_file
+from jaxvqa.golden.runner import Check, Sections
 from jaxvqa.golden.training import OPTIMIZER_OPTIONS, Named, Run, Training, config_of, train
 from jaxvqa.metrics import vqa
 from jaxvqa.models.layers.norm import StdNorm
@@ -53,10 +54,8 @@ def run(case: Case) -> Iterator[Row]:
     tensors = case.checkpoint()
     config = rwsan.model_config(case.manifest["options"])
     extra = {"optimizer": adam.fresh_state(len(tensors), {}), "lr_base": 1e-4}
-    loaded = through_file(tensors, extra, lambda path: rwsan.load(path, config))
-    back = to_torch(loaded.params, rwsan.KEYS)
-    same = list(back) == list(tensors) and all(np.array_equal(back[k], v) for k, v in tensors.items())
-    yield Row(case.name, "(checkpoint and back)", same, note=f"{len(loaded.report.used)} tensors")
+    loaded = case.through_file(tensors, extra, lambda path: rwsan.load(path, config))
+    yield case.back_again(tensors, to_torch(loaded.params, rwsan.KEYS))
     model = models.build(config)
     with jax.default_matmul_precision("highest"):
         ours = _evaluate(model, jax.tree.map(jnp.asarray, loaded.params), case)
@@ -87,11 +86,11 @@ TRAJECTORY = frozenset(
 
 def _unknown(case: Case) -> Iterator[Row]:
     train = case.manifest["train"]
-    yield from case.unknown_options(train, {"mode", "loss", "optimizer", "trajectory"}, "train")
-    yield from case.unknown_options(train["optimizer"], OPTIMIZER, "train.optimizer")
-    yield from case.unknown_options(train.get("trajectory", {}), TRAJECTORY, "train.trajectory")
+    yield from case.unknown(train, {"mode", "loss", "optimizer", "trajectory"}, "train")
+    yield from case.unknown(train["optimizer"], OPTIMIZER, "train.optimizer")
+    yield from case.unknown(train.get("trajectory", {}), TRAJECTORY, "train.trajectory")
     modes = dict.fromkeys(train.get("mode", "train").split(", "), True)
-    yield from case.unknown_options(modes, MODES, "train.mode")
+    yield from case.unknown(modes, MODES, "train.mode")
 
 
 def _training(case: Case, params: Any) -> Training:

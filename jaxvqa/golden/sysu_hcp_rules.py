@@ -1,10 +1,7 @@
 """SYSU-HCP's golden cases of everything but the networks: losses, schedule, votes, reading, pictures (spec section 14)."""
 
-import functools
-import json
 import random
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,50 +16,8 @@ from jaxvqa.ensembles import voting
 from jaxvqa.ensembles.masks import allowed_classes, modalities_in, modality_of, read_masks
 from jaxvqa.errors import DataError
 from jaxvqa.golden import weights
+from jaxvqa.golden.cases import LIMIT, Case, Results, Row
 from jaxvqa.golden.parts import compare_all
-from jaxvqa.golden.runner import COMMENTS, LIMIT, Case, Results, Row, counted, failed
-
-
-def runner_of(content: Mapping[str, Any]) -> Callable[[Path], list[Row]] | None:
-    """What runs a case file with this content, together with the files beside it; None for a file of another kind."""
-    runner = next((runner for recognises, runner in _RUNNERS if recognises(content)), None)
-    return None if runner is None else lambda path: _kept(path, runner)
-
-
-def _kept(path: Path, runner: Callable[[Path], Iterator[Row]]) -> list[Row]:
-    """The rows that a runner gives, also those before an error."""
-    rows: list[Row] = []
-    try:
-        rows.extend(runner(path))
-    except Exception as error:
-        rows.append(failed(path.name, "", error))
-    return rows
-
-
-def _read(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _case(path: Path) -> Case:
-    """The arrays beside a case file, in the form that compares them."""
-    with np.load(path.with_suffix(".npz"), allow_pickle=False) as stored:
-        arrays = dict(stored)
-    expected = {name.removeprefix("out_"): array for name, array in arrays.items() if name.startswith("out_")}
-    return Case(path.name, _read(path), {}, expected, arrays)
-
-
-def _rest(case: Case, compared: set[str]) -> Iterator[Row]:
-    """A miss for each array that was not compared."""
-    for name in sorted(case.expected.keys() - compared):
-        yield Row(case.name, name, False, note="the runner does not know this output")
-
-
-def _sections(case: str, content: Mapping[str, Any], known: Collection[str]) -> Iterator[Row]:
-    """A miss for each section that the runner does not know."""
-    for name in content:
-        if name not in known and name not in COMMENTS:
-            yield Row(case, name, False, note="the runner does not know this section")
-
 
 # --- losses ------------------------------------------------------------------------------------------------------------------
 
@@ -88,20 +43,15 @@ def _batch(spec: dict[str, Any], i: int) -> tuple[np.ndarray, np.ndarray]:
 LOSS_SECTIONS = ("inputs", "mixup", "schedule", "poly", "resume", "warmup_unused")
 
 
-def _losses(path: Path) -> Iterator[Row]:
-    case = _case(path)
-    spec, compared = case.manifest, set()
-    yield from _sections(case.name, spec, LOSS_SECTIONS)
-    if "inputs" in spec:
-        for row in _of_batches(case):
-            compared.add(row.output)
-            yield row
-        compared |= {"targets_a", "targets_b"}
-    if "schedule" in spec:
-        yield from _schedule(case.name, spec)
-    if "warmup_unused" in spec:
+def _losses(case: Case) -> Iterator[Row]:
+    case.need_arrays()
+    yield from case.unknown(case.manifest, LOSS_SECTIONS)
+    if "inputs" in case.manifest:
+        yield from _of_batches(case)
+    if "schedule" in case.manifest:
+        yield from _schedule(case, case.manifest)
+    if "warmup_unused" in case.manifest:
         yield Row(case.name, "warmup_unused", None, note="accepted and never used by the original; not here")
-    yield from _rest(case, compared)
 
 
 def _of_batches(case: Case) -> Iterator[Row]:
@@ -114,27 +64,29 @@ def _of_batches(case: Case) -> Iterator[Row]:
         for names in [(f"logits_{i}_first", f"targets_{i}")]
         if all(f"in_{k}" in case.arrays for k in names)
     ]
-    yield counted(case.name, "the inputs", given)
+    yield case.counted("the inputs", given)
     ours: dict[str, Any] = {"tau": np.asarray([np.log(classes)], np.float32)}
     for i, (logits, targets) in enumerate(batches):
         found = _losses_of_batch(jnp.asarray(logits), jnp.asarray(targets, jnp.int32))
         ours |= {f"{name}_{i}": value for name, value in found.items()}
     if "in_sample_losses" in case.arrays:
         each = jnp.asarray(case.arrays["in_sample_losses"])
-        ours |= {
-            "sample_sigma": losses.superloss_confidence(each, classes),
-            "sample_superloss": losses.superloss(each, classes),
-        }
+        ours |= {"sample_sigma": _confidence(each, classes), "sample_superloss": losses.superloss(each, classes)}
     yield from compare_all(case, ours)
     if "mixup" in case.manifest:
         yield from _mixup(case, batches)
+
+
+def _confidence(each: jax.Array, classes: int) -> jax.Array:
+    """SuperLoss's sigma, which is the gradient with respect to each loss."""
+    return jax.grad(lambda each: losses.superloss(each, classes).sum())(each)
 
 
 @jax.jit  # one program for all batches: compiling takes longer than all else
 def _losses_of_batch(logits: jax.Array, targets: jax.Array) -> dict[str, jax.Array]:
     """Everything that the case has of a batch, by its name there."""
     nll = losses.cross_entropy(logits, targets)
-    ours = {"nll": nll, "sigma": losses.superloss_confidence(nll, logits.shape[-1])}
+    ours = {"nll": nll, "sigma": _confidence(nll, logits.shape[-1])}
     for name, reduce in [*((name, jnp.mean) for name in _PER_EXAMPLE), ("label_smoothing_sum", jnp.sum)]:
         each = _PER_EXAMPLE[name.removesuffix("_sum")]
         value, gradient = jax.value_and_grad(lambda z, r=reduce, e=each: r(e(z, targets)))(logits)
@@ -152,9 +104,9 @@ def _mixup(case: Case, batches: list[tuple[np.ndarray, np.ndarray]]) -> Iterator
     targets = jnp.asarray(batches[number["targets"]][1], jnp.int32)
     # Ours are [B, H, W, C]; mixing looks at the first axis only.
     mixed = mixup.images(jnp.asarray(pictures).transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
-    partners = {"targets_a": targets.tolist(), "targets_b": targets[mixup.partner].tolist()}
-    both = [(name, ours, case.expected[name].tolist()) for name, ours in partners.items() if name in case.expected]
-    yield counted(case.name, "mixed targets", both)
+    for name, partners in (("targets_a", targets), ("targets_b", targets[mixup.partner])):
+        if name in case.expected:
+            yield case.compare(name, partners, 0.0)
     names = {
         "cross_entropy": (False, False),
         "label_smoothing": (True, False),
@@ -206,7 +158,7 @@ def _rules(spec: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def _schedule(name: str, content: Mapping[str, Any]) -> Iterator[Row]:
+def _schedule(case: Case, content: Mapping[str, Any]) -> Iterator[Row]:
     spec = content["schedule"]
     base, epochs, power = spec["base_lr"], spec["epochs"], spec.get("power", 0.9)
     ours = _rules(spec)
@@ -227,47 +179,44 @@ def _schedule(name: str, content: Mapping[str, Any]) -> Iterator[Row]:
     # The original forgets where it was unless its checkpoint closes a block; ours goes on as if it had not stopped.
     same: list[tuple[str, Any, Any]] = []
     other: list[tuple[str, Any, Any]] = []
-    for case in content.get("resume", ()):
-        epoch = case["first_epoch"]
+    for resumed in content.get("resume", ()):
+        epoch = resumed["first_epoch"]
         rate, nesterov = base * optim.polynomial(epochs - 1, epochs, power), False
         if epoch < epochs:
             rate, nesterov = ours[epoch]["lr"], ours[epoch]["nesterov"]
-        result = (f"from epoch {epoch}", (single(rate), nesterov), (single(case["lr"]), case["nesterov"]))
-        (same if (case["checkpoint_epoch"] + 1) % spec["update_lr_every"] == 0 else other).append(result)
+        result = (f"from epoch {epoch}", (single(rate), nesterov), (single(resumed["lr"]), resumed["nesterov"]))
+        (same if (resumed["checkpoint_epoch"] + 1) % spec["update_lr_every"] == 0 else other).append(result)
     differ = sum(theirs != mine for _, mine, theirs in other)
     if "rows" in spec:
-        yield counted(name, "schedule", by_epoch())
+        yield case.counted("schedule", by_epoch())
     if "poly" in content or "after_last_epoch" in spec:
-        yield counted(name, "poly", plain())
+        yield case.counted("poly", plain())
     if "resume" in content:
-        yield counted(name, "resume at the end of a block", same)
+        yield case.counted("resume at the end of a block", same)
         note = f"ours resumes exactly; the original differs in {differ} of {len(other)}"
-        yield Row(name, "resume within a block", None, note=note)
+        yield Row(case.name, "resume within a block", None, note=note)
 
 
 # --- votes -------------------------------------------------------------------------------------------------------------------
 
 
-def _ensemble(path: Path) -> Iterator[Row]:
-    content = _read(path)
-    names, modalities = _beside(path, _is_disease_list), _beside(path, _is_masks)
-    if names is None or modalities is None:
-        note = "needs the original's list of diseases and its masks beside the case"
-        yield Row(path.name, "cases", None, note=note)
-        return
-    diseases = med_text.DiseaseList.from_file(names)
-    masks = read_masks(modalities, len(diseases))
+def _ensemble(case: Case) -> Iterator[Row]:
+    content = case.manifest
+    diseases = med_text.DiseaseList.from_file(
+        case.beside_by_content("the original's list of diseases", lambda held: _names_of(held, int, str))
+    )
+    masks = read_masks(case.beside_by_content("its masks", lambda held: _names_of(held, list)), len(diseases))
     table = allowed_classes(masks, len(diseases))
 
-    def results(case: dict[str, Any]) -> Results:
-        noise = weights.make_input({"seed": case["seed"], "shape": [len(content["models"]), len(diseases)]})
-        logits = noise * np.float32(case["scale"]) + np.float32(case["offset"])
-        for model, i, value in case["set"]:
+    def results(asked: dict[str, Any]) -> Results:
+        noise = weights.make_input({"seed": asked["seed"], "shape": [len(content["models"]), len(diseases)]})
+        logits = noise * np.float32(asked["scale"]) + np.float32(asked["offset"])
+        for model, i, value in asked["set"]:
             logits[model, i] = value
-        allowed = np.broadcast_to(table[modality_of(case["question"], masks)], logits.shape)
+        allowed = np.broadcast_to(table[modality_of(asked["question"], masks)], logits.shape)
         own = {reading: rule(logits, allowed) for reading, rule in voting.READINGS.items()}
         votes = {reading: int(voting.vote(classes[:, None])[0]) for reading, classes in own.items()}
-        ours: dict[str, Any] = {"modalities_found": modalities_in(case["question"], masks)}
+        ours: dict[str, Any] = {"modalities_found": modalities_in(asked["question"], masks)}
         ours["argmax"] = logits.argmax(-1).tolist()
         for reading, classes in own.items():
             ours[reading] = [None if i < 0 else i for i in classes.tolist()]
@@ -279,31 +228,15 @@ def _ensemble(path: Path) -> Iterator[Row]:
             for order, allowed_one, stops in zip(ranks, own["intended"], own["as_written"], strict=True)
         ]
         ours["answer_intended"] = diseases.answers[votes["intended"]]
-        yield from ((name, value, case[name]) for name, value in ours.items() if name in case)
+        yield from ((name, value, asked[name]) for name, value in ours.items() if name in asked)
 
-    for i, case in enumerate(content["cases"]):
-        yield _attempt(path.name, f"{i}: {case.get('question')}", results(case))
-
-
-def _beside(path: Path, recognises: Callable[[Any], bool]) -> Path | None:
-    """The first JSON file beside a case that holds what is wanted, whatever its name is."""
-    return next((file for file in sorted(path.parent.glob("*.json")) if file != path and recognises(_read(file))), None)
+    for i, asked in enumerate(content["cases"]):
+        yield case.counted(f"{i}: {asked.get('question')}", results(asked))
 
 
-def _is_masks(content: Any) -> bool:
-    return isinstance(content, dict) and bool(content) and all(isinstance(ids, list) for ids in content.values())
-
-
-def _is_disease_list(content: Any) -> bool:
-    return isinstance(content, dict) and bool(content) and all(type(i) in (int, str) for i in content.values())
-
-
-def _attempt(case: str, output: str, results: Results) -> Row:
-    """Counts results; an error among them is a miss, and the other rows go on."""
-    try:
-        return counted(case, output, results)
-    except Exception as error:
-        return failed(case, output, error)
+def _names_of(content: Any, *kinds: type) -> bool:
+    """Whether it is a map from names to values of these kinds."""
+    return isinstance(content, dict) and bool(content) and all(type(value) in kinds for value in content.values())
 
 
 # --- reading -----------------------------------------------------------------------------------------------------------------
@@ -312,12 +245,12 @@ def _attempt(case: str, output: str, results: Results) -> Row:
 READING_SECTIONS = ("files", "train", "Med_LT_train", "val", "test", "disease2id", "id2disease", "bad_lines")
 
 
-def _reading(path: Path) -> Iterator[Row]:
-    content = _read(path)
-    files, name = content.get("files", {}), path.name
+def _reading(case: Case) -> Iterator[Row]:
+    content = case.manifest
+    files = content.get("files", {})
     # Lists of a training split, whatever their names are.
     splits = [split for split in content if f"data/train/{split}.txt" in files]
-    yield from _sections(name, content, {*READING_SECTIONS, *splits})
+    yield from case.unknown(content, {*READING_SECTIONS, *splits})
 
     def lists() -> Results:
         for split in splits:
@@ -346,11 +279,11 @@ def _reading(path: Path) -> Iterator[Row]:
             yield repr(line), ours, "refused"
 
     if {*splits, "val", "test"} & content.keys():
-        yield _attempt(name, "files", lists())
+        yield case.counted("files", lists())
     if {"disease2id", "id2disease"} & content.keys():
-        yield _attempt(name, "classes", classes())
+        yield case.counted("classes", classes())
     if "bad_lines" in content:
-        yield _attempt(name, "bad", refused())
+        yield case.counted("bad", refused())
 
 
 # --- pictures ----------------------------------------------------------------------------------------------------------------
@@ -368,10 +301,10 @@ PICTURE_OPTIONS = (
 )
 
 
-def _preprocess(path: Path) -> Iterator[Row]:
-    case = _case(path)
-    spec, compared = case.manifest, set()
-    yield from _sections(case.name, spec, PICTURE_OPTIONS)
+def _preprocess(case: Case) -> Iterator[Row]:
+    case.need_arrays()
+    spec = case.manifest
+    yield from case.unknown(spec, PICTURE_OPTIONS)
     constants = spec.get("mean", images.IMAGENET_MEAN), spec.get("std", images.IMAGENET_STD)
     room = 8
     for k, image in enumerate(spec["images"]):
@@ -389,10 +322,7 @@ def _preprocess(path: Path) -> Iterator[Row]:
             cut = images.cropped_and_flipped(larger, size, left, top, draw.random() < 0.5)
             ours[f"train_{k}_{seed}"] = _prepared(cut, *constants)
         for name in ours.keys() & case.expected.keys():
-            compared.add(name)
-            limit = 0.0 if name.startswith("resized") else LIMIT
-            yield case.attempt(name, functools.partial(case.compare, name, ours[name], limit))
-    yield from _rest(case, compared)
+            yield case.compare(name, ours[name], 0.0 if name.startswith("resized") else LIMIT)
 
 
 def _synthetic(seed: int, height: int, width: int) -> Image.Image:
@@ -409,7 +339,7 @@ def _prepared(picture: np.ndarray, mean: Sequence[float], std: Sequence[float]) 
     return np.asarray(pictures[0]).transpose(2, 0, 1)[:, ::3, ::3]
 
 
-_RUNNERS: Sequence[tuple[Callable[[Mapping[str, Any]], bool], Callable[[Path], Iterator[Row]]]] = (
+RUNNERS: Sequence[tuple[Callable[[Mapping[str, Any]], bool], Callable[[Case], Iterator[Row]]]] = (
     (lambda content: isinstance(content.get("inputs"), dict) and "logits_i" in content["inputs"], _losses),
     (lambda content: isinstance(content.get("schedule"), dict) and "update_lr_every" in content["schedule"], _losses),
     (lambda content: {"models", "cases"} <= content.keys(), _ensemble),

@@ -9,8 +9,8 @@ import numpy as np
 import optax
 
 from jaxvqa.convert import towers
+from jaxvqa.golden.cases import Case, Row
 from jaxvqa.golden.parts import compare_all
-from jaxvqa.golden.runner import Case, Row, through_file
 
 KINDS = {
     "GPT2LMHeadModel": "gpt2",
@@ -40,8 +40,8 @@ def run(case: Case) -> Iterator[Row]:
         fields = towers.module_fields(kind, options)
     # What no file tells: the recipe draws two tables for GPT-2's tied one, of which the original takes the last.
     fields = {"gpt2": {"lm_head": "output"}, "clip_vision": {"activation": "quick_gelu"}}.get(kind, {}) | fields
-    found = through_file(tensors, None, lambda path: towers.load(kind, path, **fields))
-    yield back_again(case, tensors, found.layout.write(found.params, prefixed=found.prefixed))
+    found = case.through_file(tensors, None, lambda path: towers.load(kind, path, **fields))
+    yield case.back_again(tensors, found.layout.write(found.params, prefixed=found.prefixed))
     module = towers.TOWERS[kind].module(**found.fields)
     params = jax.tree.map(jnp.asarray, found.params)
 
@@ -52,16 +52,6 @@ def run(case: Case) -> Iterator[Row]:
     with jax.default_matmul_precision("highest"):
         ours = OUTPUTS[kind](case, call, module.depth)
     yield from compare_all(case, ours)
-
-
-def back_again(case: Case, tensors: Mapping[str, np.ndarray], back: Mapping[str, np.ndarray]) -> Row:
-    """Whether writing gives the checkpoint that was read: keys, order, bits; of several names of one, the last one's value."""
-    last = {key: tensors[group[-1]] for group in case.manifest.get("tied", ()) for key in group}
-    wrong = [
-        key for key, value in (dict(tensors) | last).items() if key not in back or not np.array_equal(back[key], value)
-    ]
-    note = f"{len(tensors)} tensors" + "".join(f", not {key}" for key in wrong[:1])
-    return Row(case.name, "(checkpoint and back)", list(back) == list(tensors) and not wrong, note=note)
 
 
 def _hidden(out: Mapping[str, Any], depth: int) -> dict[str, Any]:

@@ -28,7 +28,7 @@ import optax
 
 from jaxvqa import configs, optim
 from jaxvqa import state as states
-from jaxvqa.golden.runner import LIMIT, Case, Row, differences, failed
+from jaxvqa.golden.cases import LIMIT, Case, Row, differences
 from jaxvqa.step import make_train_step
 from jaxvqa.tasks import task_class, task_with_assets
 
@@ -75,12 +75,12 @@ class Precision:
         try:
             ours = np.asarray(ours() if callable(ours) else ours)
         except Exception as error:  # whatever it is, it is about this output only
-            yield self._row(failed(self.case.name, output, error))
+            yield self._row(self.case.failed(output, error))
             return
         if ours.size == self.case.expected[output].size == 1:
             ours = ours.reshape(self.case.expected[output].shape)
         if kind == "loss":
-            yield self._row(self.case.attempt(output, lambda: self.case.compare(output, ours)))
+            yield self._row(self.case.compare(output, ours))
         elif kind == "values":
             yield self.values(output, ours)
         else:
@@ -91,7 +91,7 @@ class Precision:
 
     def values(self, output: str, ours: np.ndarray, **how: Any) -> Row:
         """Compares an array, `how` as for `Case.compare`: decides in float64."""
-        row = self._row(self.case.attempt(output, lambda: self.case.compare(output, ours, **how)))
+        row = self._row(self.case.compare(output, ours, **how))
         own = self._own_error(output, **how)
         if row.error is None or not np.isfinite(row.error) or (self.dtype == np.float64 and own <= LIMIT):
             return row
@@ -138,7 +138,7 @@ def in_both(case: Case, compute: Callable[[Precision], Iterable[Row]]) -> Iterat
             with jax.enable_x64(dtype == np.float64):
                 yield from compute(precision)
         except Exception as error:  # the other precision goes on
-            yield failed(case.name, f"({precision.name})", error)
+            yield case.failed(f"({precision.name})", error)
 
 
 # --- the program's steps ---------------------------------------------------------------------------------------------------
