@@ -163,7 +163,7 @@ def _training(case: Case, model: Mapping[str, Any], variables: Mapping[str, Any]
         batch,
         variables,
         lambda variables: to_torch({k: v for k, v in variables.items() if k != "given"}, cmsa.KEYS),
-        case.manifest["parameters"],
+        case.manifest.get("parameters", ()),
         skipped=case.manifest.get("zero_gradient", ()),
         recorder=(EvaluatedRecorder if evaluated else Recorder) if "image" in inputs else FromMaps,
     )

@@ -116,6 +116,8 @@ def run(path: Path) -> list[Row]:
         rows = list(kept(case, how(case)))
     except Exception as error:  # one broken case shall not hide the others' results
         return [case.failed("", error)]
+    if not rows:
+        rows.append(Row(case.name, "", None, note="empty"))
     rest = sorted(case.expected.keys() - {row.output for row in rows})
     stop = next((row for row in rows if row.output == ""), None)
     note = "not compared: the case stopped at an error" if stop else "the runner does not know this output"

@@ -87,7 +87,7 @@ TRAJECTORY = frozenset(
 def _unknown(case: Case) -> Iterator[Row]:
     train = case.manifest["train"]
     yield from case.unknown(train, {"mode", "loss", "optimizer", "trajectory"}, "train")
-    yield from case.unknown(train["optimizer"], OPTIMIZER, "train.optimizer")
+    yield from case.unknown(train.get("optimizer", {}), OPTIMIZER, "train.optimizer")
     yield from case.unknown(train.get("trajectory", {}), TRAJECTORY, "train.trajectory")
     modes = dict.fromkeys(train.get("mode", "train").split(", "), True)
     yield from case.unknown(modes, MODES, "train.mode")
@@ -98,7 +98,7 @@ def _training(case: Case, params: Any) -> Training:
     reduction, of_both = LOSSES[train.get("loss", next(iter(LOSSES)))]
     batch = {"regions": case.inputs["img_feat"], "question": case.inputs["ques_ix"].astype(np.int32)}
     return Training(
-        config_of("rwsan", model, {"name": "Adam"} | train["optimizer"], optim__loss=reduction),
+        config_of("rwsan", model, {"name": "Adam"} | train.get("optimizer", {}), optim__loss=reduction),
         batch | {"answer_scores": case.inputs["target"]},
         {"params": params},
         lambda variables: to_torch(variables["params"], rwsan.KEYS),
@@ -109,8 +109,8 @@ def _training(case: Case, params: Any) -> Training:
 
 
 def _named(case: Case, run: Run) -> Named:
-    settings, later = case.manifest["train"]["optimizer"], case.manifest["train"].get("trajectory")
-    first, second = run.follow([*_rates(settings, 1), 0.0])
+    settings, later = (case.manifest["train"].get(part, {}) for part in ("optimizer", "trajectory"))
+    first, second = run.follow([*(_rates(settings, 1) if settings else [0.0]), 0.0])
 
     def first8() -> np.ndarray:
         found = [np.asarray(first.gradients[key]).ravel()[:8] for key in run.training.keys]

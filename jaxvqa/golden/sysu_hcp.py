@@ -129,7 +129,7 @@ LOSSES: Mapping[str, tuple[bool, bool]] = {
 
 def _unknown(case: Case) -> Iterator[Row]:
     yield from case.unknown(case.manifest, KNOWN, "manifest")
-    options = case.manifest["optimizer"]
+    options = case.manifest.get("optimizer", {})
     yield from case.unknown(options, {*OPTIMIZER_OPTIONS, "lr", "steps", "same_batch_each_step"}, "optimizer")
     if not options.get("same_batch_each_step", True):
         yield from case.unknown({"same_batch_each_step": False}, (), "optimizer")
@@ -141,7 +141,8 @@ def _training(case: Case, model: Mapping[str, Any], variables: Any) -> Training:
     loss = {"mixup": False, "label_smooth": smooth, "superloss": superloss, "flags": "each"}
     if "label_smoothing" in case.manifest:  # its amount; of a loss that has none else, too
         loss |= {"label_smooth": True, "smoothing": case.manifest["label_smoothing"]}
-    config = config_of("sysu_hcp", model, case.manifest["optimizer"], optim__loss=reduction or "mean")
+    optimizer = {"name": "sgd"} | case.manifest.get("optimizer", {})
+    config = config_of("sysu_hcp", model, optimizer, optim__loss=reduction or "mean")
     config.loss.update(loss)
     image = pixels(case.inputs["image"], images.IMAGENET_MEAN, images.IMAGENET_STD)
     return Training(
@@ -149,14 +150,15 @@ def _training(case: Case, model: Mapping[str, Any], variables: Any) -> Training:
         {"image": image, "answer_class": case.inputs["target"].astype(np.int32)},
         variables,
         lambda variables: to_torch(variables, sysu_hcp.KEYS[model["backbone"]]),
-        case.manifest["parameters"],
+        case.manifest.get("parameters", ()),
         case.manifest.get("zero_gradient", ()),
     )
 
 
 def _named(case: Case, backbone: str, run: Run) -> Named:
-    options = case.manifest["optimizer"]
-    first, *_, last = steps = run.follow([options["lr"]] * options.get("steps", 1))
+    options = case.manifest.get("optimizer", {})
+    steps = run.follow([options.get("lr", 0.0)] * options.get("steps", 1))
+    first, last = steps[0], steps[-1]
     named: Named = {}
     for k, step in enumerate(steps, start=1):
         named |= {

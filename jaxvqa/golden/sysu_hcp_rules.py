@@ -44,7 +44,6 @@ LOSS_SECTIONS = ("inputs", "mixup", "schedule", "poly", "resume", "warmup_unused
 
 
 def _losses(case: Case) -> Iterator[Row]:
-    case.need_arrays()
     yield from case.unknown(case.manifest, LOSS_SECTIONS)
     if "inputs" in case.manifest:
         yield from _of_batches(case)
@@ -55,6 +54,7 @@ def _losses(case: Case) -> Iterator[Row]:
 
 
 def _of_batches(case: Case) -> Iterator[Row]:
+    case.need_arrays()
     spec = case.manifest["inputs"]
     classes = spec["logits_i"]["classes"]
     batches = [_batch(spec, i) for i in range(len(spec["logits_i"]["scale"]))]
@@ -167,8 +167,9 @@ def _schedule(case: Case, content: Mapping[str, Any]) -> Iterator[Row]:
         return float(np.float32(rate))
 
     def by_epoch() -> Results:
-        for row, expected in zip(ours, spec["rows"], strict=True):
-            yield f"epoch {row['epoch']}", row, expected | {"lr": single(expected["lr"])}
+        for expected in spec["rows"]:
+            given = expected | ({"lr": single(expected["lr"])} if "lr" in expected else {})
+            yield f"epoch {given['epoch']}", {name: ours[given["epoch"]].get(name) for name in given}, given
 
     def plain() -> Results:
         for epoch, expected in enumerate(content.get("poly", ())):

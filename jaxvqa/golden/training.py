@@ -27,8 +27,8 @@ import numpy as np
 import optax
 
 from jaxvqa import configs, optim
-from jaxvqa import state as states
 from jaxvqa.golden.cases import LIMIT, Case, Row, differences
+from jaxvqa.state import TrainState
 from jaxvqa.step import make_train_step
 from jaxvqa.tasks import task_class, task_with_assets
 
@@ -178,7 +178,8 @@ def config_of(
             {
                 **{"name": OPTIMIZERS[name], "b1": b1, "b2": b2, "eps": optimizer.get("eps", 1e-8)},
                 **{"momentum": optimizer.get("momentum", 0.0), "nesterov": optimizer.get("nesterov", False)},
-                **{"clip_norm": optimizer.get("clip_norm") or 0.0, "restart_epochs": (), "lr_scale": (), "freeze": ()},
+                **{"clip_norm": optimizer.get("clip_norm") or 0.0, "restart_epochs": ()},
+                **{"lr_scale": (), "freeze": ()},
                 # AdamW's decay does not go through the rule.
                 **{"decay": table if name == "adamw" else (), "coupled_decay": () if name == "adamw" else table},
             }
@@ -291,7 +292,8 @@ class Run:
         optimizer = optax.chain(
             optax.scale(training.scale), _kept(), optim.make_optimizer(config.optim, variables["params"])
         )
-        self.start = states.create(lambda _: variables, optimizer, seed=0, with_ema=False)()
+        params = variables.pop("params")
+        self.start = TrainState(jnp.zeros((), jnp.int32), params, variables, optimizer.init(params))
         self._loss = self.task.loss
         self.task.loss = self._recorded_loss
 
