@@ -192,7 +192,7 @@ CHOICES: tuple[tuple[str, Any], ...] = (
     ("optim.frozen_dtype", "jaxvqa.models:DTYPES"),
     ("optim.schedule.name", ("constant", "staircase", "epochs", "cosine", "linear")),
     ("evals.*.type", "jaxvqa.evaluators:EVALUATORS"),
-    ("data.answers.rule", "jaxvqa.tasks.answer_classification:ANSWER_RULES"),
+    ("data.answers.rule", "jaxvqa.data.answers:ANSWER_RULES"),
     ("data.answers.form", "jaxvqa.tasks.text_generation:ANSWER_LISTS"),
     ("data.template", "jaxvqa.data.prompts:TEMPLATES"),
     ("data.text_form", "jaxvqa.data.prompts:FORMS"),
