@@ -25,12 +25,11 @@ from jaxvqa.models.layers.batch_norm import BatchNorm
 from jaxvqa.models.layers.conv import Conv, kaiming_fan_out
 from jaxvqa.models.layers.dropout import Dropout
 from jaxvqa.models.layers.linear import Linear
-from jaxvqa.models.layers.non_local import Mixture, NonLocal, cross_modal_map
+from jaxvqa.models.layers.non_local import NonLocal, cross_modal_map
 from jaxvqa.models.layers.pooling import max_pool
 from jaxvqa.models.layers.query_norm import QueryNormAttention
 from jaxvqa.models.layers.weight_norm import Classifier
-from jaxvqa.models.question import QuestionEncoder, WordEmbedding
-from jaxvqa.models.towers.resnet import ResNet
+from jaxvqa.models.question import RadiologyModel
 from jaxvqa.precision import wide, widened
 
 ORGANS = ("abdomen", "head", "chest")
@@ -73,56 +72,30 @@ class OrganClassifier(nn.Module):
         return widened(linear(len(ORGANS), "output")(x))
 
 
-class CMSA(nn.Module):
+class CMSA(RadiologyModel, kw_only=True):
     """The whole network; the defaults are the published sizes.
 
     Attributes:
-      vocab_size: number of words V, without the padding word.
       num_answers: number of candidate answers A.
-      embed_width: size of a word vector in each table.
-      tables: number of word tables, whose vectors are put side by side.
-      width: size of the state of the LSTM or GRU.
-      rnn: `lstm` or `gru`.
-      self_attention: encode the question by self-attention in place of `rnn`; the states are as wide as the words then.
-      depth: layers of each of the three residual networks: 10, 18, 34, 50 or 101.
-      branch_width: channels of their stems.
       organ_width: channels of the organ classifier.
-      organ_hidden: width between its two linear maps.
+      organ_hidden: width between its two linear layers.
       spatial: whether 8 more channels tell the blocks where a place lies.
-      cross_attention: let the words read from the blocks' result by attention in place of adding it to them.
-      dropout: rate of dropout in the two classifiers.
-      attention_dropout: rate of dropout in `self_attention` and `cross_attention`.
-      dtype: type of the multiplications and of the activations between them; parameters, statistics, softmaxes and logits
-        are float32.
-      remat: keep only the input of each block of the residual networks, and compute the rest again in the backward pass.
+      cross_attention: let the words read from the blocks' result by attention instead of adding it to them.
     """
 
     inputs: ClassVar[tuple[str, ...]] = ("image", "question")
 
-    vocab_size: int
     num_answers: int
-    embed_width: int = 200
-    tables: int = 2
-    width: int = 1024
-    rnn: str = "lstm"
-    self_attention: bool = False
-    depth: int = 34
-    branch_width: int = 64
     organ_width: int = 64
     organ_hidden: int = 512
     spatial: bool = True
     cross_attention: bool = False
-    dropout: float = 0.5
-    attention_dropout: float = 0.1
-    dtype: Any = jnp.float32
-    remat: bool = False
 
     def setup(self) -> None:
         """Makes the parts, which both methods below use."""
         dtype, states = self.dtype, self.tables * self.embed_width if self.self_attention else self.width
-        self.embed = WordEmbedding(self.vocab_size, self.embed_width, self.tables, dtype)
-        self.question = QuestionEncoder(self.width, self.rnn, self.self_attention, self.attention_dropout, dtype)
-        self.abdomen, self.head, self.chest = (ResNet(self.depth, self.branch_width, dtype, self.remat) for _ in ORGANS)
+        self.embed, self.question = self.question_parts()
+        self.abdomen, self.head, self.chest = (self.residual_network()() for _ in ORGANS)
         self.organ = OrganClassifier(self.organ_width, self.organ_hidden, self.dropout, dtype)
         self.block_0, self.block_1 = NonLocal(dtype), NonLocal(dtype)
         self.projection = Linear(states, dtype)
@@ -181,8 +154,7 @@ class CMSA(nn.Module):
         last = update_1 + second
 
         (batch, height, width, _), count = image.shape, words.shape[1]
-        weights = last.weights.reshape(batch, count, height * width, -1)
-        pooled = Mixture(jnp.mean(weights, axis=2, dtype=wide(weights.dtype)).astype(self.dtype), last.vectors).dense()
+        pooled = last.mean(count)
         read = self.projection(pooled)
         joint = self.word_attention(words, read, train=train) if self.cross_attention else words + read
         fused = jnp.sum(joint, axis=1, dtype=wide(joint.dtype)).astype(self.dtype)

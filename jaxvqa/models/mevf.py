@@ -13,7 +13,7 @@ networks of CMSA, mixed by an organ classifier; or one ResNet-50. BAN and SAN we
 the one vector that there is here, SAN's attention over the image is always 1, and BAN's is one over the words.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -30,7 +30,7 @@ from jaxvqa.models.layers.dropout import Dropout
 from jaxvqa.models.layers.linear import Linear, fan_in_uniform
 from jaxvqa.models.layers.pooling import global_average, max_pool
 from jaxvqa.models.layers.weight_norm import Classifier, WeightNormLinear, normalised, whole_norm
-from jaxvqa.models.question import QuestionEncoder, WordEmbedding
+from jaxvqa.models.question import RadiologyModel
 from jaxvqa.models.towers.resnet import ResNet
 from jaxvqa.precision import wide, widened
 
@@ -245,129 +245,116 @@ class StackedAttention(nn.Module):
         return u, jnp.stack(all_weights, axis=1)
 
 
-class ImageVector(nn.Module):
-    """Makes one vector of an image, by one of the kinds of branches in `INPUTS` (spec section 5.1).
+class MEVFVector(nn.Module):
+    """The vectors of both of MEVF's branches side by side, or one of them.
 
     Attributes:
-      branches: `mevf` (the vectors of `maml` and of `autoencoder` side by side), one of these two alone, `distmodal` (CMSA's
-        three residual networks, their vectors mixed by the organ classifier) or `resnet50`.
-      maml_width: channels of the MAML branch, and size of its vector.
-      autoencoder_width: channels of the auto-encoder's widest layers.
+      maml: the branch that reads `image_84`.
+      autoencoder: the branch that reads `image_128`.
       code_width: size of the auto-encoder's vector.
-      depth: layers of each residual network of `distmodal`.
-      branch_width: channels of the residual networks' stems.
-      image_width: size of the vector of `distmodal` and of `resnet50`.
-      pool: in `distmodal`, take the mean over each map's positions in place of a linear map; `image_width` is not used then.
-      organ_width: channels of the organ classifier.
-      organ_hidden: width between its two linear maps.
-      dropout: rate of dropout in the organ classifier.
       dtype: type of the multiplications and of the result.
-      remat: keep only the input of each block of the residual networks, and compute the rest again in the backward pass.
     """
 
-    branches: str
-    maml_width: int
-    autoencoder_width: int
+    maml: MAMLBranch | None
+    autoencoder: AutoEncoder | None
     code_width: int
-    depth: int
-    branch_width: int
-    image_width: int
-    pool: bool
-    organ_width: int
-    organ_hidden: int
-    dropout: float
     dtype: Any
-    remat: bool
 
     @nn.compact
-    def __call__(self, images: dict[str, Float[Array, "B _ _ _"]], *, train: bool) -> tuple[Array, dict[str, Array]]:
-        """Returns float[B, F], and the named intermediates of the branches that are in use; see `BAN`."""
-        out: dict[str, Array] = {}
-        if self.branches == "distmodal":
-            return self._mixed(images["image"], train)
-        if self.branches == "resnet50":
-            tower = ResNet(50, self.branch_width, self.dtype, self.remat, name="resnet")
-            flat = channels_first(tower(images["image"], train=train)[-1])
-            return Linear(self.image_width, self.dtype, name="resnet_vector")(flat), out
-        if self.branches in ("mevf", "maml"):
-            out["maml"] = MAMLBranch(self.maml_width, self.dtype, name="maml")(images["image_84"], train=train)
-        if self.branches in ("mevf", "autoencoder"):
-            autoencoder = AutoEncoder(self.autoencoder_width, self.dtype, name="autoencoder")
-            out["code"], out["reconstruction"] = autoencoder(images["image_128"])
-            code = channels_first(out["code"])
-            out["autoencoder"] = Linear(self.code_width, self.dtype, name="autoencoder_vector")(code)
-        return jnp.concatenate([out[name] for name in ("maml", "autoencoder") if name in out], axis=-1), out
+    def __call__(self, images: Mapping[str, Array], *, train: bool) -> tuple[Float[Array, "B F"], dict[str, Array]]:
+        """Returns the vector, and the named intermediates; see `ImageVectorVQA`."""
+        vectors, out = {}, {}
+        if self.maml:
+            vectors["maml"] = self.maml(images["image_84"], train=train)
+        if self.autoencoder:
+            out["code"], out["reconstruction"] = self.autoencoder(images["image_128"])
+            linear = Linear(self.code_width, self.dtype, name="autoencoder_vector")
+            vectors["autoencoder"] = linear(channels_first(out["code"]))
+        return jnp.concatenate(list(vectors.values()), axis=-1), vectors | out
 
-    def _mixed(self, image: Array, train: bool) -> tuple[Array, dict[str, Array]]:
-        """The vectors of the three residual networks, weighted by how probable each part of the body is."""
+
+class ResNetVector(nn.Module):
+    """A linear layer of all of a residual network's last map.
+
+    Attributes:
+      resnet: the network.
+      width: size of the vector.
+      dtype: type of the multiplications and of the result.
+    """
+
+    resnet: ResNet
+    width: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, images: Mapping[str, Array], *, train: bool) -> tuple[Float[Array, "B F"], dict[str, Array]]:
+        """Returns the vector, and no intermediates."""
+        flat = channels_first(self.resnet(images["image"], train=train)[-1])
+        return Linear(self.width, self.dtype, name="resnet_vector")(flat), {}
+
+
+class OrganMixture(nn.Module):
+    """The vectors of one residual network for each part of the body, weighted by how probable the part is.
+
+    Attributes:
+      network: makes a residual network of the given name.
+      organ: tells the part of the body.
+      width: size of a vector; 0: it is the mean over the map's positions instead of a linear layer of the map.
+      dtype: type of the multiplications and of the result.
+    """
+
+    network: Callable[..., ResNet]
+    organ: OrganClassifier
+    width: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, images: Mapping[str, Array], *, train: bool) -> tuple[Float[Array, "B F"], dict[str, Array]]:
+        """Returns the vector, and the named intermediates; see `ImageVectorVQA`."""
         out: dict[str, Array] = {}
         for name in ORGANS:
-            tower = ResNet(self.depth, self.branch_width, self.dtype, self.remat, name=name)
-            branch_map = tower(image, train=train)[-1]
-            if self.pool:
-                out[name] = global_average(branch_map).astype(self.dtype)
-            else:
+            branch_map = self.network(name=name)(images["image"], train=train)[-1]
+            if self.width:
                 xavier = nn.initializers.variance_scaling(1.0, "fan_avg", "normal")
-                linear = nn.Dense(self.image_width, kernel_init=xavier, dtype=self.dtype, name=f"{name}_vector")
+                linear = nn.Dense(self.width, kernel_init=xavier, dtype=self.dtype, name=f"{name}_vector")
                 out[name] = linear(channels_first(branch_map))
-        organ = OrganClassifier(self.organ_width, self.organ_hidden, self.dropout, self.dtype, name="organ")
-        organ_logits = organ(image, train=train)
+            else:
+                out[name] = global_average(branch_map).astype(self.dtype)
+        organ_logits = self.organ(images["image"], train=train)
         share = jax.nn.softmax(organ_logits, axis=-1).astype(self.dtype)
         vectors = jnp.stack([out[name] for name in ORGANS])
         return jnp.einsum("bk,kbf->bf", share, vectors), out | {"organ_logits": organ_logits}
 
 
-class ImageVectorVQA(nn.Module):
+class ImageVectorVQA(RadiologyModel, kw_only=True):
     """What BAN and SAN have in common: everything but the fusion. The defaults are the published sizes.
 
     Attributes:
-      vocab_size: number of words V, without the padding word.
       num_answers: number of candidate answers A.
-      image_branches: what makes the image's vector, one of `INPUTS`; see `ImageVector`.
-      embed_width: size of a word vector in each table.
-      tables: number of word tables, whose vectors are put side by side.
-      width: size of the state of the LSTM or GRU, and width of the fusion.
-      rnn: `lstm` or `gru`.
-      self_attention: encode the question by self-attention in place of `rnn`; the states are as wide as the words then.
+      image_branches: what makes the image's vector (spec section 5.1): `mevf`, the vectors of `maml` and of `autoencoder` side
+        by side; one of these two alone; `distmodal`, CMSA's three residual networks, mixed by the organ classifier; or
+        `resnet50`.
       maml_width: channels of the MAML branch, and size of its vector.
       autoencoder_width: channels of the auto-encoder's widest layers.
       code_width: size of the auto-encoder's vector.
-      depth: layers of each residual network of `distmodal`: 10, 18, 34, 50 or 101.
-      branch_width: channels of the residual networks' stems.
       image_width: size of the vector of `distmodal` and `resnet50`; 0 for the published 1024 and 128.
-      pool: in `distmodal`, take the mean over each map's positions in place of a linear map.
+      pool: in `distmodal`, take the mean over each map's positions instead of a linear layer.
       organ_width: channels of the organ classifier.
-      organ_hidden: width between its two linear maps.
-      dropout: rate of dropout in the classifiers.
-      attention_dropout: rate of dropout in `self_attention`.
+      organ_hidden: width between its two linear layers.
       fusion_dropout: rate of dropout in the fusion; see the two models.
-      dtype: type of the multiplications and of the activations between them; parameters, statistics, softmaxes and logits
-        are float32.
-      remat: keep only the input of each block of the residual networks, and compute the rest again in the backward pass.
     """
 
-    vocab_size: int
     num_answers: int
     image_branches: str = "mevf"
     embed_width: int = 300
-    tables: int = 2
-    width: int = 1024
-    rnn: str = "lstm"
-    self_attention: bool = False
     maml_width: int = 64
     autoencoder_width: int = 64
     code_width: int = 64
-    depth: int = 34
-    branch_width: int = 64
     image_width: int = 0
     pool: bool = False
     organ_width: int = 64
     organ_hidden: int = 512
-    dropout: float = 0.5
-    attention_dropout: float = 0.1
     fusion_dropout: float = 0.5
-    dtype: Any = jnp.float32
-    remat: bool = False
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -407,32 +394,31 @@ class ImageVectorVQA(nn.Module):
         missing = [name for name in self.inputs if name in images and images[name] is None]
         if missing:
             raise ValueError(f"model.image_branches = {self.image_branches!r} needs {' and '.join(missing)}.")
-        words = WordEmbedding(self.vocab_size, self.embed_width, self.tables, self.dtype, name="embed")(question)
-        encoder = QuestionEncoder(
-            self.width, self.rnn, self.self_attention, self.attention_dropout, self.dtype, name="question"
+        embed, encoder = self.question_parts()
+        states = encoder.clone(name="question", parent=self)(
+            embed.clone(name="embed", parent=self)(question), train=train
         )
-        states = encoder(words, train=train)
-        image_vector = ImageVector(
-            branches=self.image_branches,
-            maml_width=self.maml_width,
-            autoencoder_width=self.autoencoder_width,
-            code_width=self.code_width,
-            depth=self.depth,
-            branch_width=self.branch_width,
-            image_width=self.image_width or {"resnet50": 128}.get(self.image_branches, 1024),
-            pool=self.pool,
-            organ_width=self.organ_width,
-            organ_hidden=self.organ_hidden,
-            dropout=self.dropout,
-            dtype=self.dtype,
-            remat=self.remat,
-            name="image",
-        )
+        image_vector = self._image_vector()
         vector, out = image_vector({name: x for name, x in images.items() if x is not None}, train=train)
         fused, attention = self._fuse(vector[:, None], states, train=train)
         classifier = Classifier(2 * fused.shape[-1], self.num_answers, self.dropout, self.dtype, name="classifier")
         out |= attention | {"image_vector": vector, "question": states, "fused": fused}
         return classifier(fused, train=train), out
+
+    def _image_vector(self) -> nn.Module:
+        """The branches that `image_branches` names."""
+        if self.image_branches == "resnet50":
+            return ResNetVector(
+                self.residual_network(50)(parent=None), self.image_width or 128, self.dtype, name="image"
+            )
+        if self.image_branches == "distmodal":
+            organ = OrganClassifier(self.organ_width, self.organ_hidden, self.dropout, self.dtype, parent=None)
+            width = 0 if self.pool else self.image_width or 1024
+            return OrganMixture(self.residual_network(), organ, width, self.dtype, name="image")
+        maml = MAMLBranch(self.maml_width, self.dtype, parent=None) if "image_84" in self.inputs else None
+        autoencoder = AutoEncoder(self.autoencoder_width, self.dtype, parent=None)
+        autoencoder = autoencoder if "image_128" in self.inputs else None
+        return MEVFVector(maml, autoencoder, self.code_width, self.dtype, name="image")
 
     def _fuse(
         self, v: Float[Array, "B N F"], states: Float[Array, "B T _"], *, train: bool

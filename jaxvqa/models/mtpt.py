@@ -23,11 +23,10 @@ from jaxvqa.models.layers.batch_norm import BatchNorm
 from jaxvqa.models.layers.conv import Conv, ConvTranspose
 from jaxvqa.models.layers.dropout import Dropout
 from jaxvqa.models.layers.linear import Linear
-from jaxvqa.models.layers.non_local import Mixture, NonLocal, cross_modal_map
+from jaxvqa.models.layers.non_local import NonLocal, cross_modal_map
 from jaxvqa.models.layers.pooling import global_average
 from jaxvqa.models.layers.weight_norm import Classifier
-from jaxvqa.models.question import QuestionEncoder, WordEmbedding
-from jaxvqa.models.towers.resnet import ResNet
+from jaxvqa.models.question import QuestionEncoder, RadiologyModel, WordEmbedding
 from jaxvqa.precision import wide, widened
 
 
@@ -108,31 +107,21 @@ class ClassificationDecoder(nn.Module):
 class Compatibility(nn.Module):
     """Scores whether a question fits an image's organ (spec section 10).
 
-    CMSA's fusion with one non-local block in place of two: the words and the places of the image read from each other; each
+    CMSA's fusion with one non-local block instead of two: the words and the places of the image read from each other; each
     word's mean over the places is added to its state; the sum over the words, padding included, is classified.
 
     Attributes:
-      vocab_size: number of words V, without the padding word.
-      embed_width: size of a word vector in each table.
-      tables: number of word tables, whose vectors are put side by side.
-      width: size of the state of the LSTM or GRU.
-      rnn: `lstm` or `gru`.
-      self_attention: encode the question by self-attention in place of `rnn`; the states are as wide as the words then.
+      embed: looks the tokens up.
+      question: encodes them.
       spatial: whether 8 more channels tell the block where a place lies.
       dropout: rate of dropout in the classifier.
-      attention_dropout: rate of dropout in `self_attention`.
       dtype: type of the multiplications; the logits are float32.
     """
 
-    vocab_size: int
-    embed_width: int
-    tables: int
-    width: int
-    rnn: str
-    self_attention: bool
+    embed: WordEmbedding
+    question: QuestionEncoder
     spatial: bool
     dropout: float
-    attention_dropout: float
     dtype: Any
 
     @nn.compact
@@ -140,19 +129,13 @@ class Compatibility(nn.Module):
         self, image: Float[Array, "B H W V"], question: Int[Array, "B T"], *, train: bool
     ) -> tuple[Float[Array, "B 2"], dict[str, Array]]:
         """Returns the logits of (does not fit, fits), and the named intermediates; see `MTPT`."""
-        words = WordEmbedding(self.vocab_size, self.embed_width, self.tables, self.dtype, name="embed")(question)
-        encoder = QuestionEncoder(
-            self.width, self.rnn, self.self_attention, self.attention_dropout, self.dtype, name="question"
-        )
-        states = encoder(words, train=train)
-
+        states = self.question(self.embed(question), train=train)
         x = cross_modal_map(states, image, spatial=self.spatial)
         update, _ = NonLocal(self.dtype, name="block")(x, train=train)
         last = update + x  # unlike after CMSA's first block, no further residual
 
         (batch, height, width, _), count = image.shape, question.shape[1]
-        weights = last.weights.reshape(batch, count, height * width, -1)
-        pooled = Mixture(jnp.mean(weights, axis=2, dtype=wide(weights.dtype)).astype(self.dtype), last.vectors).dense()
+        pooled = last.mean(count)
         joint = states + Linear(states.shape[-1], self.dtype, name="projection")(pooled)
         fused = jnp.sum(joint, axis=1, dtype=wide(joint.dtype)).astype(self.dtype)
         logits = Classifier(2 * fused.shape[-1], 2, self.dropout, self.dtype, name="classifier")(fused, train=train)
@@ -161,45 +144,20 @@ class Compatibility(nn.Module):
         return logits, {"question": states, "block": block, "pooled": pooled, "fused": fused}
 
 
-class MTPT(nn.Module):
+class MTPT(RadiologyModel, kw_only=True):
     """The three networks of a pre-training; the defaults are the published sizes.
 
     Attributes:
-      vocab_size: number of words V, without the padding word.
       classes: number of classes of the image task.
       task: `segment` or `classify`.
-      embed_width: size of a word vector in each table.
-      tables: number of word tables, whose vectors are put side by side.
-      width: size of the state of the LSTM or GRU.
-      rnn: `lstm` or `gru`.
-      self_attention: encode the question by self-attention in place of `rnn`; the states are as wide as the words then.
-      depth: layers of the residual network: 10, 18, 34, 50 or 101.
-      branch_width: channels of its stem.
       spatial: whether 8 more channels tell the block where a place lies; the original's scripts leave them out.
-      dropout: rate of dropout in the classifiers.
-      attention_dropout: rate of dropout in `self_attention`.
-      dtype: type of the multiplications and of the activations between them; parameters, statistics, softmaxes and logits
-        are float32.
-      remat: keep only the input of each block of the residual network, and compute the rest again in the backward pass.
     """
 
     inputs: ClassVar[tuple[str, ...]] = ("image", "question")
 
-    vocab_size: int
     classes: int
     task: str
-    embed_width: int = 200
-    tables: int = 2
-    width: int = 1024
-    rnn: str = "lstm"
-    self_attention: bool = False
-    depth: int = 34
-    branch_width: int = 64
     spatial: bool = True
-    dropout: float = 0.5
-    attention_dropout: float = 0.1
-    dtype: Any = jnp.float32
-    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -222,24 +180,14 @@ class MTPT(nn.Module):
         if self.task not in ("segment", "classify"):
             hint = nearest(self.task, ("segment", "classify"))
             raise ConfigError(f"model.task is {self.task!r}; there is segment, classify.{hint}")
-        maps = ResNet(self.depth, self.branch_width, self.dtype, self.remat, name="backbone")(image, train=train)
+        maps = self.residual_network()(name="backbone")(image, train=train)
         if self.task == "segment":
-            image_logits = SegmentationDecoder(self.classes, self.dtype, name="decoder")(maps, train=train)
+            decoder: Any = SegmentationDecoder(self.classes, self.dtype, name="decoder")
         else:
             decoder = ClassificationDecoder(self.classes, self.dropout, self.dtype, name="decoder")
-            image_logits = decoder(maps, train=train)
+        image_logits = decoder(maps, train=train)
         compatibility = Compatibility(
-            vocab_size=self.vocab_size,
-            embed_width=self.embed_width,
-            tables=self.tables,
-            width=self.width,
-            rnn=self.rnn,
-            self_attention=self.self_attention,
-            spatial=self.spatial,
-            dropout=self.dropout,
-            attention_dropout=self.attention_dropout,
-            dtype=self.dtype,
-            name="compatibility",
+            *self.question_parts(), self.spatial, self.dropout, self.dtype, name="compatibility"
         )
         fit_logits, out = compatibility(maps[-1], question, train=train)
         return (image_logits, fit_logits), out | {f"map_{i}": x for i, x in enumerate(maps)}

@@ -1,5 +1,7 @@
-"""The question side that CMSA, its pre-training, BAN and SAN share: two word tables, and what runs over the words."""
+"""What CMSA, its pre-training, BAN and SAN share: two tables of tokens, what runs over these, and the residual networks."""
 
+import functools
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -11,6 +13,7 @@ from jaxvqa.errors import ConfigError, nearest
 from jaxvqa.models.layers.gru import GRU
 from jaxvqa.models.layers.lstm import LSTM
 from jaxvqa.models.layers.query_norm import QueryNormEncoder
+from jaxvqa.models.towers.resnet import ResNet
 
 
 class WordEmbedding(nn.Module):
@@ -72,3 +75,47 @@ class QuestionEncoder(nn.Module):
         if self.rnn not in self.RNN:
             raise ConfigError(f"model.rnn is {self.rnn!r}; there is lstm, gru.{nearest(self.rnn, self.RNN)}")
         return self.RNN[self.rnn](self.width, self.dtype, name="rnn")(words)
+
+
+class RadiologyModel(nn.Module, kw_only=True):
+    """The fields that these models have in common, and the parts that follow from them.
+
+    Attributes:
+      vocab_size: number of tokens V, without padding.
+      embed_width: size of a token's vector in each table.
+      tables: number of tables, whose vectors are put side by side.
+      width: size of the state of the LSTM or GRU.
+      rnn: `lstm` or `gru`.
+      self_attention: encode the question by self-attention instead of `rnn`; the states are as wide as the vectors then.
+      depth: layers of each residual network: 10, 18, 34, 50 or 101.
+      branch_width: channels of their stems.
+      dropout: rate of dropout in the classifiers.
+      attention_dropout: rate of dropout in attention to the question or by it.
+      dtype: type of the multiplications and of the activations between them; parameters, statistics, softmaxes and logits
+        are float32.
+      remat: keep only the input of each block of the residual networks, and compute the rest again in the backward pass.
+    """
+
+    vocab_size: int
+    embed_width: int = 200
+    tables: int = 2
+    width: int = 1024
+    rnn: str = "lstm"
+    self_attention: bool = False
+    depth: int = 34
+    branch_width: int = 64
+    dropout: float = 0.5
+    attention_dropout: float = 0.1
+    dtype: Any = jnp.float32
+    remat: bool = False
+
+    def question_parts(self) -> tuple[WordEmbedding, QuestionEncoder]:
+        """What looks the tokens up, and what encodes them."""
+        encoder = QuestionEncoder(
+            self.width, self.rnn, self.self_attention, self.attention_dropout, self.dtype, parent=None
+        )
+        return WordEmbedding(self.vocab_size, self.embed_width, self.tables, self.dtype, parent=None), encoder
+
+    def residual_network(self, depth: int | None = None) -> Callable[..., ResNet]:
+        """Makes a network that reads the image."""
+        return functools.partial(ResNet, depth or self.depth, self.branch_width, self.dtype, self.remat)

@@ -35,6 +35,12 @@ class Mixture(flax.struct.PyTreeNode):
         """Spells out the N vectors."""
         return jnp.einsum("bnk,bkd->bnd", self.weights.astype(self.vectors.dtype), self.vectors)
 
+    def mean(self, groups: int) -> Float[Array, "B G D"]:
+        """Means of the vectors over equal runs of them, of which there are `groups`."""
+        weights = self.weights.reshape(len(self.weights), groups, -1, self.weights.shape[-1])
+        weights = jnp.mean(weights, axis=2, dtype=wide(weights.dtype)).astype(self.vectors.dtype)
+        return Mixture(weights, self.vectors).dense()
+
     def __add__(self, other: "Mixture") -> "Mixture":
         """The sums of the vectors, as means of both sides' vectors taken twice."""
         weights = jnp.concatenate([self.weights, other.weights], axis=-1) / 2
