@@ -259,8 +259,7 @@ class Run:
             shapes = jax.eval_shape(
                 states.create(task.init, optax.identity(), task.kinds, seed=config.seed, with_ema=with_ema)
             )
-            placed = sharding.state_shardings(config.sharding, shapes, self.mesh, task.kinds)
-            shapes = jax.tree.map(lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=p), shapes, placed)
+            shapes = sharding.placed(config.sharding, shapes, self.mesh, task.kinds)
             model = saved.restore_model(checkpoints.model_item(shapes), step)
         return TrainState(step=jnp.asarray(step, jnp.int32), opt_state=optax.EmptyState(), **model)
 

@@ -104,8 +104,8 @@ def specs(table: paths.Table, tree: Any, mesh: Mesh | AbstractMesh, what: str) -
     return found
 
 
-def state_shardings(config: Config, state: TrainState, mesh: Mesh | AbstractMesh, kinds: Kinds) -> TrainState:
-    """The sharding of every leaf of a state (of its shapes): what mirrors a parameter lies where the parameter lies.
+def placed(config: Config, state: TrainState, mesh: Mesh | AbstractMesh, kinds: Kinds) -> TrainState:
+    """A state's shapes with their shardings: what mirrors a parameter lies where the parameter lies.
 
     Args:
       config: `config.sharding`, with a table of the parameters and one of the collections that are `memory`.
@@ -118,11 +118,11 @@ def state_shardings(config: Config, state: TrainState, mesh: Mesh | AbstractMesh
     """
     whole = NamedSharding(mesh, P())
 
-    def placed(name: str, tree: Any) -> Any:
+    def by_table(name: str, tree: Any) -> Any:
         found = specs(config[name], tree, mesh, f"sharding.{name}")
         return jax.tree.map(lambda spec: NamedSharding(mesh, spec), found, is_leaf=lambda x: isinstance(x, P))
 
-    params = placed("params", state.params)
+    params = by_table("params", state.params)
     of_path = {
         path: (leaf.shape, s)
         for (path, leaf), s in zip(paths.flatten(state.params).items(), jax.tree.leaves(params), strict=True)
@@ -143,13 +143,14 @@ def state_shardings(config: Config, state: TrainState, mesh: Mesh | AbstractMesh
         name: jax.tree_util.tree_map_with_path(lambda path, _: of_path[paths.path_of(path)][1], tree)
         for name, tree in mirrors.items()
     }
-    return TrainState(
+    shardings = TrainState(
         step=whole,
         params=params,
-        collections=statistics | mirrors | placed("memory", memory),
+        collections=statistics | mirrors | by_table("memory", memory),
         opt_state=jax.tree_util.tree_map_with_path(like_its_parameter, state.opt_state),
         ema=None if state.ema is None else {"params": params, "collections": statistics},
     )
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings)
 
 
 def plan(config: Config, state: TrainState, kinds: Kinds) -> str:

@@ -142,7 +142,8 @@ def make_program(config: Config, task: Task, mesh: Mesh, *, data_size: int, tota
     fresh = states.create(init, optimizer, task.kinds, seed=config.seed, with_ema=config.optim.ema > 0)
     shapes = jax.eval_shape(fresh)
     check_microbatches(config, task, states.of_kind(shapes.collections, task.kinds, "memory"))
-    placed = sharding.state_shardings(config.sharding, shapes, mesh, task.kinds)
+    shapes = sharding.placed(config.sharding, shapes, mesh, task.kinds)
+    placed = jax.tree.map(lambda s: s.sharding, shapes)
     schedule = optim.make_schedule(
         config.optim, data_size=data_size, batch_size=config.batch_size, total_steps=total_steps
     )
@@ -152,7 +153,6 @@ def make_program(config: Config, task: Task, mesh: Mesh, *, data_size: int, tota
         out_shardings=(placed, None),
         donate_argnums=0,
     )
-    shapes = jax.tree.map(lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=p), shapes, placed)
     return Program(mesh, shapes, jax.jit(fresh, out_shardings=placed), step)
 
 
