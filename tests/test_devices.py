@@ -14,7 +14,6 @@ from jaxvqa import logs
 from tests import runs
 
 MESHES = {
-    "data=8": {"mesh__data": 8},
     "data=2 x fsdp=4": {"mesh__data": 2, "mesh__fsdp": 4},
     "fsdp=4 x tensor=2": {"mesh__data": 1, "mesh__fsdp": 4, "mesh__tensor": 2},
 }
