@@ -1,19 +1,24 @@
 """CMSA: cross-modal self-attention for medical visual question answering (Gong et al., ICMR 2021).
 
-    python -m jaxvqa.main --config=configs/cmsa.py                      the embedded phantoms: 90.8 % with pre-trained branches
-    python -m jaxvqa.main --config=configs/cmsa.py:blind                its question-only baseline
-    python -m jaxvqa.main --config=configs/cmsa.py:small                about a minute; to see that everything runs
-    python -m jaxvqa.main --config=configs/cmsa.py:vqa_rad              the published recipe and size on VQA-RAD, for a GPU
-    python -m jaxvqa.main --config=configs/cmsa.py:vqa_rad,compact      a small network: half an hour on 2 CPU cores
-    python -m jaxvqa.main --config=configs/cmsa.py:vqa_rad,image_disjoint   VQA-RAD split by image
+    python -m jaxvqa.main --config=configs/cmsa.py:VARIANT
+
+    VARIANT                        hardware     time        score
+    (none)                         1 CPU core   77 minutes  90.8 % of val, the embedded phantoms, pre-trained branches
+    blind                          1 CPU core   minutes     not measured; shown a black image the above has 37.1 %
+    small                          2 CPU cores  1 minute    none: to see that everything runs
+    vqa_rad                        1 GPU        not run     68.8 % of the 308 published, from pre-trained branches
+    vqa_rad,compact                2 CPU cores  26 minutes  61.8 % of the 308 from nothing, mean of three seeds
+    vqa_rad,compact,blind          1 CPU core   10 minutes  50.4 % of the 308, by the question alone
+    vqa_rad,compact,augment,adam   1 CPU core   50 minutes  61.7 % of the 308: random changes, a cosine
+    vqa_rad,compact,ban            1 CPU core   37 minutes  58.1 % of the 308, MEVF's weights, small images
+    vqa_rad,san                    1 GPU        not run     not measured: SAN over MEVF's branches
+    vqa_rad,ban,distmodal          1 GPU        not run     not measured: BAN over CMSA's three branches
+    vqa_rad,image_disjoint         1 GPU        not run     not measured: VQA-RAD split by image
+    vqa_rad,no_test_frames         1 GPU        not run     not measured: without test questions in other words
 
 The published recipe pre-trains the three image branches first (configs/mtpt.py), and takes them by
-`--config.init_from.abdomen.workdir=DIR`, and the same for `head` and `chest`. It reached 68.8 % on the 308 free-form questions;
-re-runs without that, from ImageNet branches, reached 56.5 to 58.4 %.
-
-More variants: `augment` (random crops, turns and brightness in training), `adam` (with a cosine), `no_test_frames` (without
-the train questions that are test questions in other words), `ban` and `san` (the other fusions, over MEVF's image branches),
-`distmodal` (BAN over CMSA's three branches), `blind`.
+`--config.init_from.abdomen.workdir=DIR`, and the same for `head` and `chest`. Re-runs without that, from ImageNet branches,
+reached 56.5 to 58.4 % of the 308 free-form questions. Dates and machines: docs/results.md.
 """
 
 from typing import Any
@@ -39,6 +44,11 @@ VARIANTS = (
 
 BRANCHES = ("abdomen", "head", "chest")
 """The model's image branches: the variants abdomen, brain and chest of configs/mtpt.py train them."""
+
+COMPACT = {"embed_width": 64, "width": 128, "depth": 18, "branch_width": 16}
+SMALL = {"embed_width": 16, "width": 32, "depth": 10, "branch_width": 8}
+COMPACT_IMAGE, SMALL_IMAGE = 96, 64
+"""Sizes of networks and images that the pre-training of the branches has to share (configs/mtpt.py)."""
 
 COMPACT_RATES = (
     *((0, 0.5), (1, 1.0), (2, 1.5), (3, 2.0), (8, 1.5), (11, 1.125), (14, 0.84), (17, 0.63), (20, 0.3), (22, 0.1)),
@@ -68,23 +78,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.task = "radiology_vqa"
     config.sharding.params = SHARDING
 
-    # The published model and recipe (spec, sections 2 to 8).
-    config.model = ml_collections.ConfigDict({"name": "cmsa"})
-    config.model.embed_width = 200
-    config.model.tables = 2
-    config.model.width = 1024
-    config.model.rnn = "lstm"
-    # With self-attention the original trains words and question at a fifth of the rate: optim.lr_scale.
-    config.model.self_attention = False
-    config.model.depth = 34
-    config.model.branch_width = 64
-    config.model.organ_width = 64
-    config.model.organ_hidden = 512
-    config.model.spatial = True
-    config.model.cross_attention = False
-    config.model.dropout = 0.5
-    config.model.attention_dropout = 0.1
-    config.model.remat = False
+    # The published model, which the defaults of its class are, and recipe (spec, sections 2 to 8). With model.self_attention
+    # the original trains words and question at a fifth of the rate: optim.lr_scale.
+    config.model = _model(variants)
     config.loss = ml_collections.ConfigDict({"organ": 0.5, "reconstruction": 0.001, "dynamic": False})
     config.batch_size = 32
     config.optim.name = "adamax"
@@ -104,9 +100,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         _compact(config)
     if "augment" in variants:
         _augment(config)
-    for fusion in ("ban", "san"):
-        if fusion in variants:
-            _mevf(config, fusion, distmodal="distmodal" in variants)
+    if fusion := _fusion(variants):
+        _mevf(config, fusion, distmodal="distmodal" in variants)
     if "adam" in variants:
         config.name += "-adam"
         _adam(config)
@@ -147,7 +142,7 @@ def _vqa_rad(config: ml_collections.ConfigDict, variants: set[str]) -> None:
     if "image_disjoint" in variants:
         config.name += "-image_disjoint"
         config.data.examples = "vqa_rad/image_disjoint"
-    row = {"type": "vqa_rad", "train_split": config.data.train_split, "batch_size": 64}
+    row: dict[str, Any] = {"type": "vqa_rad", "train_split": config.data.train_split, "batch_size": 64}
     config.main_eval = "test"
     config.evals = ml_collections.ConfigDict()
     config.evals.test = common.evaluation("test", every="20 epochs", **row)
@@ -176,23 +171,18 @@ def _phantom_vqa(config: ml_collections.ConfigDict) -> None:
 
 
 def _adam(config: ml_collections.ConfigDict) -> None:
-    """Adam and a cosine in place of Adamax and steps."""
+    """Adam and a cosine instead of Adamax and steps."""
     config.optim.name = "adam"
     config.optim.lr = 1e-3
     config.optim.clip_norm = 1.0
-    config.optim.schedule = ml_collections.ConfigDict({"name": "cosine", "warmup": "5 %", "end": 0.01})
+    config.optim.schedule = ml_collections.ConfigDict(common.COSINE)
 
 
 def _compact(config: ml_collections.ConfigDict) -> None:
     """A network that 2 CPU cores train in half an hour: fewer pixels, channels, layers and epochs."""
     config.name += "-compact"
-    config.data.image_size = 96
-    config.model.embed_width = 64
-    config.model.width = 128
-    config.model.depth = 18
-    config.model.branch_width = 16
-    config.model.organ_width = 16
-    config.model.organ_hidden = 64
+    config.data.image_size = COMPACT_IMAGE
+    config.model.update(COMPACT, organ_width=16, organ_hidden=64)
     config.total = "24 epochs"
     config.optim.schedule.table = COMPACT_RATES
     for row in config.evals.values() if "evals" in config else ():
@@ -207,14 +197,21 @@ def _augment(config: ml_collections.ConfigDict) -> None:
     config.data.augment.brightness = 0.2
 
 
+def _fusion(variants: set[str]) -> str:
+    return next((fusion for fusion in ("ban", "san") if fusion in variants), "")
+
+
+def _model(variants: set[str]) -> ml_collections.ConfigDict:
+    if fusion := _fusion(variants):
+        # As wide word vectors as CMSA's, BioWordVec's, instead of MEVF's 300.
+        branches = "distmodal" if "distmodal" in variants else "mevf"
+        return common.model(fusion, image_branches=branches, embed_width=200)
+    return common.model("cmsa")
+
+
 def _mevf(config: ml_collections.ConfigDict, fusion: str, *, distmodal: bool) -> None:
     """BAN or SAN over MEVF's auto-encoder and meta-learned network, or BAN over CMSA's three branches."""
     config.name = config.name.replace("cmsa", f"{fusion}-distmodal" if distmodal else f"{fusion}-mevf")
-    fields: dict[str, Any] = {"name": fusion, "image_branches": "distmodal" if distmodal else "mevf"}
-    own = ("name", "spatial", "cross_attention")  # CMSA's; the other fields mean the same here
-    fields |= {field: value for field, value in config.model.items() if field not in own}
-    fields |= {"maml_width": 64, "autoencoder_width": 64, "code_width": 64, "fusion_dropout": 0.5}
-    config.model = ml_collections.ConfigDict(fields)
     config.sharding.params = tuple(row for row in SHARDING if not row[0].startswith(".*/"))
     # The branches' paths begin with "image/" here.
     config.init_from = ml_collections.ConfigDict({"model": config.init_from.model})
@@ -237,17 +234,12 @@ def _small(config: ml_collections.ConfigDict) -> None:
     config.name += "-small"
     for row in config.init_from.values():
         row.without = ""
-    config.data.image_size = 64
+    config.data.image_size = SMALL_IMAGE
     config.data.maml_size = 28
     config.data.autoencoder_size = 32
+    config.model.update(SMALL, organ_width=8, organ_hidden=16)
     if "maml_width" in config.model:
         config.model.maml_width = config.model.autoencoder_width = config.model.code_width = 8
-    config.model.embed_width = 16
-    config.model.width = 32
-    config.model.depth = 10
-    config.model.branch_width = 8
-    config.model.organ_width = 8
-    config.model.organ_hidden = 16
     config.data.limit = 256
     config.batch_size = 32
     config.total = "2 epochs"

@@ -5,6 +5,7 @@ from typing import Any
 
 import ml_collections
 
+from jaxvqa import models
 from jaxvqa.errors import ConfigError, nearest
 
 
@@ -25,57 +26,60 @@ def parse_variants(arg: str | None, known: tuple[str, ...]) -> set[str]:
 
 
 def base() -> ml_collections.ConfigDict:
-    """The fields of the loop, each with a default and its meaning."""
-    config = ml_collections.ConfigDict()
-    config.name = ""  # shown in logs and the report
-    config.seed = 0  # decides parameters, dropout, data order: same seed, same run
-    config.dtype = "float32"  # of matmuls: float32 | bfloat16; parameters and reductions stay float32
-    config.task = ""  # a row of jaxvqa.tasks.TASKS
-    config.batch_size = 64  # examples a step, over all devices
-    config.microbatches = 1  # gradient accumulation: parts that a batch is cut into
-    config.total = "1 epoch"  # durations: steps, epochs, examples, %
-    config.curriculum = ()  # rows (from epoch, splits of data.train_split to draw from); empty: all of it
-    config.log_every = "50 steps"
-    config.main_eval = ""  # the one of config.evals that a run is judged by; empty where there is but one
-    config.report = True  # write report.html at the end
-    config.profile_steps = ""  # "10:20" records these steps
-    config.compilation_cache = "~/.cache/jaxvqa/xla"  # empty: none; JAX_COMPILATION_CACHE_DIR and XDG_CACHE_HOME win
+    """The fields of the loop with their defaults; `jaxvqa.fields` says what each field means."""
+    fields = {
+        "name": "",
+        "seed": 0,
+        "dtype": "float32",
+        "task": "",
+        "batch_size": 64,
+        "microbatches": 1,
+        "total": "1 epoch",
+        "curriculum": (),
+        "log_every": "50 steps",
+        "main_eval": "",
+        "report": True,
+        "profile_steps": "",
+        "compilation_cache": "~/.cache/jaxvqa/xla",
+        "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
+        "sharding": {"params": (), "memory": ()},
+        "checkpoint": {"every": "1 epoch", "keep": 2},
+        "best": {"metric": "", "mode": "min", "patience": 0},
+        "init_from": {"model": start_from(((".*", True),))},
+        "compile": {"target": "v5e:2x4"},
+        "optim": OPTIM,
+    }
+    return ml_collections.ConfigDict(fields)
 
-    config.mesh = ml_collections.ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
-    config.sharding = ml_collections.ConfigDict()
-    config.sharding.params = ()  # rows (regex over the parameter path, mesh axis for each dimension); empty: whole
-    config.sharding.memory = ()  # the same for queues and histories
 
-    config.optim = ml_collections.ConfigDict()
-    config.optim.loss = "mean"  # what is descended: the mean over the examples, or their sum
-    config.optim.name = "adam"  # adam | adamax | sgd
-    config.optim.lr = 1e-4
-    config.optim.b1 = 0.9
-    config.optim.b2 = 0.999
-    config.optim.eps = 1e-8  # outside the root
-    config.optim.momentum = 0.9  # sgd
-    config.optim.nesterov = False  # sgd
-    config.optim.restart_epochs = ()  # sgd: at whose start momentum is forgotten; from the first on without Nesterov
-    config.optim.clip_norm = 0.0  # global gradient norm; 0: no clipping
-    config.optim.ema = 0.0  # decay of the moving averages of parameters and batch statistics to evaluate with; 0: none
-    config.optim.decay = ()  # rows (regex, decoupled weight decay)
-    config.optim.coupled_decay = ()  # rows (regex, weight decay that is part of the gradient, as in PyTorch's SGD)
-    config.optim.lr_scale = ()  # rows (regex, rate multiplier)
-    config.optim.bounds = ()  # rows (regex, None or (low, high)): within what parameters are kept; an end may be None
-    config.optim.freeze = ()  # rows (regex, fixed or not)
-    config.optim.frozen_dtype = "float32"  # of the parameters that are fixed: bfloat16 halves their memory
-    config.optim.schedule = ml_collections.ConfigDict({"name": "constant"})
+OPTIM: Mapping[str, Any] = {
+    "loss": "mean",
+    "name": "adam",
+    "lr": 1e-4,
+    "b1": 0.9,
+    "b2": 0.999,
+    "eps": 1e-8,
+    "momentum": 0.9,
+    "nesterov": False,
+    "restart_epochs": (),
+    "clip_norm": 0.0,
+    "ema": 0.0,
+    "decay": (),
+    "coupled_decay": (),
+    "lr_scale": (),
+    "bounds": (),
+    "freeze": (),
+    "frozen_dtype": "float32",
+    "schedule": {"name": "constant"},
+}
 
-    config.checkpoint = ml_collections.ConfigDict({"every": "1 epoch", "keep": 2})
-    # The metric of an evaluation, as "likelihood/loss": the state with its `mode` (min | max) is kept in WORKDIR/best too, and
-    # `patience` evaluations without a better one end the run; 0: none do.
-    config.best = ml_collections.ConfigDict({"metric": "", "mode": "min", "patience": 0})
-    config.init_from = ml_collections.ConfigDict()  # other runs, whose parameters this one starts from, one row each
-    config.init_from.model = start_from(((".*", True),))
+COSINE: dict[str, Any] = {"name": "cosine", "warmup": "5 %", "end": 0.01}
+"""A schedule for networks that start from nothing."""
 
-    config.compile = ml_collections.ConfigDict()
-    config.compile.target = "v5e:2x4"  # --mode=compile: a TPU topology, "h100:8", or "local"
-    return config
+
+def model(name: str, **fields: Any) -> ml_collections.ConfigDict:
+    """`config.model` with every field of the class, as its defaults have it but for these."""
+    return ml_collections.ConfigDict({"name": name} | models.default_fields(name) | fields)
 
 
 def start_from(table: tuple[tuple[str, bool | str], ...], without: str = "") -> ml_collections.ConfigDict:
@@ -88,7 +92,7 @@ def start_from(table: tuple[tuple[str, bool | str], ...], without: str = "") -> 
     return ml_collections.ConfigDict({"workdir": "", "table": table, "without": without})
 
 
-# The data section of a config is composed of these pieces; `jaxvqa.fields` says what each field means.
+# The data section of a config is composed of these pieces.
 
 EXAMPLES: Mapping[str, Any] = {
     "dir": "",
@@ -133,7 +137,7 @@ TEXTS: Mapping[str, Any] = {
 }
 """Texts that a model reads and writes, by token."""
 
-GENERATE: Mapping[str, Any] = {
+GENERATE: dict[str, Any] = {
     "max_new_tokens": 20,
     "beams": 1,
     "length_penalty": 1.0,

@@ -27,25 +27,14 @@ VARIANTS = ("vqa_med_2021",)
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """Returns the config of a variant."""
     variants = common.parse_variants(arg, VARIANTS)
-    config = ml_collections.ConfigDict()
+    base = common.base()
+    config = ml_collections.ConfigDict({name: base[name] for name in ("compilation_cache", "mesh")})
     config.name = "-".join(["sysu_hcp_ensemble", *variants])
-    config.members = ""  # work directories, joined by commas
-    config.vote = "majority"  # majority | mean_probabilities, of the allowed classes
-    config.reading = "intended"  # of masks, by a majority: intended | as_written
-    config.flip = False  # logits are the mean over the picture and its mirror image
-    config.repair_names = False  # writes answers without the garbling of six names
-    config.batch_size = 0  # questions a step over all devices; 0: as the members evaluate
-    config.compilation_cache = "~/.cache/jaxvqa/xla"  # empty: none; JAX_COMPILATION_CACHE_DIR and XDG_CACHE_HOME win
-    config.mesh = ml_collections.ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
-
-    # Where a field is empty or 0, members keep their own; see common.picture_data.
-    data = config.data = ml_collections.ConfigDict()
-    data.dir = ""
-    data.examples = ""
-    data.images = ""
-    data.image_splits = ""
-    data.question_types = ()
-    data.limit = 0
-    data.eval_size = 384 if variants else 0  # pixels
-    data.mask_file = ""  # the original's modelmask.json; empty: no masks
+    config.update({"members": "", "vote": "majority", "reading": "intended", "flip": False, "repair_names": False})
+    # Where a field is empty or 0, members keep their own.
+    config.batch_size = 0
+    config.data = ml_collections.ConfigDict(
+        dict.fromkeys(("dir", "examples", "images", "image_splits", "mask_file"), "")
+    )
+    config.data.update({"question_types": (), "limit": 0, "eval_size": 384 if variants else 0})
     return config

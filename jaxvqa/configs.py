@@ -11,6 +11,7 @@ from typing import Any
 
 import ml_collections
 
+from jaxvqa import models
 from jaxvqa.errors import ConfigError, UserError, first_line, nearest
 from jaxvqa.inputs import read_json
 
@@ -109,10 +110,10 @@ def override(config: ml_collections.ConfigDict, changes: Sequence[tuple[str, str
     Raises:
       ConfigError: lists every unknown field (with the nearest names) and every text of a wrong type.
     """
-    known = field_names(config)
     faults = []
     for name, text in changes:
         parent, _, leaf = name.rpartition(".")
+        known = settable(config)
         if name not in known:
             inside = [other for other in known if other.startswith(name + ".")]
             hint = f" It is a group of fields: {', '.join(inside[:8])}." if inside else nearest(name, known)
@@ -123,12 +124,11 @@ def override(config: ml_collections.ConfigDict, changes: Sequence[tuple[str, str
             node = node[part]
         try:
             text.encode()  # bytes that are not UTF-8 could not be saved
-            value = _read(text, node[leaf])
+            value = _read(text, known[name])
         except (ValueError, SyntaxError, TypeError, OverflowError, RecursionError, MemoryError):
-            kind = type(node[leaf]).__name__
-            faults.append(f"--config.{name}: expected {kind} (as {node[leaf]!r}), got {text!r}")
+            faults.append(f"--config.{name}: expected {type(known[name]).__name__} (as {known[name]!r}), got {text!r}")
             continue
-        with node.ignore_type():
+        with node.unlocked(), node.ignore_type():
             node[leaf] = value
     if faults:
         raise ConfigError("The config cannot be changed as asked:\n  " + "\n  ".join(faults))
@@ -170,6 +170,13 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     for key, value in tree.items():
         flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
     return flat
+
+
+def settable(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """All fields by their dotted names, with their values; those that a model's towers take besides with their defaults."""
+    fields = flatten(config.to_dict())
+    towers = models.tower_fields(config.model) if "model" in config else {}
+    return fields | {name: value for key, value in towers.items() if (name := f"model.{key}") not in fields}
 
 
 def _read(text: str, present: Any) -> Any:

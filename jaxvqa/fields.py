@@ -1,7 +1,7 @@
-"""What each field of a config may be: ranges, choices, durations, tables and paths; all faults are told at once.
+"""What each field of a config means and may be: `--help` shows the first, every command checks the second, all faults at once.
 
-In a row's name `*` stands for one part or several, as in `evals.*.batch_size`; the first row that fits a field counts. Who
-adds a numeric field to a config or a model adds it to `RANGES`, or a test fails.
+In a row's name `*` stands for one part or several, as in `evals.*.batch_size`; the first row that fits a field counts. A field
+without a row fails a test. What a model's own fields mean is in the docstrings of its class and its towers.
 """
 
 import math
@@ -14,16 +14,29 @@ from typing import Any
 
 import ml_collections
 
-from jaxvqa import optim, sharding
+from jaxvqa import models, optim, sharding
 from jaxvqa.best import Best
 from jaxvqa.configs import field_names
 from jaxvqa.errors import ConfigError, nearest
 from jaxvqa.inputs import expand_home
 
+INT32 = 2**31 - 1
+
+# --- what a field may be: each kind says what is wrong with a value ------------------------------------------------
+
 
 @dataclass(frozen=True)
-class Range:
-    """What a number may be.
+class Rule:
+    """Anything: a text, or a truth value."""
+
+    def _faults(self, value: Any) -> Iterator[str]:
+        """What is wrong with a value, in words that follow "config.NAME"."""
+        yield from ()
+
+
+@dataclass(frozen=True)
+class Range(Rule):
+    """A number.
 
     Attributes:
       low, high: the bounds, both allowed.
@@ -32,7 +45,6 @@ class Range:
       also: other values that have a meaning of their own.
       many: whether the field holds several, each within the range.
       count: how many, if that is fixed.
-      meaning: what the number is, with its unit, for messages.
     """
 
     low: int | float = -math.inf
@@ -43,7 +55,6 @@ class Range:
     also: tuple[Any, ...] = ()
     many: bool = False
     count: int | None = None
-    meaning: str = ""
 
     def __str__(self) -> str:
         kind = "a whole number" if self.whole else "a number"
@@ -52,8 +63,7 @@ class Range:
             bounds.append(f"{'below' if self.below else 'at most'} {self.high:g}")
         also = "".join(f", or {value}" for value in self.also if value is not None)
         several = f"{self.count or 'several'}, each " if self.many else ""
-        meaning = f" ({self.meaning})" if self.meaning else ""
-        return f"{several}{kind}{' ' if bounds else ''}{' and '.join(bounds)}{also}{meaning}"
+        return f"{several}{kind}{' ' if bounds else ''}{' and '.join(bounds)}{also}"
 
     def allows(self, value: Any) -> bool:
         """Whether a value is in the range."""
@@ -71,157 +81,129 @@ class Range:
         open_end = (self.above and value == self.low) or (self.below and value == self.high)
         return value in self.also or (inside and not open_end)
 
-
-INT32 = 2**31 - 1
-
-
-def _count(low: int = 1, meaning: str = "", **more: Any) -> Range:
-    return Range(low, INT32, whole=True, meaning=meaning, **more)
+    def _faults(self, value: Any) -> Iterator[str]:
+        if not self.allows(value):
+            yield f" is {value!r}; expected {self}"
 
 
-_PIXELS = _count(1, "pixels a side")
-_RATE = Range(0, 1, below=True, meaning="share that is set to 0")
-_SHARE = Range(0, 1, below=True)
-_WEIGHT = Range(0, meaning="weight in the loss")
-_SEED = Range(0, 2**32 - 1, whole=True)
+class Size(Range):
+    """A range for the numbers among values of all kinds."""
 
-RANGES: tuple[tuple[str, Range], ...] = (
-    ("seed", _SEED),
-    ("batch_size", _count(meaning="examples a step")),
-    ("microbatches", _count(meaning="parts of a batch")),
-    ("evals.*.batch_size", _count(meaning="examples at once")),
-    ("checkpoint.keep", _count(meaning="newest checkpoints that stay")),
-    ("best.patience", _count(0, "evaluations; 0: no end")),
-    ("compile.vocab_size", _count()),
-    ("compile.num_*", _count()),
-    ("mesh.*", _count(also=(-1,), meaning="devices; -1: all that are left")),
-    # data
-    ("data.cache_mib", Range(0, meaning="MiB")),
-    ("data.limit", _count(0, "examples of each split; 0: all")),
-    ("data.held_out", Range(0, 1, below=True, meaning="share of the images that are not trained on")),
-    ("data.max_tokens", _count()),
-    ("data.max_prompt", _count()),
-    ("data.max_regions", _count()),
-    ("data.region_width", _count()),
-    ("data.vocab_size", _count()),
-    ("data.shots", _count(0)),
-    ("data.examples_per_image", _count()),
-    ("data.image_size", _PIXELS),
-    ("data.eval_size", _count(0, "pixels a side; 0: data.image_size")),
-    ("data.maml_size", _PIXELS),
-    ("data.autoencoder_size", _PIXELS),
-    ("data.augment.crop*", _count(0, "pixels")),
-    ("data.augment.degrees", Range(0, 180, meaning="degrees either way")),
-    ("data.augment.brightness", Range(0, 1)),
-    ("data.augment.colour", Range(0, 1)),
-    ("data.mean", Range(0, 1, many=True, count=3, meaning="of red, green and blue")),
-    ("data.std", Range(0, 1, above=True, many=True, count=3, meaning="of red, green and blue")),
-    ("data.answers.min_count", _count(0)),
-    ("data.readers.threads", _count()),
-    ("data.readers.workers", _count(0, "processes; 0: threads alone")),
-    ("data.readers.prefetch_mib", Range(0, above=True, meaning="MiB")),
-    # writing
-    ("generate.max_new_tokens", _count()),
-    ("generate.beams", _count()),
-    ("generate.length_penalty", Range()),
-    ("generate.temperature", Range(0)),
-    ("generate.top_k", _count(0, "0: all")),
-    ("generate.top_p", Range(0, 1, above=True)),
-    ("generate.seed", _SEED),
-    # losses
-    ("loss.*smoothing", _SHARE),
-    ("loss.mixup_alpha", Range(0, above=True)),
-    ("loss.mixup_off_epoch", _count(0)),
-    ("loss.compatibility", _WEIGHT),
-    ("loss.image", _WEIGHT),
-    ("loss.organ", _WEIGHT),
-    ("loss.reconstruction", _WEIGHT),
-    # optimiser
-    ("optim.lr", Range(0)),
-    ("optim.b[12]", _SHARE),
-    ("optim.momentum", _SHARE),
-    ("optim.ema", _SHARE),
-    ("optim.eps", Range(0, above=True)),
-    ("optim.clip_norm", Range(0, meaning="0: no clipping")),
-    ("optim.restart_epochs", _count(many=True)),
-    ("optim.schedule.warmup_epochs", _count(0)),
-    ("optim.schedule.decay_epochs", _count(0, many=True)),
-    ("optim.schedule.decay_rate", Range(0, 1, above=True)),
-    ("optim.schedule.end", Range(0, meaning="share of optim.lr")),
-    # models
-    ("model.*dropout", _RATE),
-    ("model.gate", Range()),
-    ("model.latent_scale", Range(0, above=True)),
-    ("model.vision_sizes.features", _count(0, "0: the tower's own width")),
-    ("model.image_width", _count(0, "0: as wide as the branches")),
-    ("model.num_answers", _count(0)),
-    ("model.*sizes.positions", _count(0, "0: no table of positions")),
-    ("model.image_token", _count(0)),
-    ("model.*sizes.hidden", _count(also=(None,))),
-    ("model.*head_width", _count(also=(None,))),
-    ("model.sizes.blocks", _count(many=True)),
-    ("model.sizes.widths", _count(many=True)),
-    *(
-        (f"model.{name}", _count())
-        for name in (
-            *("*width", "*depth", "*heads", "*hidden", "*rank", "*passes", "*sizes.features", "*sizes.patch"),
-            *("*sizes.types", "*sizes.growth", "*sizes.bottleneck", "*sizes.size", "vocab_size"),
-            *("classes", "tables", "every", "latents", "media", "glimpses", "stacks"),
-        )
-    ),
-)
-"""Numeric fields and what they may be."""
+    def _faults(self, value: Any) -> Iterator[str]:
+        return iter(()) if isinstance(value, bool | str) else super()._faults(value)
 
-# An ensemble's batch size of 0 is that of each member.
-ENSEMBLE: tuple[tuple[str, Range], ...] = (("batch_size", _count(0, "examples at once; 0: each member's own")),)
 
-DURATIONS: tuple[tuple[str, bool, bool], ...] = (
-    ("total", False, False),
-    ("log_every", True, False),
-    ("checkpoint.every", True, False),
-    ("evals.*.every", True, False),
-    ("optim.schedule.warmup", True, True),
-)
-"""Durations, whether they may be a per cent of the run, and whether they may be 0."""
+@dataclass(frozen=True)
+class Choice(Rule):
+    """A text that is one of several: their names, or where the names stand, as "module:NAMES"."""
 
-CHOICES: tuple[tuple[str, Any], ...] = (
-    ("task", "jaxvqa.tasks:TASKS"),
-    ("dtype", "jaxvqa.models:DTYPES"),
-    ("optim.name", ("adam", "adamax", "sgd")),
-    ("optim.loss", ("sum", "mean")),
-    ("optim.frozen_dtype", "jaxvqa.models:DTYPES"),
-    ("optim.schedule.name", ("constant", "staircase", "epochs", "cosine", "linear")),
-    ("evals.*.type", "jaxvqa.evaluators:EVALUATORS"),
-    ("data.answers.rule", "jaxvqa.data.answers:ANSWER_RULES"),
-    ("data.answers.form", "jaxvqa.tasks.text_generation:ANSWER_LISTS"),
-    ("data.template", "jaxvqa.data.prompts:TEMPLATES"),
-    ("data.text_form", "jaxvqa.data.prompts:FORMS"),
-    ("data.shots_by", "jaxvqa.data.few_shot:WAYS"),
-    ("loss.flags", ("original", "each")),
-    ("model.name", "jaxvqa.models:MODELS"),
-    ("model.backbone", "jaxvqa.models.sysu_hcp:BACKBONES"),
-    ("model.image_branches", "jaxvqa.models.mevf:INPUTS"),
-    ("model.task", ("segment", "classify")),
-    ("model.rnn", ("lstm", "gru")),
-    ("model.language", "jaxvqa.models.flamingo:LANGUAGES"),
-    ("model.vision", "jaxvqa.models.flamingo:VISIONS"),
-    ("model.head", "jaxvqa.models.flamingo:HEADS"),
-    ("model.cross_activation", "jaxvqa.models.layers.feed_forward:ACTIVATIONS"),
-)
-"""Texts that are one of several, or where the names of these stand."""
+    of: str | tuple[str, ...]
 
-PATHS = (
-    "compilation_cache",
-    "data.dir",
-    "data.word_vectors",
-    "data.answers.file",
-    "data.mask_file",
-    "data.candidates",
-    "data.tokeniser",
-    "init_from.*.workdir",
-    "members",
-)
-"""Paths on this machine, or several joined by commas, in which `~` is a home folder; a hub's names are as they are."""
+    @property
+    def names(self) -> Sequence[str]:
+        """The names."""
+        return tuple(pkgutil.resolve_name(self.of) if isinstance(self.of, str) else self.of)
+
+    def _faults(self, value: Any) -> Iterator[str]:
+        if value not in self.names:
+            yield f" is {value!r}; known are {', '.join(self.names)}.{nearest(str(value), self.names)}"
+
+
+@dataclass(frozen=True)
+class Duration(Rule):
+    """Steps, epochs or examples: whether they may be a per cent of the run, and whether they may be 0."""
+
+    per_cent: bool = True
+    zero: bool = False
+
+    def _faults(self, value: Any) -> Iterator[str]:
+        try:
+            number, unit = optim.parse_duration(value)
+        except ConfigError as error:
+            yield f": {error}"
+            return
+        if unit == "%" and not self.per_cent:
+            yield f" is {value!r}; a per cent of what? Write a number of steps, epochs or examples"
+        if unit == "%" and number > 100:
+            yield f" is {value!r}; expected at most 100 %"
+        if number == 0 and not self.zero:
+            yield f" is {value!r}; expected more than 0"
+
+
+@dataclass(frozen=True)
+class Table(Rule):
+    """Rows of (regex over parameter paths, value), or of (epoch, value) in the order of their epochs.
+
+    Attributes:
+      expected: what is wrong with a row's value, empty for nothing.
+      epochs: whether the rows begin with epochs.
+    """
+
+    expected: Callable[[Any], str]
+    epochs: bool = False
+
+    def _faults(self, value: Any) -> Iterator[str]:
+        if not isinstance(value, Sequence) or isinstance(value, str):
+            yield f" is {value!r}; expected rows of two, as in (('.*', …),)"
+            return
+        for i, row in enumerate(value):
+            if not isinstance(row, Sequence) or isinstance(row, str) or len(row) != 2:
+                yield f"[{i}] is {row!r}; expected a row of two. A single row has a comma behind it: ((…, …),)"
+            elif fault := (_fault_of_epoch if self.epochs else _fault_of_regex)(*row):
+                yield f"[{i}] is {row!r}: {fault}"
+            elif fault := self.expected(row[1]):
+                yield f"[{i}] is {row!r}; its second part is expected to be {fault}"
+
+
+@dataclass(frozen=True)
+class Steps(Rule):
+    """The first and the last step, as in "10:20", or an empty text."""
+
+    def _faults(self, value: Any) -> Iterator[str]:
+        found = re.fullmatch(r"(\d+):(\d+)", value) if isinstance(value, str) else None
+        if value != "" and not (found and 1 <= int(found[1]) <= int(found[2])):
+            yield f" is {value!r}; expected the first and the last step, as in '10:20', or an empty text"
+
+
+@dataclass(frozen=True)
+class Path(Rule):
+    """A path on this machine, in which `~` is a home folder; a hub's names are as they are.
+
+    Attributes:
+      several: whether there may be several, joined by commas.
+    """
+
+    several: bool = False
+
+    def expanded(self, value: str) -> str:
+        """The path without `~`.
+
+        Raises:
+          ConfigError: there is no such home folder.
+        """
+        return ",".join(map(expand_home, value.split(","))) if self.several else expand_home(value)
+
+    def _faults(self, value: Any) -> Iterator[str]:
+        try:
+            self.expanded(value)
+        except ConfigError as error:
+            yield f": {error}"
+
+
+def _fault_of_regex(regex: Any, value: Any) -> str:
+    if not isinstance(regex, str):
+        return "its first part is expected to be a regular expression over parameter paths"
+    try:
+        # Matches nothing, so that the groups that another path is made of are looked up, and none is needed.
+        re.compile(f"(?:{regex})|").sub(value if isinstance(value, str) else "", "")
+        re.compile(regex)
+    except (re.error, IndexError) as error:
+        return f"not a regular expression, or not a path made of its groups ({error})"
+    return ""
+
+
+def _fault_of_epoch(epoch: Any, value: Any) -> str:
+    return "" if _count(0).allows(epoch) else f"its first part is expected to be an epoch, {_count(0)}"
 
 
 def _is_bool(value: Any) -> str:
@@ -249,46 +231,222 @@ def _is_splits(value: Any) -> str:
     return "" if isinstance(value, str) and value else "splits joined by +"
 
 
-TABLES: tuple[tuple[str, Callable[[Any], str]], ...] = (
-    ("optim.decay", _is_share),
-    ("optim.coupled_decay", _is_share),
-    ("optim.lr_scale", _is_share),
-    ("optim.bounds", _is_bounds),
-    ("optim.freeze", _is_bool),
-    ("sharding.*", _is_placed),
-    ("init_from.*.table", lambda value: "" if isinstance(value, bool | str) else "True, False or a path"),
-)
-"""Tables of (regex over parameter paths, value), with what is wrong with a value."""
+def _is_source(value: Any) -> str:
+    return "" if isinstance(value, bool | str) else "True, False or a path"
 
-EPOCHS: tuple[tuple[str, Callable[[Any], str]], ...] = (
-    ("optim.schedule.table", _is_share),
-    ("curriculum", _is_splits),
-)
-"""Tables of (epoch, value), in the order of their epochs."""
 
-GROUPS = (
-    *(
-        "optim",
-        "optim.schedule",
-        "data",
-        "data.answers",
-        "data.readers",
-        "data.augment",
-        "model",
-        "evals",
-        "evals.*",
-        "best",
+def _count(low: int = 1, **more: Any) -> Range:
+    return Range(low, INT32, whole=True, **more)
+
+
+# --- the fields --------------------------------------------------------------------------------------------------------------
+
+ANY = Rule()
+COUNT, COUNT_OR_0, NOT_NEGATIVE, SHARE = _count(), _count(0), Range(0), Range(0, 1, below=True)
+SEED = Range(0, 2**32 - 1, whole=True)
+COLOURS = "of red, green and blue in [0, 1], "
+
+Row = tuple[str, Rule, str]
+
+FIELDS: tuple[Row, ...] = (
+    ("name", ANY, "shown in logs and the report"),
+    ("seed", SEED, "decides parameters, dropout, order of the data: same seed, same run"),
+    ("dtype", Choice("jaxvqa.models:DTYPES"), "of matmuls; parameters and reductions stay float32"),
+    ("task", Choice("jaxvqa.tasks:TASKS"), "what is learned and predicted from a batch"),
+    ("batch_size", COUNT, "examples a step, over all devices"),
+    ("microbatches", COUNT, "parts that a batch is cut into: gradient accumulation"),
+    ("total", Duration(per_cent=False), "how long training lasts, in steps, epochs or examples"),
+    ("curriculum", Table(_is_splits, epochs=True), "(from epoch, splits of data.train_split to draw from); empty: all"),
+    ("log_every", Duration(), "how often training metrics are written"),
+    ("main_eval", ANY, "the evaluation that a run is judged by; empty where there is but one"),
+    ("report", ANY, "write report.html at the end"),
+    ("profile_steps", Steps(), "the first and the last step to record, as in 10:20; empty: none"),
+    ("compilation_cache", Path(), "keeps compiled programs; empty: none. JAX_COMPILATION_CACHE_DIR wins"),
+    ("mesh.data", _count(also=(-1,)), "devices that share a batch; -1: all that are left"),
+    ("mesh.fsdp", _count(also=(-1,)), "devices that share a batch and the parameters"),
+    ("mesh.tensor", _count(also=(-1,)), "devices that share the width of a layer"),
+    ("sharding.params", Table(_is_placed), "(parameter path, mesh axis of each dimension); empty: whole"),
+    ("sharding.memory", Table(_is_placed), "the same for queues and histories"),
+    ("checkpoint.every", Duration(), "how often the state is saved"),
+    ("checkpoint.keep", COUNT, "newest checkpoints that stay"),
+    ("best.metric", ANY, "as likelihood/loss: its best state is kept in WORKDIR/best too; empty: none"),
+    ("best.mode", ANY, "which value is better: min | max"),
+    ("best.patience", COUNT_OR_0, "evaluations without a better state that end the run; 0: none do"),
+    ("init_from.*.workdir", Path(), "another run to take parameters from; empty: none"),
+    ("init_from.*.table", Table(_is_source), "(parameter path, True | False | the path there)"),
+    ("init_from.*.without", ANY, "said when no folder is given"),
+    ("compile.target", ANY, "of --mode=compile: a TPU topology, h100:8, or local"),
+    ("compile.*", COUNT, "size for --mode=compile, which reads no data"),
+    # evaluations
+    ("evals.*.type", Choice("jaxvqa.evaluators:EVALUATORS"), "what is computed"),
+    ("evals.*.split", ANY, "the split, or several joined by +"),
+    ("evals.*.every", Duration(), "how often"),
+    ("evals.*.batch_size", COUNT, "examples at once, over all devices"),
+    ("evals.*.predict", ANY, "the task's predict function"),
+    ("evals.*.train_split", ANY, "whose questions and answers make the controls"),
+    ("evals.*.repair_names", ANY, "mend the names of six garbled classes in the answers"),
+    # data
+    ("data.dir", Path(), "where data sets are built; empty: TFDS_DATA_DIR, else ~/tensorflow_datasets"),
+    ("data.examples", ANY, "the part with the questions, captions or labels, as vqa_v2/questions"),
+    ("data.images", ANY, "the part with the images or their region features; empty: a run on the text alone"),
+    ("data.image_splits", ANY, "splits of that part, joined by +; empty: all"),
+    ("data.question_types", ANY, "keeps the questions of these types; empty: all"),
+    ("data.question_list", ANY, "the part with the questions to draw from"),
+    ("data.train_split", ANY, "the split to train on, or several joined by +"),
+    ("data.held_out", SHARE, "share of the images of train_split that are the split held_out instead; 0: none"),
+    ("data.examples_per_image", COUNT, "examples of one image side by side in training; Flamingo encodes it once"),
+    ("data.limit", COUNT_OR_0, "keeps the first examples of each split; 0: all"),
+    ("data.cache_mib", NOT_NEGATIVE, "splits up to this size, and decoded images up to it, are kept in memory"),
+    ("data.readers.threads", COUNT, "batches that are read at the same time"),
+    ("data.readers.prefetch_mib", Range(0, above=True), "MiB of batches held ready at most"),
+    ("data.readers.workers", COUNT_OR_0, "processes that read; 0: threads alone"),
+    ("data.blind", ANY, "the question-only baseline: nothing to see, or noise"),
+    ("data.answers.form", Choice("jaxvqa.tasks.text_generation:ANSWER_LISTS"), "how the list writes answers"),
+    ("data.answers.file", Path(), "the original's file of answers, or a JSON list; empty: made from the data"),
+    ("data.answers.splits", ANY, "whose answers make the list"),
+    ("data.answers.min_count", COUNT_OR_0, "how often an answer has to occur"),
+    ("data.answers.rule", Choice("jaxvqa.data.answers:ANSWER_RULES"), "of one annotator: exact"),
+    ("data.vocabulary_splits", ANY, "whose texts make the vocabulary, in this order"),
+    ("data.vocabulary_parts", ANY, "whose texts train a tokenizer, for runs to share it; empty: data.examples"),
+    ("data.vocab_size", COUNT, "the most tokens of a tokenizer that is trained"),
+    ("data.word_vectors", Path(), "a local file: GloVe's text, or fastText's .bin as BioWordVec; empty: random"),
+    ("data.max_tokens", COUNT, "of a question, or of a whole text; what is longer is cut"),
+    ("data.max_regions", COUNT, "regions of an image"),
+    ("data.region_width", COUNT, "features of a region"),
+    ("data.image_size", COUNT, "pixels a side, whatever the aspect ratio"),
+    ("data.eval_size", COUNT_OR_0, "pixels a side of evaluated images; 0: data.image_size"),
+    ("data.maml_size", COUNT, "pixels a side of the grey image of MEVF's meta-learned network"),
+    ("data.autoencoder_size", COUNT, "pixels a side of the grey image of MEVF's auto-encoder"),
+    ("data.mean", Range(0, 1, many=True, count=3), COLOURS + "subtracted"),
+    ("data.std", Range(0, 1, above=True, many=True, count=3), COLOURS + "divided by"),
+    ("data.augment.crop", COUNT_OR_0, "more pixels that a training image is cropped from at random; 0: none"),
+    ("data.augment.crop_and_flip", COUNT_OR_0, "the same, and mirrored half of the time"),
+    ("data.augment.degrees", Range(0, 180), "training images are turned by up to that many either way"),
+    ("data.augment.flip", ANY, "training images are mirrored half of the time"),
+    ("data.augment.brightness", Range(0, 1), "random change of contrast and brightness in training"),
+    ("data.augment.colour", Range(0, 1), "random change of brightness, contrast, saturation and hue in training"),
+    ("data.organs", ANY, "the values of the feature organ that mean abdomen, head and chest"),
+    ("data.mask_file", Path(), "the original's modelmask.json, for the predict functions answers_masked…; empty: none"),
+    ("data.classify", ANY, "a class head beside the text"),
+    ("data.template", Choice("jaxvqa.data.prompts:TEMPLATES"), "what a text looks like"),
+    ("data.text_form", Choice("jaxvqa.data.prompts:FORMS"), "texts as they stand, or in MEVF's form of VQA-RAD's"),
+    ("data.tokeniser", Path(), "a folder or file, or a hub's name; empty: trained on the texts of the data"),
+    ("data.max_prompt", COUNT, "tokens of a prompt, whose question is cut where it does not fit"),
+    ("data.shots", COUNT_OR_0, "examples before each prompt in evaluation; data.max_prompt has to have room for them"),
+    ("data.shots_by", Choice("jaxvqa.data.few_shot:WAYS"), "drawn by generate.seed, or those of similar images"),
+    ("data.shots_split", ANY, "where they are from"),
+    ("data.candidates", Path(), "a JSON list of answers that ranked chooses from; empty: the classes, or yes and no"),
+    # writing
+    ("generate.max_new_tokens", COUNT, "the most tokens of an answer"),
+    ("generate.beams", COUNT, "texts that are followed at the same time; 1: greedy, or drawn"),
+    ("generate.length_penalty", Range(), "exponent of the length that a beam's score is divided by"),
+    ("generate.temperature", NOT_NEGATIVE, "0: the best token each time; otherwise tokens are drawn"),
+    ("generate.top_k", COUNT_OR_0, "draws from that many of the best tokens; 0: from all"),
+    ("generate.top_p", Range(0, 1, above=True), "draws from the best tokens that have this probability together"),
+    ("generate.seed", SEED, "of the draws, and of the examples before a prompt"),
+    # losses
+    ("loss.organ", NOT_NEGATIVE, "weight of the part of the body that is shown"),
+    ("loss.reconstruction", NOT_NEGATIVE, "weight of the auto-encoder's image"),
+    ("loss.dynamic", ANY, "weights follow how fast each loss falls"),
+    ("loss.image", NOT_NEGATIVE, "weight of the image task"),
+    ("loss.compatibility", NOT_NEGATIVE, "weight of whether a question fits the image"),
+    ("loss.mixup", ANY, "mix training images and their labels in pairs"),
+    ("loss.label_smooth", ANY, "smooth the labels"),
+    ("loss.smoothing", SHARE, "share of the target that label_smooth spreads"),
+    ("loss.superloss", ANY, "SuperLoss: hard examples count less"),
+    ("loss.flags", Choice(("original", "each")), "original: each needs those before it"),
+    ("loss.mixup_alpha", Range(0, above=True), "of the Beta distribution of shares"),
+    ("loss.mixup_off_epoch", COUNT_OR_0, "from when on images are not mixed any more; 0: they always are"),
+    ("loss.text", ANY, "texts are learned"),
+    ("loss.text_smoothing", SHARE, "share of the target that is spread over all tokens"),
+    ("loss.class_smoothing", SHARE, "share of the target that is spread over all classes"),
+    ("loss.prompt", ANY, "the tokens of the prompt are learned too"),
+    # optimiser
+    ("optim.loss", Choice(("sum", "mean")), "what is descended: the sum over the examples, or their mean"),
+    ("optim.name", Choice(("adam", "adamax", "sgd")), "the optimiser"),
+    ("optim.lr", NOT_NEGATIVE, "base learning rate"),
+    ("optim.b[12]", SHARE, "decay of the moments of Adam and Adamax"),
+    ("optim.eps", Range(0, above=True), "added outside the root"),
+    ("optim.momentum", SHARE, "of sgd"),
+    ("optim.nesterov", ANY, "of sgd"),
+    ("optim.restart_epochs", _count(many=True), "of sgd: epochs that start without momentum"),
+    ("optim.clip_norm", NOT_NEGATIVE, "global gradient norm; 0: no clipping"),
+    ("optim.ema", SHARE, "decay of the averages of parameters and statistics to evaluate with; 0: none"),
+    ("optim.decay", Table(_is_share), "(parameter path, decoupled weight decay)"),
+    (
+        "optim.coupled_decay",
+        Table(_is_share),
+        "(parameter path, weight decay within the gradient, as in PyTorch's SGD)",
     ),
-    *("checkpoint", "mesh", "sharding", "compile", "init_from", "init_from.*", "loss", "generate"),
+    ("optim.lr_scale", Table(_is_share), "(parameter path, rate multiplier)"),
+    ("optim.bounds", Table(_is_bounds), "(parameter path, None or (low, high)): kept within, before each step"),
+    ("optim.freeze", Table(_is_bool), "(parameter path, fixed or not)"),
+    ("optim.frozen_dtype", Choice("jaxvqa.models:DTYPES"), "of parameters that are fixed"),
+    ("optim.schedule.name", Choice(("constant", "staircase", "epochs", "cosine", "linear")), "of the learning rate"),
+    ("optim.schedule.warmup", Duration(zero=True), "rise from 0"),
+    ("optim.schedule.warmup_epochs", COUNT_OR_0, "the same, a stair an epoch"),
+    ("optim.schedule.decay_epochs", _count(0, many=True), "at whose start the rate falls"),
+    ("optim.schedule.decay_rate", Range(0, 1, above=True), "to that share of what it was"),
+    ("optim.schedule.end", NOT_NEGATIVE, "share of optim.lr at the end"),
+    ("optim.schedule.table", Table(_is_share, epochs=True), "(epoch, share of optim.lr)"),
+    # models, whose classes say what their fields mean
+    ("model.name", Choice("jaxvqa.models:MODELS"), "the network"),
+    ("model.backbone", Choice("jaxvqa.models.sysu_hcp:BACKBONES"), ""),
+    ("model.image_branches", Choice("jaxvqa.models.mevf:INPUTS"), ""),
+    ("model.task", Choice(("segment", "classify")), ""),
+    ("model.rnn", Choice(("lstm", "gru")), ""),
+    ("model.language", Choice("jaxvqa.models.flamingo:LANGUAGES"), ""),
+    ("model.vision", Choice("jaxvqa.models.flamingo:VISIONS"), ""),
+    ("model.head", Choice("jaxvqa.models.flamingo:HEADS"), ""),
+    ("model.cross_activation", Choice("jaxvqa.models.layers.feed_forward:ACTIVATIONS"), ""),
+    ("model.*dropout", SHARE, ""),
+    ("model.gate", Range(), ""),
+    ("model.latent_scale", Range(0, above=True), ""),
+    ("model.vision_sizes.features", COUNT_OR_0, ""),
+    ("model.image_width", COUNT_OR_0, ""),
+    ("model.*sizes.positions", COUNT_OR_0, ""),
+    ("model.*sizes.hidden", _count(also=(None,)), ""),
+    ("model.*head_width", _count(also=(None,)), ""),
+    ("model.*sizes.blocks", _count(many=True), ""),
+    ("model.*sizes.widths", _count(many=True), ""),
+    ("model.*", Size(1, INT32, whole=True), ""),
 )
-"""What holds fields, where it is there."""
+"""Each field: its name, what it may be, what it means."""
+
+MEMBERS = "empty or 0: as the members have it; "
+ENSEMBLE: tuple[Row, ...] = (
+    ("members", Path(several=True), "work directories, joined by commas"),
+    ("vote", Choice("jaxvqa.voting:VOTES"), "the majority, or mean probabilities of the allowed classes"),
+    ("reading", Choice("jaxvqa.voting:READINGS"), "of masks, by a majority"),
+    ("flip", ANY, "logits are the mean over the image and its mirror image"),
+    ("repair_names", ANY, "writes answers without the garbling of six names"),
+    ("batch_size", COUNT_OR_0, MEMBERS + "examples a step, over all devices"),
+    *((name, rule, MEMBERS + meaning) for name, rule, meaning in FIELDS if name.startswith("data.")),
+)
+"""The fields of runs that answer together, before those of `FIELDS`."""
 
 RESERVED = ("train", "step", "time")
 """Names that metrics.jsonl has other uses for: those of the training itself."""
 
 
+def row_of(name: str, *, ensemble: bool = False) -> Row | None:
+    """A field's row, None if it has none."""
+    rows = (*ENSEMBLE, *FIELDS) if ensemble else FIELDS
+    return next((row for row in rows if fnmatchcase(name, row[0])), None)
+
+
+def meaning(config: ml_collections.ConfigDict, name: str) -> str:
+    """What a field of a config means and which names it may hold; empty for an unknown field."""
+    row = row_of(name, ensemble="members" in config)
+    if row is None:
+        return ""
+    _, rule, text = row
+    text = text or models.meanings(config.model).get(name.removeprefix("model."), "")
+    return text + (f" ({' | '.join(rule.names)})" if isinstance(rule, Choice) and len(rule.names) < 8 else "")
+
+
 def final(config: ml_collections.ConfigDict, *, training: bool = False) -> ml_collections.ConfigDict:
-    """A locked copy of a config that is used as it is, with home folders in place of `~`.
+    """A locked copy of a config that is used as it is, with home folders instead of `~`.
 
     Args:
       config: with all its fields as the user wants them.
@@ -297,15 +455,20 @@ def final(config: ml_collections.ConfigDict, *, training: bool = False) -> ml_co
     Raises:
       ConfigError: lists every field that is out of its range or cannot be read.
     """
-    faults = [
-        f"config.{name} is {value!r}; expected a group of fields"
-        for pattern in GROUPS
-        for name, value in _matches(config, pattern.split("."))
-        if not isinstance(value, ml_collections.ConfigDict)
-    ]
+    ensemble = "members" in config
+    faults = [f"config.{name} is {value!r}; expected a group of fields" for name, value in _no_groups(config)]
     if faults:  # of what is not there no field can be looked at
         raise ConfigError("The config cannot be used:\n  " + "\n  ".join(faults))
-    faults += [fault for name in field_names(config) for fault in _faults(config, name)]
+    result = config.copy_and_resolve_references()
+    for name in field_names(config):
+        _, rule, text = row_of(name, ensemble=ensemble) or ("", ANY, "")
+        value = _value(config, name)
+        found = list(rule._faults(value))
+        note = f" ({text})" if text and isinstance(rule, Range) else ""
+        faults += [f"config.{name}{fault}{note}" for fault in found]
+        if isinstance(rule, Path) and not found:
+            with result.unlocked():
+                result.update_from_flattened_dict({name: rule.expanded(value)})
     if training:
         faults += list(_faults_of_names(config.get("evals", {})))
     if "evals" in config and "best" in config:
@@ -313,29 +476,9 @@ def final(config: ml_collections.ConfigDict, *, training: bool = False) -> ml_co
             Best.of(config, ())
         except ConfigError as error:
             faults += str(error).splitlines()
-    result = config.copy_and_resolve_references()
-    with result.unlocked():
-        for name in field_names(config):
-            value = _value(config, name)
-            if isinstance(value, str) and any(fnmatchcase(name, pattern) for pattern in PATHS):
-                try:
-                    home = ",".join(map(expand_home, value.split(","))) if name == "members" else expand_home(value)
-                except ConfigError as error:
-                    faults.append(f"config.{name}: {error}")
-                else:
-                    result.update_from_flattened_dict({name: home})
     if faults:
         raise ConfigError("The config cannot be used:\n  " + "\n  ".join(faults))
     return result.lock()
-
-
-def range_of(name: str, rows: Sequence[tuple[str, Range]] = RANGES) -> Range | None:
-    """The range of a numeric field, None if it has no row."""
-    return _row(rows, name)
-
-
-def _row(rows: Sequence[tuple[str, Any]], name: str) -> Any:
-    return next((row[-1] for row in rows if fnmatchcase(name, row[0])), None)
 
 
 def _value(config: ml_collections.ConfigDict, name: str) -> Any:
@@ -344,84 +487,17 @@ def _value(config: ml_collections.ConfigDict, name: str) -> Any:
     return config
 
 
-def _matches(node: Any, parts: Sequence[str], above: str = "") -> Iterator[tuple[str, Any]]:
-    """The names and values of the groups and fields of `node` that a pattern's parts lead to."""
-    if not isinstance(node, ml_collections.ConfigDict):
-        return
-    for key in list(node) if parts[0] == "*" else [key for key in (parts[0],) if key in node]:
+def _no_groups(node: Any, above: str = "") -> Iterator[tuple[str, Any]]:
+    """The names and values of what holds no fields where `FIELDS` has fields in it."""
+    for key in node:
         name = f"{above}{key}"
-        if len(parts) == 1:
+        if isinstance(node[key], ml_collections.ConfigDict):
+            yield from _no_groups(node[key], f"{name}.")
+        elif any(name.count(".") == group.count(".") and fnmatchcase(name, group) for group in _GROUPS):
             yield name, node[key]
-        else:
-            yield from _matches(node[key], parts[1:], f"{name}.")
 
 
-def _faults(config: ml_collections.ConfigDict, name: str) -> Iterator[str]:
-    value = _value(config, name)
-    limits = range_of(name, (*ENSEMBLE, *RANGES) if "members" in config else RANGES)
-    if limits is not None and not limits.allows(value):
-        yield f"config.{name} is {value!r}; expected {limits}"
-    choices = _row(CHOICES, name)
-    if choices is not None:
-        names = pkgutil.resolve_name(choices) if isinstance(choices, str) else choices
-        if value not in names:
-            yield f"config.{name} is {value!r}; known are {', '.join(names)}.{nearest(str(value), names)}"
-    for pattern, per_cent, zero in DURATIONS:
-        if fnmatchcase(name, pattern):
-            yield from _faults_of_duration(name, value, per_cent=per_cent, zero=zero)
-    if (check := _row(TABLES, name)) is not None:
-        yield from _faults_of_table(name, value, _fault_of_regex, check)
-    if (check := _row(EPOCHS, name)) is not None:
-        yield from _faults_of_table(name, value, _fault_of_epoch, check)
-    if name == "profile_steps":
-        found = re.fullmatch(r"(\d+):(\d+)", value) if isinstance(value, str) else None
-        if value != "" and not (found and 1 <= int(found[1]) <= int(found[2])):
-            yield f"config.{name} is {value!r}; expected the first and the last step, as in '10:20', or an empty text"
-
-
-def _faults_of_duration(name: str, value: Any, *, per_cent: bool, zero: bool) -> Iterator[str]:
-    try:
-        number, unit = optim.parse_duration(value)
-    except ConfigError as error:
-        yield f"config.{name}: {error}"
-        return
-    if unit == "%" and not per_cent:
-        yield f"config.{name} is {value!r}; a per cent of what? Write a number of steps, epochs or examples"
-    if unit == "%" and number > 100:
-        yield f"config.{name} is {value!r}; expected at most 100 %"
-    if number == 0 and not zero:
-        yield f"config.{name} is {value!r}; expected more than 0"
-
-
-def _faults_of_table(
-    name: str, table: Any, key: Callable[[Any, Any], str], check: Callable[[Any], str]
-) -> Iterator[str]:
-    if not isinstance(table, Sequence) or isinstance(table, str):
-        yield f"config.{name} is {table!r}; expected rows of two, as in (('.*', …),)"
-        return
-    for i, row in enumerate(table):
-        if not isinstance(row, Sequence) or isinstance(row, str) or len(row) != 2:
-            yield f"config.{name}[{i}] is {row!r}; expected a row of two. A single row has a comma behind it: ((…, …),)"
-        elif fault := key(*row):
-            yield f"config.{name}[{i}] is {row!r}: {fault}"
-        elif fault := check(row[1]):
-            yield f"config.{name}[{i}] is {row!r}; its second part is expected to be {fault}"
-
-
-def _fault_of_regex(regex: Any, value: Any) -> str:
-    if not isinstance(regex, str):
-        return "its first part is expected to be a regular expression over parameter paths"
-    try:
-        # Matches nothing, so that the groups that another path is made of are looked up, and none is needed.
-        re.compile(f"(?:{regex})|").sub(value if isinstance(value, str) else "", "")
-        re.compile(regex)
-    except (re.error, IndexError) as error:
-        return f"not a regular expression, or not a path made of its groups ({error})"
-    return ""
-
-
-def _fault_of_epoch(epoch: Any, value: Any) -> str:
-    return "" if _count(0).allows(epoch) else f"its first part is expected to be an epoch, {_count(0)}"
+_GROUPS = {".".join(parts[:i]) for row in FIELDS for parts in [row[0].split(".")] for i in range(1, len(parts))}
 
 
 def _faults_of_names(evals: Any) -> Iterator[str]:

@@ -157,9 +157,8 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[tuple[str, str
 def _describe_config(argument: str) -> None:
     print(f"\n{argument}\n\n{configs.describe(argument)}\n\nFields\n")
     config = configs.load(argument)
-    flat = configs.flatten(config.to_dict())
-    for name in configs.field_names(config):
-        print(f"  --config.{name}={flat.get(name)!r}")
+    for name, value in configs.settable(config).items():
+        print(f"  --config.{name}={value!r}\n      {fields.meaning(config, name)}")
 
 
 def _fresh_workdir(name: str) -> Path:

@@ -3,9 +3,7 @@
 import dataclasses
 import itertools
 import math
-import pkgutil
 import re
-from fnmatch import fnmatchcase
 
 import ml_collections
 import numpy as np
@@ -38,29 +36,81 @@ def value_of(config, name):
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_every_config_is_within_its_ranges_and_every_number_has_one(name):
+def test_every_field_has_a_meaning_and_every_number_a_range(name):
     config = configs.load(name)
     fields.final(config, training="members" not in config)
-    tables = [row[0] for row in (*fields.TABLES, *fields.EPOCHS)]
+    known = configs.settable(config)
+    assert [field for field in known if not fields.meaning(config, field)] == [], "add a row to jaxvqa.fields.FIELDS"
     without = [
         field
-        for field in configs.field_names(config)
-        if numbers(value_of(config, field))
-        and fields.range_of(field) is None
-        and not any(fnmatchcase(field, pattern) for pattern in tables)
+        for field, value in known.items()
+        if numbers(value)
+        and type(fields.row_of(field, ensemble="members" in config)[1]) is fields.Rule
         and field != "data.organs"  # values of a feature of the data, which are numbers in one data set
     ]
-    assert not without, f"add a row to jaxvqa.fields.RANGES for {without}"
+    assert not without, f"give these a Range in jaxvqa.fields.FIELDS: {without}"
 
 
-def test_every_number_of_every_model_has_a_range():
-    without = [
-        f"{name}: model.{field.name}"
-        for name, model in models.MODELS.items()
-        for field in dataclasses.fields(model)
-        if field.type in (int, float) and fields.range_of(f"model.{field.name}") is None
-    ]
-    assert not without
+def test_a_field_that_is_new_has_no_meaning():
+    config = configs.load("configs/rwsan.py")
+    assert fields.meaning(config, "optim.lr")
+    for name in ("data.new", "new", "model.new", "evals.val.new"):
+        assert not fields.meaning(config, name)
+
+
+@pytest.mark.parametrize("model", models.MODELS)
+def test_every_field_of_every_model_can_be_set(model):
+    config = ml_collections.ConfigDict({"model": {"name": model} | models.default_fields(model)}).lock()
+    given = {field.name for field in dataclasses.fields(models.MODELS[model])} - {"parent", "name", *models.FOLLOWING}
+    assert {name.split(".")[1] for name in configs.settable(config)} >= given - {
+        "sizes",
+        "language_sizes",
+        "vision_sizes",
+    }
+    for name, value in configs.settable(config).items():
+        configs.override(config, [(name, str(value))])
+
+
+TOWERS = [(group, chosen, name) for group, (chosen, known) in models.TOWERS.items() for name in known]
+
+
+@pytest.mark.parametrize(("group", "chosen", "name"), TOWERS)
+def test_every_number_of_every_tower_has_a_range_and_a_meaning(group, chosen, name):
+    model = "sysu_hcp" if group == "sizes" else "flamingo"
+    config = ml_collections.ConfigDict({"model": {"name": model} | models.default_fields(model) | {chosen: name}})
+    for field, value in configs.settable(config).items():
+        assert fields.meaning(config, field), field
+        assert not numbers(value) or isinstance(fields.row_of(field)[1], fields.Range), field
+
+
+def test_a_size_of_a_tower_is_set_by_its_name():
+    config = configs.load("configs/flamingo.py:vqa_rad")
+    configs.override(
+        config, [("model.language_sizes.depth", "6"), ("model.vision", "resnet"), ("model.vision_sizes.depth", "34")]
+    )
+    assert config.model.language_sizes.to_dict() == {"depth": 6}
+    assert config.model.vision_sizes.to_dict() == {"depth": 34}
+    with pytest.raises(ConfigError, match=r"model\.vision_sizes\.patch: there is no such field"):
+        configs.override(config, [("model.vision_sizes.patch", "6")])
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_each_variant_has_its_command_hardware_time_and_score(name):
+    module = MODULES[name]
+    _, head, table = module.__doc__.partition("    VARIANT")
+    assert head
+    rows = [re.split(r" {2,}", line.strip()) for line in table.partition("\n\n")[0].splitlines()[1:]]
+    assert f"python -m jaxvqa.main --config=configs/{name}.py:VARIANT" in module.__doc__
+    told: set[str] = set()
+    for row in rows:
+        assert len(row) == 4, row
+        assert all(row), row
+        variants = [] if row[0] == "(none)" else row[0].split(",")
+        choices = [getattr(module, part) if part.isupper() else [part] for part in variants]
+        told.update(itertools.chain.from_iterable(choices))
+        for one in itertools.islice(itertools.product(*choices), 2):
+            configs.load(f"configs/{name}.py:{','.join(one)}")
+    assert told == set(module.VARIANTS), "each variant has a row in the docstring of its config"
 
 
 def changed(config, name, value):
@@ -85,7 +135,7 @@ def around(limits):
         yield limits.low + 0.5, False
 
 
-ROWS = [(pattern, limits) for pattern, limits in fields.RANGES]
+ROWS = [(pattern, limits) for pattern, limits, _ in fields.FIELDS if type(limits) is fields.Range]
 
 
 @pytest.mark.parametrize(("pattern", "limits"), ROWS, ids=[row[0] for row in ROWS])
@@ -161,8 +211,8 @@ def test_a_field_where_a_group_belongs(name):
 
 
 def test_names_to_choose_from_are_there():
-    for _, names in fields.CHOICES:
-        assert pkgutil.resolve_name(names) if isinstance(names, str) else names
+    for name, rule, _ in fields.FIELDS:
+        assert not isinstance(rule, fields.Choice) or rule.names, name
 
 
 def test_all_faults_at_once():

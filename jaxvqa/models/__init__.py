@@ -4,7 +4,10 @@ A model knows no data, no mesh and no flags. `build` makes one from the `model` 
 """
 
 import dataclasses
-from collections.abc import Mapping
+import functools
+import inspect
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -12,11 +15,12 @@ import jax.numpy as jnp
 
 from jaxvqa.errors import ConfigError, nearest
 from jaxvqa.models.cmsa import CMSA
-from jaxvqa.models.flamingo import Flamingo
+from jaxvqa.models.flamingo import LANGUAGES, VISIONS, Flamingo
 from jaxvqa.models.mevf import BAN, SAN
 from jaxvqa.models.mtpt import MTPT
 from jaxvqa.models.rwsan import RWSAN
-from jaxvqa.models.sysu_hcp import SysuHcp
+from jaxvqa.models.sysu_hcp import BACKBONES, SysuHcp
+from jaxvqa.types import Config
 
 MODELS: dict[str, type[nn.Module]] = {
     "rwsan": RWSAN,
@@ -28,6 +32,71 @@ MODELS: dict[str, type[nn.Module]] = {
     "flamingo": Flamingo,
 }
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
+
+FOLLOWING = (
+    *("vocab_size", "num_answers", "classes", "image_token", "dtype"),
+    *("mlmi", "types", "pooler", "with_readout"),
+)
+"""Fields that a config does not have: a task gives those of models, Flamingo those of its language models."""
+
+TOWERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "sizes": ("backbone", {name: backbone.tower for name, backbone in BACKBONES.items()}),
+    "language_sizes": ("language", LANGUAGES),
+    "vision_sizes": ("vision", VISIONS),
+}
+"""Group of `config.model` with fields of a tower -> the field that names the tower, and the towers by name."""
+
+
+def default_fields(name: str) -> dict[str, Any]:
+    """The fields of a model's class that a config has, with their defaults; None for one without."""
+    return {field: {} if isinstance(default, Mapping) else default for field, default in _fields(MODELS[name]).items()}
+
+
+def tower_fields(config: Config) -> dict[str, Any]:
+    """The fields of a model's towers with the values that they have by default, as `language_sizes.depth`.
+
+    Args:
+      config: the `model` part of a config. A name that is not known has no fields: `build` says so.
+    """
+    return {f"{group}.{field}": value for group, tower in _towers(config) for field, value in _fields(tower).items()}
+
+
+def meanings(config: Config) -> dict[str, str]:
+    """What the fields of a model and its towers mean, by the docstrings of their classes; names as of `tower_fields`."""
+    found = _attributes(MODELS[config["name"]]) if config["name"] in MODELS else {}
+    for group, tower in _towers(config):
+        found |= {f"{group}.{field}": text for field, text in _attributes(_class(tower)).items()}
+    return found
+
+
+def _towers(config: Config) -> Iterator[tuple[str, Any]]:
+    for group, (chosen, towers) in TOWERS.items():
+        if group in config and config.get(chosen) in towers:
+            yield group, towers[config[chosen]]
+
+
+def _class(tower: Any) -> type[nn.Module]:
+    cls: type[nn.Module] = getattr(tower, "func", tower)
+    return cls
+
+
+def _fields(tower: Any) -> dict[str, Any]:
+    given = tower.keywords if isinstance(tower, functools.partial) else {}
+    return {
+        field.name: given.get(field.name, None if field.default is dataclasses.MISSING else field.default)
+        for field in dataclasses.fields(_class(tower))
+        if field.name not in ("parent", "name", *FOLLOWING)  # the first two are linen's
+    }
+
+
+def _attributes(cls: type) -> dict[str, str]:
+    """The entries of the section "Attributes:" of a class's docstring, and of those that it inherits from."""
+    found: dict[str, str] = {}
+    for one in reversed(cls.__mro__):
+        _, _, section = inspect.cleandoc(one.__dict__.get("__doc__") or "").partition("Attributes:\n")
+        for names, text in re.findall(r"^ +([\w, ]+): (.*(?:\n {3,}.*)*)", section.partition("\n\n")[0], re.MULTILINE):
+            found |= dict.fromkeys(names.split(", "), " ".join(text.split()))
+    return found
 
 
 def build(config: Mapping[str, Any], **sizes: Any) -> nn.Module:
