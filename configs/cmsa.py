@@ -198,7 +198,7 @@ def _augment(config: ml_collections.ConfigDict) -> None:
 
 
 def _fusion(variants: set[str]) -> str:
-    return next((fusion for fusion in ("ban", "san") if fusion in variants), "")
+    return next((fusion for fusion in ("san", "ban") if fusion in variants), "")
 
 
 def _model(variants: set[str]) -> ml_collections.ConfigDict:

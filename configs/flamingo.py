@@ -156,7 +156,8 @@ def _published(config: ml_collections.ConfigDict, *, mlmi: bool) -> None:
     config.data.tokeniser = "gpt2"
     config.data.cache_mib = 4096.0
     config.optim.lr = 1e-4
-    config.optim.decay = ((r".*", 0.01),)
+    config.optim.decay = ((r"resampler/.*", 0.0), (r".*", 0.01))
+    config.data.augment.degrees = 10.0
     config.optim.schedule = ml_collections.ConfigDict({"name": "linear", "warmup": "569 steps", "end": 1.0})
     config.optim.freeze = FREEZE["vision"]
     config.log_every = "50 steps"
@@ -170,64 +171,54 @@ def _published(config: ml_collections.ConfigDict, *, mlmi: bool) -> None:
     )
 
 
-def _from_another_run(config: ml_collections.ConfigDict) -> None:
-    """A fine-tuning takes all of a pre-trained network but the class head."""
-    head = ((r"class_.*", False),) if config.data.classify else ()
-    config.init_from.model = common.start_from((*head, (r".*", True)))
+def _pretraining(config: ml_collections.ConfigDict, name: str, texts: str, **changes: Any) -> None:
+    """Texts about images: `texts` is the data set's part of them."""
+    config.name = f"flamingo-{name}"
+    config.data.update(
+        {"examples": f"{name}/{texts}", "images": f"{name}/images", "template": "caption", "max_prompt": 16}
+    )
+    config.batch_size = 96
+    config.total = "200 epochs"
+    config.update_from_flattened_dict(changes)
+    _evaluations(config, every="1 epoch", batch_size=96, captions=True, texts_every="10 epochs")
 
 
 def _mimic_cxr(config: ml_collections.ConfigDict) -> None:
-    config.name = "flamingo-mimic_cxr"
-    config.data.examples, config.data.images = "mimic_cxr/reports", "mimic_cxr/images"
-    config.data.template = "caption"
-    config.data.max_tokens, config.data.max_prompt = 256, 16
     config.model.language_sizes.maps = False  # memory grows linearly with the words
-    config.data.mean, config.data.std = (0.4719,) * 3, (0.3029,) * 3
-    config.data.augment.degrees = 10.0
-    config.generate.max_new_tokens = 180
-    config.batch_size = 96
-    config.total = "200 epochs"
+    changes = {"data.mean": (0.4719,) * 3, "data.std": (0.3029,) * 3, "data.max_tokens": 256}
+    _pretraining(config, "mimic_cxr", "reports", **changes, **{"generate.max_new_tokens": 180})
     config.optim.freeze = FREEZE["flamingo_mode"]
-    config.checkpoint.every = "1 epoch"
-    _evaluations(config, every="1 epoch", batch_size=96, captions=True, texts_every="10 epochs")
+    config.optim.decay = ((r".*", 0.01),)
 
 
 def _roco(config: ml_collections.ConfigDict) -> None:
-    config.name = "flamingo-roco"
-    config.data.examples, config.data.images = "roco/captions", "roco/images"
-    config.data.template = "caption"
-    config.data.max_tokens, config.data.max_prompt = 128, 16
-    config.data.mean, config.data.std = (0.3570, 0.3621, 0.3636), (0.2924, 0.2941, 0.2951)
-    config.data.augment.degrees = 10.0
-    config.generate.max_new_tokens = 100
-    config.batch_size = 96
-    config.total = "200 epochs"
-    config.optim.decay = ((r"resampler/.*", 0.0), (r".*", 0.01))
-    config.checkpoint.every = "1 epoch"
-    _evaluations(config, every="1 epoch", batch_size=96, captions=True, texts_every="10 epochs")
+    changes = {"data.mean": (0.3570, 0.3621, 0.3636), "data.std": (0.2924, 0.2941, 0.2951)}
+    _pretraining(config, "roco", "captions", **changes, **{"generate.max_new_tokens": 100})
 
 
 def _vqa_rad(config: ml_collections.ConfigDict) -> None:
     config.name = "flamingo-vqa_rad"
-    config.data.classify = True
-    config.data.examples, config.data.images = "vqa_rad/questions", "vqa_rad/images"
-    config.data.text_form = "rad"
+    config.data.update({"examples": "vqa_rad/questions", "images": "vqa_rad/images"})
+    config.data.update({"classify": True, "text_form": "rad", "max_tokens": 64, "max_prompt": 48})
     config.data.answers.form = "rad"
-    config.data.max_tokens, config.data.max_prompt = 64, 48
-    config.data.augment.degrees = 10.0
     config.data.augment.colour = 0.4
-    config.loss.class_smoothing = 0.2
     config.compile.num_answers = 458
-    config.batch_size = 64
     config.total = "80 epochs"
     config.optim.lr = 1e-5
-    config.optim.decay = ((r"resampler/.*", 0.0), (r".*", 0.01))
-    config.optim.schedule.warmup = "30 steps"
     config.optim.freeze = FREEZE["flamingo_mode"]
-    config.checkpoint.every = "5 epochs"
+    _finetuning(config, batch_size=64, patience=5)
     _evaluations(config, every="1 epoch", batch_size=64, split="test", texts_every="5 epochs", classes="vqa_rad")
-    config.best.patience = 5
-    _from_another_run(config)
+
+
+def _finetuning(config: ml_collections.ConfigDict, *, batch_size: int, patience: int) -> None:
+    """Starts from all of a pre-trained network but the class head."""
+    config.loss.class_smoothing = 0.2
+    config.batch_size = batch_size
+    config.optim.schedule.warmup = "30 steps"
+    config.checkpoint.every = "5 epochs"
+    config.best.patience = patience
+    head = ((r"class_.*", False),) if config.data.classify else ()
+    config.init_from.model = common.start_from((*head, (r".*", True)))
 
 
 def _hold_out(config: ml_collections.ConfigDict) -> None:
@@ -244,24 +235,16 @@ def _hold_out(config: ml_collections.ConfigDict) -> None:
 
 def _imageclef(config: ml_collections.ConfigDict) -> None:
     config.name = "flamingo-imageclef"
-    config.data.examples, config.data.images = "vqa_med/questions_2021", "vqa_med/images_2021"
+    config.data.update({"examples": "vqa_med/questions_2021", "images": "vqa_med/images_2021"})
+    config.data.update({"mean": (0.2570,) * 3, "std": (0.2710,) * 3})
     config.data.answers.form = "verbatim"
-    config.data.max_tokens, config.data.max_prompt = 128, 96
-    config.data.mean, config.data.std = (0.2570,) * 3, (0.2710,) * 3
-    config.data.augment.degrees = 10.0
     config.data.augment.flip = True
-    config.loss.class_smoothing = 0.2
-    config.batch_size = 32
     config.total = "120 epochs"
     config.optim.clip_norm = 1.0
-    config.optim.decay = ((r"resampler/.*", 0.0), (r".*", 0.01))
-    config.optim.schedule.warmup = "30 steps"
-    config.checkpoint.every = "5 epochs"
+    _finetuning(config, batch_size=32, patience=10)
     _evaluations(config, every="1 epoch", batch_size=50, texts_every="10 epochs", classes="vqa_med")
-    config.best.patience = 10
     if config.data.classify:
         config.best.metric, config.best.mode = "likelihood/class_accuracy", "max"
-    _from_another_run(config)
 
 
 def _evaluations(

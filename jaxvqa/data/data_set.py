@@ -70,10 +70,9 @@ class DataSet:
 
     def _open(self, split: str) -> "Split":
         config = self.config
-        keep: Callable[[int], bool] | None = None
-        if config.held_out and (split == HELD_OUT or not {*split.split("+")}.isdisjoint(config.train_split.split("+"))):
-            keep = functools.partial(_is_wanted, share=config.held_out, held_out=split == HELD_OUT)
-            split = config.train_split if split == HELD_OUT else split
+        held_out, trained_on = split == HELD_OUT, config.train_split.split("+")
+        parted = config.held_out and (held_out or not {*split.split("+")}.isdisjoint(trained_on))
+        split = config.train_split if held_out and parted else split
         check_built([part for part in (config.examples, config.images) if part], config.dir)
         images: list[Records] = []
         if config.images:
@@ -87,7 +86,7 @@ class DataSet:
             images,
             limit=config.limit,
             question_types=tuple(config.question_types),
-            keep=keep,
+            keep=(lambda image_id: is_held_out(image_id, config.held_out) == held_out) if parted else None,
         )
 
 
@@ -234,10 +233,6 @@ def _positions_of(records: Records, types: Sequence[str], keep: Callable[[int], 
 def is_held_out(image_id: int, share: float) -> bool:
     """Whether an image is one of the share that `config.data.held_out` keeps from training: by its id, in any run the same."""
     return zlib.crc32(str(image_id).encode()) < share * 2**32
-
-
-def _is_wanted(image_id: int, *, share: float, held_out: bool) -> bool:
-    return is_held_out(image_id, share) == held_out
 
 
 def check_annotators(split: Split, rule: str, looked_at: int = 256) -> None:

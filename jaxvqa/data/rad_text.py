@@ -4,18 +4,18 @@ They differ from those of `jaxvqa.data.text` and `jaxvqa.data.answers` in what c
 words, and in one answer.
 """
 
-import functools
 import mmap
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
-from jaxvqa.data import text
 from jaxvqa.data.answers import AnswerList, normalise_answer
+from jaxvqa.data.text import Vocabulary, load_glove
 from jaxvqa.errors import DataError
 from jaxvqa.logs import log
 
@@ -38,53 +38,29 @@ def tokenise(question: str) -> list[str]:
     return question.replace("x ray", "x-ray").replace(".", "").split()
 
 
-@dataclass(frozen=True)
-class RadVocabulary:
-    """The V known words in the order of their ids. V itself is the id of the padding.
+class RadVocabulary(Vocabulary):
+    """The V known words in the order of their ids: 1177 where CMSA makes it of the train split, frames included.
 
-    There is no id for unknown words: they become the last known one (spec section 7.2).
-
-    Raises:
-        DataError: there is no word, or one occurs twice.
+    The padding's id is V itself, so that embedding tables have V + 1 rows. There is no id for unknown words: they become the
+    last known one (spec section 7.2).
     """
 
-    tokens: tuple[str, ...]
+    special: ClassVar[tuple[str, ...]] = ()
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "tokens", tuple(self.tokens))
-        if not self.tokens:
-            raise DataError("A vocabulary needs at least one word, which stands for all unknown ones.")
-        if len(self.index) != len(self.tokens):
-            twice = sorted({token for i, token in enumerate(self.tokens) if self.index[token] != i})
-            raise DataError(f"The vocabulary holds {len(twice)} word(s) more than once: {twice[:20]}.")
-
-    @classmethod
-    def build(cls, questions: Iterable[str]) -> "RadVocabulary":
-        """Collects the words of all questions in order of first appearance, without a threshold.
-
-        CMSA passes the questions of the train split, frames included, which gives 1177 words.
-        """
-        return cls(tuple(dict.fromkeys(token for question in questions for token in tokenise(question))))
-
-    @functools.cached_property
-    def index(self) -> dict[str, int]:
-        """Token to id."""
-        return {token: i for i, token in enumerate(self.tokens)}
-
-    def __len__(self) -> int:
-        return len(self.tokens)
+    @staticmethod
+    def split(question: str) -> list[str]:
+        """The words of a question."""
+        return tokenise(question)
 
     @property
     def pad(self) -> int:
-        """Id that fills a question up to its full length: V, so that embedding tables have V + 1 rows."""
-        return len(self.tokens)
+        """V."""
+        return len(self)
 
-    def encode(self, question: str, max_tokens: int = MAX_TOKENS) -> Int[np.ndarray, " T"]:
-        """Returns the ids of the first `max_tokens` words, int32[T], filled up with `pad` at the end."""
-        ids = np.full(max_tokens, self.pad, np.int32)
-        for i, word in enumerate(tokenise(question)[:max_tokens]):
-            ids[i] = self.index.get(word, len(self) - 1)
-        return ids
+    @property
+    def unknown(self) -> int:
+        """The last word."""
+        return len(self) - 1
 
 
 # Answers.
@@ -157,16 +133,6 @@ def second_embedding(matrix: Float[np.ndarray, "V V"], vectors: Float[np.ndarray
         vectors: the words' own vectors, which start the first table.
     """
     return np.concatenate([matrix @ vectors, np.zeros((1, vectors.shape[1]), np.float32)])
-
-
-def load_glove(path: str | Path, vocabulary: RadVocabulary, *, width: int | None = None) -> Float[np.ndarray, "V E"]:
-    """Reads the words' vectors from a GloVe text file, as `glove.6B.300d.txt`; see `jaxvqa.data.text.load_glove`.
-
-    Returns:
-        float32[V, E]; zeros for words that the file lacks.
-    """
-    # That function's vocabularies have two more tokens in front.
-    return text.load_glove(path, text.Vocabulary((*text.SPECIAL_TOKENS, *vocabulary.tokens)), width=width)[2:]
 
 
 def load_vectors(path: str | Path, vocabulary: RadVocabulary, *, width: int | None = None) -> Float[np.ndarray, "V E"]:

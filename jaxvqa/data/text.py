@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, ClassVar
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -46,18 +46,25 @@ class Vocabulary:
     """The known words, in the order of their ids: `tokens[0]` is "PAD", `tokens[1]` is "UNK".
 
     Raises:
-        DataError: the special names are not in front, or a word occurs twice.
+        DataError: the special names are not in front, there is no token, or a word occurs twice.
     """
 
     tokens: tuple[str, ...]
+    special: ClassVar[tuple[str, ...]] = SPECIAL_TOKENS
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tokens", tuple(self.tokens))
-        if self.tokens[:2] != SPECIAL_TOKENS:
-            raise DataError(f"A vocabulary starts with 'PAD' and 'UNK'; this one starts with {list(self.tokens[:2])}.")
+        if not self.tokens or self.tokens[: len(self.special)] != self.special:
+            begin = " and ".join(map(repr, self.special)) or "a word, which stands for all unknown ones"
+            raise DataError(f"A vocabulary starts with {begin}; this one starts with {list(self.tokens[:2])}.")
         if len(self.index) != len(self.tokens):
             twice = sorted({token for i, token in enumerate(self.tokens) if self.index[token] != i})
             raise DataError(f"The vocabulary holds {len(twice)} word(s) more than once: {twice[:20]}.")
+
+    @staticmethod
+    def split(question: str) -> list[str]:
+        """The words of a question."""
+        return tokenise(question)
 
     @classmethod
     def build(cls, questions: Iterable[str]) -> "Vocabulary":
@@ -65,10 +72,8 @@ class Vocabulary:
 
         RWSAN passes the questions of train, val, test and Visual Genome in this order, whatever it trains on.
         """
-        tokens = dict.fromkeys(SPECIAL_TOKENS)
-        for question in questions:
-            tokens.update(dict.fromkeys(tokenise(question)))
-        return cls(tuple(tokens))
+        words = (word for question in questions for word in cls.split(question))
+        return cls(tuple(dict.fromkeys((*cls.special, *words))))
 
     @functools.cached_property
     def index(self) -> dict[str, int]:
@@ -78,11 +83,21 @@ class Vocabulary:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    @property
+    def pad(self) -> int:
+        """Id that fills a question up to its full length."""
+        return PAD
+
+    @property
+    def unknown(self) -> int:
+        """Id of every word that the vocabulary lacks."""
+        return UNK
+
     def encode(self, question: str, max_tokens: int) -> Int[np.ndarray, " T"]:
-        """Returns the ids of the first `max_tokens` words, int32[T], filled up with `PAD` (spec section 4.3)."""
-        ids = np.full(max_tokens, PAD, np.int32)
-        for i, word in enumerate(tokenise(question)[:max_tokens]):
-            ids[i] = self.index.get(word, UNK)
+        """Returns the ids of the first `max_tokens` words, int32[T], filled up with `pad` (spec section 4.3)."""
+        ids = np.full(max_tokens, self.pad, np.int32)
+        for i, word in enumerate(self.split(question)[:max_tokens]):
+            ids[i] = self.index.get(word, self.unknown)
         return ids
 
 

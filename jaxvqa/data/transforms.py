@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from jaxvqa.data.answers import AnswerList
-from jaxvqa.data.rad_text import RadVocabulary
 from jaxvqa.data.text import Vocabulary
 from jaxvqa.errors import DataError
 
@@ -19,7 +18,7 @@ Transform = Callable[[Example], Example]
 class EncodeQuestion:
     """`question` str -> int32[T] word ids, cut or filled up to `max_tokens`."""
 
-    vocabulary: Vocabulary | RadVocabulary = field(repr=False)
+    vocabulary: Vocabulary = field(repr=False)
     max_tokens: int
 
     def __call__(self, example: Example) -> Example:

@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxvqa import optim
 from jaxvqa.data.rad_text import (
+    MAX_TOKENS,
     RadAnswerList,
     RadVocabulary,
     normalise_rad_answer,
@@ -40,14 +41,14 @@ def _questions(cases: list[dict[str, Any]]) -> Results:
     vocabulary = RadVocabulary(tuple(words))
     for case in cases:
         yield case["question"], tokenise(case["question"]), case["tokens"]
-        yield f"ids of {case['question']}", vocabulary.encode(case["question"]).tolist(), case["ids"]
+        yield f"ids of {case['question']}", vocabulary.encode(case["question"], MAX_TOKENS).tolist(), case["ids"]
 
 
 def _questions_by_the_data(cases: list[dict[str, Any]]) -> Results:
     splits = rad_splits()
     vocabulary = RadVocabulary.build(row["question"] for row in splits["train"])
     for case in cases:
-        yield case["question"], vocabulary.encode(case["question"]).tolist(), case["ids"]
+        yield case["question"], vocabulary.encode(case["question"], MAX_TOKENS).tolist(), case["ids"]
 
 
 def _answers(cases: list[dict[str, Any]]) -> Results:

@@ -4,7 +4,6 @@ from typing import TypeVar
 
 from jaxvqa.data.answers import ANSWER_RULES, AnswerList
 from jaxvqa.data.data_set import DataSet
-from jaxvqa.data.rad_text import RadVocabulary
 from jaxvqa.data.text import Vocabulary
 from jaxvqa.errors import ConfigError, DataError, nearest
 from jaxvqa.types import Config
@@ -50,7 +49,7 @@ def answers_of(kind: type[_Answers], data: DataSet) -> list[str]:
     return list(made.answers)
 
 
-def words_of(kind: type[Vocabulary | RadVocabulary], data: DataSet) -> list[str]:
+def words_of(kind: type[Vocabulary], data: DataSet) -> list[str]:
     """The words of all questions of `config.data.vocabulary_splits`, in the order of the splits and their questions."""
     splits = data.config.vocabulary_splits.split("+")
     return list(kind.build(q["question"] for split in splits for q in data.split(split).all_records()).tokens)

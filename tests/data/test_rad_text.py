@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from jaxvqa.data.rad_text import (
+    MAX_TOKENS,
     RadAnswerList,
     RadVocabulary,
     character_ngrams,
     fasttext_hash,
     load_fasttext,
-    load_glove,
     load_vectors,
     normalise_rad_answer,
     second_embedding,
@@ -35,7 +35,7 @@ ANSWERS = RadAnswerList(tuple(CASES["vqa_rad"]["answers"]))
 @pytest.mark.parametrize("case", CASES["questions"], ids=lambda case: case["question"][:30])
 def test_questions(case):
     assert tokenise(case["question"]) == case["tokens"]
-    ids = WORDS.encode(case["question"])
+    ids = WORDS.encode(case["question"], MAX_TOKENS)
     assert ids.dtype == np.int32
     assert ids.tolist() == case["ids"]
 
@@ -65,7 +65,7 @@ def test_vocabulary():
 
 
 def test_vocabulary_rejects_lists_that_are_none():
-    with pytest.raises(DataError, match="at least one word"):
+    with pytest.raises(DataError, match="starts with a word"):
         RadVocabulary.build([])
     with pytest.raises(DataError, match="more than once: \\['is'\\]"):
         RadVocabulary(("is", "it", "is"))
@@ -184,7 +184,7 @@ def test_glove(tmp_path):
     path = tmp_path / "glove.txt"
     path.write_text("lung 1 2\nPAD 9 9\nct 3 4\n")
     vocabulary = RadVocabulary(("ct", "spleen", "lung"))
-    for vectors in (load_glove(path, vocabulary), load_vectors(path, vocabulary, width=2)):
+    for vectors in (load_vectors(path, vocabulary), load_vectors(path, vocabulary, width=2)):
         np.testing.assert_array_equal(vectors, np.float32([[3, 4], [0, 0], [1, 2]]))
     with pytest.raises(DataError, match="expected a word and 300 values"):
         load_vectors(path, vocabulary, width=300)
