@@ -12,7 +12,7 @@ from tfds_builders import build
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(
-    [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "launch/README.md")), *(ROOT / "docs").glob("*.md")]
+    [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "launch/README.md")), *(ROOT / "docs").rglob("*.md")]
 )
 COMMANDS = sorted(
     {
@@ -52,6 +52,40 @@ def test_command_names_what_exists(page, command):
             assert f"--{option}" in source or f'"{option}"' in source, f"{module} has no option {name}"
     if module == "tfds_builders.build" and words[3:]:
         assert words[3] in build.builder_names()
+
+
+SOURCES = [
+    *(
+        file
+        for room in ("jaxvqa", "configs", "tests", "tfds_builders", "benchmarks")
+        for file in (ROOT / room).rglob("*.py")
+    ),
+    *(page for page in PAGES if page.name != "adding_a_system.md"),  # whose example is of no system
+]
+CITATION = re.compile(r"docs/originals/(\w+)\.md(?:#[\w-]+)?(?:,? sections? (\d[\d.]*(?:(?:, | and | to )\d[\d.]*)*))?")
+
+
+def _citations():
+    """(file, document, section) of each citation of an original's document, wherever its lines break."""
+    for file in SOURCES:
+        text = re.sub(r"\s*\n\s*(?:# )?", " ", file.read_text())
+        for document, sections in CITATION.findall(text):
+            for section in re.findall(r"\d+(?:\.\d+)*", sections) or [""]:
+                yield file.relative_to(ROOT).as_posix(), document, section
+
+
+def test_cited_sections_of_the_originals_exist():
+    pages = {page.stem: page.read_text() for page in (ROOT / "docs/originals").glob("*.md")}
+    sections = {name: {"", *re.findall(r"^#+ (\d+(?:\.\d+)*)", text, re.MULTILINE)} for name, text in pages.items()}
+    cited = list(_citations())
+    assert len(cited) > 100
+    assert [(file, name, section) for file, name, section in cited if section not in sections.get(name, ())] == []
+
+
+def test_no_citation_leaves_out_its_document():
+    loose = re.compile(r"\b[Ss]pec,? (?:sections?|quirks?)\b|\b(?:RWSAN|CMSA|SYSU|Flamingo|BLIP)(?:'s)?,? spec\b")
+    texts = {file: file.read_text() for file in SOURCES if file != Path(__file__)}
+    assert [(str(file), found) for file, text in texts.items() if (found := loose.findall(text))] == []
 
 
 def test_files_that_pages_link_to_exist():

@@ -15,6 +15,7 @@ import pytest
 from benchmarks import input_pipeline
 from jaxvqa import checkpoints
 from jaxvqa.convert import mtpt
+from jaxvqa.convert.original import Checkpoint
 from jaxvqa.models.towers.resnet import ResNet
 from tests.test_docs import COMMANDS, ROOT
 
@@ -319,6 +320,7 @@ def test_commands_run(tmp_path):
 def test_commands_on_real_files_run(tmp_path, jaxvqa_data):
     tower = ResNet(34, 64)
     variables = tower.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
-    mtpt.save({"backbone": tmp_path / "resnet34.pth"}, {name: {"backbone": tree} for name, tree in variables.items()})
+    backbone = Checkpoint({name: {"backbone": tree} for name, tree in variables.items()}, {"name": "mtpt"})
+    mtpt.ORIGINAL.save({"backbone": tmp_path / "resnet34.pth"}, backbone)
     run_all(REAL, tmp_path, lambda arguments: arguments.format(data=jaxvqa_data))
     assert "Accuracy by protocol" in (tmp_path / "runs/vqa_rad/report.html").read_text()

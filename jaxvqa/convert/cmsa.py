@@ -1,21 +1,16 @@
 """CMSA's checkpoints (github.com/haifangong/CMSA-MTPT-4-MedicalVQA): keys, sizes, options and the layout of the file.
 
 A file is `model_epoch<k>.pth`, an outer dict of `epoch`, `model_state` and `optimizer_state` (torch.optim.Adamax), or the
-tensors alone. CMSA spec, section 11.
+tensors alone. docs/originals/cmsa.md, section 11.
 """
 
-import dataclasses
-import itertools
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxvqa.convert import adam, files
+from jaxvqa.convert.adam import ADAMAX, Optimizer
 from jaxvqa.convert.layers import (
     BATCH_NORM,
     CONV,
@@ -26,14 +21,24 @@ from jaxvqa.convert.layers import (
     POINTWISE_3D,
     RNN,
     WEIGHT_NORM_LINEAR,
-    counted_batches,
     in_collections,
-    with_counters,
 )
-from jaxvqa.convert.table import Report, Rule, Table, nested, to_jax, to_torch
+from jaxvqa.convert.layout import Constant, Layout
+from jaxvqa.convert.original import (
+    TOKEN,
+    Checkpoint,
+    Config,
+    Original,
+    Shapes,
+    System,
+    Translation,
+    fields_of,
+    image,
+    sizes_of,
+)
+from jaxvqa.convert.table import Rule, Table, Tensors, nested
 from jaxvqa.convert.towers.resnet import RESNET
-from jaxvqa.errors import CheckpointError, nearest
-from jaxvqa.models import build
+from jaxvqa.data.rad_text import RadAnswerList, RadVocabulary
 from jaxvqa.models.layers.query_norm import sinusoids
 
 EMBEDDING = [Rule("emb.weight", "table_0"), Rule("emb_.weight", "table_1")]
@@ -97,73 +102,65 @@ KEYS = Table(
     excused=(COUNTER, POSITIONS.replace(".", r"\.")),
 )
 
+CONSTANTS = (
+    Constant(
+        r"q_emb\.layer_stack\.0\.slf_attn\.w_qs\.weight",
+        POSITIONS,
+        lambda tensors, key: sinusoids(200, tensors[key].shape[1])[None],
+    ),
+)
+
 EMBED_WIDTHS = {"biowordvec": 200, "glove": 300, "biosentvec": 700}
 """The original's `emb_init` -> size of a word vector."""
 
-OPTIONS = {
+QUESTION_OPTIONS: Translation = {
     "n_words": "vocab_size",
-    "n_answers": "num_answers",
     "emb_dim": "embed_width",
     "num_hid": "width",
     "self_att": "self_attention",
+    "op": lambda value: {"tables": 2 if "c" in value else 1},
+    "rnn": lambda value: {"rnn": value.lower()},
+    "emb_init": lambda value: {"embed_width": EMBED_WIDTHS[value]} if value in EMBED_WIDTHS else {},
+    "question_len": None,
+    "image_size": None,
+}
+"""The original's options of the question encoder -> fields of the models; the last say what goes into a model."""
+
+
+def is_model(*names: str) -> Any:
+    """Takes the option `model` if it has one of these values."""
+
+    def take(value: str) -> dict[str, Any]:
+        if value.upper() not in names:
+            raise ValueError(f"model is {value}, not {' or '.join(names)}.")
+        return {}
+
+    return take
+
+
+OPTIONS: Translation = {
+    **QUESTION_OPTIONS,
+    "n_answers": "num_answers",
     "use_cma": "cross_attention",
     "use_spatial": "spatial",
+    "model": is_model("CMSA"),
+    # the last of four stages, each twice as wide as the one before
+    "v_dim": lambda value: {"branch_width": value // 8},
+    "distmodal": None,
+    "feature_map": None,
 }
-"""The original's option -> field of the model that takes its value."""
-
-OTHER_OPTIONS = ("model", "op", "rnn", "v_dim", "emb_init")
-"""Options of the original that take some translation."""
-
-INPUT_OPTIONS = ("distmodal", "question_len", "image_size", "feature_map")
-"""Options of the original that say what goes into the model, or that CMSA always has."""
+"""The original's option -> field of the model, or what makes fields of it."""
 
 LR_SCALE = ((r"(embed|question)/.*", 0.2), (r".*", 1.0))
-"""With self-attention words and question learn more slowly (spec, section 8): `config.optim.lr_scale`."""
-
-SIZES = (
-    "vocab_size",
-    "num_answers",
-    "embed_width",
-    "tables",
-    "width",
-    "rnn",
-    "self_attention",
-    "depth",
-    "branch_width",
-    "organ_width",
-    "organ_hidden",
-    "spatial",
-    "cross_attention",
-)
-"""Fields of the model that a checkpoint tells; see `infer_sizes`."""
+"""With self-attention words and question learn more slowly (docs/originals/cmsa.md, section 8): `config.optim.lr_scale`."""
 
 
 def model_config(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Translates the original's options into the `model` part of a config.
-
-    Raises:
-      CheckpointError: lists each option that is not known.
-    """
-    known = (*OPTIONS, *OTHER_OPTIONS, *INPUT_OPTIONS)
-    faults = [f"unknown option {name}.{nearest(name, known)}" for name in options if name not in known]
-    if str(options.get("model", "CMSA")).upper() != "CMSA":
-        faults.append(f"model is {options['model']}, not CMSA.")
-    if faults:
-        raise CheckpointError("The options are none of CMSA: " + " ".join(faults))
-    config: dict[str, Any] = {"name": "cmsa"}
-    if "emb_init" in options and options["emb_init"] in EMBED_WIDTHS:
-        config["embed_width"] = EMBED_WIDTHS[options["emb_init"]]
-    config |= {OPTIONS[name]: value for name, value in options.items() if name in OPTIONS}
-    if "op" in options:
-        config["tables"] = 2 if "c" in options["op"] else 1
-    if "rnn" in options:
-        config["rnn"] = options["rnn"].lower()
-    if "v_dim" in options:
-        config["branch_width"] = options["v_dim"] // 8  # the last of four stages, each twice as wide as the one before
-    return config
+    """Translates the original's options into the `model` part of a config; see `fields_of`."""
+    return {"name": "cmsa"} | fields_of("CMSA", options, OPTIONS)
 
 
-def infer_sizes(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def infer_sizes(tensors: Tensors) -> dict[str, Any]:
     """Reads the model's sizes and options from the tensors' names and shapes.
 
     Nothing tells `dropout`. A size whose tensor is missing is left out.
@@ -177,9 +174,7 @@ def infer_sizes(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
         "organ_width": ("modal_classifier.conv.0.weight", 0),
         "organ_hidden": ("modal_classifier.fc.0.weight", 0),
     }
-    sizes: dict[str, Any] = {
-        field: shapes[key][axis] for field, (key, axis) in where.items() if len(shapes.get(key, ())) > 0
-    }
+    sizes: dict[str, Any] = dict(sizes_of(tensors, where))
     if len(shapes.get("w_emb.emb.weight", ())) == 2:
         sizes["vocab_size"] = shapes["w_emb.emb.weight"][0] - 1  # the last row is padding
         sizes["tables"] = 1 + ("w_emb.emb_.weight" in shapes)
@@ -199,140 +194,16 @@ def infer_sizes(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
     return sizes
 
 
-@dataclasses.dataclass
-class Converted:
-    """A checkpoint of the original in our terms.
-
-    Attributes:
-      variables: `params` and `batch_stats`, nested dicts of float32 arrays.
-      adamax: the optimiser's state, with the largest gradients in `nu`; None when the file has none.
-      epoch: number of the epoch after which the file was written, or None.
-      batches: how many batches the statistics have seen.
-      sizes: the fields `SIZES` of the model, and `image_size`.
-      report: what was used.
-    """
-
-    variables: dict[str, Any]
-    adamax: adam.AdamState | None
-    epoch: int | None
-    batches: int
-    sizes: dict[str, Any]
-    report: Report
-
-
-def target(config: Mapping[str, Any], image_size: tuple[int, int]) -> dict[str, Any]:
-    """The shapes and dtypes of the variables of a model of this config, for images of this height and width."""
-    image = jnp.zeros((1, *image_size, 3))
-    question = jnp.zeros((1, 1), jnp.int32)
-    return jax.eval_shape(lambda key: build(config).init(key, image=image, question=question), jax.random.key(0))
-
-
-def image_size_of(tensors: Mapping[str, np.ndarray], organ_width: int) -> tuple[int, int]:
+def image_size_of(tensors: Tensors) -> tuple[int, int]:
     """The smallest square images that fit the organ classifier, whose five halvings round up; 224 for the published one."""
-    inputs = tensors["modal_classifier.fc.0.weight"].shape[-1] if "modal_classifier.fc.0.weight" in tensors else 0
-    side = 32 * max(math.isqrt(inputs // max(organ_width, 1)), 1)
+    found = sizes_of(
+        tensors, {"inputs": ("modal_classifier.fc.0.weight", -1), "width": ("modal_classifier.conv.0.weight", 0)}
+    )
+    side = 32 * max(math.isqrt(found.get("inputs", 0) // max(found.get("width", 64), 1)), 1)
     return side, side
 
 
-def load(path: files.Source, config: Mapping[str, Any], image_size: tuple[int, int] | None = None) -> Converted:
-    """Reads a checkpoint of the original.
-
-    Args:
-      path: a `.pth` file in the original's layout or with the tensors alone, or `.safetensors`.
-      config: the `model` part of a config. Sizes that it leaves out are read from the file; those that it has must
-        agree with it.
-      image_size: height and width of the images, where they are not square.
-
-    Raises:
-      CheckpointError: the file cannot be read, or does not fit; lists all faults.
-    """
-    file = files.read(path, "model_state")
-    # 1 stands for a size that neither tells: its tensor is missing, and shall be reported with all the other faults.
-    sizes = {"vocab_size": 1, "num_answers": 1} | infer_sizes(file.tensors)
-    sizes |= {name: value for name, value in config.items() if name in SIZES}
-    image_size = image_size or image_size_of(file.tensors, sizes.get("organ_width", 64))
-    shapes = target(dict(config.items()) | sizes, image_size)
-    variables, report = from_original(file.tensors, shapes)
-    return converted(file, variables, shapes, sizes | {"image_size": image_size}, report)
-
-
-def converted(
-    file: files.TorchFile,
-    variables: dict[str, Any],
-    shapes: Mapping[str, Any],
-    sizes: dict[str, Any],
-    report: Report,
-    table: Table = KEYS,
-) -> Converted:
-    """Adds to converted variables what the file holds beside them: the optimiser's state, epoch and counters.
-
-    Raises:
-      CheckpointError: the optimiser is none of one Adamax over these parameters, grouped as the original does.
-    """
-    extra = file.extra or {}
-    state = (
-        _read_adamax(extra["optimizer_state"], file.tensors, shapes, table) if extra.get("optimizer_state") else None
-    )
-    epoch = files.number(file, "epoch")
-    return Converted(
-        variables, state, None if epoch is None else int(epoch), counted_batches(file.tensors), sizes, report
-    )
-
-
-def save(
-    path: str | Path,
-    variables: Mapping[str, Any],
-    state: adam.AdamState | None = None,
-    epoch: int = 0,
-    batches: int = 0,
-    table: Table = KEYS,
-) -> None:
-    """Writes a checkpoint that the original reads: same keys, order, shapes, dtypes and outer layout.
-
-    Without `state` the file holds an Adamax that has not made a step. A `.safetensors` file holds the tensors alone.
-
-    Args:
-      path: the file to write; `.pth`, `.pt` or `.safetensors`.
-      variables: our `params` and `batch_stats`.
-      state: the optimiser's state.
-      epoch: number of the epoch after which this is written.
-      batches: how many batches the statistics have seen.
-      table: the rules of the model.
-    """
-    extra: dict[str, Any] | None = None
-    if Path(path).suffix != ".safetensors":
-        extra = {"optimizer_state": _write_adamax(state, to_torch({"params": variables["params"]}, table), table)}
-    tensors = to_original(variables, batches, table)
-    files.write(path, files.TorchFile(tensors, extra=extra and {"epoch": epoch} | extra, weights_entry="model_state"))
-
-
-def from_original(
-    tensors: Mapping[str, np.ndarray], shapes: Mapping[str, Any], table: Table = KEYS
-) -> tuple[dict[str, Any], Report]:
-    """Turns the original's tensors into our variables; `shapes` are those of `params` and `batch_stats`.
-
-    Raises:
-      CheckpointError: lists all faults; or the table of positions is not the original's.
-    """
-    variables, report = to_jax(tensors, table, shapes)
-    if POSITIONS in tensors:
-        given = tensors[POSITIONS]
-        if given.ndim != 3 or not np.allclose(given[0], sinusoids(*given.shape[1:]), atol=1e-5):
-            raise CheckpointError(f"{POSITIONS} {list(given.shape)} is not the usual table of sines and cosines.")
-    return variables, report
-
-
-def to_original(variables: Mapping[str, Any], batches: int, table: Table = KEYS) -> dict[str, np.ndarray]:
-    """Turns our variables into the original's tensors, with what it writes besides: counters and the table of positions."""
-    result: dict[str, np.ndarray] = {}
-    for key, value in with_counters(to_torch(variables, table), batches).items():
-        if key == "q_emb.layer_stack.0.slf_attn.w_qs.weight":
-            result[POSITIONS] = sinusoids(200, value.shape[1])[None]
-        result[key] = value
-    return result
-
-
-def _groups(keys: Sequence[str]) -> list[list[str]]:
+def groups(keys: Sequence[str]) -> list[list[str]]:
     """The parameters' keys as the original's optimiser groups and orders them: with self-attention, what is slower last."""
     slower = [key for key in keys if key.startswith(("w_emb.", "q_emb."))]
     if not any(key.startswith("q_emb.layer_stack.") for key in slower):
@@ -340,49 +211,50 @@ def _groups(keys: Sequence[str]) -> list[list[str]]:
     return [[key for key in keys if key not in slower], slower]
 
 
-def _read_adamax(
-    optimizer: Any, tensors: Mapping[str, np.ndarray], shapes: Mapping[str, Any], table: Table
-) -> adam.AdamState | None:
-    """Reads what `torch.optim.Adamax.state_dict()` wrote; it names the second moment otherwise than Adam."""
-    state = optimizer.get("state") if isinstance(optimizer, Mapping) else None
-    if isinstance(state, Mapping) and all(isinstance(entry, Mapping) for entry in state.values()):
-        renamed = {i: {_ADAM_NAMES.get(k, k): v for k, v in entry.items()} for i, entry in state.items()}
-        optimizer = {**optimizer, "state": renamed}
-    buffers = ("running_mean", "running_var", "num_batches_tracked", "pos_table")
-    groups = _groups([key for key in tensors if key.rpartition(".")[2] not in buffers])
-    target = {"params": shapes["params"]}
-    keys = [key for group in groups for key in group]
-    found = adam.from_torch(optimizer, keys, table, target, [len(group) for group in groups])
-    return found and dataclasses.replace(found, mu=found.mu["params"], nu=found.nu["params"])
-
-
-def _write_adamax(state: adam.AdamState | None, parameters: Mapping[str, np.ndarray], table: Table) -> dict[str, Any]:
-    """Writes what `torch.optim.Adamax.load_state_dict` takes; settings that `state` lacks are the published ones."""
-    first = dict(ADAMAX)
-    later: list[dict[str, Any]] = []
-    entries: dict[int, Any] = {}
-    groups = _groups(list(parameters))
-    if state is not None:
-        first, later = first | state.settings, state.later_settings
-        nested_state = dataclasses.replace(state, mu={"params": state.mu}, nu={"params": state.nu})
-        order = {key: str(parameters[key].dtype) for keys in groups for key in keys}
-        written = adam.to_torch_state(nested_state, table, order)["state"]
-        entries = {i: {_ADAMAX_NAMES.get(k, k): v for k, v in entry.items()} for i, entry in written.items()}
-    if len(groups) > 1 and not later:
-        later = [first | {"lr": first["lr"] * LR_SCALE[0][1]}]
-    numbers = iter(range(len(parameters)))
-    param_groups = [
-        settings | {"params": list(itertools.islice(numbers, len(keys)))}
-        for settings, keys in zip((first, *later), groups, strict=True)
-    ]
-    return {"state": entries, "param_groups": param_groups}
-
-
-ADAMAX: Mapping[str, Any] = {
-    **{name: value for name, value in adam.ADAM.items() if name not in ("amsgrad", "fused", "decoupled_weight_decay")},
-    "lr": 0.005,
+ENTRIES = {
+    "epoch": 0,
+    "optimizer_state": Optimizer({**ADAMAX, "lr": 0.005}, second="exp_inf", groups=groups, scale=LR_SCALE[0][1]),
 }
-"""The parameter group that PyTorch's Adamax writes at the published rate, without `params`."""
+"""What a file of any of the original's models holds besides its tensors."""
 
-_ADAM_NAMES = {"exp_inf": "exp_avg_sq"}
-_ADAMAX_NAMES = {ours: theirs for theirs, ours in _ADAM_NAMES.items()}
+UNKNOWN = {"vocab_size": 1, "num_answers": 1}
+
+
+def check_positions(tensors: Tensors) -> str:
+    """Says what is wrong with the table of positions, which nothing reads."""
+    if POSITIONS in tensors:
+        given = tensors[POSITIONS]
+        if given.ndim != 3 or not np.allclose(given[0], sinusoids(*given.shape[1:]), atol=1e-5):
+            return f"{POSITIONS} {list(given.shape)} is not the usual table of sines and cosines."
+    return ""
+
+
+def _inputs(tensors: Tensors, config: Config) -> Shapes:
+    return {"image": image(*image_size_of(tensors)), "question": TOKEN}
+
+
+ORIGINAL = Original(
+    layouts=lambda config: [Layout(KEYS, constants=CONSTANTS)],
+    infer=lambda file, given: infer_sizes(file.tensors),
+    inputs=_inputs,
+    start={"name": "cmsa", **UNKNOWN},
+    entry="model_state",
+    entries=ENTRIES,
+    check=check_positions,
+)
+
+
+def tells(checkpoint: Checkpoint) -> dict[str, Mapping[str, Any]]:
+    """What a file of any of the original's models says of a config."""
+    data = {
+        name: checkpoint.inputs[given].shape[1] for name, given in IMAGE_SIZES.items() if given in checkpoint.inputs
+    }
+    optim = {"lr_scale": LR_SCALE} if checkpoint.config.get("self_attention") else {}
+    return {"model": checkpoint.config, "data": data, "optim": optim}
+
+
+IMAGE_SIZES = {"image_size": "image", "autoencoder_size": "image_128"}
+"""Field of `config.data` -> the input that has this height and width."""
+
+RAD: dict[str, Any] = {"vocabulary": RadVocabulary, "answers": RadAnswerList, "tells": tells}
+SYSTEMS = {"cmsa": System(ORIGINAL, "configs/cmsa.py:vqa_rad", **RAD)}

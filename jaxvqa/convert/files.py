@@ -48,6 +48,7 @@ class TorchFile:
       path: the file.
       notes: what a user should know of how it was read: what was left out, taken off or chosen.
       scripted: whether it is a TorchScript archive.
+      config: the content of the `config.json` that belongs to it; empty without one.
     """
 
     tensors: dict[str, np.ndarray]
@@ -57,6 +58,7 @@ class TorchFile:
     path: Path | None = None
     notes: tuple[str, ...] = ()
     scripted: bool = False
+    config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 Source = str | Path | TorchFile

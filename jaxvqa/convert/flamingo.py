@@ -2,31 +2,33 @@
 
 A file of MLMI is PyTorch Lightning's: an outer dict of `state_dict`, `hyper_parameters` and more. Nothing in it tells the heads
 of the vision transformer, which is run with 8, nor in which year it was trained, which changes what it computes
-(`jaxvqa.models.flamingo.PUBLISHED`). Flamingo spec, section 16.
+(`jaxvqa.models.flamingo.PUBLISHED`). docs/originals/flamingo.md, section 16.
 
 With BERT, transformers wrote each tensor of embedding and layers two or three times; the names that come last in the file
 count, and all are written. Masks, zeros and counters that a file holds, and nothing reads, are kept for writing.
 """
 
-import dataclasses
-import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvqa.convert import files
-from jaxvqa.convert.layers import LAYER_NORM, LINEAR, LINEAR_NO_BIAS, Stacked
-from jaxvqa.convert.table import Report, Rule, Table, nested, to_jax, to_torch
+from jaxvqa.convert.files import TorchFile
+from jaxvqa.convert.layers import LAYER_NORM, LINEAR, LINEAR_NO_BIAS, Stacked, in_collections, under
+from jaxvqa.convert.layout import Constant, Layout
+from jaxvqa.convert.original import TOKEN, Checkpoint, Config, Original, Shapes, System, image
+from jaxvqa.convert.pretrained import is_padded
+from jaxvqa.convert.table import Rule, Table, Tensors, nested
 from jaxvqa.convert.towers.bert import BERT_BLOCK
 from jaxvqa.convert.towers.clip import CLIP_STACKED, OPENAI_VISION
 from jaxvqa.convert.towers.gpt2 import GPT2_ATTENTION, GPT2_FEED_FORWARD, GPT2_STACKED
 from jaxvqa.convert.towers.palm import GAIN, PALM_BLOCK
-from jaxvqa.errors import CheckpointError, nearest
-from jaxvqa.models import build
+from jaxvqa.data.data_set import DataSet
+from jaxvqa.data.tokenisers import Tokeniser
+from jaxvqa.errors import CheckpointError, DataError, nearest
+from jaxvqa.tasks import task_class
 
 PREFIX = "flamingo_palm."
 """Put before every key but the classifier's by MLMI, whatever the language model."""
@@ -99,7 +101,7 @@ def table(language: str, *, tied: bool) -> Table:
     """The rules of a language model's variant; `tied`: the output's table is the embedding's."""
     output = "language/embed/embedding" if tied else "language/readout/table"
     rules = [
-        *(Rule(r.key, f"language/{r.path}", r.change) for r in EMBEDDINGS[language]),
+        *under("language", EMBEDDINGS[language]),
         *nested("img_encoder", "vision", OPENAI_VISION),
         *nested("perceiver_resampler", "resampler", RESAMPLER),
         *nested("img_encoder_outdim_layer", "projection", LINEAR),
@@ -110,7 +112,65 @@ def table(language: str, *, tied: bool) -> Table:
         *nested("classifier.0", "class_norm", GAIN),
         *nested("classifier.2", "class_output", LINEAR),
     ]
-    return Table(tuple(rules), EXCUSED)
+    return Table(in_collections(rules), EXCUSED)
+
+
+def _mask(tensors: Tensors, key: str) -> np.ndarray:
+    return np.tril(np.ones((1024, 1024), np.float32))[None, None]
+
+
+def _counter(tensors: Tensors, key: str) -> np.ndarray:
+    return np.arange(len(tensors["bert_embedding.position_embeddings.weight"]))[None]
+
+
+def _words(tensors: Tensors, key: str) -> np.ndarray:
+    """The table of BERT's own output, which has no rows for the three special tokens."""
+    return tensors["bert_embedding.word_embeddings.weight"][:-3]
+
+
+def _no_words(tensors: Tensors, key: str) -> np.ndarray:
+    return np.zeros(len(_words(tensors, key)), np.float32)
+
+
+_BERT_WORDS = r"(bert_embedding)\.word_embeddings\.weight"
+CONSTANTS = (
+    Constant(r"(layers\.\d+\.0\.fn\.attn)\.c_attn\.weight", r"\1.bias", _mask),
+    Constant(r"(bert_decoder\.bert\.embeddings)\.word_embeddings\.weight", r"\1.position_ids", _counter),
+    Constant(_BERT_WORDS, "bert_decoder.lm_head.bias", _no_words),
+    Constant(_BERT_WORDS, "bert_decoder.lm_head.decoder.weight", _words),
+    Constant(_BERT_WORDS, "bert_decoder.lm_head.decoder.bias", _no_words),
+    Constant(_BERT_WORDS, r"\1.position_ids", _counter),
+    Constant(r"(.*)\.gamma", r"\1.beta", lambda tensors, key: np.zeros_like(tensors[key]), after=True),
+)
+"""What the original writes besides, whatever its sizes."""
+
+
+def _sized_constants(config: Config) -> tuple[Constant, ...]:
+    """Those that follow from sizes which no tensor has."""
+    sizes, own = config.get("language_sizes", {}), []
+    if config["language"] == "gpt2" and sizes.get("positions") == 0:
+        unread = np.zeros((256, sizes["width"]), np.float32)
+        own.append(Constant(r"token_emb\.weight", "wpe.weight", lambda tensors, key: unread, after=True))
+    if "head_width" in sizes:
+        steps = np.arange(0, sizes["head_width"], 2) / sizes["head_width"]
+        waves = (10000.0**-steps).astype(np.float32)
+        norm = r"(layers\.\d+\.0\.fn)\.norm\.gamma"
+        own.append(Constant(norm, r"\1.rotary_emb.inv_freq", lambda tensors, key: waves, after=True))
+    return tuple(own)
+
+
+def layout(config: Config) -> Layout:
+    """How a model of this config is written."""
+    language = config.get("language", "gpt2")
+    tied = config.get("language_sizes", {}).get("tied", True) and language != "bert"
+    before = "" if language == "palm" else PREFIX
+    return Layout(
+        table(language, tied=tied),
+        stacked=STACKED,
+        renamed=((rf"^{PREFIX}", ""), ("media_pos_emb", "time_pos_emb")),
+        spelled=lambda key: key if key.startswith("classifier.") else before + key,
+        constants=(*CONSTANTS, *_sized_constants({"language": language} | dict(config))),
+    )
 
 
 OPTIONS = {
@@ -192,159 +252,8 @@ def model_config(options: Mapping[str, Any], *, year: str = "2023") -> dict[str,
 FROM_ASSETS = ("vocab_size", "image_token", "num_answers")
 """Fields of the model that follow from tokeniser and classes, which no checkpoint holds."""
 
-SIZES = ("compat", "language_sizes", "vision_sizes", *dict.fromkeys(OPTIONS.values()), "head", "head_dropout")
-"""Fields of a config's model that yield to those of a file with `hyper_parameters`."""
 
-
-def options_of(path: files.Source) -> dict[str, Any] | None:
-    """The flat `hyper_parameters` of a Lightning file of 2022, those that JSON can hold; None in another file."""
-    options = (files.read(path).extra or {}).get("hyper_parameters")
-    if not isinstance(options, Mapping) or not {"dim", "depth"} <= options.keys():
-        return None
-    return {key: value for key, value in options.items() if _is_plain(value)}
-
-
-def _is_plain(value: Any) -> bool:
-    """Whether it is a number, a text, or a table of such by names."""
-    if isinstance(value, Mapping):
-        return all(isinstance(key, str) and _is_plain(inner) for key, inner in value.items())
-    return isinstance(value, str | int | float | bool | None)
-
-
-@dataclasses.dataclass
-class Converted:
-    """A checkpoint of the original in our terms.
-
-    Attributes:
-      params: the parameters, a nested dict of float32 arrays.
-      config: the `model` part of a config.
-      unused: the tensors that nothing reads, by their key, for `save`.
-      extra: the other entries of a Lightning file; None without.
-      report: what was used.
-    """
-
-    params: dict[str, Any]
-    config: dict[str, Any]
-    unused: dict[str, np.ndarray]
-    extra: dict[str, Any] | None
-    report: Report
-
-
-def load(path: files.Source, config: Mapping[str, Any] | None = None) -> Converted:
-    """Reads a checkpoint of the original.
-
-    Args:
-      path: a Lightning file, a `torch.save` file with the tensors alone, or `.safetensors`.
-      config: the `model` part of a config, as `model_config` makes it; by default from the file's `hyper_parameters`. Rows of
-        the vocabulary, positions, and whether there is a class head and of how many classes, the file decides.
-
-    Raises:
-      CheckpointError: the file cannot be read, or does not fit; lists all faults.
-    """
-    file = files.read(path)
-    if config is None:
-        options = options_of(file)
-        if options is None:
-            raise CheckpointError(
-                f"{file.path} has no flat hyper_parameters with dim and depth, as files of 2022 have: give the model's config."
-            )
-        config = model_config(options, year="2022")
-    tensors = {key.removeprefix(PREFIX).replace("media_pos_emb", "time_pos_emb"): v for key, v in file.tensors.items()}
-    config = dict(config) | infer_sizes(tensors, config)
-    shapes = target(config, tensors)
-    split = tensors
-    for stacked in STACKED:
-        split = stacked.split(split)
-    params, report = to_jax(split, _table(config), shapes)
-    unused = {key: tensors[key] for key in report.excused}
-    return Converted(params, config, unused, file.extra, report)
-
-
-def save(
-    path: str | Path,
-    params: Mapping[str, Any],
-    config: Mapping[str, Any],
-    *,
-    unused: Mapping[str, np.ndarray] | None = None,
-    extra: Mapping[str, Any] | None = None,
-) -> None:
-    """Writes a checkpoint that the original reads: same keys, order and shapes.
-
-    Args:
-      path: the file to write; `.pt`, `.pth` or `.safetensors`.
-      params: our parameters.
-      config: the `model` part of their config.
-      unused: the tensors that nothing reads, as `load` gave them; by default those that the original begins with.
-      extra: the other entries of a Lightning file; the tensors alone without.
-    """
-    tensors = to_original(params, config, unused)
-    files.write(path, files.TorchFile(tensors, extra=None if extra is None else dict(extra)))
-
-
-def to_original(
-    params: Mapping[str, Any], config: Mapping[str, Any], unused: Mapping[str, np.ndarray] | None = None
-) -> dict[str, np.ndarray]:
-    """Turns our parameters into the original's tensors, with those that nothing reads."""
-    tensors = to_torch(params, _table(config))
-    for stacked in STACKED:
-        tensors = stacked.join(tensors)
-    given = dict(unused or {})
-    if unused is None and config["language"] == "gpt2" and config["language_sizes"].get("positions") == 0:
-        given["wpe.weight"] = np.zeros((256, config["language_sizes"]["width"]), np.float32)
-    result: dict[str, np.ndarray] = {}
-    for key, value in tensors.items():
-        for before, others in _CONSTANTS_BEFORE.items():
-            if match := re.fullmatch(before, key):
-                result |= {match.expand(name): make(tensors, config) for name, make in others.items()}
-        result[key] = value
-        if key == "token_emb.weight" and "wpe.weight" in given:
-            result["wpe.weight"] = given["wpe.weight"]
-        if key.endswith(".gamma"):
-            result[key.removesuffix("gamma") + "beta"] = np.zeros_like(value)
-        if re.fullmatch(r"layers\.\d+\.0\.fn\.norm\.gamma", key):
-            result[key.removesuffix("norm.gamma") + "rotary_emb.inv_freq"] = _frequencies(config)
-    result |= {key: value for key, value in given.items() if key in result}
-    prefix = "" if config["language"] == "palm" else PREFIX
-    return {(key if key.startswith("classifier.") else prefix + key): value for key, value in result.items()}
-
-
-def _mask(tensors: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> np.ndarray:
-    return np.tril(np.ones((1024, 1024), np.float32))[None, None]
-
-
-def _counter(tensors: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> np.ndarray:
-    return np.arange(len(tensors["bert_embedding.position_embeddings.weight"]))[None]
-
-
-def _guesser(shape: str) -> Any:
-    """A part of BERT's own output, which has no rows for the three marks."""
-
-    def make(tensors: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> np.ndarray:
-        words = tensors["bert_embedding.word_embeddings.weight"][:-3]
-        return words if shape == "table" else np.zeros(len(words), np.float32)
-
-    return make
-
-
-_CONSTANTS_BEFORE: Mapping[str, Mapping[str, Any]] = {
-    r"(layers\.\d+\.0\.fn\.attn)\.c_attn\.weight": {r"\1.bias": _mask},
-    r"(bert_decoder\.bert\.embeddings)\.word_embeddings\.weight": {r"\1.position_ids": _counter},
-    r"(bert_embedding)\.word_embeddings\.weight": {
-        "bert_decoder.lm_head.bias": _guesser("bias"),
-        "bert_decoder.lm_head.decoder.weight": _guesser("table"),
-        "bert_decoder.lm_head.decoder.bias": _guesser("bias"),
-        r"\1.position_ids": _counter,
-    },
-}
-"""Pattern of a key -> what the original writes in front of it."""
-
-
-def _frequencies(config: Mapping[str, Any]) -> np.ndarray:
-    width = config["language_sizes"]["head_width"]
-    return (10000.0 ** (-np.arange(0, width, 2) / width)).astype(np.float32)
-
-
-def infer_sizes(tensors: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> dict[str, Any]:
+def infer_sizes(tensors: Tensors, config: Mapping[str, Any]) -> dict[str, Any]:
     """What a file decides: rows of the vocabulary, positions, class head. A size whose tensor is missing is left out."""
     sizes = dict(config.get("language_sizes", {}))
     found: dict[str, Any] = {"language_sizes": sizes}
@@ -364,20 +273,104 @@ def infer_sizes(tensors: Mapping[str, np.ndarray], config: Mapping[str, Any]) ->
     return found
 
 
-def target(config: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """The shapes and dtypes of the parameters of a model of this config, with the file's patches, or without vision."""
-    if "img_encoder.positional_embedding" in tensors:
-        patch = config.get("vision_sizes", {}).get("patch", 32)
-        side = patch * max(round((len(tensors["img_encoder.positional_embedding"]) - 1) ** 0.5), 1)
-        inputs = {"image": jnp.zeros((1, side, side, 3))}
-    else:
-        inputs = {"media": jnp.zeros((1, 1, 1, config["language_sizes"]["width"]))}
-    inputs |= {"text": jnp.zeros((1, 1), jnp.int32), "question_end": jnp.zeros((1,), jnp.int32)}
-    init: Any = build(config).init
-    return jax.eval_shape(lambda key: init(key, **inputs), jax.random.key(0))["params"]
+def options_of(file: TorchFile) -> Mapping[str, Any] | None:
+    """The flat `hyper_parameters` of a Lightning file of 2022; None in another file."""
+    options = (file.extra or {}).get("hyper_parameters")
+    return options if isinstance(options, Mapping) and {"dim", "depth"} <= options.keys() else None
 
 
-def _table(config: Mapping[str, Any]) -> Table:
-    language = config["language"]
-    tied = config.get("language_sizes", {}).get("tied", True) and language != "bert"
-    return table(language, tied=tied)
+def _infer(file: TorchFile, given: Config) -> dict[str, Any]:
+    """What `hyper_parameters` say; and rows of the vocabulary, positions, and the class head, which the tensors decide."""
+    options = options_of(file)
+    if not options and "language" not in given:
+        raise CheckpointError(
+            f"{file.path} has no flat hyper_parameters with dim and depth, as files of 2022 have: give the model's config."
+        )
+    said = model_config(options, year="2022") if options else {}
+    return said | infer_sizes(layout({**given, **said}).current(file.tensors), {**given, **said})
+
+
+def _inputs(tensors: Tensors, config: Config) -> Shapes:
+    """The file's patches, or without an image encoder their vectors."""
+    inputs: Shapes = {"text": TOKEN, "question_end": jax.ShapeDtypeStruct((1,), jnp.int32)}
+    if "img_encoder.positional_embedding" not in tensors:
+        return inputs | {"media": jax.ShapeDtypeStruct((1, 1, 1, config["language_sizes"]["width"]), jnp.float32)}
+    patch = config.get("vision_sizes", {}).get("patch", 32)
+    side = patch * max(round((len(tensors["img_encoder.positional_embedding"]) - 1) ** 0.5), 1)
+    return inputs | {"image": image(side, side)}
+
+
+ORIGINAL = Original(
+    layouts=lambda config: [layout(config)],
+    infer=_infer,
+    inputs=_inputs,
+    decides=True,
+    entries={"epoch": None, "global_step": None, "hyper_parameters": None},
+    variants=tuple(
+        ("", {"language": language, "language_sizes": {"tied": tied}}) for language in BLOCKS for tied in (True, False)
+    ),
+)
+
+
+def _assets(arguments: Any, config: Any, checkpoint: Checkpoint) -> dict[str, Any]:
+    """Tokeniser and classes, checked against the checkpoint's vocabulary and class head."""
+    sizes = dict(checkpoint.config)
+    with config.unlocked():
+        config.data.tokeniser = arguments.tokeniser or config.data.tokeniser
+        config.data.answers.file = str(arguments.answers or config.data.answers.file)
+        if not sizes["num_answers"]:  # nothing to evaluate of a class head that is not there
+            for name in [name for name, row in config.evals.items() if row.predict.startswith("classes")]:
+                del config.evals[name]
+    try:
+        made = task_class(config.task).make_assets(config, DataSet(config.data))
+    except DataError as error:
+        raise DataError(
+            f"{error}\nOr give what the checkpoint does not hold as files: --tokeniser (a folder), and --answers (the classes)."
+        ) from error
+    # The vocabulary of MIMIC-CXR's checkpoint ends before the mark of a question's end.
+    tokeniser = Tokeniser(made["tokeniser"]).cut(sizes["vocab_size"])
+    if is_padded(sizes["vocab_size"], len(tokeniser)):
+        print(f"{arguments.source}: {sizes['vocab_size']} rows of words, of which the first {len(tokeniser)} are taken")
+        language = checkpoint.variables["params"]["language"]
+        for place, name in (("embed", "embedding"), ("readout", "table")):
+            if name in language.get(place, {}):
+                language[place][name] = language[place][name][: len(tokeniser)]
+        sizes = {**sizes, "vocab_size": len(tokeniser)}
+    faults = [
+        f"the checkpoint has {theirs} {what}, {given} gives {ours}"
+        for what, theirs, ours, given in (
+            ("words", sizes["vocab_size"], len(tokeniser), config.data.tokeniser or "training one on the data"),
+            ("as the number of <image>", sizes["image_token"], tokeniser.image, config.data.tokeniser or "that"),
+            ("classes", sizes["num_answers"], len(made["answers"]), config.data.answers.file or config.data.examples),
+        )
+        if theirs != ours
+    ]
+    if faults:
+        raise CheckpointError(
+            "Words and classes are numbered by their place in lists, and these are not the checkpoint's lists: "
+            + "; ".join(faults)
+        )
+    return made | {"tokeniser": tokeniser.asset}
+
+
+def _tells(checkpoint: Checkpoint) -> dict[str, Mapping[str, Any]]:
+    # Which vocabulary and classes a model has follows from the assets.
+    own = {name: value for name, value in checkpoint.config.items() if name not in FROM_ASSETS}
+    return {"model": own, "data": {"classify": checkpoint.config["num_answers"] > 0}}
+
+
+def _of_run(contents: Any, noted: Mapping[str, Any]) -> dict[str, Any]:
+    return {"global_step": contents.meta["data"]["step"]} if noted.get("hyper_parameters") else {}
+
+
+SYSTEMS = {
+    "flamingo": System(
+        ORIGINAL,
+        "configs/flamingo.py:vqa_rad,mlmi",
+        counts={},
+        options=("tokeniser",),
+        assets=_assets,
+        tells=_tells,
+        of_run=_of_run,
+    )
+}

@@ -2,7 +2,7 @@
 
 The models' files are laid out as CMSA's (`jaxvqa/convert/cmsa.py`), most of whose rules they share. MEVF
 (github.com/aioz-ai/MICCAI19-MedVQA) published what its image branches start from: `pretrained_maml.weights` and
-`pretrained_ae.pth`. CMSA spec, sections 5 and 11.
+`pretrained_ae.pth`. docs/originals/cmsa.md, sections 5 and 11.
 """
 
 import math
@@ -10,12 +10,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
-from jaxvqa.convert import adam, cmsa, files, numpy_pickle
-from jaxvqa.convert.cmsa import CLASSIFIER, EMBED_WIDTHS, EMBEDDING, ORGAN, POSITIONS, QUESTION, Converted
+from jaxvqa.convert import numpy_pickle
+from jaxvqa.convert.cmsa import (
+    CLASSIFIER,
+    CONSTANTS,
+    EMBEDDING,
+    ENTRIES,
+    ORGAN,
+    POSITIONS,
+    QUESTION,
+    QUESTION_OPTIONS,
+    RAD,
+    UNKNOWN,
+    check_positions,
+    image_size_of,
+    is_model,
+    tells,
+)
+from jaxvqa.convert.cmsa import infer_sizes as infer_cmsa
+from jaxvqa.convert.files import TorchFile
 from jaxvqa.convert.layers import (
     BATCH_NORM,
     CONV,
@@ -25,11 +38,25 @@ from jaxvqa.convert.layers import (
     LINEAR_NO_BIAS,
     WEIGHT_NORM_LINEAR,
     in_collections,
+    under,
 )
-from jaxvqa.convert.table import Report, Rule, Table, nested, to_jax
+from jaxvqa.convert.layout import Layout
+from jaxvqa.convert.original import (
+    TOKEN,
+    Checkpoint,
+    Config,
+    Original,
+    Shapes,
+    System,
+    Translation,
+    fields_of,
+    image,
+    sizes_of,
+)
+from jaxvqa.convert.table import Rule, Table, Tensors, nested
 from jaxvqa.convert.towers.resnet import RESNET
-from jaxvqa.errors import CheckpointError, nearest
-from jaxvqa.models import build
+from jaxvqa.errors import CheckpointError
+from jaxvqa.models import MODELS, build
 from jaxvqa.models.mevf import AutoEncoder, MAMLBranch
 
 MAML = [*nested("conv{i}", "conv_{i}", CONV), *nested("conv{i}_bn", "norm_{i}", BATCH_NORM)]
@@ -91,9 +118,9 @@ def _table(fusion: list[Rule]) -> Table:
     rules = [
         *nested("w_emb", "embed", EMBEDDING),
         *nested("q_emb", "question", QUESTION),
-        *(Rule(r.key, f"fusion/{r.path}", r.change) for r in fusion),
+        *under("fusion", fusion),
         *nested("classifier", "classifier", CLASSIFIER),
-        *(Rule(r.key, f"image/{r.path}", r.change) for r in IMAGE),
+        *under("image", IMAGE),
     ]
     return Table(rules=in_collections(rules), excused=(COUNTER, POSITIONS.replace(".", r"\.")))
 
@@ -101,98 +128,55 @@ def _table(fusion: list[Rule]) -> Table:
 KEYS = {"ban": _table(BILINEAR), "san": _table(STACKED)}
 """Model -> its table."""
 
-OPTIONS = {
-    "n_words": "vocab_size",
-    "n_answers": "num_answers",
-    "emb_dim": "embed_width",
-    "num_hid": "width",
-    "self_att": "self_attention",
-    "dm_feat_dim": "image_width",
+BRANCHES = {
+    ("maml", "autoencoder"): "mevf",
+    ("maml",): "maml",
+    ("autoencoder",): "autoencoder",
+    ("distmodal",): "distmodal",
+    ("multitask",): "resnet50",
 }
-"""The original's option -> field of the models that takes its value."""
+"""Those of the original's switches that are on -> the field `image_branches`."""
 
-FUSION_OPTIONS = {"ban": {"gamma": "glimpses"}, "san": {"num_stacks": "stacks"}}
+OPTIONS: Translation = {
+    **QUESTION_OPTIONS,
+    "n_answers": "num_answers",
+    "dm_feat_dim": "image_width",
+    "model": is_model("BAN", "SAN"),
+    "feat_dim": lambda value: {"maml_width": value, "code_width": value},
+    **dict.fromkeys(("maml", "autoencoder", "distmodal", "multitask", "v_dim", "eps_cnn", "use_counter")),
+    **dict.fromkeys(("gamma", "num_stacks")),  # of one fusion each
+}
+"""The original's option -> field of the models, or what makes fields of it."""
+
+FUSION_OPTIONS: Mapping[str, Translation] = {"ban": {"gamma": "glimpses"}, "san": {"num_stacks": "stacks"}}
 """Model -> the same, of its fusion; the original has all options for both."""
-
-OTHER_OPTIONS = ("model", "op", "rnn", "emb_init", "feat_dim", "maml", "autoencoder", "distmodal", "multitask", "v_dim")
-"""Options of the original that take some translation."""
-
-INPUT_OPTIONS = ("question_len", "image_size", "eps_cnn", "use_counter", "gamma", "num_stacks")
-"""Options of the original that say what goes into the model, that never change, or that only the other model uses."""
-
-SIZES = (
-    "vocab_size",
-    "num_answers",
-    "image_branches",
-    "embed_width",
-    "tables",
-    "width",
-    "rnn",
-    "self_attention",
-    "maml_width",
-    "autoencoder_width",
-    "code_width",
-    "depth",
-    "branch_width",
-    "image_width",
-    "pool",
-    "organ_width",
-    "organ_hidden",
-    "glimpses",
-    "attention_rank",
-    "stacks",
-)
-"""Fields of the models that a checkpoint tells; see `infer_sizes`."""
 
 
 def model_config(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Translates the original's options into the `model` part of a config.
-
-    Raises:
-      CheckpointError: lists each option that is not known, and combinations that the original cannot build.
-    """
+    """Translates the original's options into the `model` part of a config; see `fields_of`."""
     name = str(options.get("model", "BAN")).lower()
-    known = (*OPTIONS, *OTHER_OPTIONS, *INPUT_OPTIONS)
-    faults = [f"unknown option {option}.{nearest(option, known)}" for option in options if option not in known]
-    if name not in KEYS:
-        faults.append(f"model is {options['model']}, neither BAN nor SAN.")
     chosen = tuple(option for option in ("maml", "autoencoder", "distmodal", "multitask") if options.get(option))
-    branches = {
-        ("maml", "autoencoder"): "mevf",
-        ("maml",): "maml",
-        ("autoencoder",): "autoencoder",
-        ("distmodal",): "distmodal",
-        ("multitask",): "resnet50",
-    }
-    if chosen not in branches:
+    faults = []
+    if chosen not in BRANCHES:
         faults.append(f"no image branches are chosen by {' and '.join(chosen) or 'none of the options'}.")
-    if faults:
-        raise CheckpointError("The options are none of BAN and SAN: " + " ".join(faults))
-    config: dict[str, Any] = {"name": name, "image_branches": branches[chosen]}
-    if options.get("emb_init") in EMBED_WIDTHS:
-        config["embed_width"] = EMBED_WIDTHS[options["emb_init"]]
-    fields = OPTIONS | FUSION_OPTIONS[name]
-    config |= {fields[option]: value for option, value in options.items() if option in fields}
-    if "op" in options:
-        config["tables"] = 2 if "c" in options["op"] else 1
-    if "rnn" in options:
-        config["rnn"] = options["rnn"].lower()
-    if "feat_dim" in options:
-        config |= {"maml_width": options["feat_dim"], "code_width": options["feat_dim"]}
-    if chosen == ("multitask",) and "v_dim" in options:
-        config["image_width"] = options["v_dim"]
-    return config
+    known = {
+        **OPTIONS,
+        **FUSION_OPTIONS.get(name, {}),
+        **({"v_dim": "image_width"} if chosen == ("multitask",) else {}),
+    }
+    return {"name": name} | fields_of("BAN and SAN", options, known, faults) | {"image_branches": BRANCHES[chosen]}
 
 
-def infer_sizes(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def infer_sizes(tensors: Tensors) -> dict[str, Any]:
     """Reads the model's `name`, sizes and options from the tensors' names and shapes.
 
     Nothing tells the rates of dropout. A size whose tensor is missing is left out.
     """
     shapes = {key: tensor.shape for key, tensor in tensors.items()}
     name = "san" if "v_att.fc11.weight" in shapes else "ban"
-    of_cmsa = cmsa.infer_sizes(tensors)
-    sizes: dict[str, Any] = {"name": name} | {field: value for field, value in of_cmsa.items() if field in SIZES}
+    sizes: dict[str, Any] = {"name": name}
+    known = MODELS[name].__dataclass_fields__
+    sizes |= {field: value for field, value in infer_cmsa(tensors).items() if field in known}
     where = {  # field -> (key, axis)
         "maml_width": ("maml_v_emb.conv1.weight", 0),
         "autoencoder_width": ("ae_v_emb.conv1.weight", 0),
@@ -206,7 +190,7 @@ def infer_sizes(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
     else:
         layers = [key for key in shapes if key.startswith("v_att.layers.") and key.endswith(".weight")]
         sizes["stacks"] = 1 + math.ceil(len(layers) / 3)
-    sizes |= {field: shapes[key][axis] for field, (key, axis) in where.items() if len(shapes.get(key, ())) > axis}
+    sizes |= sizes_of(tensors, where)
     if "attention_rank" in sizes:
         sizes["attention_rank"] //= max(sizes.get("width", 1), 1)
     maml, autoencoder = ("maml_v_emb.conv1.weight" in shapes, "ae_v_emb.conv1.weight" in shapes)
@@ -217,77 +201,44 @@ def infer_sizes(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
     return sizes
 
 
-def target(config: Mapping[str, Any], image_128: tuple[int, int], image: tuple[int, int]) -> dict[str, Any]:
-    """The shapes and dtypes of the variables of a model of this config, for images of these heights and widths."""
-    model = build(config)
-    batch: dict[str, Any] = {
-        "image_84": jnp.zeros((1, 16, 16, 1)),  # of any size
-        "image_128": jnp.zeros((1, *image_128, 1)),
-        "image": jnp.zeros((1, *image, 3)),
-        "question": jnp.zeros((1, 1), jnp.int32),
-    }
-    batch = {name: value for name, value in batch.items() if name in model.inputs}
-    return jax.eval_shape(lambda key: model.init(key, **batch), jax.random.key(0))
-
-
-def image_sizes(tensors: Mapping[str, np.ndarray]) -> dict[str, tuple[int, int]]:
-    """The square images that fit the auto-encoder's vector (`image_128`) and the organ classifier (`image`)."""
-    side, organ_width = 0, 64
-    if "convert.weight" in tensors and "ae_v_emb.conv3.weight" in tensors:
-        side = math.isqrt(tensors["convert.weight"].shape[-1] // max(len(tensors["ae_v_emb.conv3.weight"]), 1))
-    if "modal_classifier.conv.0.weight" in tensors:
-        organ_width = len(tensors["modal_classifier.conv.0.weight"])
-    return {"image_128": (4 * max(side, 1),) * 2, "image": cmsa.image_size_of(tensors, organ_width)}
-
-
-def load(
-    path: files.Source, config: Mapping[str, Any], images: Mapping[str, tuple[int, int]] | None = None
-) -> Converted:
-    """Reads a checkpoint of the original.
-
-    Args:
-      path: a `.pth` file in the original's layout or with the tensors alone, or `.safetensors`.
-      config: the `model` part of a config. Sizes that it leaves out are read from the file, and so is its `name`; those
-        that it has must agree with it.
-      images: `image_128` and `image` -> height and width, where they are not square.
-
-    Returns:
-      What the file holds; `sizes` has the fields `SIZES` that it tells, and the images' sizes.
-
-    Raises:
-      CheckpointError: the file cannot be read, or does not fit; lists all faults.
-    """
-    file = files.read(path, "model_state")
-    # 1 stands for a size that neither tells: its tensor is missing, and shall be reported with all the other faults.
-    found = {"vocab_size": 1, "num_answers": 1} | infer_sizes(file.tensors)
-    whole = found | dict(config.items())
-    if whole["name"] not in KEYS:
-        raise CheckpointError(f"model.name is {whole['name']!r}, neither 'ban' nor 'san'.")
-    if whole.get("image_branches") == "resnet50":
+def _infer(file: TorchFile, given: Config) -> dict[str, Any]:
+    found = infer_sizes(file.tensors)
+    if given.get("name", "ban") not in KEYS:
+        raise CheckpointError(f"model.name is {given['name']!r}, neither 'ban' nor 'san'.")
+    if given.get("image_branches") == "resnet50":
         raise CheckpointError("Checkpoints with one ResNet-50 (the original's --multitask) cannot be converted.")
-    if whole["name"] != found["name"]:  # its fusion's fields are none of the config's model
-        whole = {field: value for field, value in whole.items() if field in config or field not in _FUSION_SIZES}
-    images = image_sizes(file.tensors) | dict(images or {})
-    table, shapes = KEYS[whole["name"]], target(whole, **images)
-    variables, report = cmsa.from_original(file.tensors, shapes, table)
-    sizes = {field: value for field, value in whole.items() if field in SIZES} | images
-    return cmsa.converted(file, variables, shapes, sizes, report, table)
+    # Of the other model's fusion nothing is told.
+    known = MODELS[given.get("name", found["name"])].__dataclass_fields__
+    return {field: value for field, value in found.items() if field in known}
 
 
-_FUSION_SIZES = ("glimpses", "attention_rank", "stacks")
+def _inputs(tensors: Tensors, config: Config) -> Shapes:
+    """Square images that fit the auto-encoder's vector (`image_128`) and the organ classifier (`image`)."""
+    found = sizes_of(tensors, {"code": ("convert.weight", -1), "channels": ("ae_v_emb.conv3.weight", 0)})
+    side = 4 * max(math.isqrt(found.get("code", 0) // max(found.get("channels", 1), 1)), 1)
+    every = {
+        "image_84": image(16, 16, 1),  # of any size
+        "image_128": image(side, side, 1),
+        "image": image(*image_size_of(tensors)),
+    }
+    return {name: every[name] for name in build(config).inputs if name in every} | {"question": TOKEN}
 
 
-def save(
-    path: str | Path,
-    variables: Mapping[str, Any],
-    name: str,
-    state: adam.AdamState | None = None,
-    epoch: int = 0,
-    batches: int = 0,
-) -> None:
-    """Writes a checkpoint that the original reads, as `cmsa.save` does; `name` is the model, `ban` or `san`."""
-    cmsa.save(path, variables, state, epoch, batches, KEYS[name])
+def _original(name: str) -> Original:
+    return Original(
+        layouts=lambda config: [Layout(KEYS[config.get("name", name)], constants=CONSTANTS)],
+        infer=_infer,
+        inputs=_inputs,
+        start=UNKNOWN,
+        entry="model_state",
+        entries=ENTRIES,
+        check=check_positions,
+        variants=(("", {"name": name}),),
+    )
 
+
+ORIGINAL = _original("ban")
+"""Of both models: a checkpoint's config names its own."""
 
 # --- what MEVF published for its two image branches ----------------------------------------------------------------------
 
@@ -296,25 +247,38 @@ MAML_FILE = Table(in_collections([Rule("conv{i}", "conv_{i}/kernel"), Rule("b{i}
 
 AUTOENCODER_FILE = Table(in_collections(AUTOENCODER))
 
+MAML_ORIGINAL = Original(
+    layouts=lambda config: [Layout(MAML_FILE)],
+    infer=lambda file, given: {"width": 1} | sizes_of(file.tensors, {"width": ("conv1", -1)}),
+    inputs=lambda tensors, config: {"image": image(16, 16, 1)},
+    module=lambda config: MAMLBranch(**config),
+    call={"train": False},
+    read=lambda source, entry, **options: (
+        source if isinstance(source, TorchFile) else TorchFile(numpy_pickle.read(source), path=Path(source))
+    ),
+    fresh=r"(params|batch_stats)/norm_.*",
+)
+"""`pretrained_maml.weights`, a pickle of NumPy arrays that holds no batch norms."""
 
-def load_maml(path: str | Path) -> tuple[dict[str, Any], Report]:
-    """Reads `pretrained_maml.weights`, a pickle of NumPy arrays, without unpickling it.
-
-    Returns:
-      The variables of `MAMLBranch`, whose batch norms are as they start, since the file has none of them; and a report.
-    """
-    tensors = numpy_pickle.read(path)
-    width = tensors["conv1"].shape[-1] if "conv1" in tensors and tensors["conv1"].ndim else 1
-    branch = MAMLBranch(width)
-    variables = jax.tree.map(np.asarray, branch.init(jax.random.key(0), jnp.zeros((1, 16, 16, 1)), train=False))
-    stored = {name: layer for name, layer in variables["params"].items() if name.startswith("conv_")}
-    loaded, report = to_jax(tensors, MAML_FILE, {"params": stored})
-    return variables | {"params": variables["params"] | loaded["params"]}, report
+AUTOENCODER_ORIGINAL = Original(
+    layouts=lambda config: [Layout(AUTOENCODER_FILE)],
+    infer=lambda file, given: {"width": 4} | sizes_of(file.tensors, {"width": ("conv1.weight", 0)}),
+    inputs=lambda tensors, config: {"image": image(4, 4, 1)},
+    module=lambda config: AutoEncoder(**config),
+)
+"""`pretrained_ae.pth`."""
 
 
-def load_autoencoder(path: files.Source) -> tuple[dict[str, Any], Report]:
-    """Reads `pretrained_ae.pth`: the variables of `AutoEncoder`, and a report."""
-    tensors = files.read(path).tensors
-    width = len(tensors["conv1.weight"]) if "conv1.weight" in tensors and tensors["conv1.weight"].ndim else 4
-    image = jnp.zeros((1, 4, 4, 1))
-    return to_jax(tensors, AUTOENCODER_FILE, jax.eval_shape(AutoEncoder(width).init, jax.random.key(0), image))
+def _tells(checkpoint: Checkpoint) -> dict[str, Mapping[str, Any]]:
+    model = dict(checkpoint.config)
+    if model.get("image_width") == 1024:
+        del model["image_width"]  # the model's own, which configs leave out
+    return tells(checkpoint) | {"model": model}
+
+
+_PART = "configs/cmsa.py:vqa_rad,ban"
+SYSTEMS = {
+    **{name: System(_original(name), f"configs/cmsa.py:vqa_rad,{name}", **{**RAD, "tells": _tells}) for name in KEYS},
+    "maml": System(MAML_ORIGINAL, _PART, part="image/maml"),
+    "autoencoder": System(AUTOENCODER_ORIGINAL, _PART, part="image/autoencoder"),
+}

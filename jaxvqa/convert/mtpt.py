@@ -2,20 +2,17 @@
 
 Of an epoch the original writes `backbone_epoch-99.pth`, `a_decoder_epoch-99.pth` (b for brain, c for chest) and
 `cmsa_epoch-99.pth`, the compatibility network. Each holds one network's tensors alone; CMSA itself starts from the backbone's.
-CMSA spec, sections 10 and 11.
+docs/originals/cmsa.md, sections 10 and 11.
 """
 
-import dataclasses
+import functools
+import operator
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
 from jaxvqa.convert import cmsa, files
-from jaxvqa.convert.cmsa import CLASSIFIER, EMBED_WIDTHS, EMBEDDING, NON_LOCAL, POSITIONS, QUESTION
+from jaxvqa.convert.cmsa import CLASSIFIER, CONSTANTS, EMBEDDING, NON_LOCAL, POSITIONS, QUESTION, QUESTION_OPTIONS
 from jaxvqa.convert.layers import (
     BATCH_NORM,
     CONV,
@@ -24,11 +21,24 @@ from jaxvqa.convert.layers import (
     LINEAR,
     counted_batches,
     in_collections,
+    under,
 )
-from jaxvqa.convert.table import Report, Rule, Table, nested, to_jax
+from jaxvqa.convert.layout import Layout
+from jaxvqa.convert.original import (
+    TOKEN,
+    Checkpoint,
+    Config,
+    Original,
+    System,
+    Translation,
+    fields_of,
+    image,
+)
+from jaxvqa.convert.table import Report, Rule, Table, Tensors, nested
 from jaxvqa.convert.towers.resnet import RESNET
-from jaxvqa.errors import CheckpointError, nearest
-from jaxvqa.models import build
+from jaxvqa.data.rad_text import RadVocabulary
+from jaxvqa.errors import CheckpointError
+from jaxvqa.models.mtpt import MTPT
 from jaxvqa.models.towers.resnet import ResNet
 
 UP_BLOCK = [
@@ -62,7 +72,7 @@ COMPATIBILITY = [
 
 
 def _table(part: str, rules: list[Rule], *excused: str) -> Table:
-    return Table(in_collections(Rule(r.key, f"{part}/{r.path}", r.change) for r in rules), (COUNTER, *excused))
+    return Table(in_collections(under(part, rules)), (COUNTER, *excused))
 
 
 KEYS = {
@@ -72,66 +82,31 @@ KEYS = {
 }
 """Network, which is also the first part of our paths -> the table of its file."""
 
-OPTIONS = {
-    "n_words": "vocab_size",
+
+def _depth(backbone: str) -> dict[str, Any]:
+    depth = backbone.lower().removeprefix("resnet")
+    if not depth.isdecimal():
+        raise ValueError(f"backbone is {backbone}, no resnet34 or the like.")
+    return {"depth": int(depth)}
+
+
+OPTIONS: Translation = {
+    **QUESTION_OPTIONS,
     "n_classes": "classes",
     "task": "task",
-    "emb_dim": "embed_width",
-    "num_hid": "width",
-    "self_att": "self_attention",
     "use_spatial": "spatial",
+    "backbone": _depth,
+    "v_dim": None,
 }
-"""The original's option -> field of the model that takes its value."""
-
-OTHER_OPTIONS = ("op", "rnn", "emb_init", "backbone")
-"""Options of the original that take some translation."""
-
-INPUT_OPTIONS = ("question_len", "image_size", "v_dim")
-"""Options of the original that say what goes into the model, or that follow from others."""
-
-SIZES = (
-    "vocab_size",
-    "classes",
-    "task",
-    "embed_width",
-    "tables",
-    "width",
-    "rnn",
-    "self_attention",
-    "depth",
-    "branch_width",
-    "spatial",
-)
-"""Fields of the model that the files tell; see `infer_sizes`."""
+"""The original's option -> field of the model, or what makes fields of it."""
 
 
 def model_config(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Translates the original's options into the `model` part of a config.
-
-    Raises:
-      CheckpointError: lists each option that is not known.
-    """
-    known = (*OPTIONS, *OTHER_OPTIONS, *INPUT_OPTIONS)
-    faults = [f"unknown option {option}.{nearest(option, known)}" for option in options if option not in known]
-    backbone = str(options.get("backbone", "resnet34")).lower()
-    if not backbone.removeprefix("resnet").isdecimal():
-        faults.append(f"backbone is {backbone}, no resnet34 or the like.")
-    if faults:
-        raise CheckpointError("The options are none of the pre-training: " + " ".join(faults))
-    config: dict[str, Any] = {"name": "mtpt"}
-    if options.get("emb_init") in EMBED_WIDTHS:
-        config["embed_width"] = EMBED_WIDTHS[options["emb_init"]]
-    config |= {OPTIONS[option]: value for option, value in options.items() if option in OPTIONS}
-    if "op" in options:
-        config["tables"] = 2 if "c" in options["op"] else 1
-    if "rnn" in options:
-        config["rnn"] = options["rnn"].lower()
-    if "backbone" in options:
-        config["depth"] = int(backbone.removeprefix("resnet"))
-    return config
+    """Translates the original's options into the `model` part of a config; see `fields_of`."""
+    return {"name": "mtpt"} | fields_of("the pre-training", options, OPTIONS)
 
 
-def infer_sizes(tensors: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Any]:
+def infer_sizes(tensors: Mapping[str, Tensors]) -> dict[str, Any]:
     """Reads the model's sizes and options from the tensors' names and shapes.
 
     Nothing tells the rates of dropout. A size whose tensor is missing is left out.
@@ -142,7 +117,7 @@ def infer_sizes(tensors: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, An
     backbone, decoder, compatibility = (tensors.get(part, {}) for part in KEYS)
     # With the prefixes of a CMSA checkpoint, which has the same parts.
     as_cmsa = {f"abd_v_emb.{key}": value for key, value in backbone.items()} | dict(compatibility)
-    sizes = {field: value for field, value in cmsa.infer_sizes(as_cmsa).items() if field in SIZES}
+    sizes = {field: value for field, value in cmsa.infer_sizes(as_cmsa).items() if field in MTPT.__dataclass_fields__}
     for task, key in (("segment", "final_conv3.weight"), ("classify", "fc.8.weight")):
         if key in decoder and decoder[key].ndim:
             sizes |= {"task": task, "classes": len(decoder[key])}
@@ -192,93 +167,105 @@ def files_of(backbone: str | Path, organ: str = "") -> dict[str, Path]:
     return {part: files[0] for part, files in paths.items()}
 
 
-@dataclasses.dataclass
-class Converted:
-    """The three networks in our terms.
+class _ThreeFiles(Original):
+    """The life cycle over three files: `source` and `path` are a table network -> file."""
 
-    Attributes:
-      variables: `params` and `batch_stats`, nested dicts of float32 arrays.
-      batches: network -> how many batches its statistics have seen.
-      sizes: the fields `SIZES` of the model.
-      reports: network -> what was used of its file.
-    """
+    def open(self, source: Any, weights: str = "", prefix: str = "") -> Any:
+        """Reads the files, of which a backbone's path stands for all three; see `files_of`."""
+        paths = source if isinstance(source, Mapping) else files_of(source)
+        return {part: files.read(path, weights=weights, prefix=prefix) for part, path in paths.items()}
 
-    variables: dict[str, Any]
-    batches: dict[str, int]
-    sizes: dict[str, Any]
-    reports: dict[str, Report]
+    def load(self, source: Any, config: Config | None = None, inputs: Any = None) -> Checkpoint:
+        """Reads the files of a pre-training; see `Original.load`.
 
+        Raises:
+          CheckpointError: a file is missing, cannot be read, or does not fit; lists all its faults.
+        """
+        if isinstance(source, Mapping) and source.keys() != KEYS.keys():
+            given = ", ".join(source) or "none"
+            raise CheckpointError(f"A pre-training is the files of {', '.join(KEYS)}; given are those of {given}.")
+        read = self.open(source)
+        tensors = {part: read[part].tensors for part in KEYS}
+        found, whole = self.infer(read, {}), self.fields(read, config or {})
+        if whole["task"] != found.get("task", "segment"):
+            organ = {14: "abdomen", 3: "brain", 2: "chest"}.get(found.get("classes", 0), "ORGAN")
+            raise CheckpointError(
+                f"{read['decoder'].path} is a decoder with model.task = {found.get('task')!r} and {found.get('classes')} "
+                f"classes, the config has {whole['task']!r}: give --config=configs/mtpt.py:{organ},real."
+            )
+        shapes = self.shapes(whole)
+        variables: dict[str, dict[str, Any]] = {"params": {}, "batch_stats": {}}
+        reports: list[Report] = []
+        for (part, held), layout in zip(tensors.items(), self.layouts(whole), strict=True):
+            own = {collection: {part: leaves[part]} for collection, leaves in shapes.items() if part in leaves}
+            try:
+                loaded, report = layout.read(held, own)
+                if fault := cmsa.check_positions(held):
+                    raise CheckpointError(fault)
+            except CheckpointError as error:
+                raise CheckpointError(f"{read[part].path}: {error}") from None
+            reports.append(report)
+            for collection, leaves in loaded.items():
+                variables[collection] |= leaves
+        batches = {part: counted_batches(held) for part, held in tensors.items()}
+        told = tuple(f"{part}: {note}" for part, file in read.items() for note in file.notes)
+        report = functools.reduce(operator.add, reports)
+        return Checkpoint(variables, whole, {"batches": batches}, report=report, told=told)
 
-def load(paths: Mapping[str, files.Source], config: Mapping[str, Any]) -> Converted:
-    """Reads the files of a pre-training.
+    def save(self, path: Any, checkpoint: Checkpoint) -> list[Path]:
+        """Writes the files that the original reads: same keys, order, shapes and dtypes.
 
-    Args:
-      paths: network -> its file; of `KEYS`, all three.
-      config: the `model` part of a config. Sizes that it leaves out are read from the files; those that it has must agree
-        with them.
+        Args:
+          path: network -> file, of any of the networks; or the backbone's file, for all of them beside it.
+          checkpoint: what to write; its entry `organ` names the decoder's file.
+        """
+        paths = path if isinstance(path, Mapping) else files_of(path, checkpoint.entries.get("organ", "abdomen"))
+        for part, file in paths.items():
+            files.write(file, files.TorchFile(self.part(part, checkpoint)))
+        return [Path(file) for file in paths.values()]
 
-    Raises:
-      CheckpointError: a file is missing, cannot be read, or does not fit; lists all its faults.
-    """
-    if paths.keys() != KEYS.keys():
-        given = ", ".join(paths) or "none"
-        raise CheckpointError(f"A pre-training is the files of {', '.join(KEYS)}; given are those of {given}.")
-    read = {part: files.read(paths[part]) for part in KEYS}
-    tensors = {part: file.tensors for part, file in read.items()}
-    # 1 stands for a size that neither tells: its tensor is missing, and shall be reported with all the other faults.
-    found = {"name": "mtpt", "vocab_size": 1, "classes": 1, "task": "segment"} | infer_sizes(tensors)
-    whole = found | dict(config.items())
-    image, question = jnp.zeros((1, 32, 32, 3)), jnp.zeros((1, 1), jnp.int32)
-    shapes = jax.eval_shape(lambda key: build(whole).init(key, image=image, question=question), jax.random.key(0))
-    variables: dict[str, dict[str, Any]] = {"params": {}, "batch_stats": {}}
-    reports: dict[str, Report] = {}
-    for part, table in KEYS.items():
-        own = {collection: {part: leaves[part]} for collection, leaves in shapes.items() if part in leaves}
-        try:
-            loaded, reports[part] = cmsa.from_original(tensors[part], own, table)
-        except CheckpointError as error:
-            raise CheckpointError(f"{read[part].path}: {error}") from None
-        for collection, leaves in loaded.items():
-            variables[collection] |= leaves
-    sizes = {field: value for field, value in whole.items() if field in SIZES}
-    return Converted(variables, {part: counted_batches(t) for part, t in tensors.items()}, sizes, reports)
-
-
-def save(
-    paths: Mapping[str, str | Path], variables: Mapping[str, Any], batches: Mapping[str, int] | None = None
-) -> None:
-    """Writes the files that the original reads: same keys, order, shapes and dtypes.
-
-    Args:
-      paths: network -> the file to write, of any of `KEYS`; `.pth`, `.pt` or `.safetensors`.
-      variables: our `params` and `batch_stats`.
-      batches: network -> how many batches its statistics have seen.
-    """
-    tensors = {part: to_original(part, variables, (batches or {}).get(part, 0)) for part in paths}
-    for part, path in paths.items():
-        files.write(path, files.TorchFile(tensors[part]))
+    def part(self, part: str, checkpoint: Checkpoint) -> dict[str, Any]:
+        """The tensors of one network's file."""
+        own = {name: {part: leaves[part]} for name, leaves in checkpoint.variables.items() if part in leaves}
+        layout = dict(zip(KEYS, self.layouts(checkpoint.config), strict=True))[part]
+        return layout.write(own, (checkpoint.entries.get("batches") or {}).get(part, 0))
 
 
-BACKBONE_FILE = Table(in_collections(RESNET), KEYS["backbone"].excused)
+ORIGINAL = _ThreeFiles(
+    layouts=lambda config: [Layout(table, constants=CONSTANTS) for table in KEYS.values()],
+    infer=lambda read, given: infer_sizes({part: file.tensors for part, file in read.items()}),
+    inputs=lambda tensors, config: {"image": image(32, 32), "question": TOKEN},
+    start={"name": "mtpt", "vocab_size": 1, "classes": 1, "task": "segment"},
+)
+
+BACKBONE = Original(
+    layouts=lambda config: [Layout(Table(in_collections(RESNET), KEYS["backbone"].excused))],
+    infer=lambda file, given: _backbone_fields(infer_sizes({"backbone": file.tensors})),
+    inputs=lambda tensors, config: {"image": image(32, 32)},
+    module=lambda config: ResNet(**config),
+    call={"train": False},
+)
+"""A backbone's file alone, or torchvision's file of a residual network: what CMSA's branches start from."""
 
 
-def load_backbone(path: files.Source) -> tuple[dict[str, Any], Report]:
-    """Reads a backbone's file alone, or torchvision's file of a residual network: what CMSA's branches start from.
-
-    Returns:
-      The variables of `ResNet`, of the depth and width that the file has; and a report.
-
-    Raises:
-      CheckpointError: the file cannot be read, or is of no residual network; lists all faults.
-    """
-    tensors = files.read(path).tensors
-    sizes = infer_sizes({"backbone": tensors})
-    tower = ResNet(sizes.get("depth", 34), sizes.get("branch_width", 64))
-    shapes = jax.eval_shape(lambda key: tower.init(key, jnp.zeros((1, 32, 32, 3)), train=False), jax.random.key(0))
-    return to_jax(tensors, BACKBONE_FILE, shapes)
+def _backbone_fields(sizes: Mapping[str, Any]) -> dict[str, Any]:
+    return {"depth": sizes.get("depth", 34), "width": sizes.get("branch_width", 64)}
 
 
-def to_original(part: str, variables: Mapping[str, Any], batches: int) -> dict[str, np.ndarray]:
-    """Turns our variables of one network into the tensors of its file."""
-    own = {collection: {part: leaves[part]} for collection, leaves in variables.items() if part in leaves}
-    return cmsa.to_original(own, batches, KEYS[part])
+def _of_run(contents: Any, noted: Mapping[str, Any]) -> dict[str, Any]:
+    steps, seen = contents.adam.step if contents.adam else 0, noted.get("batches") or {}
+    by_task = "abdomen" if contents.config.model.task == "segment" else "brain"
+    organ = next((organ for organ in DECODERS if organ in contents.config.data.examples), by_task)
+    return {"organ": organ, "batches": {part: max(seen.get(part, 0), steps) for part in KEYS}}
+
+
+SYSTEMS = {
+    "mtpt": System(
+        ORIGINAL,
+        "configs/mtpt.py:abdomen,real",
+        RadVocabulary,
+        counts={"vocabulary": "vocab_size", "class_names": "classes"},
+        of_run=_of_run,
+    ),
+    "backbone": System(BACKBONE, "configs/mtpt.py:abdomen,real", part="backbone"),
+}

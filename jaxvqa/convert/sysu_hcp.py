@@ -1,25 +1,24 @@
 """SYSU-HCP's checkpoints (github.com/Rodger-Huang/SYSU-HCP-at-ImageCLEF-VQA-Med-2021): keys and the layout of the file.
 
 A file is `backbone_epoch-E_ACC_ACCPP.pth`, an outer dict of `epoch`, `run_id` and `state_dict`, whose keys begin with
-`module.`, or the tensors alone, with or without that prefix. Only its name tells the backbone. SYSU spec, section 11.
+`module.`, or the tensors alone, with or without that prefix. Only its name tells the backbone.
+docs/originals/sysu_hcp.md, section 11.
 
 The networks with HAGAP list every tensor of their tower twice: as part of the ImageNet network that they were made from, and
 under its own name. The latter is the one that counts, as in the original's own loading, and both are written. That ImageNet
 network's classifier is in the file too, and nothing uses it.
 """
 
-import dataclasses
+import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxvqa.convert import files
-from jaxvqa.convert.layers import COUNTER, LINEAR, counted_batches, in_collections, under, with_counters
-from jaxvqa.convert.table import Report, Rule, Table, nested, to_jax, to_torch
+from jaxvqa.convert.layers import COUNTER, LINEAR, in_collections, under
+from jaxvqa.convert.layout import Constant, Layout
+from jaxvqa.convert.original import Checkpoint, Config, Original, System, image
+from jaxvqa.convert.table import Rule, Table, Tensors, nested
 from jaxvqa.convert.towers.densenet import DENSENET
 from jaxvqa.convert.towers.inception_resnet import INCEPTION_RESNET_V2
 from jaxvqa.convert.towers.inception_v4 import INCEPTION_V4
@@ -31,8 +30,8 @@ from jaxvqa.convert.towers.resnet import RESNET
 from jaxvqa.convert.towers.se_resnet import SE_RESNET
 from jaxvqa.convert.towers.vgg import vgg
 from jaxvqa.convert.towers.xception import XCEPTION
+from jaxvqa.data.med_text import DiseaseList
 from jaxvqa.errors import CheckpointError, nearest
-from jaxvqa.models import build
 from jaxvqa.models.sysu_hcp import BACKBONES
 
 IMAGENET_CLASSES = 1000
@@ -104,9 +103,6 @@ KEYS: Mapping[str, Table] = {
 }
 """Backbone -> its table."""
 
-UNUSED = {"resnet50HGap": "resnet50.fc", "resnest50HGap": "resnest50.fc"}
-"""Backbone -> key of the classifier that nothing uses."""
-
 SIZED: Mapping[str, tuple[str, Mapping[str, str], Mapping[str, Any]]] = {
     "resnest": (
         "resnest50",
@@ -122,15 +118,10 @@ SIZED: Mapping[str, tuple[str, Mapping[str, str], Mapping[str, Any]]] = {
 }
 """The original's class -> a backbone of that class; its option -> the tower's field; options that have one value here."""
 
-SIZES = ("num_answers",)
-"""Fields of the model that a checkpoint tells. The backbone's name has to be given, as do sizes other than the published."""
 
-
-def infer_sizes(tensors: Mapping[str, np.ndarray], backbone: str) -> dict[str, Any]:
+def infer_sizes(tensors: Tensors, backbone: str) -> dict[str, Any]:
     """Reads off the number of classes; nothing where its tensor is missing."""
-    names = [
-        r.key for r in KEYS[backbone].rules if r.path.startswith("params/head/classifier") and r.path.endswith("bias")
-    ]
+    names = [r.key for r in KEYS[backbone].rules if re.fullmatch(r"params/head/classifier.*/bias", r.path)]
     found = [len(tensors[name]) for name in names if name in tensors and tensors[name].ndim]
     return {"num_answers": found[-1]} if found else {}
 
@@ -161,101 +152,30 @@ def model_config(model: str, options: Mapping[str, Any]) -> dict[str, Any]:
     return config
 
 
-@dataclasses.dataclass
-class Converted:
-    """A checkpoint of the original in our terms.
+def _classifier(network: str, first: str) -> tuple[Constant, ...]:
+    """ImageNet's classifier, in front of the first key of the tower's own name. It begins as zeros: no output depends on it."""
 
-    Attributes:
-      variables: `params` and `batch_stats`, nested dicts of float32 arrays.
-      epoch: number of the epoch after which the file was written, from 0; None when it does not say.
-      run_id: the original's number of the run, or None.
-      batches: how many batches the statistics have seen.
-      sizes: the fields `SIZES` of the model.
-      unused: the tensors that nothing uses, by their key, for `save`.
-      report: what was used.
-    """
+    def weight(tensors: Tensors, key: str) -> np.ndarray:
+        norms = [value for name, value in tensors.items() if name.startswith(network) and name.endswith("running_var")]
+        return np.zeros((IMAGENET_CLASSES, len(norms[-1])), np.float32)
 
-    variables: dict[str, Any]
-    epoch: int | None
-    run_id: int | None
-    batches: int
-    sizes: dict[str, Any]
-    unused: dict[str, np.ndarray]
-    report: Report
+    return (
+        Constant(first, f"{network}.fc.weight", weight),
+        Constant(first, f"{network}.fc.bias", lambda tensors, key: np.zeros(IMAGENET_CLASSES, np.float32)),
+    )
 
 
-def load(path: files.Source, config: Mapping[str, Any]) -> Converted:
-    """Reads a checkpoint of the original.
+CONSTANTS = {
+    "resnet50HGap": _classifier("resnet50", r"conv1\.weight"),
+    "resnest50HGap": _classifier("resnest50", r"conv1\.0\.weight"),
+}
+"""Backbone -> what its file holds and nothing uses."""
 
-    Args:
-      path: a `.pth` file in the original's layout or with the tensors alone, or `.safetensors`.
-      config: the `model` part of a config, with the `backbone`. The number of classes is read from the file; where the config
-        has one it must agree.
 
-    Raises:
-      CheckpointError: the file cannot be read, or does not fit; lists all faults.
-    """
+def layout(config: Config) -> Layout:
+    """How a network is written."""
     backbone = _known(config.get("backbone"))
-    file = files.read(path)
-    # 1 stands for a size that neither tells: its tensor is missing, and shall be reported with all the other faults.
-    sizes = {"num_answers": 1} | infer_sizes(file.tensors, backbone)
-    sizes |= {name: value for name, value in config.items() if name in SIZES}
-    shapes = target({"name": "sysu_hcp"} | dict(config.items()) | sizes)
-    variables, report = to_jax(file.tensors, KEYS[backbone], shapes)
-    unused = {key: file.tensors[key] for key in report.excused if not key.endswith("num_batches_tracked")}
-    numbers = (files.number(file, name) for name in ("epoch", "run_id"))
-    epoch, run_id = (None if value is None else int(value) for value in numbers)
-    return Converted(variables, epoch, run_id, counted_batches(file.tensors), sizes, unused, report)
-
-
-def save(
-    path: str | Path,
-    variables: Mapping[str, Any],
-    backbone: str,
-    *,
-    epoch: int = 0,
-    run_id: int = 0,
-    batches: int = 0,
-    unused: Mapping[str, np.ndarray] | None = None,
-) -> None:
-    """Writes a checkpoint that the original reads: same keys, order, shapes, dtypes and outer layout.
-
-    A `.safetensors` file holds the tensors alone.
-
-    Args:
-      path: the file to write; `.pth`, `.pt` or `.safetensors`.
-      variables: our `params` and `batch_stats`.
-      backbone: the network's name.
-      epoch: number of the epoch after which this is written, from 0.
-      run_id: the original's number of the run.
-      batches: how many batches the statistics have seen.
-      unused: the tensors that nothing uses, as `load` gave them. Zeros where they are not given: the original asks for them,
-        and no output depends on them.
-    """
-    tensors = to_original(variables, backbone, batches, unused)
-    files.write(path, files.TorchFile(tensors, prefixed=True, extra={"epoch": epoch, "run_id": run_id}))
-
-
-def target(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The shapes and dtypes of the variables of a model of this config."""
-    side = BACKBONES[config["backbone"]].image_size
-    return jax.eval_shape(lambda key: build(config).init(key, image=jnp.zeros((1, side, side, 3))), jax.random.key(0))
-
-
-def to_original(
-    variables: Mapping[str, Any], backbone: str, batches: int, unused: Mapping[str, np.ndarray] | None = None
-) -> dict[str, np.ndarray]:
-    """Turns our variables into the original's tensors, with what it writes besides: counters and the unused classifier."""
-    tensors = with_counters(to_torch(variables, KEYS[_known(backbone)]), batches)
-    if backbone not in UNUSED:
-        return tensors
-    classifier = UNUSED[backbone]
-    network = classifier.removesuffix("fc")
-    own = {key: value for key, value in tensors.items() if key.startswith(network)}
-    width = len(next(value for key, value in reversed(own.items()) if key.endswith("running_var")))
-    shapes = {f"{classifier}.weight": (IMAGENET_CLASSES, width), f"{classifier}.bias": (IMAGENET_CLASSES,)}
-    rest = {key: (unused or {}).get(key, np.zeros(shape, np.float32)) for key, shape in shapes.items()}
-    return own | rest | {key: value for key, value in tensors.items() if key not in own}
+    return Layout(KEYS[backbone], constants=CONSTANTS.get(backbone, ()))
 
 
 def _known(backbone: str | None) -> str:
@@ -263,3 +183,30 @@ def _known(backbone: str | None) -> str:
         hint = nearest(str(backbone), KEYS)
         raise CheckpointError(f"The model's backbone is {backbone!r}; there are keys of {', '.join(KEYS)}.{hint}")
     return backbone
+
+
+ORIGINAL = Original(
+    layouts=lambda config: [layout(config)],
+    infer=lambda file, given: infer_sizes(file.tensors, _known(given.get("backbone"))),
+    start={"name": "sysu_hcp", "num_answers": 1},
+    inputs=lambda tensors, config: {"image": image(*2 * (BACKBONES[config["backbone"]].image_size,))},
+    entries={"epoch": 0, "run_id": 0},
+    wrapped=True,
+    variants=tuple((f" --config=configs/sysu_hcp.py:vqa_med_2021,{name}", {"backbone": name}) for name in KEYS),
+)
+
+
+def _tells(checkpoint: Checkpoint) -> dict[str, Mapping[str, Any]]:
+    return {"model": checkpoint.config, "assets": {"masks": []}}
+
+
+SYSTEMS = {
+    "sysu_hcp": System(
+        ORIGINAL,
+        "configs/sysu_hcp.py:vqa_med_2021",
+        answers=DiseaseList,
+        counts={"answers": "num_answers"},
+        tells=_tells,
+    ),
+    "sysu_hcp_tower": System(ORIGINAL, "configs/sysu_hcp.py:vqa_med_2021", part=""),
+}

@@ -27,6 +27,9 @@ from flax import traverse_util
 
 from jaxvqa.errors import CheckpointError, nearest
 
+Tensors = Mapping[str, np.ndarray]
+"""An original's tensors by their keys, in the checkpoint's order."""
+
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
@@ -101,6 +104,11 @@ class Report:
     excused: tuple[str, ...]
     dtypes: Mapping[str, str]
 
+    def __add__(self, other: "Report") -> "Report":
+        """That of two files."""
+        dtypes = {**self.dtypes, **other.dtypes}
+        return Report(self.used + other.used, self.shadowed + other.shadowed, self.excused + other.excused, dtypes)
+
     def __str__(self) -> str:
         """A table of what went where."""
         width = max((len(key) for key, _, _ in self.used), default=0)
@@ -117,7 +125,7 @@ def nested(key: str, path: str, rules: Iterable[Rule]) -> list[Rule]:
     return [Rule(f"{key}.{r.key}", f"{path}/{r.path}", r.change) for r in rules]
 
 
-def to_jax(tensors: Mapping[str, np.ndarray], table: Table, target: Mapping[str, Any]) -> tuple[dict[str, Any], Report]:
+def to_jax(tensors: Tensors, table: Table, target: Mapping[str, Any]) -> tuple[dict[str, Any], Report]:
     """Turns a checkpoint's tensors into our parameters.
 
     Args:
@@ -228,7 +236,7 @@ MOST_FAULTS = 10
 
 
 def _does_not_fit(
-    tensors: Mapping[str, np.ndarray], table: Table, faults: Mapping[str, list[str]], *, nothing_fits: bool
+    tensors: Tensors, table: Table, faults: Mapping[str, list[str]], *, nothing_fits: bool
 ) -> CheckpointError:
     """The error for a checkpoint with faults, by kind; one line where what stands before the keys explains them all."""
     count = sum(map(len, faults.values()))
@@ -251,7 +259,7 @@ def _does_not_fit(
     return CheckpointError("\n".join([f"{start}:", *lines, end]))
 
 
-def _prefix_in_the_way(tensors: Mapping[str, np.ndarray], table: Table) -> tuple[str, int]:
+def _prefix_in_the_way(tensors: Tensors, table: Table) -> tuple[str, int]:
     """What stands before most of the keys that would fit without it, and how many these are."""
     counts: dict[str, int] = {}
     for key in tensors:

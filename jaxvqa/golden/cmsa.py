@@ -57,15 +57,14 @@ def run(case: Case) -> Iterator[Row]:
     model = models.build(config)
     inputs = _inputs(case)
 
+    layout = cmsa.ORIGINAL.layout(config, tensors)
+
     def read(path: Any) -> Any:
-        if "image" in inputs:
-            _, height, width, _ = inputs["image"].shape
-            return cmsa.load(path, config, (height, width)).variables
         shapes = jax.eval_shape(lambda key, x: model.init(key, **_called(x)), jax.random.key(0), inputs)
-        return cmsa.from_original(files.read(path, "model_state").tensors, shapes)[0]
+        return layout.read(files.read(path, "model_state").tensors, shapes)[0]
 
     variables = case.through_file(tensors, {"epoch": 0}, read, "model_state")
-    yield case.back_again(tensors, cmsa.to_original(variables, COUNTED))
+    yield case.back_again(tensors, layout.write(variables, COUNTED))
     yield case.sizes_read_off(cmsa.infer_sizes(tensors), config)
     with jax.default_matmul_precision("highest"):
         if "target" in case.inputs:

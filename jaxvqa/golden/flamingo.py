@@ -16,6 +16,7 @@ import tokenizers
 
 from jaxvqa import models
 from jaxvqa.convert import flamingo, to_jax, to_torch
+from jaxvqa.convert.original import Checkpoint
 from jaxvqa.convert.table import Rule, Table
 from jaxvqa.data import tokenisers
 from jaxvqa.decoding.loop import Generator, pad, search_of
@@ -139,13 +140,12 @@ def _gated(case: Case) -> Iterator[Row]:
 # --- the whole model -------------------------------------------------------------------------------------------------------
 
 
-def _load(case: Case, config: dict[str, Any]) -> tuple[Row, flamingo.Converted]:
+def _load(case: Case, config: dict[str, Any]) -> tuple[Row, Checkpoint]:
     """Sends a checkpoint through a Lightning file, and back."""
     tensors = case.checkpoint()
     extra = None if config["language"] == "palm" else {"epoch": 3, "global_step": 40}
-    found = case.through_file(tensors, extra, lambda path: flamingo.load(path, config))
-    back = flamingo.to_original(found.params, found.config, found.unused)
-    return _with_groups(case).back_again(tensors, back), found
+    found = case.through_file(tensors, extra, lambda path: flamingo.ORIGINAL.load(path, config))
+    return _with_groups(case).back_again(tensors, flamingo.ORIGINAL.to_original(found)), found
 
 
 def _with_groups(case: Case) -> Case:
@@ -346,7 +346,7 @@ def _training(case: Case, name: str, config: dict[str, Any], params: Any, *, tex
         whole,
         {key: value[rows] for key, value in batch.items()},
         {"params": params},
-        lambda variables: flamingo.to_original(variables["params"], config),
+        lambda variables: flamingo.layout(config).write(variables),
         tuple(gradients),
         [key for key, norm in gradients.items() if norm is None],
         assets={

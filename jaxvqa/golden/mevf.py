@@ -1,5 +1,6 @@
 """The golden cases of BAN and SAN with each kind of image branches, and of MEVF's published files (spec section 14)."""
 
+import dataclasses
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,17 +46,17 @@ def run(case: Case) -> Iterator[Row]:
     tensors = case.checkpoint()
     config = mevf.model_config(case.manifest["options"])
     batch = {INPUTS[name]: np.moveaxis(value, 1, -1) for name, value in case.inputs.items() if name in INPUTS}
-    sizes = {name: (value.shape[1], value.shape[2]) for name, value in batch.items() if name != "image_84"}
-    loaded = case.through_file(tensors, {"epoch": 0}, lambda path: mevf.load(path, config, sizes), "model_state")
+    batch["question"] = case.inputs["question"].astype(np.int32)
     config |= {name: value for name, value in mevf.infer_sizes(tensors).items() if name not in config}
+    model = models.build(config)
+    shapes = {name: jax.ShapeDtypeStruct(batch[name].shape, batch[name].dtype) for name in model.inputs}
+    loaded = case.through_file(tensors, {"epoch": 0}, lambda path: mevf.ORIGINAL.load(path, config, shapes), "model_state")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "written.pth"
-        mevf.save(path, loaded.variables, config["name"], batches=COUNTED)
+        mevf.ORIGINAL.save(path, dataclasses.replace(loaded, entries={"batches": COUNTED}))
         yield case.back_again(tensors, files.read(path, "model_state").tensors)
     yield case.sizes_read_off(mevf.infer_sizes(tensors), config)
 
-    model = models.build(config)
-    batch["question"] = case.inputs["question"].astype(np.int32)
     with jax.default_matmul_precision("highest"):
         logits, out = jax.jit(lambda v, x: model.apply(v, **x))(
             jax.tree.map(jnp.asarray, loaded.variables), {name: jnp.asarray(batch[name]) for name in model.inputs}
@@ -75,8 +76,8 @@ def _run_published(case: Case) -> Iterator[Row]:
         jnp.asarray(case.inputs[f"image{side}_uint8"].astype(np.float32) / np.float32(255))[..., None]
         for side in (84, 128)
     )
-    maml, _ = mevf.load_maml(weights)
-    autoencoder, _ = mevf.load_autoencoder(code_weights)
+    maml = mevf.MAML_ORIGINAL.load(weights).variables
+    autoencoder = mevf.AUTOENCODER_ORIGINAL.load(code_weights).variables
     with jax.default_matmul_precision("highest"):
         autoencoder, maml = jax.tree.map(jnp.asarray, (autoencoder, maml))
         code, decoded = (np.asarray(x) for x in jax.jit(AutoEncoder().apply)(autoencoder, large))

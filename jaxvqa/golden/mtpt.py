@@ -48,14 +48,14 @@ def run(case: Case) -> Iterator[Row]:
         theirs, ours = ({part: Path(folder) / f"{name}_{part}.pth" for part in tensors} for name in ("their", "our"))
         for part, path in theirs.items():
             files.write(path, files.TorchFile(tensors[part]))
-        loaded = mtpt.load(theirs, config)
-        mtpt.save(ours, loaded.variables, loaded.batches)
+        loaded = mtpt.ORIGINAL.load(theirs, config)
+        mtpt.ORIGINAL.save(ours, loaded)
         for part, path in ours.items():
             yield case.back_again(tensors[part], files.read(path).tensors, f"({part} and back)")
-    counted = {f"batches of {part}": batches for part, batches in loaded.batches.items()}
+    counted = {f"batches of {part}": batches for part, batches in loaded.entries["batches"].items()}
     yield case.sizes_read_off(mtpt.infer_sizes(tensors) | counted, config | dict.fromkeys(counted, COUNTED))
 
-    model = models.build(loaded.sizes | config)
+    model = models.build(loaded.config)
     image = jnp.asarray(np.moveaxis(case.inputs["image"], 1, -1))
     question = jnp.asarray(case.inputs["question"].astype(np.int32))
     with jax.default_matmul_precision("highest"):

@@ -10,7 +10,7 @@ import ml_collections
 import numpy as np
 
 from jaxvqa import models, optim
-from jaxvqa.convert import adam, rwsan, to_torch
+from jaxvqa.convert import rwsan, to_torch
 from jaxvqa.data.answers import AnswerList, normalise_answer
 from jaxvqa.data.text import Vocabulary, tokenise
 from jaxvqa.data.transforms import PadRegions
@@ -53,9 +53,9 @@ def run(case: Case) -> Iterator[Row]:
     """Runs one case in float32, and its training in float64 too."""
     tensors = case.checkpoint()
     config = rwsan.model_config(case.manifest["options"])
-    extra = {"optimizer": adam.fresh_state(len(tensors), {}), "lr_base": 1e-4}
-    loaded = case.through_file(tensors, extra, lambda path: rwsan.load(path, config))
-    yield case.back_again(tensors, to_torch(loaded.params, rwsan.KEYS))
+    extra = {"optimizer": {"state": {}, "param_groups": []}, "lr_base": 1e-4}
+    loaded = case.through_file(tensors, extra, lambda path: rwsan.ORIGINAL.load(path, config))
+    yield case.back_again(tensors, rwsan.ORIGINAL.to_original(loaded))
     model = models.build(config)
     with jax.default_matmul_precision("highest"):
         ours = _evaluate(model, jax.tree.map(jnp.asarray, loaded.params), case)
@@ -101,7 +101,7 @@ def _training(case: Case, params: Any) -> Training:
         config_of("rwsan", model, {"name": "Adam"} | train.get("optimizer", {}), optim__loss=reduction),
         batch | {"answer_scores": case.inputs["target"]},
         {"params": params},
-        lambda variables: to_torch(variables["params"], rwsan.KEYS),
+        lambda variables: to_torch(variables, rwsan.KEYS),
         case.arrays["keys"].tolist(),
         skipped=case.manifest.get("rounding_only_gradients", ()),  # spec section 9, quirk 27
         scale=1 / model["num_answers"] if of_both else 1.0,

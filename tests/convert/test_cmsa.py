@@ -1,11 +1,14 @@
 """Conversion of CMSA's checkpoints: both ways bit for bit, sizes read off, the optimiser, faults."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 
 from jaxvqa import models
 from jaxvqa.convert import cmsa
+from jaxvqa.convert.original import TOKEN, Checkpoint, image
 from jaxvqa.errors import CheckpointError
 from jaxvqa.golden import weights
 from tests.checkpoint_files import load, save
@@ -24,8 +27,9 @@ VARIANTS = [
 
 def made(**fields):
     """The tensors of an original checkpoint, with values of the recipe."""
-    shapes = cmsa.target(SMALL | fields, IMAGE)
-    empty = cmsa.to_original(jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes), 7)
+    shapes = cmsa.ORIGINAL.shapes(SMALL | fields, {"image": image(*IMAGE), "question": TOKEN})
+    variables = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
+    empty = cmsa.ORIGINAL.to_original(Checkpoint(variables, SMALL | fields, {"batches": 7}))
     result = {key: weights.tensor(key, value.shape, "float32") for key, value in empty.items()}
     constants = {key: value for key, value in empty.items() if key == cmsa.POSITIONS or "num_batches" in key}
     return result | constants
@@ -44,13 +48,12 @@ def saved(path, tensors, optimizer=None, epoch=12):
 @pytest.mark.parametrize("fields", VARIANTS, ids=["published", "gru", "self-attention", "bottlenecks"])
 def test_both_ways_bit_for_bit_with_sizes_from_the_file(fields, tmp_path):
     tensors = made(**fields)
-    loaded = cmsa.load(saved(tmp_path / "model_epoch12.pth", tensors), {"name": "cmsa"})
+    loaded = cmsa.ORIGINAL.load(saved(tmp_path / "model_epoch12.pth", tensors), {"name": "cmsa"})
     expected = {f.name: f.default for f in models.MODELS["cmsa"].__dataclass_fields__.values()} | SMALL | fields
-    wrong = {name: v for name, v in loaded.sizes.items() if name in cmsa.SIZES and v != expected[name]}
-    assert not wrong
-    assert loaded.sizes["image_size"] == IMAGE
-    assert (loaded.epoch, loaded.batches, loaded.adamax) == (12, 7, None)
-    cmsa.save(tmp_path / "again.pth", loaded.variables, epoch=loaded.epoch, batches=loaded.batches)
+    assert {name: expected[name] for name in loaded.config} == loaded.config
+    assert loaded.inputs["image"].shape == (1, *IMAGE, 3)
+    assert (loaded.entries, loaded.adam) == ({"epoch": 12, "batches": 7}, None)
+    cmsa.ORIGINAL.save(tmp_path / "again.pth", loaded)
     again = load(tmp_path / "again.pth")
     assert sorted(again) == ["epoch", "model_state", "optimizer_state"]
     assert again["epoch"] == 12
@@ -103,12 +106,12 @@ def test_optimiser_goes_both_ways(original, tmp_path, groups):
     state = optimizer.state_dict()
     tensors = {key: torch.from_numpy(np.array(value)) for key, value in original.items()}
     torch.save({"epoch": 12, "model_state": tensors, "optimizer_state": state}, tmp_path / "a.pth")
-    loaded = cmsa.load(tmp_path / "a.pth", {"name": "cmsa"})
-    assert loaded.adamax.step == 3
-    assert loaded.adamax.settings["lr"] == 0.0075
+    loaded = cmsa.ORIGINAL.load(tmp_path / "a.pth", {"name": "cmsa"})
+    assert loaded.adam.step == 3
+    assert loaded.adam.settings["lr"] == 0.0075
     largest = state["state"][names.index("fc.weight")]["exp_inf"]
-    np.testing.assert_array_equal(loaded.adamax.nu["projection"]["kernel"], largest.numpy().T)
-    cmsa.save(tmp_path / "b.pth", loaded.variables, loaded.adamax)
+    np.testing.assert_array_equal(loaded.adam.nu["projection"]["kernel"], largest.numpy().T)
+    cmsa.ORIGINAL.save(tmp_path / "b.pth", loaded)
     again = torch.load(tmp_path / "b.pth", weights_only=True)["optimizer_state"]
     assert again["param_groups"] == state["param_groups"]
     for i, entry in state["state"].items():
@@ -116,18 +119,18 @@ def test_optimiser_goes_both_ways(original, tmp_path, groups):
         for name, value in entry.items():
             torch.testing.assert_close(again["state"][i][name], value, rtol=0, atol=0)
     # One that has not made a step loads too.
-    cmsa.save(tmp_path / "c.pth", loaded.variables)
+    cmsa.ORIGINAL.save(tmp_path / "c.pth", dataclasses.replace(loaded, adam=None))
     optimizer.load_state_dict(torch.load(tmp_path / "c.pth", weights_only=True)["optimizer_state"])
-    assert cmsa.load(tmp_path / "c.pth", {"name": "cmsa"}).adamax is None
+    assert cmsa.ORIGINAL.load(tmp_path / "c.pth", {"name": "cmsa"}).adam is None
 
 
 def test_plain_files_and_safetensors(original, tmp_path):
     save(original, tmp_path / "plain.pth")
-    plain = cmsa.load(tmp_path / "plain.pth", SMALL)
-    assert (plain.epoch, plain.adamax) == (None, None)
-    cmsa.save(tmp_path / "x.safetensors", plain.variables)
-    again = cmsa.load(tmp_path / "x.safetensors", SMALL)
-    assert again.batches == 0
+    plain = cmsa.ORIGINAL.load(tmp_path / "plain.pth", SMALL)
+    assert (plain.entries["epoch"], plain.adam) == (None, None)
+    cmsa.ORIGINAL.save(tmp_path / "x.safetensors", dataclasses.replace(plain, entries={}))
+    again = cmsa.ORIGINAL.load(tmp_path / "x.safetensors", SMALL)
+    assert again.entries["batches"] == 0
     for a, b in zip(jax.tree.leaves(plain.variables), jax.tree.leaves(again.variables), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -138,7 +141,7 @@ def test_faults_come_all_at_once(original, tmp_path):
     del tensors["brain_v_emb.bn1.running_var"]
     tensors["cmsa0.theta.bias"] = np.zeros(3, np.float32)
     with pytest.raises(CheckpointError) as error:
-        cmsa.load(saved(tmp_path / "x.pth", tensors), SMALL)
+        cmsa.ORIGINAL.load(saved(tmp_path / "x.pth", tensors), SMALL)
     for part in (
         "missing fc.weight for params/projection/kernel [32, 8]. Did you mean 'fc.wieght'",
         "missing brain_v_emb.bn1.running_var for batch_stats/head/stem/norm/var [2]",
@@ -146,11 +149,11 @@ def test_faults_come_all_at_once(original, tmp_path):
     ):
         assert part in str(error.value)
     with pytest.raises(CheckpointError, match=r"wrong shape: w_emb\.emb\.weight"):
-        cmsa.load(saved(tmp_path / "y.pth", original), SMALL | {"vocab_size": 8})
+        cmsa.ORIGINAL.load(saved(tmp_path / "y.pth", original), SMALL | {"vocab_size": 8})
     other = made(self_attention=True)
     other[cmsa.POSITIONS] = other[cmsa.POSITIONS] + 1
     with pytest.raises(CheckpointError, match="pos_table"):
-        cmsa.load(saved(tmp_path / "z.pth", other), SMALL | {"self_attention": True})
+        cmsa.ORIGINAL.load(saved(tmp_path / "z.pth", other), SMALL | {"self_attention": True})
 
 
 def test_options_of_the_original():

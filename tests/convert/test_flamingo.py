@@ -1,10 +1,13 @@
 """Conversion of MLMI's checkpoints: the Lightning file, what older ones lack, names of one tensor, faults."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 
 from jaxvqa.convert import files, flamingo
+from jaxvqa.convert.original import Checkpoint
 from jaxvqa.errors import CheckpointError
 from jaxvqa.golden import weights
 from tests.checkpoint_files import load
@@ -33,9 +36,9 @@ BERT |= {"max_position_embeddings": 7}
 def made(**options):
     """A checkpoint of the recipe's values, different ones for each name, and its config."""
     config = flamingo.model_config(OPTIONS | {"vit": VIT} | options, year="2022")
-    patches = {"img_encoder.positional_embedding": np.zeros((5, 8))}
-    shapes = flamingo.target(config, patches)
-    empty = flamingo.to_original(jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes), config)
+    inputs = flamingo.ORIGINAL.inputs({"img_encoder.positional_embedding": np.zeros((5, 8))}, config)
+    variables = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), flamingo.ORIGINAL.shapes(config, inputs))
+    empty = flamingo.ORIGINAL.to_original(Checkpoint(variables, config))
     fixed = (".beta", "position_ids")
     return {
         key: value if key.endswith(fixed) else weights.tensor(key, value.shape, "float32")
@@ -57,12 +60,12 @@ def test_a_lightning_file_tells_its_own_options(gpt2, tmp_path):
     """But for the vision transformer's sizes, which are the published ones in every real file."""
     tensors, config = gpt2
     extra = {"epoch": 7, "global_step": 99, "hyper_parameters": OPTIONS | {"vit": VIT}, "callbacks": {}}
-    found = flamingo.load(saved(tmp_path / "last.pt", tensors, **extra))
+    found = flamingo.ORIGINAL.load(saved(tmp_path / "last.pt", tensors, **extra))
     assert found.config == config | {"head": "image_and_text"}
     assert (found.config["compat"], found.config["language_sizes"]["heads"]) == ("2022", 2)
-    assert found.extra["epoch"] == 7
+    assert found.entries["epoch"] == 7
     again = tmp_path / "again.pt"
-    flamingo.save(again, found.params, found.config, unused=found.unused, extra=found.extra)
+    flamingo.ORIGINAL.save(again, found)
     content = load(again)
     assert (content["epoch"], content["global_step"]) == (7, 99)
     state = content["state_dict"]
@@ -75,9 +78,11 @@ def test_a_lightning_file_tells_its_own_options(gpt2, tmp_path):
 
 def test_masks_that_were_not_kept_are_the_originals(gpt2, tmp_path):
     tensors, config = gpt2
-    found = flamingo.load(saved(tmp_path / "a.pt", tensors), config)
+    found = flamingo.ORIGINAL.load(saved(tmp_path / "a.pt", tensors), config)
     assert sum(key.endswith("attn.bias") for key in found.unused) == 2
-    mask = flamingo.to_original(found.params, found.config)["flamingo_palm.layers.1.0.fn.attn.bias"]
+    mask = flamingo.ORIGINAL.to_original(dataclasses.replace(found, unused=None))[
+        "flamingo_palm.layers.1.0.fn.attn.bias"
+    ]
     np.testing.assert_array_equal(mask, np.tril(np.ones((1024, 1024), np.float32))[None, None])
 
 
@@ -86,7 +91,7 @@ def test_older_files_lack_positions_or_a_class_head_and_have_fewer_words(gpt2, t
     less = {key: value for key, value in tensors.items() if "wpe" not in key and not key.startswith("classifier")}
     less = {key: value[:11] if len(value) == 12 else value for key, value in less.items()}
     less = {key.replace("time_pos_emb", "media_pos_emb"): value for key, value in less.items()}
-    found = flamingo.load(saved(tmp_path / "a.pt", less), config)
+    found = flamingo.ORIGINAL.load(saved(tmp_path / "a.pt", less), config)
     assert (found.config["vocab_size"], found.config["num_answers"]) == (11, 0)
     assert found.config["language_sizes"]["positions"] == 0
     assert "position" not in found.params["language"]
@@ -94,7 +99,7 @@ def test_older_files_lack_positions_or_a_class_head_and_have_fewer_words(gpt2, t
 
 def test_a_head_of_text_alone_is_told_by_its_width(tmp_path):
     tensors, config = made(use_image_embeddings=False)
-    found = flamingo.load(saved(tmp_path / "a.pt", tensors), config | {"head": "image_and_text"})
+    found = flamingo.ORIGINAL.load(saved(tmp_path / "a.pt", tensors), config | {"head": "image_and_text"})
     assert found.config["head"] == "text"
     assert found.params["class_output"]["kernel"].shape == (8, 5)
 
@@ -103,10 +108,10 @@ def test_the_last_name_of_berts_tensors_decides(tmp_path):
     tensors, config = made(language_model="bert-clinical", bert=BERT)
     first = "flamingo_palm.bert_decoder.bert."
     words = f"{first}embeddings.word_embeddings.weight"
-    found = flamingo.load(saved(tmp_path / "a.pt", tensors), config)
+    found = flamingo.ORIGINAL.load(saved(tmp_path / "a.pt", tensors), config)
     embedding = tensors["flamingo_palm.bert_embedding.word_embeddings.weight"]
     np.testing.assert_array_equal(found.params["language"]["embed"]["embedding"], embedding)
-    back = flamingo.to_original(found.params, found.config, found.unused)
+    back = flamingo.ORIGINAL.to_original(found)
     assert list(back) == list(tensors)
     np.testing.assert_array_equal(back[words], embedding)
     query = "attention.self.query.weight"
@@ -124,8 +129,8 @@ def test_faults_are_told_together(gpt2, tmp_path):
     with pytest.raises(
         CheckpointError, match=r"2 faults:\n  unexpected norm \[3\].*\n  missing layers\.0\.1\.attn_gate"
     ):
-        flamingo.load(saved(tmp_path / "a.pt", wrong), config)
+        flamingo.ORIGINAL.load(saved(tmp_path / "a.pt", wrong), config)
     with pytest.raises(CheckpointError, match="no flat hyper_parameters"):
-        flamingo.load(saved(tmp_path / "b.pt", tensors))
+        flamingo.ORIGINAL.load(saved(tmp_path / "b.pt", tensors))
     with pytest.raises(CheckpointError, match="Did you mean 'gpt2'"):
         flamingo.model_config(OPTIONS | {"language_model": "gpt"})

@@ -12,6 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxvqa import checkpoints, configs, main, paths, sharding
 from jaxvqa.convert import __main__ as convert
 from jaxvqa.convert import files, towers
+from jaxvqa.convert.original import TOKEN, image
 from jaxvqa.data import tokenisers
 from jaxvqa.golden import weights
 from jaxvqa.runs import Run
@@ -176,10 +177,10 @@ def parts(tmp_path_factory):
         source.mkdir()
         (source / "config.json").write_text(json.dumps(options))
         tower = towers.TOWERS[system]
-        inputs = tower.inputs or (jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32),)
-        module = tower.module(**towers.module_fields(system, options))
-        shapes = jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
-        files.write(source / "model.safetensors", files.TorchFile(tower.layouts[-1].write(made_up(shapes))))
+        fields = tower.from_json(options)
+        inputs = {"image": image(8, 8)} if system == "clip_vision" else {"text": TOKEN}
+        tensors = tower.layouts(fields)[-1].write(made_up(tower.original.shapes(fields, inputs)))
+        files.write(source / "model.safetensors", files.TorchFile(tensors))
         assert convert.main([f"--system={system}", f"--from={source}", f"--to={folder / system}"]) == 0
     return folder
 
@@ -205,7 +206,7 @@ def test_towers_start_a_flamingo(parts, variant):
     theirs = {
         f"{name}/{path}": value
         for name, system in (("language", "gpt2"), ("vision", "clip_vision"))
-        for path, value in paths.flatten(towers.load(system, parts / f"{system}_files").params).items()
+        for path, value in paths.flatten(towers.TOWERS[system].load(parts / f"{system}_files").params).items()
     }
     before, after = paths.flatten(fresh), paths.flatten(state.params)
     embed = "language/embed/embedding"

@@ -11,7 +11,8 @@ import pytest
 
 from jaxvqa import checkpoints, models, optim
 from jaxvqa.convert import __main__ as convert
-from jaxvqa.convert import cmsa, files, mevf, to_torch, workdir
+from jaxvqa.convert import files, mevf, to_jax, to_torch, workdir
+from jaxvqa.convert.original import TOKEN, Checkpoint, image
 from jaxvqa.errors import CheckpointError
 from jaxvqa.golden import runner, weights
 from jaxvqa.models.mevf import INPUTS
@@ -40,7 +41,9 @@ IMAGES = {"image_128": (16, 16), "image": (32, 32)}
 def made_up(config, **images):
     """Variables of a model of this config, every leaf with values of its own."""
     rng = np.random.default_rng(0)
-    shapes = mevf.target(config, **(IMAGES | images))
+    inputs = {"question": TOKEN, "image_84": image(16, 16, 1)}
+    inputs |= {name: image(*size, 3 if name == "image" else 1) for name, size in (IMAGES | images).items()}
+    shapes = mevf.ORIGINAL.shapes(config, {name: inputs[name] for name in models.build(config).inputs})
     return jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape).astype(leaf.dtype), shapes)
 
 
@@ -67,22 +70,21 @@ def test_every_variant_goes_both_ways_and_tells_its_sizes(variant, tmp_path):
         config["embed_width"] = 4
     variables = made_up(config)
     path = tmp_path / "model_epoch3.pth"
-    mevf.save(path, variables, config["name"], batches=5)
+    mevf.ORIGINAL.save(path, Checkpoint(variables, config, {"batches": 5}))
     content = load(path)["model_state"]
     assert {int(value) for key, value in content.items() if "num_batches" in key} <= {5}
     save({"epoch": 3, "model_state": content, "optimizer_state": {"state": {}}}, path)
-    loaded = mevf.load(path, {})  # the file tells everything
+    loaded = mevf.ORIGINAL.load(path, {})  # the file tells everything
     assert_equal(loaded.variables, variables)
-    assert loaded.epoch == 3
+    assert loaded.entries["epoch"] == 3
     defaults = {
         field: models.build({"name": config["name"], "vocab_size": 1, "num_answers": 1}).__dict__.get(field)
-        for field in loaded.sizes
+        for field in loaded.config
     }
-    for field, value in loaded.sizes.items():
-        if field not in IMAGES:
-            assert value == config.get(field, defaults[field]), field
+    for field, value in loaded.config.items():
+        assert value == config.get(field, defaults[field]), field
     again = tmp_path / "again.pth"
-    mevf.save(again, loaded.variables, config["name"], batches=loaded.batches)
+    mevf.ORIGINAL.save(again, loaded)
     written = load(again)["model_state"]
     assert list(written) == list(content)
     assert all(np.array_equal(written[key], content[key]) for key in content)
@@ -121,34 +123,35 @@ SELF_ATTENTION = {"name": "san", "image_branches": "maml", "self_attention": Tru
 @pytest.mark.parametrize("variant", [VARIANTS[0], VARIANTS[5], SELF_ATTENTION], ids=["ban", "san", "two groups"])
 def test_the_optimiser_goes_both_ways(variant, tmp_path):
     config, path = SMALL | variant, tmp_path / "model_epoch3.pth"
-    mevf.save(path, made_up(config), config["name"])
+    mevf.ORIGINAL.save(path, Checkpoint(made_up(config), config))
     content = torch.load(path, weights_only=True)
     assert sorted(content) == ["epoch", "model_state", "optimizer_state"]
-    assert mevf.load(path, {}).adamax is None
+    assert mevf.ORIGINAL.load(path, {}).adam is None
     optimizer, values = stepped(content["model_state"], 0.0075)
     state = optimizer.state_dict()
     torch.save(content | {"optimizer_state": state}, path)
-    loaded = mevf.load(path, {})
-    assert (loaded.adamax.step, loaded.adamax.settings["lr"]) == (3, 0.0075)
+    loaded = mevf.ORIGINAL.load(path, {})
+    assert (loaded.adam.step, loaded.adam.settings["lr"]) == (3, 0.0075)
     moment = optimizer.state[values["classifier.main.3.weight_v"]]["exp_inf"]
-    np.testing.assert_array_equal(loaded.adamax.nu["classifier"]["down"]["v"], moment.numpy().T)
-    mevf.save(tmp_path / "again.pth", loaded.variables, config["name"], loaded.adamax, 3)
+    np.testing.assert_array_equal(loaded.adam.nu["classifier"]["down"]["v"], moment.numpy().T)
+    mevf.ORIGINAL.save(tmp_path / "again.pth", loaded)
     assert_same_state(torch.load(tmp_path / "again.pth", weights_only=True)["optimizer_state"], state)
     optimizer.load_state_dict(content["optimizer_state"])  # PyTorch takes one that has not made a step, too
     # An optimiser over other parameters, or grouped otherwise, is refused.
     state["param_groups"][0]["params"] = state["param_groups"][0]["params"][1:]
     torch.save(content | {"optimizer_state": state}, path)
     with pytest.raises(CheckpointError, match=r"The optimiser holds \d+.*A file with the tensors alone"):
-        mevf.load(path, {})
+        mevf.ORIGINAL.load(path, {})
     torch.save(content | {"optimizer_state": state | {"param_groups": 3 * state["param_groups"]}}, path)
     with pytest.raises(CheckpointError, match=r"expected `state` and .* group"):
-        mevf.load(path, {})
+        mevf.ORIGINAL.load(path, {})
 
 
 @pytest.mark.oracle
 def test_a_step_from_the_commands_folder_is_that_of_pytorch(tmp_path):
     file, run = tmp_path / "model_epoch3.pth", tmp_path / "run"
-    mevf.save(file, made_up(SMALL | SELF_ATTENTION | {"stacks": 3}), "san")
+    config = SMALL | SELF_ATTENTION | {"stacks": 3}
+    mevf.ORIGINAL.save(file, Checkpoint(made_up(config), config))
     content = torch.load(file, weights_only=True)
     optimizer, values = stepped(content["model_state"], 0.005)
     tensors = content["model_state"] | {key: value.detach() for key, value in values.items()}
@@ -176,7 +179,7 @@ def test_a_step_from_the_commands_folder_is_that_of_pytorch(tmp_path):
     for value in values.values():
         value.grad = torch.from_numpy(rng.standard_normal(value.shape, np.float32))
     originals = {key: value.grad.numpy().copy() for key, value in values.items()}
-    grads = cmsa.from_original(originals, {"params": contents.params}, mevf.KEYS["san"])[0]["params"]
+    grads = to_jax(originals, mevf.KEYS["san"], {"params": contents.params})[0]["params"]
     updates, _ = jax.jit(ours.update)(grads, state.opt_state, state.params)
     params = jax.tree.map(lambda p, u: p - np.float32(0.005) * u, state.params, updates)
     torch.nn.utils.clip_grad_norm_(values.values(), contents.config.optim.clip_norm)
@@ -194,22 +197,23 @@ def contents_state(contents, opt_state):
 def test_images_that_are_not_square(tmp_path):
     config = SMALL | {"name": "ban", "image_branches": "mevf"}
     variables = made_up(config, image_128=(16, 24))
-    mevf.save(tmp_path / "x.pth", variables, "ban")
-    assert_equal(mevf.load(tmp_path / "x.pth", config, {"image_128": (16, 24)}).variables, variables)
+    inputs = {"question": TOKEN, "image_84": image(16, 16, 1), "image_128": image(16, 24, 1)}
+    mevf.ORIGINAL.save(tmp_path / "x.pth", Checkpoint(variables, config))
+    assert_equal(mevf.ORIGINAL.load(tmp_path / "x.pth", config, inputs).variables, variables)
     with pytest.raises(CheckpointError, match=r"wrong shape: convert.weight"):
-        mevf.load(tmp_path / "x.pth", config)
+        mevf.ORIGINAL.load(tmp_path / "x.pth", config)
 
 
 def test_all_faults_come_at_once(tmp_path):
     config = SMALL | {"name": "ban", "image_branches": "mevf"}
-    mevf.save(tmp_path / "x.pth", made_up(config), "ban")
+    mevf.ORIGINAL.save(tmp_path / "x.pth", Checkpoint(made_up(config), config))
     tensors = files.read(tmp_path / "x.pth", "model_state").tensors
     del tensors["q_prj.1.main.1.weight_g"]
     tensors["q_prj.1.main.1.weight"] = np.zeros((8, 8), np.float32)
     tensors["v_att.logits.h_bias"] = np.zeros((1, 3, 1, 1), np.float32)
     files.write(tmp_path / "y.pth", files.TorchFile(tensors))
     with pytest.raises(CheckpointError) as error:
-        mevf.load(tmp_path / "y.pth", config | {"glimpses": 2})
+        mevf.ORIGINAL.load(tmp_path / "y.pth", config | {"glimpses": 2})
     for part in (
         "3 faults",
         "missing q_prj.1.main.1.weight_g for params/fusion/merge_1/g",
@@ -218,11 +222,11 @@ def test_all_faults_come_at_once(tmp_path):
     ):
         assert part in str(error.value)
     with pytest.raises(CheckpointError, match=r"missing v_att\.fc11\.weight"):
-        mevf.load(tmp_path / "x.pth", {"name": "san"})
+        mevf.ORIGINAL.load(tmp_path / "x.pth", {"name": "san"})
     with pytest.raises(CheckpointError, match="neither 'ban' nor 'san'"):
-        mevf.load(tmp_path / "x.pth", {"name": "cmsa"})
+        mevf.ORIGINAL.load(tmp_path / "x.pth", {"name": "cmsa"})
     with pytest.raises(CheckpointError, match="ResNet-50"):
-        mevf.load(tmp_path / "x.pth", {"name": "ban", "image_branches": "resnet50"})
+        mevf.ORIGINAL.load(tmp_path / "x.pth", {"name": "ban", "image_branches": "resnet50"})
 
 
 def test_options_become_a_config():
@@ -275,20 +279,21 @@ def test_pickled_arrays_become_the_maml_branch(tmp_path):
     arrays |= {f"b{i}": rng.standard_normal(4).astype(np.float32) for i in range(1, 5)}
     path = tmp_path / "pretrained_maml.weights"
     path.write_bytes(pickle.dumps(arrays))
-    variables, report = mevf.load_maml(path)
-    assert len(report.used) == 8
+    loaded = mevf.MAML_ORIGINAL.load(path)
+    variables = loaded.variables
+    assert len(loaded.report.used) == 8
     params = variables["params"]
     for i in range(1, 5):
         np.testing.assert_array_equal(params[f"conv_{i}"]["kernel"], arrays[f"conv{i}"])
         np.testing.assert_array_equal(params[f"conv_{i}"]["bias"], arrays[f"b{i}"])
         assert (params[f"norm_{i}"]["scale"] == 1).all()
         assert (variables["batch_stats"][f"norm_{i}"]["var"] == 1).all()
-    target = mevf.target(SMALL | {"name": "ban"}, **IMAGES)
-    assert jax.tree.map(np.shape, variables["params"]) == jax.tree.map(jnp.shape, target["params"]["image"]["maml"])
+    whole = made_up(SMALL | {"name": "ban"})
+    assert jax.tree.map(np.shape, variables["params"]) == jax.tree.map(np.shape, whole["params"]["image"]["maml"])
     del arrays["b3"]
     path.write_bytes(pickle.dumps(arrays))
     with pytest.raises(CheckpointError, match="missing b3 for params/conv_3/bias"):
-        mevf.load_maml(path)
+        mevf.MAML_ORIGINAL.load(path)
 
 
 def test_the_autoencoders_file(tmp_path):
@@ -296,11 +301,9 @@ def test_the_autoencoders_file(tmp_path):
     tensors = weights.checkpoint([t for t in manifest["tensors"] if t["key"].startswith("ae_v_emb.")])
     tensors = {key.removeprefix("ae_v_emb."): value for key, value in tensors.items()}
     files.write(tmp_path / "pretrained_ae.pth", files.TorchFile(tensors))
-    variables, report = mevf.load_autoencoder(tmp_path / "pretrained_ae.pth")
-    assert len(report.used) == len(tensors) == 14
-    np.testing.assert_array_equal(
-        variables["params"]["up_1"]["kernel"], tensors["tran_conv1.weight"].transpose(2, 3, 0, 1)
-    )
+    loaded = mevf.AUTOENCODER_ORIGINAL.load(tmp_path / "pretrained_ae.pth")
+    assert len(loaded.report.used) == len(tensors) == 14
+    np.testing.assert_array_equal(loaded.params["up_1"]["kernel"], tensors["tran_conv1.weight"].transpose(2, 3, 0, 1))
 
 
 def test_the_published_files_give_the_published_numbers(jaxvqa_data, monkeypatch):
@@ -308,6 +311,7 @@ def test_the_published_files_give_the_published_numbers(jaxvqa_data, monkeypatch
     assert [row.passed for row in rows] == [True] * 4
     # They hold nothing but what the branches take.
     folder = jaxvqa_data / "reference/cmsa"
-    assert sum(np.prod(shape) for _, _, shape in mevf.load_maml(folder / "pretrained_maml.weights")[1].used) == 111_424
+    report = mevf.MAML_ORIGINAL.load(folder / "pretrained_maml.weights").report
+    assert sum(np.prod(shape) for _, _, shape in report.used) == 111_424
     monkeypatch.delenv("JAXVQA_DATA")
     assert {row.passed for row in runner.run(GOLDEN / "mevf_published.manifest.json")} == {None}

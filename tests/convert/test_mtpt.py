@@ -11,6 +11,7 @@ import pytest
 from jaxvqa import checkpoints, configs, models
 from jaxvqa.convert import __main__ as convert
 from jaxvqa.convert import files, mtpt
+from jaxvqa.convert.original import Checkpoint
 from jaxvqa.data.data_set import DataSet
 from jaxvqa.errors import CheckpointError
 from jaxvqa.tasks import make_task, task_with_assets
@@ -55,13 +56,14 @@ def test_every_variant_goes_both_ways_and_tells_its_sizes(variant, tmp_path):
     config = SMALL | variant
     variables = made_up(config)
     batches = {"backbone": 5, "decoder": 6, "compatibility": 7}
-    mtpt.save(paths(tmp_path), variables, batches)
-    loaded = mtpt.load(paths(tmp_path), {})  # the files tell everything
+    mtpt.ORIGINAL.save(paths(tmp_path), Checkpoint(variables, config, {"batches": batches}))
+    loaded = mtpt.ORIGINAL.load(paths(tmp_path), {})  # the files tell everything
     assert jax.tree.structure(loaded.variables) == jax.tree.structure(variables)
     jax.tree.map(np.testing.assert_array_equal, loaded.variables, variables)
-    assert loaded.batches == batches
+    assert loaded.entries["batches"] == batches
+    told = {field: value for field, value in loaded.config.items() if field != "name"}
     model = models.build(config)
-    assert {field: getattr(model, field) for field in loaded.sizes} == loaded.sizes
+    assert {field: getattr(model, field) for field in told} == told
 
 
 def test_keys_are_the_originals_in_its_order(tmp_path):
@@ -74,23 +76,25 @@ def test_keys_are_the_originals_in_its_order(tmp_path):
             if part == "backbone":  # the small model's has fewer blocks
                 expected = [key for key in expected if not key.startswith("layer")]
             keys = [
-                key for key in mtpt.to_original(part, shapes, 0) if part != "backbone" or not key.startswith("layer")
+                key
+                for key in mtpt.ORIGINAL.part(part, Checkpoint(shapes, SMALL))
+                if part != "backbone" or not key.startswith("layer")
             ]
             assert keys == expected
         assert config["depth"] == 34
 
 
 def test_faults_name_the_file(tmp_path):
-    mtpt.save(paths(tmp_path), made_up(SMALL))
+    mtpt.ORIGINAL.save(paths(tmp_path), Checkpoint(made_up(SMALL), SMALL))
     decoder = files.read(paths(tmp_path)["decoder"]).tensors
     decoder["decoder9.conv1.weight"] = decoder.pop("decoder3.conv1.weight")
     files.write(paths(tmp_path)["decoder"], files.TorchFile(decoder))
     with pytest.raises(CheckpointError) as error:
-        mtpt.load(paths(tmp_path), {})
+        mtpt.ORIGINAL.load(paths(tmp_path), {})
     for part in ("decoder_epoch99.pth", "missing decoder3.conv1.weight for params/decoder/up_3/reduce/kernel"):
         assert part in str(error.value)
     with pytest.raises(CheckpointError, match="given are those of backbone"):
-        mtpt.load({"backbone": tmp_path}, {})
+        mtpt.ORIGINAL.load({"backbone": tmp_path}, {})
 
 
 def test_options_that_are_not_known_are_named():
@@ -102,18 +106,18 @@ def test_options_that_are_not_known_are_named():
 
 def test_a_backbone_or_torchvisions_file_becomes_a_branch(tmp_path):
     variables = made_up(SMALL)
-    mtpt.save(paths(tmp_path), variables)
+    mtpt.ORIGINAL.save(paths(tmp_path), Checkpoint(variables, SMALL))
     path = paths(tmp_path)["backbone"]
-    branch, _ = mtpt.load_backbone(path)
+    branch = mtpt.BACKBONE.load(path).variables
     expected = {collection: leaves["backbone"] for collection, leaves in variables.items()}
     jax.tree.map(np.testing.assert_array_equal, branch, expected)
     tensors = files.read(path).tensors | {"fc.weight": np.zeros((9, 64)), "fc.bias": np.zeros(9)}
     files.write(tmp_path / "resnet18.pth", files.TorchFile(tensors))
-    branch, report = mtpt.load_backbone(tmp_path / "resnet18.pth")
-    jax.tree.map(np.testing.assert_array_equal, branch, expected)
-    assert {"fc.weight", "fc.bias"} <= set(report.excused)
+    loaded = mtpt.BACKBONE.load(tmp_path / "resnet18.pth")
+    jax.tree.map(np.testing.assert_array_equal, loaded.variables, expected)
+    assert {"fc.weight", "fc.bias"} == set(loaded.unused)
     with pytest.raises(CheckpointError, match="does not fit"):
-        mtpt.load_backbone(paths(tmp_path)["decoder"])
+        mtpt.BACKBONE.load(paths(tmp_path)["decoder"])
 
 
 # --- the command -------------------------------------------------------------------------------------------------------
@@ -149,7 +153,8 @@ def test_three_files_become_a_folder_and_three_files_again(settings, tmp_path, c
     assert [path.name for path in theirs.values()] == [
         *("backbone_epoch-99.pth", "b_decoder_epoch-99.pth", "cmsa_epoch-99.pth")
     ]
-    mtpt.save(theirs, variables, {"backbone": 5, "decoder": 6, "compatibility": 7})
+    batches = {"backbone": 5, "decoder": 6, "compatibility": 7}
+    mtpt.ORIGINAL.save(theirs, Checkpoint(variables, SMALL | sizes, {"batches": batches}))
     run = tmp_path / "run"
     assert command(f"--from={theirs['backbone']}", f"--to={run}", config) == 0
     words = f"{len(assets['vocabulary'])} words, 6 classes"
@@ -184,7 +189,7 @@ def test_the_command_says_what_is_missing_or_does_not_fit(settings, tmp_path, ca
 
     backbone = tmp_path / "backbone_epoch-99.pth"
     paths = mtpt.files_of(backbone, "abdomen")
-    mtpt.save(paths, made_up(SMALL))
+    mtpt.ORIGINAL.save(paths, Checkpoint(made_up(SMALL), SMALL))
     message = refused(f"--from={backbone}", config)
     assert "model.task = 'segment' and 3 classes" in message
     assert "the config has 'classify'" in message

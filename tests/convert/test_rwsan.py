@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jaxvqa.convert import Rule, Table, __main__, adam, files, nested, rwsan, to_jax, to_torch, torch_files
+from jaxvqa.convert.original import TOKEN
 from jaxvqa.errors import CheckpointError
 from jaxvqa.golden import weights
 from tests.checkpoint_files import load, save
@@ -190,12 +191,17 @@ OPTIONS |= {"FLAT_MLP_SIZE": 5, "FLAT_OUT_SIZE": 7, "SRWSA_MIDSIZE": 2, "SGRWSA_
 OPTIONS |= {"DROPOUT_R": 0.1, "token_size": 9, "answer_size": 4, "IMG_FEAT_SIZE": 10, "MAX_TOKEN": 5}
 
 
+def target():
+    regions = jax.ShapeDtypeStruct((1, 1, OPTIONS["IMG_FEAT_SIZE"]), np.float32)
+    return rwsan.ORIGINAL.shapes(rwsan.model_config(OPTIONS), {"regions": regions, "question": TOKEN})
+
+
 @pytest.fixture(scope="module")
 def original(request):
     """An original checkpoint's tensors: the golden list of keys with small shapes."""
     golden = request.config.rootpath / "tests/golden/rwsan/small.manifest.json"
     keys = [t["key"] for t in json.loads(golden.read_text())["tensors"]]
-    shapes = rwsan.target(rwsan.model_config(OPTIONS), OPTIONS["IMG_FEAT_SIZE"])
+    shapes = target()
     tensors = to_torch(jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes), rwsan.KEYS)
     assert list(tensors) == keys  # the order in which the original writes
     return {key: weights.tensor(key, tensors[key].shape, "float32") for key in keys}
@@ -232,13 +238,13 @@ def assert_same(ours, theirs):
 def test_round_trip_of_a_whole_checkpoint(original, tmp_path):
     content = {"state_dict": original, "optimizer": stepped_adam(original), "lr_base": 2e-5}
     save(content, tmp_path / "epoch3.pkl")
-    loaded = rwsan.load(tmp_path / "epoch3.pkl", {"name": "rwsan", "heads": 2})
-    assert (loaded.lr_base, loaded.adam.step) == (2e-5, 3)
+    loaded = rwsan.ORIGINAL.load(tmp_path / "epoch3.pkl", {"name": "rwsan", "heads": 2})
+    assert (loaded.entries["lr_base"], loaded.adam.step) == (2e-5, 3)
     key = "RWSA_layer.sgrwsa.dec1.mhatt2.linear_v.weight"
     moment = content["optimizer"]["state"][list(original).index(key)]["exp_avg"]
     ours = loaded.adam.mu["decoder"]["unit"]["cross_attention"]["value"]["kernel"]
     np.testing.assert_array_equal(ours, moment.T)
-    rwsan.save(tmp_path / "again.pkl", loaded.params, loaded.adam, loaded.lr_base)
+    rwsan.ORIGINAL.save(tmp_path / "again.pkl", loaded)
     assert_same(load(tmp_path / "again.pkl"), content)
 
 
@@ -254,8 +260,8 @@ def test_pytorch_goes_on_from_our_file_as_from_its_own(original, tmp_path):
     state = optimizer.state_dict()
     tensors = {key: value.detach() for key, value in values.items()}
     torch.save({"state_dict": tensors, "optimizer": state, "lr_base": 2e-5}, tmp_path / "epoch3.pkl")
-    loaded = rwsan.load(tmp_path / "epoch3.pkl", {"name": "rwsan", "heads": 2})
-    rwsan.save(tmp_path / "again.pkl", loaded.params, loaded.adam, loaded.lr_base)
+    loaded = rwsan.ORIGINAL.load(tmp_path / "epoch3.pkl", {"name": "rwsan", "heads": 2})
+    rwsan.ORIGINAL.save(tmp_path / "again.pkl", loaded)
     again = torch.load(tmp_path / "again.pkl", weights_only=True)
     assert list(again["state_dict"]) == list(original)
     assert all(torch.equal(again["state_dict"][key], value) for key, value in tensors.items())
@@ -271,11 +277,11 @@ def test_pytorch_goes_on_from_our_file_as_from_its_own(original, tmp_path):
 @pytest.mark.oracle
 def test_a_fresh_adam_is_what_pytorch_writes():
     theirs = torch.optim.Adam([torch.zeros(1)]).state_dict()
-    assert adam.fresh_state(1, {}) == theirs
+    assert adam.Optimizer().write(None, {"w": np.zeros(1)}, Table((Rule("w", "params/w"),))) == theirs
 
 
 def test_sizes_come_from_the_shapes(original):
-    sizes = rwsan.infer_sizes(original, heads=2)
+    sizes = rwsan.ORIGINAL.infer(files.TorchFile(original), {"heads": 2})
     model = rwsan.model_config(OPTIONS)
     assert sizes == {name: model[name] for name in rwsan.SIZES}
 
@@ -285,9 +291,9 @@ def test_sizes_come_from_the_shapes(original):
 def test_plain_and_prefixed_files_give_the_same(original, tmp_path, suffix, prefix):
     path = tmp_path / f"weights{suffix}"
     files.write(path, files.TorchFile({prefix + key: value for key, value in original.items()}))
-    loaded = rwsan.load(path, rwsan.model_config(OPTIONS))
-    assert (loaded.adam, loaded.lr_base) == (None, None)
-    back = to_torch(loaded.params, rwsan.KEYS)
+    loaded = rwsan.ORIGINAL.load(path, rwsan.model_config(OPTIONS))
+    assert (loaded.adam, loaded.entries["lr_base"]) == (None, None)
+    back = to_torch(loaded.variables, rwsan.KEYS)
     assert list(back) == list(original)
     for key, value in original.items():
         np.testing.assert_array_equal(back[key], value)
@@ -300,12 +306,12 @@ def test_a_checkpoint_that_does_not_fit_lists_every_fault(original, tmp_path):
     tensors["proj_norm.a_2"] = np.zeros(8, np.float32)
     save(tensors, tmp_path / "x.pth")
     with pytest.raises(CheckpointError) as error:
-        rwsan.load(tmp_path / "x.pth", rwsan.model_config(OPTIONS))
+        rwsan.ORIGINAL.load(tmp_path / "x.pth", rwsan.model_config(OPTIONS))
     for part in ("missing proj.weight", "Did you mean 'proj.wheight'", "unexpected proj.wheight", "proj_norm.a_2 [8]"):
         assert part in str(error.value)
     save({"some.other": np.zeros(1, np.float32)}, tmp_path / "y.pth")
     with pytest.raises(CheckpointError, match="74 faults"):
-        rwsan.load(tmp_path / "y.pth", {"name": "rwsan"})
+        rwsan.ORIGINAL.load(tmp_path / "y.pth", {"name": "rwsan"})
 
 
 def test_unknown_options_are_named():
@@ -316,16 +322,16 @@ def test_unknown_options_are_named():
 
 
 def test_broken_optimiser_states_are_refused(original):
-    table, shapes = rwsan.KEYS, rwsan.target(rwsan.model_config(OPTIONS), 10)
+    optimizer, table, shapes = rwsan.ORIGINAL.entries["optimizer"], rwsan.KEYS, target()["params"]
     keys = list(original)
     whole = stepped_adam(original)
-    assert adam.from_torch(adam.fresh_state(73, {}), keys, table, shapes) is None
+    assert optimizer.read({"state": {}}, keys, table, shapes) is None
     uneven = whole | {"state": whole["state"] | {3: whole["state"][3] | {"step": np.float32(9)}}}
     partial = whole | {"state": {i: entry for i, entry in whole["state"].items() if i != 5}}
     short = whole | {"param_groups": [whole["param_groups"][0] | {"params": [0, 1]}]}
     for broken, message in ((uneven, "different steps"), (partial, keys[5]), (short, "holds 2"), ({}, "none of one")):
         with pytest.raises(CheckpointError, match=message):
-            adam.from_torch(broken, keys, table, shapes)
+            optimizer.read(broken, keys, table, shapes)
 
 
 # --- the command -------------------------------------------------------------------------------------------------------

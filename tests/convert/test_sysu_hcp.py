@@ -1,5 +1,6 @@
 """Conversion of SYSU-HCP's checkpoints: both ways bit for bit, doubled and unused tensors, faults."""
 
+import dataclasses
 import functools
 
 import jax
@@ -9,6 +10,7 @@ import pytest
 from jaxvqa import checkpoints, paths
 from jaxvqa.convert import __main__ as command
 from jaxvqa.convert import sysu_hcp
+from jaxvqa.convert.original import Checkpoint
 from jaxvqa.errors import CheckpointError
 from jaxvqa.golden import weights
 from tests.checkpoint_files import load, save
@@ -40,12 +42,17 @@ def model(backbone, sizes, answers=3):
     return {"name": "sysu_hcp", "backbone": backbone, "sizes": sizes, "num_answers": answers}
 
 
+def zeros(config):
+    """The tensors of a checkpoint of zeros."""
+    variables = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), sysu_hcp.ORIGINAL.shapes(config))
+    return sysu_hcp.ORIGINAL.to_original(Checkpoint(variables, config, {"batches": 7}))
+
+
 @functools.cache
 def made(case):
     """The tensors of an original checkpoint of `SMALL`, with values of the recipe: different ones for each name."""
     backbone, sizes = SMALL[case]
-    target = sysu_hcp.target(model(backbone, sizes))
-    empty = sysu_hcp.to_original(jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), target), backbone, 7)
+    empty = zeros(model(backbone, sizes))
     return {
         key: value if "num_batches" in key else weights.tensor(key, value.shape, "float32")
         for key, value in empty.items()
@@ -66,12 +73,12 @@ def first_names(tensors, attribute):
 def test_both_ways_bit_for_bit_with_the_classes_from_the_file(case, tmp_path):
     tensors, (backbone, sizes) = made(case), SMALL[case]
     config = {name: value for name, value in model(backbone, sizes).items() if name != "num_answers"}
-    loaded = sysu_hcp.load(saved(tmp_path / "best.pth", tensors), config)
-    counters = any("num_batches" in key for key in tensors)
-    assert (loaded.epoch, loaded.run_id, loaded.batches) == (49, 2, 7 * counters)
-    assert loaded.sizes == {"num_answers": 3}
+    loaded = sysu_hcp.ORIGINAL.load(saved(tmp_path / "best.pth", tensors), config)
+    counted = {"batches": 7} if any("num_batches" in key for key in tensors) else {}
+    assert loaded.entries == {"epoch": 49, "run_id": 2} | counted
+    assert loaded.config["num_answers"] == 3
     again = tmp_path / "again.pth"
-    sysu_hcp.save(again, loaded.variables, backbone, epoch=49, run_id=2, batches=7, unused=loaded.unused)
+    sysu_hcp.ORIGINAL.save(again, loaded)
     content = load(again)
     assert (content["epoch"], content["run_id"]) == (49, 2)
     state = {key.removeprefix("module."): value for key, value in content["state_dict"].items()}
@@ -90,12 +97,12 @@ def test_the_own_name_of_a_doubled_tensor_wins(case, tmp_path):
     tensors, (backbone, sizes) = made(case), SMALL[case]
     attribute = next(iter(tensors)).partition(".")[0]
     names = [key for key in first_names(tensors, attribute) if "num_batches" not in key]
-    loaded = sysu_hcp.load(saved(tmp_path / "a.pth", tensors), model(backbone, sizes))
+    loaded = sysu_hcp.ORIGINAL.load(saved(tmp_path / "a.pth", tensors), model(backbone, sizes))
     stale = tensors | {key: tensors[key] + 1 for key in names}
-    changed = sysu_hcp.load(saved(tmp_path / "b.pth", stale), model(backbone, sizes))
+    changed = sysu_hcp.ORIGINAL.load(saved(tmp_path / "b.pth", stale), model(backbone, sizes))
     jax.tree.map(np.testing.assert_array_equal, loaded.variables, changed.variables)
     assert [key for key, _ in loaded.report.shadowed] == names
-    back = sysu_hcp.to_original(loaded.variables, backbone, 7)
+    back = sysu_hcp.ORIGINAL.to_original(dataclasses.replace(loaded, unused=None))
     for key, winner in loaded.report.shadowed:
         np.testing.assert_array_equal(back[key], tensors[winner], err_msg=key)
         np.testing.assert_array_equal(back[winner], tensors[winner], err_msg=winner)
@@ -103,13 +110,13 @@ def test_the_own_name_of_a_doubled_tensor_wins(case, tmp_path):
 
 def test_the_unused_classifier_is_kept_or_zeros(tmp_path):
     tensors, (backbone, sizes) = made(RESNEST_HGAP), SMALL[RESNEST_HGAP]
-    loaded = sysu_hcp.load(saved(tmp_path / "a.pth", tensors), model(backbone, sizes))
+    loaded = sysu_hcp.ORIGINAL.load(saved(tmp_path / "a.pth", tensors), model(backbone, sizes))
     assert {key: value.shape for key, value in loaded.unused.items()} == {
         "resnest50.fc.weight": (1000, 2048),
         "resnest50.fc.bias": (1000,),
     }
     np.testing.assert_array_equal(loaded.unused["resnest50.fc.weight"], tensors["resnest50.fc.weight"])
-    back = sysu_hcp.to_original(loaded.variables, backbone, 7)
+    back = sysu_hcp.ORIGINAL.to_original(dataclasses.replace(loaded, unused=None))
     assert list(back) == list(tensors)
     assert not back["resnest50.fc.weight"].any()
 
@@ -117,8 +124,8 @@ def test_the_unused_classifier_is_kept_or_zeros(tmp_path):
 @pytest.mark.parametrize(("prefix", "outer"), [("", True), ("module.", False), ("", False)])
 def test_files_without_the_prefix_or_the_outer_layer_are_read(prefix, outer, tmp_path):
     tensors, (backbone, sizes) = made(REPVGG_B0), SMALL[REPVGG_B0]
-    loaded = sysu_hcp.load(saved(tmp_path / "a.pth", tensors, prefix, outer), model(backbone, sizes))
-    assert (loaded.epoch, loaded.run_id) == ((49, 2) if outer else (None, None))
+    loaded = sysu_hcp.ORIGINAL.load(saved(tmp_path / "a.pth", tensors, prefix, outer), model(backbone, sizes))
+    assert (loaded.entries["epoch"], loaded.entries["run_id"]) == ((49, 2) if outer else (None, None))
     np.testing.assert_array_equal(loaded.variables["params"]["head"]["classifier"]["bias"], tensors["linear.bias"])
 
 
@@ -127,7 +134,7 @@ def test_all_faults_are_listed(tmp_path):
     wrong = {key: value for key, value in tensors.items() if key != "linear.bias"} | {"linear.scale": np.zeros(2)}
     wrong["stage0.rbr_dense.conv.weight"] = np.zeros((1, 3, 3, 3), np.float32)
     with pytest.raises(CheckpointError) as caught:
-        sysu_hcp.load(saved(tmp_path / "a.pth", wrong), model(backbone, sizes))
+        sysu_hcp.ORIGINAL.load(saved(tmp_path / "a.pth", wrong), model(backbone, sizes))
     for part in ("unexpected linear.scale", "missing linear.bias", "wrong shape: stage0.rbr_dense.conv.weight"):
         assert part in str(caught.value)
 
@@ -136,11 +143,11 @@ def test_another_number_of_classes_or_another_backbone_is_refused(tmp_path):
     backbone, sizes = SMALL[REPVGG_B0]
     path = saved(tmp_path / "a.pth", made(REPVGG_B0))
     with pytest.raises(CheckpointError, match=r"linear.weight \[3, 10\]"):
-        sysu_hcp.load(path, model(backbone, sizes, answers=4))
+        sysu_hcp.ORIGINAL.load(path, model(backbone, sizes, answers=4))
     with pytest.raises(CheckpointError, match=r"there are keys of resnet18, .*Did you mean 'resnest50HGap'"):
-        sysu_hcp.load(path, model("resnest50Hgap", sizes))
+        sysu_hcp.ORIGINAL.load(path, model("resnest50Hgap", sizes))
     with pytest.raises(CheckpointError, match=r"none of its 79 keys is one of this system.s; the first are stage0"):
-        sysu_hcp.load(path, model("resnet18", {"width": 4}))
+        sysu_hcp.ORIGINAL.load(path, model("resnet18", {"width": 4}))
 
 
 def test_options_that_are_not_offered_are_refused():
@@ -162,8 +169,7 @@ def published(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("sysu_hcp")
     sizes = configs.load(SMALL_CONFIG.partition("=")[2]).model.sizes.to_dict()
-    target = sysu_hcp.target(model("resnest50HGap", sizes))
-    empty = sysu_hcp.to_original(jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), target), "resnest50HGap", 7)
+    empty = zeros(model("resnest50HGap", sizes))
     values = {
         key: value if "num_batches" in key else weights.tensor(key, value.shape, "float32")
         for key, value in empty.items()
@@ -210,7 +216,7 @@ def test_the_command_reads_a_tower_for_other_classes(published, tmp_path):
     taken = paths.flatten(restored.restore_model(restored.model_shapes())["params"])
     restored.close()
     theirs = paths.flatten(
-        sysu_hcp.load(
+        sysu_hcp.ORIGINAL.load(
             file,
             model("resnest50HGap", {"blocks": (1, 1, 1, 1), "stem_width": 4, "bottleneck_width": 8, "features": 16}),
         ).variables["params"]

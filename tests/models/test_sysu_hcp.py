@@ -148,7 +148,7 @@ def test_vgg_with_each_head_is_the_originals(backbone, size):
     variables = random_variables(model)
     x = images(2, *size, 3)
     logits, out = jax.jit(model.apply)(variables, image=x)
-    tensors = sysu_hcp.to_original(variables, backbone, 1)
+    tensors = sysu_hcp.layout({"backbone": backbone}).write(variables, 1)
     tensors = {key: torch.from_numpy(np.array(value)) for key, value in tensors.items()}
     with torch.no_grad():
         expected, features = theirs(backbone, tensors, torch.from_numpy(x).permute(0, 3, 1, 2))

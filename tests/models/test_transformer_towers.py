@@ -97,8 +97,8 @@ def their_result(kind, model, text, mask):
 def test_folders_of_transformers_give_its_numbers_and_gradients(kind, tmp_path):
     model = theirs(kind)
     model.save_pretrained(tmp_path)
-    found = towers.load(kind, tmp_path)
-    module = towers.TOWERS[kind].module(**found.fields)
+    found = towers.TOWERS[kind].load(tmp_path)
+    module = towers.TOWERS[kind].module(**found.config)
     expected, inputs = their_result(kind, model, TEXT, REAL)
     weight = np.asarray(np.random.default_rng(1).standard_normal(expected.shape), np.float32)
     if kind in ("gpt2", "bert"):
@@ -113,7 +113,7 @@ def test_folders_of_transformers_give_its_numbers_and_gradients(kind, tmp_path):
     (_, result), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(found.params)
     real = weight != 0
     np.testing.assert_allclose(np.asarray(result)[real], expected.detach().numpy()[real], atol=1e-5)
-    written = found.layout.write(gradient, prefixed=found.prefixed)
+    written = found.layout.write({"params": gradient})
     names = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     assert len(names) > 20
     for name, value in names.items():

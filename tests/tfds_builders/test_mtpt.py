@@ -10,12 +10,12 @@ from PIL import Image
 from jaxvqa.data.records import Records
 from jaxvqa.errors import DataError
 from tfds_builders.build import build, builder_class, config_names
-from tfds_builders.mtpt import files, phantoms
+from tfds_builders.mtpt import phantoms, release
 from tfds_builders.phantom_vqa.phantom_vqa_dataset_builder import Builder as PhantomVqa
 from tfds_builders.phantom_vqa.questions import make_questions
 from tfds_builders.phantom_vqa.render import ORGANS, render
 from tfds_builders.phantom_vqa.scenes import make_scene
-from tfds_builders.vqa_rad import release
+from tfds_builders.vqa_rad.release import ROWS_FILE
 
 Builder = builder_class("mtpt")
 SPLITS = {"train": 32, "test": 8}
@@ -111,7 +111,7 @@ def write_png(path, values):
 def manual(tmp_path):
     folder = tmp_path / "manual"
     rng = np.random.default_rng(0)
-    for organ, images in files.IMAGE_SETS.items():
+    for organ, images in release.IMAGE_SETS.items():
         for split, count in (("train", 3), ("test", 2)):
             lines = []
             for i in range(count):
@@ -120,7 +120,7 @@ def manual(tmp_path):
                 if organ == "abdomen":
                     write_png(folder / images.folder / line["mask"], rng.integers(0, 14, (6, 5), np.uint8))
                 lines.append(" ".join(line[column] for column in images.columns))
-            (folder / f"{images.lists}_{files.SPLITS[split]}.txt").write_text("\n".join(lines) + "\n\n")
+            (folder / f"{images.lists}_{release.SPLITS[split]}.txt").write_text("\n".join(lines) + "\n\n")
     return folder
 
 
@@ -131,7 +131,7 @@ def test_lists(manual, tmp_path, organ):
     assert [record["question_id"] for record in train + test] == [0, 1, 2, 3, 4]
     for split, records in (("train", train), ("test", test)):
         for i, record in enumerate(records):
-            folder = manual / files.IMAGE_SETS[organ].folder
+            folder = manual / release.IMAGE_SETS[organ].folder
             assert record["image_name"] == f"img/{split}_{i}.png"
             assert record["image"] == (folder / record["image_name"]).read_bytes()
             if organ == "abdomen":
@@ -215,7 +215,7 @@ def test_questions_of_vqa_rad(tmp_path, monkeypatch):
     rows = [base | {"question": q, "image_organ": o, "phrase_type": p, "question_frame": "NULL"} for q, o, p in asked]
     rows[3]["question_frame"] = "Where in the image?"
     (tmp_path / "vqa_rad").mkdir()
-    (tmp_path / "vqa_rad" / release.ROWS_FILE).write_text(json.dumps(rows))
+    (tmp_path / "vqa_rad" / ROWS_FILE).write_text(json.dumps(rows))
     expected = {
         "abdomen": ([0, 1, 0], [0, 1]),
         "brain": ([1, 0, 1], [1, 0]),

@@ -410,12 +410,12 @@ def test_pictures_that_are_none(manual, make, tmp_path):
 
 def test_beam_needs_members_it_can_open(manual):
     write_regions(manual)
-    members = builder_module.layout.list_members(manual / "coco_extract/train2014", ".npz")
+    members = builder_module.release.list_members(manual / "coco_extract/train2014", ".npz")
     example = builder_module._beam_example("features", (7, members[0]))
     assert example[0] == 7
     assert example[1]["image_id"] == 3
     with pytest.raises(DataError, match="without --beam"):
-        builder_module.layout.list_members(manual / "train2014.tar.gz", ".npz")
+        builder_module.release.list_members(manual / "train2014.tar.gz", ".npz")
 
 
 def test_beam_gives_the_same_records(manual, make, tmp_path):

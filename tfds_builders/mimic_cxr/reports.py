@@ -11,7 +11,7 @@ from jaxvqa.errors import DataError
 from jaxvqa.inputs import read_text
 from tfds_builders.checks import error_of
 from tfds_builders.manual import find_file
-from tfds_builders.vqa_v2.layout import UNREADABLE
+from tfds_builders.vqa_v2.release import UNREADABLE
 
 HIDDEN = "___"
 """What stands where names, dates and places were."""

@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 
 from tfds_builders import checks
 from tfds_builders.manual import ManualFile
-from tfds_builders.mtpt import files, phantoms
+from tfds_builders.mtpt import phantoms, release
 from tfds_builders.vqa_rad.vqa_rad_dataset_builder import folders
 
 # Images made for each organ, and the images of phantom_vqa whose questions are collected: first id and number.
@@ -33,7 +33,7 @@ class Config(tfds.core.BuilderConfig):
 def _configs() -> list[Config]:
     configs = []
     for prefix, phantom, tiny in (("", False, False), ("phantom_", True, False), ("tiny_phantom_", True, True)):
-        for organ in files.ORGANS:
+        for organ in release.ORGANS:
             kind = "Phantoms" if phantom else "Images"
             configs += [
                 Config(
@@ -59,9 +59,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     BUILDER_CONFIGS = _configs()
     DEFAULT_CONFIGS = tuple(config.name for config in BUILDER_CONFIGS if config.phantom and not config.tiny)
     EXPECTED_COUNTS = {  # noqa: RUF012
-        **{f"{organ}_questions": {"train": 2190, "test": 432} for organ in files.ORGANS},
-        **{f"phantom_{organ}": _FULL for organ in files.ORGANS},
-        **{f"tiny_phantom_{organ}": _TINY for organ in files.ORGANS},
+        **{f"{organ}_questions": {"train": 2190, "test": 432} for organ in release.ORGANS},
+        **{f"phantom_{organ}": _FULL for organ in release.ORGANS},
+        **{f"tiny_phantom_{organ}": _TINY for organ in release.ORGANS},
     }
     workers = 1
     """Threads that read images; the build command sets it."""
@@ -73,7 +73,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         config = self.builder_config
         if config.phantom or config.questions:
             return []
-        return [*(files.list_file(config.organ, split) for split in files.SPLITS), files.image_folder(config.organ)]
+        return [
+            *(release.list_file(config.organ, split) for split in release.SPLITS),
+            release.image_folder(config.organ),
+        ]
 
     def _info(self) -> tfds.core.DatasetInfo:
         features = tfds.features
@@ -93,7 +96,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
                 columns["mask"] = features.Image(shape=(None, None, 1), dtype=np.uint8, encoding_format="png")
             else:
                 columns["label"] = np.int64
-            classes = phantoms.CLASSES if config.phantom else {o: s.classes for o, s in files.IMAGE_SETS.items()}
+            classes = phantoms.CLASSES if config.phantom else {o: s.classes for o, s in release.IMAGE_SETS.items()}
             metadata = tfds.core.MetadataDict(class_names=list(classes[config.organ]))
         return self.dataset_info_from_configs(
             features=features.FeaturesDict(columns),
@@ -106,17 +109,17 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         config = self.builder_config
         if not config.questions and not config.phantom:
             manual_dir = Path(dl_manager.manual_dir)
-            lines = files.read_lists(manual_dir, config.organ)
-            images = files.image_examples(manual_dir, config.organ, lines, self.workers)
+            lines = release.read_lists(manual_dir, config.organ)
+            images = release.image_examples(manual_dir, config.organ, lines, self.workers)
             return {split: self._generate_examples(examples) for split, examples in images.items()}
         generators, first = {}, 0
-        for split in files.SPLITS:
+        for split in release.SPLITS:
             examples: Iterable[dict[str, Any]]
             if config.questions:
                 questions = self._questions(dl_manager, split)
                 why = "no question of this split is in the files"
                 checks.filled_splits(f"mtpt/{config.name}", {split: questions}, why, partial=False)
-                examples, count = files.question_examples(questions, first), len(questions)
+                examples, count = release.question_examples(questions, first), len(questions)
             else:
                 count = (_TINY if config.tiny else _FULL)[split]
                 examples = phantoms.image_examples(config.organ, split, count, first)
@@ -128,7 +131,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         config = self.builder_config
         if config.phantom:
             return phantoms.questions(config.organ, *(_TINY_ASKED if config.tiny else _ASKED)[split])
-        return files.read_questions(*folders(dl_manager), config.organ, split)
+        return release.read_questions(*folders(dl_manager), config.organ, split)
 
     def _generate_examples(self, examples: Iterable[dict[str, Any]]) -> Iterator[tuple[int, dict[str, Any]]]:
         yield from enumerate(examples)

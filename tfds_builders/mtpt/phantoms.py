@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tfds_builders.mtpt.files import ABDOMEN_CLASSES, fitting_questions, png
+from tfds_builders.mtpt.release import ABDOMEN_CLASSES, fitting_questions, png
 from tfds_builders.phantom_vqa.questions import make_questions
 from tfds_builders.phantom_vqa.render import ORGANS, render
 from tfds_builders.phantom_vqa.scenes import Scene, make_scene

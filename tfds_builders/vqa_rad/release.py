@@ -18,7 +18,7 @@ from jaxvqa.errors import DataError
 from jaxvqa.inputs import read_json
 from tfds_builders.checks import ANY_TEXT, TEXT, TEXT_OR_NUMBER, checked_rows, error_of, named, one_of
 from tfds_builders.manual import PICTURE_ENDINGS, ManualFile, by_name
-from tfds_builders.vqa_v2.layout import Member, list_members
+from tfds_builders.vqa_v2.release import Member, list_members
 
 HOME = "https://osf.io/89kps/"
 ROWS_FILE = "VQA_RAD Dataset Public.json"

@@ -11,7 +11,7 @@ from absl import logging
 from jaxvqa.errors import DataError
 from tfds_builders import checks
 from tfds_builders.vqa_rad import release
-from tfds_builders.vqa_v2.layout import Member
+from tfds_builders.vqa_v2.release import Member
 
 Example = dict[str, Any]
 

@@ -17,7 +17,7 @@ from jaxvqa.errors import DataError
 from tfds_builders import checks
 from tfds_builders.checks import Kind
 from tfds_builders.manual import PICTURE_ENDINGS, ManualFile
-from tfds_builders.vqa_v2 import layout
+from tfds_builders.vqa_v2 import release
 from tfds_builders.vqa_v2.region_files import FEATURE_WIDTH, has_boxes, image_id_of, read_region_file
 
 OFFICIAL_COUNTS = {"train": 443_757, "val": 214_354, "test": 447_793, "test_dev": 107_394}
@@ -88,12 +88,12 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         config = self.builder_config.name
         if config == "questions":
             splits = question_splits(manual_dir)
-            _log_absent(config, layout.QUESTIONS, splits)
+            _log_absent(config, release.QUESTIONS, splits)
             subsets = {split: subset for split, (_, subset) in splits.items() if subset is not None}
             if subsets:
                 lists = _read_subsets(manual_dir)
                 wanted = {split: lists[subset] for split, subset in subsets.items()}
-                checks.filled_splits("vqa_v2", wanted, f"its list in {layout.SUBSETS} is empty", partial=self.partial)
+                checks.filled_splits("vqa_v2", wanted, f"its list in {release.SUBSETS} is empty", partial=self.partial)
                 splits = {split: files for split, files in splits.items() if wanted.get(split, True)}
             return {
                 split: self._generate_examples(functools.partial(question_examples, manual_dir, source, subset))
@@ -127,18 +127,18 @@ def question_splits(manual_dir: Path) -> dict[str, tuple[str, str | None]]:
     """
     found: dict[str, tuple[str, str | None]] = {}
     missing = []
-    for split, questions in layout.QUESTIONS.items():
-        needed = [questions, *([layout.ANNOTATIONS[split]] if split in layout.ANNOTATIONS else [])]
-        there = [layout.find_json(manual_dir, file) is not None for file in needed]
+    for split, questions in release.QUESTIONS.items():
+        needed = [questions, *([release.ANNOTATIONS[split]] if split in release.ANNOTATIONS else [])]
+        there = [release.find_json(manual_dir, file) is not None for file in needed]
         if all(there):
             found[split] = (split, None)
         elif any(there):
             missing += [file for file, is_there in zip(needed, there, strict=True) if not is_there]
     if not found and not missing:
-        missing = [table[split] for split in ("train", "val") for table in (layout.QUESTIONS, layout.ANNOTATIONS)]
+        missing = [table[split] for split in ("train", "val") for table in (release.QUESTIONS, release.ANNOTATIONS)]
     if missing:
         raise _missing_error(manual_dir, "questions", missing, "A split needs all its files")
-    if (manual_dir / layout.SUBSETS).is_file():
+    if (manual_dir / release.SUBSETS).is_file():
         found = _with_subsets(manual_dir, found)
     return found
 
@@ -149,7 +149,7 @@ def _with_subsets(manual_dir: Path, found: dict[str, tuple[str, str | None]]) ->
     parts = {"val" if name == "minival" else name: name for name in subsets}
     if "train" not in found or "train" not in parts or set(parts) & set(found) - {"train"}:
         raise DataError(
-            f"{manual_dir / layout.SUBSETS} divides the train questions into {sorted(parts)}, but the folder holds the "
+            f"{manual_dir / release.SUBSETS} divides the train questions into {sorted(parts)}, but the folder holds the "
             f"files of {sorted(found)}. Move it away, or the files of the splits that it makes."
         )
     return {split: ("train", name) for split, name in parts.items()} | {
@@ -159,8 +159,8 @@ def _with_subsets(manual_dir: Path, found: dict[str, tuple[str, str | None]]) ->
 
 def _read_subsets(manual_dir: Path) -> dict[str, list[int]]:
     """Reads `splits.json`."""
-    path, faults = manual_dir / layout.SUBSETS, list[str]()
-    subsets = layout.read_json(manual_dir, ManualFile((layout.SUBSETS,), ""))
+    path, faults = manual_dir / release.SUBSETS, list[str]()
+    subsets = release.read_json(manual_dir, ManualFile((release.SUBSETS,), ""))
     if not isinstance(subsets, dict) or not subsets or not all(isinstance(ids, list) for ids in subsets.values()):
         raise DataError(f"{path}: expected {{split: [question ids]}}.")
     found = {}
@@ -184,19 +184,19 @@ def question_examples(manual_dir: Path, source: str, subset: str | None) -> Iter
 
     Args:
         manual_dir: Folder of the files.
-        source: Split whose files are read, a key of `layout.QUESTIONS`.
+        source: Split whose files are read, a key of `release.QUESTIONS`.
         subset: List of `splits.json` to keep; None keeps all.
 
     Raises:
         DataError: entries lack a field, or questions and annotations do not belong together.
     """
     faults: list[str] = []
-    questions = _by_id(_entries(manual_dir, layout.QUESTIONS[source], "questions", _QUESTION, faults))
-    has_annotations = source in layout.ANNOTATIONS
+    questions = _by_id(_entries(manual_dir, release.QUESTIONS[source], "questions", _QUESTION, faults))
+    has_annotations = source in release.ANNOTATIONS
     annotations: dict[int, Example] = {}
     if has_annotations:
         fields = _ANNOTATION_OF_VG if source == "vg" else _ANNOTATION
-        annotations = _by_id(_entries(manual_dir, layout.ANNOTATIONS[source], "annotations", fields, faults))
+        annotations = _by_id(_entries(manual_dir, release.ANNOTATIONS[source], "annotations", fields, faults))
     if faults:
         raise checks.error_of(
             f"vqa_v2: {len(faults)} fault(s) in the files of {source}, nothing was built",
@@ -215,7 +215,7 @@ def question_examples(manual_dir: Path, source: str, subset: str | None) -> Iter
         unknown = keep - set(order)
         if unknown:
             raise DataError(
-                f"{manual_dir / layout.SUBSETS}: {len(unknown)} question ids of {subset!r} are not in the {source} "
+                f"{manual_dir / release.SUBSETS}: {len(unknown)} question ids of {subset!r} are not in the {source} "
                 f"files, such as {sorted(unknown)[:5]}."
             )
         order = [question_id for question_id in order if question_id in keep]
@@ -249,8 +249,8 @@ def _entries(
     manual_dir: Path, file: ManualFile, key: str, fields: Mapping[str, Kind], faults: list[str]
 ) -> list[Example]:
     """Reads the list `key` of a JSON file; entries that are not as `fields` say are added to the faults."""
-    content = layout.read_json(manual_dir, file)
-    path = layout.find_json(manual_dir, file)
+    content = release.read_json(manual_dir, file)
+    path = release.find_json(manual_dir, file)
     entries = content.get(key) if isinstance(content, dict) else None
     if not isinstance(entries, list) or not entries:
         raise DataError(f"{path}: expected an object with a list {key!r} that is not empty.")
@@ -313,8 +313,8 @@ class _Pictures:
 
 
 _PICTURES = {
-    "features": _Pictures(layout.FEATURES, (".npz",), _features_example),
-    "images": _Pictures(layout.IMAGES, PICTURE_ENDINGS, _image_example),
+    "features": _Pictures(release.FEATURES, (".npz",), _features_example),
+    "images": _Pictures(release.IMAGES, PICTURE_ENDINGS, _image_example),
 }
 
 
@@ -325,7 +325,7 @@ def picture_sources(manual_dir: Path, config: str) -> dict[str, Path]:
         DataError: none is there.
     """
     files = _PICTURES[config].files
-    found = {split: layout.find_pictures(manual_dir, file) for split, file in files.items()}
+    found = {split: release.find_pictures(manual_dir, file) for split, file in files.items()}
     sources = {split: path for split, path in found.items() if path is not None}
     if not sources:
         raise _missing_error(manual_dir, config, list(files.values()), "At least one of these is needed")
@@ -341,7 +341,7 @@ def picture_examples(sources: Mapping[str, Path], config: str, workers: int = 1)
         workers: Threads.
     """
     pictures = _PICTURES[config]
-    splits = {split: layout.read_members(source, pictures.suffixes) for split, source in sources.items()}
+    splits = {split: release.read_members(source, pictures.suffixes) for split, source in sources.items()}
     return checks.picture_examples(
         f"vqa_v2/{config}", splits, lambda name, read: pictures.example(name, read()), _ADVICE, workers
     )
@@ -374,7 +374,7 @@ def _beam_examples(source: Path, config: str, ids: list[int], seen: dict[int, st
     """Returns a Beam transform that makes the same records; `ids` is filled at once, from the file names."""
     beam = tfds.core.lazy_imports.apache_beam
     pictures = _PICTURES[config]
-    members = layout.list_members(source, pictures.suffixes)
+    members = release.list_members(source, pictures.suffixes)
     faults = [] if members else [f"{source}: holds no {' or '.join(pictures.suffixes)} file"]
     for member in members:
         try:
@@ -387,7 +387,7 @@ def _beam_examples(source: Path, config: str, ids: list[int], seen: dict[int, st
     return beam.Create(list(enumerate(members))) | beam.Map(functools.partial(_beam_example, config))
 
 
-def _beam_example(config: str, keyed: tuple[int, layout.Member]) -> tuple[int, Example]:
+def _beam_example(config: str, keyed: tuple[int, release.Member]) -> tuple[int, Example]:
     """Makes one keyed record in a Beam worker."""
     key, member = keyed
     return key, _PICTURES[config].example(str(member), member.read())

@@ -280,7 +280,7 @@ def test_a_killed_fetch_goes_on(service, tmp_path):
     for number in range(1, 8):
         service.add(number, files(number))
     assert command.main(["find", str(tmp_path), "--query=brain", *at(service)]) == 0
-    root = Path(__file__).parent.parent.parent
+    root = Path(__file__).parents[3]
     words = [sys.executable, "-m", "tfds_builders.pubmed_figures", "fetch", str(tmp_path), *at(service)]
     process = subprocess.Popen(words, cwd=root, env=os.environ | {"JAX_PLATFORMS": "cpu"}, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 60

@@ -1,0 +1,315 @@
+"""What a checkpoint of an original is, said once for reading and writing: its keys, and what else its file holds.
+
+`Original` is a value: each system's file has one (or several), and the life cycle below serves all of them.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from jaxvqa.convert import files
+from jaxvqa.convert.adam import AdamState, Optimizer
+from jaxvqa.convert.layers import counted_batches
+from jaxvqa.convert.layout import Layout
+from jaxvqa.convert.table import Report, Tensors
+from jaxvqa.errors import CheckpointError, nearest
+from jaxvqa.models import build
+
+Config = Mapping[str, Any]
+"""The `model` part of a config."""
+
+Shapes = dict[str, jax.ShapeDtypeStruct]
+"""What a model is called with: name -> shape and dtype."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint of an original in our terms: what `Original.load` gives, and `save` takes.
+
+    Attributes:
+      variables: `params` and the other collections, nested dicts of float32 arrays.
+      config: the `model` part of a config.
+      entries: what else the file says, by the names of its entries, such as `epoch`; and `batches`, how many batches the
+        statistics of batch normalisation have seen.
+      adam: the optimiser's state; None without one.
+      unused: the tensors that nothing reads, by their key; None when it is not known what the file held.
+      layout: how the tensors were written; by default as the config says.
+      inputs: name -> shape and dtype of what the model was called with.
+      report: what was used.
+      told: what a user should know of how it was read.
+    """
+
+    variables: Mapping[str, Any]
+    config: dict[str, Any]
+    entries: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    adam: AdamState | None = None
+    unused: Tensors | None = None
+    layout: Layout | None = None
+    inputs: Shapes = dataclasses.field(default_factory=dict)
+    report: Report | None = None
+    told: tuple[str, ...] = ()
+
+    @property
+    def params(self) -> Any:
+        """The parameters."""
+        return self.variables["params"]
+
+
+Prepared = tuple[Tensors, dict[str, Any], tuple[str, ...]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Original:
+    """How an original's checkpoints are read and written.
+
+    Attributes:
+      layouts: (the `model` part of a config) -> the layouts in which files may hold such a model; the first is written.
+      infer: (file, what is given of the `model` part of a config) -> the fields that the file tells.
+      inputs: (tensors, config) -> name -> shape and dtype of what the model is called with, which its sizes may follow from.
+      module: makes the module from the config.
+      call: what the module is called with besides its inputs.
+      start: fields of a model of which neither the file nor what is given tells anything: its name, and 1 for a size whose
+        tensor is missing, to be reported with all the other faults.
+      decides: whether the file wins where both tell a field; otherwise they must agree.
+      entry: name of the file's entry with the tensors.
+      entries: the other entries, in their order: the number that stands there where nothing says another, None for one that
+        may be left out, or an `Optimizer`.
+      wrapped: whether `module.` stands before every key that is written.
+      read: reads the file.
+      prepare: (layout, tensors, config) -> the same, changed, and what to tell of it: what only the tensors decide.
+      fresh: regular expression of our paths that no file holds, which stay as the model begins.
+      check: (tensors) -> what is wrong with tensors that nothing reads; empty when all is well.
+      name: what messages call it.
+      variants: (what to add to `--system=NAME`, config) of the models by which files are recognised.
+    """
+
+    layouts: Callable[[Config], Sequence[Layout]]
+    infer: Callable[[Any, Config], dict[str, Any]]
+    inputs: Callable[[Tensors, Config], Shapes]
+    module: Callable[[Config], Any] = build
+    call: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    start: Config = dataclasses.field(default_factory=dict)
+    decides: bool = False
+    entry: str = "state_dict"
+    entries: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    wrapped: bool = False
+    read: Callable[..., files.TorchFile] = files.read
+    prepare: Callable[[Layout, Tensors, dict[str, Any]], Prepared] | None = None
+    fresh: str = "(?!)"
+    check: Callable[[Tensors], str] | None = None
+    variants: tuple[tuple[str, Config], ...] = (("", {}),)
+    name: str = "checkpoint of this system"
+
+    def open(self, source: Any, weights: str = "", prefix: str = "") -> Any:
+        """Reads the file; see `files.read`. One that has been read is returned as it is."""
+        return self.read(source, self.entry, weights=weights, prefix=prefix)
+
+    def load(self, source: files.Source, config: Config | None = None, inputs: Shapes | None = None) -> Checkpoint:
+        """Reads a checkpoint.
+
+        Args:
+          source: the file, in the original's outer layout or with the tensors alone; `.safetensors` too.
+          config: the `model` part of a config. What it leaves out is read from the file; what it has must agree with it.
+          inputs: what the model is called with, where it is not what the file suggests: images that are not square.
+
+        Raises:
+          CheckpointError: the file cannot be read, or does not fit; lists all faults.
+        """
+        file = self.open(source)
+        told: tuple[str, ...] = ()
+        whole = self.fields(file, config or {})
+        layout = self.layout(whole, file.tensors)
+        bare = layout.bare(file.tensors)
+        tensors: Tensors = layout.current(file.tensors)
+        if self.prepare:
+            tensors, whole, told = self.prepare(layout, tensors, whole)
+            layout = self.layout(whole, tensors)
+        given = inputs or self.inputs(tensors, whole)
+        variables, report = self._variables(layout, tensors, whole, given)
+        if self.check and (fault := self.check(tensors)):
+            raise CheckpointError(fault)
+        entries, adam = self._entries(file, layout, report, variables)
+        if "batch_stats" in variables:
+            entries["batches"] = counted_batches(file.tensors)
+        if bare:
+            layout = layout.as_bare()
+        unused = {key: tensors[key] for key in report.excused if not key.endswith("num_batches_tracked")}
+        return Checkpoint(variables, whole, entries, adam, unused, layout, given, report, (*file.notes, *told))
+
+    def save(self, path: str | Path, checkpoint: Checkpoint) -> list[Path]:
+        """Writes a checkpoint that the original reads: same keys, order, shapes, dtypes and outer layout.
+
+        An optimiser without a state is written as one that has not made a step. A `.safetensors` file holds the tensors alone.
+
+        Returns:
+          The files that were written.
+        """
+        layout, own = self._layout_of(checkpoint), checkpoint.entries
+        entries = {name: default if own.get(name) is None else own[name] for name, default in self.entries.items()}
+        extra: dict[str, Any] = {}
+        for name, value in entries.items():
+            if isinstance(value, Optimizer):
+                extra[name] = value.write(checkpoint.adam, checkpoint.params, layout.table, entries.get(value.rate))
+            elif value is not None:
+                extra[name] = value
+        tensors = self.to_original(checkpoint)
+        files.write(path, files.TorchFile(tensors, self.wrapped, extra or None, self.entry))
+        return [Path(path)]
+
+    def to_original(self, checkpoint: Checkpoint) -> dict[str, np.ndarray]:
+        """The original's tensors, with what it writes besides: counters and constants."""
+        batches = checkpoint.entries.get("batches") or 0
+        return self._layout_of(checkpoint).write(checkpoint.variables, batches, checkpoint.unused)
+
+    def fields(self, file: Any, given: Config) -> dict[str, Any]:
+        """The `model` part of a config: what is given, completed by what the file tells."""
+        told = self.infer(file, given)
+        return {**self.start, **given, **told} if self.decides else {**self.start, **told, **given}
+
+    def layout(self, config: Config, tensors: Mapping[str, Any]) -> Layout:
+        """The layout that tensors are written in.
+
+        Raises:
+          CheckpointError: they have the sign of none.
+        """
+        layouts = self.layouts(config)
+        for layout in layouts:
+            if not layout.sign or any(re.fullmatch(layout.sign, key) for key in tensors):
+                return layout
+        signs, some = " or ".join(layout.sign for layout in layouts), ", ".join(list(tensors)[:3])
+        raise CheckpointError(f"The checkpoint holds no {self.name}: no key is {signs}; its first keys are {some}.")
+
+    def shapes(self, config: Config, inputs: Shapes | None = None) -> Any:
+        """The shapes and dtypes of the variables of a model of this config, called with these inputs."""
+        module, given = self.module(config), inputs or self.inputs({}, config)
+        return jax.eval_shape(lambda key, given: module.init(key, **given, **self.call), jax.random.key(0), given)
+
+    def _layout_of(self, checkpoint: Checkpoint) -> Layout:
+        return checkpoint.layout or self.layouts(checkpoint.config)[0]
+
+    def _variables(
+        self, layout: Layout, tensors: Tensors, config: Config, inputs: Shapes
+    ) -> tuple[dict[str, Any], Report]:
+        """The variables of a model of this config, filled from the tensors; what no file holds is as the model begins."""
+        shapes = traverse_util.flatten_dict(self.shapes(config, inputs), sep="/")
+        held = {path: leaf for path, leaf in shapes.items() if not re.fullmatch(self.fresh, path)}
+        variables, report = layout.read(tensors, traverse_util.unflatten_dict(held, sep="/"))
+        if held != shapes:
+            given = {name: jnp.zeros(leaf.shape, leaf.dtype) for name, leaf in inputs.items()}
+            start = jax.tree.map(np.asarray, self.module(config).init(jax.random.key(0), **given, **self.call))
+            both = traverse_util.flatten_dict(start, sep="/") | traverse_util.flatten_dict(variables, sep="/")
+            variables = traverse_util.unflatten_dict(both, sep="/")
+        return variables, report
+
+    def _entries(
+        self, file: files.TorchFile, layout: Layout, report: Report, variables: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], AdamState | None]:
+        """What the file says besides its tensors, and its optimiser's state."""
+        entries: dict[str, Any] = {}
+        adam = None
+        for name, default in self.entries.items():
+            value = (file.extra or {}).get(name)
+            if isinstance(default, Optimizer):
+                keys = [key for key, path, _ in report.used if path.startswith("params/")]
+                adam = default.read(value, keys, layout.table, variables["params"]) if value else None
+            elif default is None:
+                entries[name] = _plain(value)
+            else:
+                found = files.number(file, name)
+                entries[name] = None if found is None else type(default)(found)
+        return entries, adam
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold of a value: numbers, texts, and tables of these by names; None for everything else."""
+    if isinstance(value, Mapping):
+        inner = {key: _plain(content) for key, content in value.items() if isinstance(key, str)}
+        return {key: content for key, content in inner.items() if content is not None or value[key] is None}
+    return value if isinstance(value, str | int | float | bool) else None
+
+
+def sizes_of(tensors: Tensors, where: Mapping[str, tuple[str, int]]) -> dict[str, int]:
+    """Reads sizes off the tensors' shapes: field -> (key, axis). A size whose tensor is missing is left out."""
+    shapes = {field: np.shape(tensors[key]) for field, (key, _) in where.items() if key in tensors}
+    return {
+        field: shape[where[field][1]] for field, shape in shapes.items() if -len(shape) <= where[field][1] < len(shape)
+    }
+
+
+def image(height: int, width: int, channels: int = 3) -> jax.ShapeDtypeStruct:
+    """One image, as an input."""
+    return jax.ShapeDtypeStruct((1, height, width, channels), jnp.float32)
+
+
+TOKEN = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+"""A text of one token, as an input."""
+
+Translation = Mapping[str, str | Callable[[Any], dict[str, Any]] | None]
+"""The original's option -> the field that takes its value, or what makes fields of it, or None: it changes no field."""
+
+
+def fields_of(name: str, options: Mapping[str, Any], known: Translation, faults: Sequence[str] = ()) -> dict[str, Any]:
+    """Translates an original's options into the `model` part of a config.
+
+    Args:
+      name: the system, as messages call it.
+      options: option -> value.
+      known: what becomes of each; plain fields win over those that are made, which may raise ValueError.
+      faults: what is wrong with the options besides.
+
+    Raises:
+      CheckpointError: lists each option that is not known, or that has a value which is not offered.
+    """
+    wrong = [f"unknown option {option}.{nearest(option, known)}" for option in options if option not in known]
+    made: dict[str, Any] = {}
+    plain: dict[str, Any] = {}
+    for option, value in options.items():
+        rule = known.get(option)
+        try:
+            if isinstance(rule, str):
+                plain[rule] = value
+            elif rule:
+                made |= rule(value)
+        except ValueError as error:
+            wrong.append(str(error))
+    if wrong or faults:
+        raise CheckpointError(f"The options are none of {name}: " + " ".join([*wrong, *faults]))
+    return made | plain
+
+
+@dataclasses.dataclass(frozen=True)
+class System:
+    """What the command knows of an original: how to make a work directory of its checkpoints, and back.
+
+    Attributes:
+      original: how they are read and written.
+      config: the config of its published checkpoints.
+      vocabulary: the class of its vocabulary, None for one that reads no questions.
+      answers: the class of its answer list; None for one without.
+      counts: entry of the assets -> field of the model with its length, which is in the data and not in the config.
+      part: for a part of a model: the path at which `config.init_from` looks for it; None for a whole model.
+      options: those of the command's options `activation`, `lm_head` and `tokeniser` that it has a use for.
+      assets: makes the assets from (arguments, config, checkpoint) where the fields above do not say enough.
+      tells: what a checkpoint says of a config, by its sections `model`, `data` and `optim`, and of the `assets`.
+      of_run: (contents of a work directory, what is noted there) -> entries of the file that differ from what is noted.
+    """
+
+    original: Original
+    config: str
+    vocabulary: Any = None
+    answers: Any = None
+    counts: Mapping[str, str] = dataclasses.field(
+        default_factory=lambda: {"vocabulary": "vocab_size", "answers": "num_answers"}
+    )
+    part: str | None = None
+    options: tuple[str, ...] = ()
+    assets: Callable[..., Any] | None = None
+    tells: Callable[[Checkpoint], dict[str, Mapping[str, Any]]] = lambda checkpoint: {"model": checkpoint.config}
+    of_run: Callable[[Any, Mapping[str, Any]], dict[str, Any]] = lambda contents, noted: {}
