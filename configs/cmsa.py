@@ -78,8 +78,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.task = "radiology_vqa"
     config.sharding.params = SHARDING
 
-    # The published model, which the defaults of its class are, and recipe (spec, sections 2 to 8). With model.self_attention
-    # the original trains words and question at a fifth of the rate: optim.lr_scale.
+    # The published model, which the defaults of its class are, and recipe (docs/originals/cmsa.md, sections 2 to 8). With
+    # model.self_attention the original trains words and question at a fifth of the rate: optim.lr_scale.
     config.model = _model(variants)
     config.loss = ml_collections.ConfigDict({"organ": 0.5, "reconstruction": 0.001, "dynamic": False})
     config.batch_size = 32

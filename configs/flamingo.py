@@ -34,7 +34,7 @@ VQA-RAD has no validation split, and `vqa_rad` chooses its best state, and when 
 does: its scores are of the best of up to 80 looks at the test. `vqa_rad,held_out` chooses by a tenth of the training images.
 
 `mlmi` computes as MLMI's code of July 2022 does, which checkpoints of theirs need (`jaxvqa.models.flamingo.COMPAT`).
-Recipes and published scores: Flamingo spec, sections 11 and 21; dates and machines of ours: docs/results.md.
+Recipes and published scores: docs/originals/flamingo.md, sections 11 and 21; dates and machines of ours: docs/results.md.
 """
 
 from typing import Any
@@ -149,7 +149,7 @@ def _phantom_vqa(config: ml_collections.ConfigDict, *, captions: bool, pixels: b
 
 
 def _published(config: ml_collections.ConfigDict, *, mlmi: bool) -> None:
-    """The network, and what all its recipes share (spec, sections 1 and 11)."""
+    """The network, and what all its recipes share (docs/originals/flamingo.md, sections 1 and 11)."""
     config.model.language_sizes = {"positions": 256} if mlmi else {}
     config.model.vision_sizes = {"heads": 8} if mlmi else {}
     config.model.compat = "2022" if mlmi else ""

@@ -42,7 +42,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.task = "multi_task_pretraining"
     config.sharding.params = ((r".*/(theta|phi|value)/kernel", ("fsdp", "tensor")), (r".*", ()))
 
-    # The published sizes and recipe (spec, section 10).
+    # The published sizes and recipe (docs/originals/cmsa.md, section 10).
     config.model = common.model("mtpt", task="segment" if organ == "abdomen" else "classify", spatial=False)
     config.loss = ml_collections.ConfigDict({"image": 1.0, "compatibility": 1.0})
     config.data.examples = f"mtpt/{organ}"

@@ -47,7 +47,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.task = "answer_classification"
     config.sharding.params = SHARDING
 
-    # The published model, which the defaults of its class are, and recipe (spec section 5).
+    # The published model, which the defaults of its class are, and recipe (docs/originals/rwsan.md, section 5).
     config.model = common.model("rwsan")
     config.total = "16 epochs"
     config.optim.loss = "sum"

@@ -79,7 +79,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.task = "image_classification"
     config.sharding.params = SHARDING
 
-    # The published model and recipe (spec, sections 2 to 10).
+    # The published model and recipe (docs/originals/sysu_hcp.md, sections 2 to 10).
     default = "resnest50" if "no_hagap" in variants else "resnest50HGap"
     backbone = next((name for name in BACKBONES if name in variants), default)
     config.model = common.model("sysu_hcp", backbone=backbone)

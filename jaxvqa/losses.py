@@ -1,4 +1,4 @@
-"""Losses: SYSU-HCP's of classes (label smoothing, SuperLoss, mixup; its spec, section 9), and of text.
+"""Losses: SYSU-HCP's of classes (label smoothing, SuperLoss, mixup; docs/originals/sysu_hcp.md, section 9), and of text.
 
 Every loss is one number an example, so that a task sums those of real examples; a whole batch's loss is their mean.
 C is the number of classes, z the logits, p = softmax(z), nll = -log p of the right class.
@@ -114,7 +114,7 @@ def text_loss(
       mask: bool[B, T], which positions count.
       smoothing: the share of the target that is spread over all words.
       shared_mask: count a position of every sample as often as the batch has samples with a word there, divided by the
-        samples: MLMI's masks and losses broadcast against each other (Flamingo spec, section 10, Q7).
+        samples: MLMI's masks and losses broadcast against each other (docs/originals/flamingo.md, section 10, Q7).
     """
     # (1 - s)·nll + s·mean(-log p), written with the logarithm of the sum of exp z, so that no second array of the logits' size
     # is kept for the gradient. A comparison picks the right word: the gradient of an index would scatter.

@@ -98,7 +98,9 @@ def staircase(
 
 
 def cmsa_table(epochs: int) -> tuple[tuple[int, float], ...]:
-    """CMSA's learning rate as rows of (epoch, share of the base rate) for the schedule `epochs` (CMSA spec, section 8).
+    """CMSA's learning rate as rows of (epoch, share of the base rate) for the schedule `epochs`.
+
+    docs/originals/cmsa.md, section 8.
 
     Four stairs from half to twice the base rate; from epoch 10 on it falls to three quarters, five times or so.
     """
@@ -113,7 +115,9 @@ def polynomial(step: int, total: int, power: float = 0.9) -> float:
 
 
 def sysu_table(epochs: int, block: int = 20) -> tuple[tuple[int, float], ...]:
-    """SYSU-HCP's learning rate as rows of (epoch, share of the base rate) for the schedule `epochs` (SYSU spec, section 10).
+    """SYSU-HCP's learning rate as rows of (epoch, share of the base rate) for the schedule `epochs`.
+
+    docs/originals/sysu_hcp.md, section 10.
 
     Constant over blocks of epochs. At the end of a block the polynomial of its last epoch, counted from 0, gives the share of
     the next one: 1, 0.827, 0.641, 0.448 and 0.245 for 100 epochs.
@@ -261,9 +265,9 @@ def restarted_momentum(
     """Momentum that is forgotten at given steps, and of Nesterov's kind before the first of them only.
 
     SYSU-HCP's script makes a new optimiser at each drop of the rate, with empty buffers and, by an oversight, without Nesterov
-    (SYSU spec, section 10). When that script is resumed it has lost the momentum, and unless the checkpoint closes a block of
-    epochs the rate is the base rate again, with Nesterov. Here buffers and step are part of the train state, and which rule
-    holds follows from the step: a resumed run goes on as if it had never stopped.
+    (docs/originals/sysu_hcp.md, section 10). When that script is resumed it has lost the momentum, and unless the checkpoint
+    closes a block of epochs the rate is the base rate again, with Nesterov. Here buffers and step are part of the train state,
+    and which rule holds follows from the step: a resumed run goes on as if it had never stopped.
 
     Args:
       momentum: what is kept of the buffer a step; buffer = momentum · buffer + gradient.

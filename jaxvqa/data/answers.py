@@ -1,8 +1,8 @@
-"""Answers: normalisation, the answer list and training targets (spec sections 4.6 to 4.8).
+"""Answers: normalisation, the answer list and training targets (docs/originals/rwsan.md, sections 4.6 to 4.8).
 
 The rules are those of the official VQA evaluation script as RWSAN's public code carries them, with their oddities
-(spec section 9, quirks 10 to 14): trained models and published accuracies depend on them. `jaxvqa.metrics.vqa` uses the
-same two steps, `process_punctuation` and `process_words`.
+(docs/originals/rwsan.md, section 9, quirks 10 to 14): trained models and published accuracies depend on them.
+`jaxvqa.metrics.vqa` uses the same two steps, `process_punctuation` and `process_words`.
 """
 
 import functools
@@ -65,7 +65,7 @@ ANSWER_RULES = ("soft", "counts", "exact")
 
 
 def process_punctuation(text: str) -> str:
-    """Removes punctuation (spec section 4.6, step 1).
+    """Removes punctuation (docs/originals/rwsan.md, section 4.6, step 1).
 
     Each of ``; / [ ] " { } ( ) = + \\ _ - > < @ ` , ? !`` is deleted where the text has it next to a space anywhere, or
     has a comma between two digits anywhere; otherwise it becomes a space. Then at most 32 periods that no digit
@@ -80,14 +80,19 @@ def process_punctuation(text: str) -> str:
 
 
 def process_words(text: str) -> str:
-    """Lower-cases, maps number words to digits, drops articles and mends contractions (spec section 4.6, step 2)."""
+    """Lower-cases, maps number words to digits, drops articles and mends contractions.
+
+    docs/originals/rwsan.md, section 4.6, step 2.
+    """
     words = (_NUMBER_WORDS.get(word, word) for word in text.lower().split())
     return " ".join(_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)
 
 
 @functools.lru_cache(maxsize=1 << 17)
 def normalise_answer(raw: str) -> str:
-    """Brings an annotator's answer into the form that the answer list and the training targets use (spec section 4.6).
+    """Brings an annotator's answer into the form that the answer list and the training targets use.
+
+    docs/originals/rwsan.md, section 4.6.
 
     The result may be the empty string ("the" -> ""), which is an answer like any other.
     """
@@ -124,7 +129,9 @@ class AnswerList:
 
     @classmethod
     def build(cls: type[_List], answers: Iterable[str | int], min_count: int = 1) -> _List:
-        """Keeps the answers that occur at least `min_count` times, in order of first appearance (spec section 4.7).
+        """Keeps the answers that occur at least `min_count` times, in order of first appearance.
+
+        docs/originals/rwsan.md, section 4.7.
 
         RWSAN passes the raw `multiple_choice_answer` of all train, then all val annotations, with a `min_count` of 9.
         """
@@ -133,7 +140,9 @@ class AnswerList:
 
     @classmethod
     def from_file(cls: type[_List], path: str | Path) -> _List:
-        """Reads a JSON file: a list of answers, or the original's (`answer_dict.json`: two maps, spec section 4.7).
+        """Reads a JSON file: a list of answers, or the original's.
+
+        `answer_dict.json`: two maps, docs/originals/rwsan.md, section 4.7.
 
         A converted checkpoint needs the original's file, since the order of its outputs is that of the file.
 
@@ -172,7 +181,7 @@ class AnswerList:
         return self.index.get(self.form(answer), -1)
 
     def soft_scores(self, human: Sequence[str]) -> Float[np.ndarray, " A"]:
-        """Returns float32[A]: 0, 0.3, 0.6, 0.9, 1 for 0, 1, 2, 3, 4 or more annotators (spec section 4.8).
+        """Returns float32[A]: 0, 0.3, 0.6, 0.9, 1 for 0, 1, 2, 3, 4 or more annotators (docs/originals/rwsan.md, section 4.8).
 
         The annotators' raw answers are brought into the list's form first; those outside the list are ignored.
         """

@@ -1,4 +1,4 @@
-"""Few-shot prompting: which examples of another split stand before a prompt (Flamingo spec, sections 18 and 19).
+"""Few-shot prompting: which examples of another split stand before a prompt (docs/originals/flamingo.md, sections 18 and 19).
 
     <image> question: … <EOQ> answer: … <EOC> <image> question: … <EOQ> answer: … <EOC> <image> question: … <EOQ> answer:
     └──────────── an example ───────────────┘ └─────── the example nearest to it ─────┘ └──── what is asked ────────────┘

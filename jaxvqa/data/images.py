@@ -19,7 +19,9 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def resized(picture: Image.Image, size: int, channels: int) -> UInt8[np.ndarray, "S S C"]:
-    """Resizes to a square, whatever the aspect ratio, bilinearly with antialiasing, in 8 bits (CMSA spec, section 7.4).
+    """Resizes to a square, whatever the aspect ratio, bilinearly with antialiasing, in 8 bits.
+
+    docs/originals/cmsa.md, section 7.4.
 
     Pictures of other kinds than 8-bit grey and RGB become those by the rule of `jaxvqa.data.pictures`.
     """
@@ -99,7 +101,7 @@ class DecodeImage:
 class CropAndRotate:
     """A random crop of S×S, turned by a random angle; what comes in from outside is black (0), the label 0 in a map.
 
-    CMSA's pre-training crops 224 from 232 pixels and turns by up to 15 degrees (spec, section 10).
+    CMSA's pre-training crops 224 from 232 pixels and turns by up to 15 degrees (docs/originals/cmsa.md, section 10).
 
     Attributes:
       size: the size to crop.
@@ -143,7 +145,9 @@ def cropped_and_flipped(
 
 @dataclass(frozen=True)
 class CropAndFlip:
-    """A random crop of S×S, mirrored left to right half of the time: SYSU-HCP's training images (spec, section 8).
+    """A random crop of S×S, mirrored left to right half of the time: SYSU-HCP's training images.
+
+    docs/originals/sysu_hcp.md, section 8.
 
     The original crops S from S + 8 pixels, all nine places either way equally likely.
     """

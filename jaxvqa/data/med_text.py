@@ -1,4 +1,4 @@
-"""VQA-Med's text files, and the list of abnormalities that SYSU-HCP chooses from (SYSU spec, section 7)."""
+"""VQA-Med's text files, and the list of abnormalities that SYSU-HCP chooses from (docs/originals/sysu_hcp.md, section 7)."""
 
 import contextlib
 import functools

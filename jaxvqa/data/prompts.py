@@ -1,4 +1,7 @@
-"""How an image, a question and its answer become one text: the templates of MLMI's data sets (Flamingo spec, section 12)."""
+"""How an image, a question and its answer become one text: the templates of MLMI's data sets.
+
+docs/originals/flamingo.md, section 12.
+"""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -78,7 +81,10 @@ _RAD_ENDINGS = re.compile(r"\? -yes/no|\? -open|\? - open")
 
 
 def rad_question(question: str) -> str:
-    """MEVF's form of a VQA-RAD question (spec, section 12, q'): lower case, without marks, "x-ray" for "x ray"."""
+    """MEVF's form of a VQA-RAD question: lower case, without marks, "x-ray" for "x ray".
+
+    docs/originals/flamingo.md, section 12, q'.
+    """
     question = _RAD_ENDINGS.sub("", question.lower())
     for old, new in ((",", ""), ("?", ""), (".", ""), ("'s", " 's"), ("x ray", "x-ray")):
         question = question.replace(old, new)

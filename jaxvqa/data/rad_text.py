@@ -1,4 +1,6 @@
-"""Questions and answers of VQA-RAD to ids, and word vectors, by the rules of CMSA and MEVF (CMSA spec sections 2 and 7).
+"""Questions and answers of VQA-RAD to ids, and word vectors, by the rules of CMSA and MEVF.
+
+docs/originals/cmsa.md, sections 2 and 7.
 
 They differ from those of `jaxvqa.data.text` and `jaxvqa.data.answers` in what counts as a word, in padding and unknown
 words, and in one answer.
@@ -26,7 +28,7 @@ _REMARKS = ("? -yes/no", "? -open", "? - open")  # annotators' notes at the end 
 
 
 def tokenise(question: str) -> list[str]:
-    """Splits a question into lower-case words (spec section 7.2); the result is not cut to a length.
+    """Splits a question into lower-case words (docs/originals/cmsa.md, section 7.2); the result is not cut to a length.
 
     Annotators' remarks, commas, question marks and full stops are deleted, so that their neighbours join ("1.5" -> "15");
     "'s" becomes a word of its own.
@@ -42,7 +44,7 @@ class RadVocabulary(Vocabulary):
     """The V known words in the order of their ids: 1177 where CMSA makes it of the train split, frames included.
 
     The padding's id is V itself, so that embedding tables have V + 1 rows. There is no id for unknown words: they become the
-    last known one (spec section 7.2).
+    last known one (docs/originals/cmsa.md, section 7.2).
     """
 
     special: ClassVar[tuple[str, ...]] = ()
@@ -67,13 +69,18 @@ class RadVocabulary(Vocabulary):
 
 
 def normalise_rad_answer(raw: str | int) -> str:
-    """Brings an answer into the form that the answer list uses (spec section 7.3): "X-ray" -> "xray", 4 -> "4"."""
+    """Brings an answer into the form that the answer list uses: "X-ray" -> "xray", 4 -> "4".
+
+    docs/originals/cmsa.md, section 7.3.
+    """
     return normalise_answer(str(raw)).replace("x ray", "xray")
 
 
 @dataclass(frozen=True)
 class RadAnswerList(AnswerList):
-    """The A answers that a model chooses from, under VQA-RAD's normalisation. A question has one answer (spec section 7.3).
+    """The A answers that a model chooses from, under VQA-RAD's normalisation. A question has one answer.
+
+    docs/originals/cmsa.md, section 7.3.
 
     CMSA makes it of the raw answers of the train split, frames included, which gives 458.
     """
@@ -85,7 +92,7 @@ class RadAnswerList(AnswerList):
 
 
 def tfidf(questions: Iterable[str], vocabulary: RadVocabulary) -> Float[np.ndarray, "V V"]:
-    """Returns the matrix M that mixes the words' vectors for the second embedding table (spec section 2.2).
+    """Returns the matrix M that mixes the words' vectors for the second embedding table (docs/originals/cmsa.md, section 2.2).
 
     M is called "tf-idf"; in effect row a holds the shares of the words that occur in a question together with word a. It
     is made from a list with one entry for each ordered pair of positions of each question. A slip of the original is
@@ -126,7 +133,9 @@ def tfidf(questions: Iterable[str], vocabulary: RadVocabulary) -> Float[np.ndarr
 
 
 def second_embedding(matrix: Float[np.ndarray, "V V"], vectors: Float[np.ndarray, "V E"]) -> Float[np.ndarray, "V+1 E"]:
-    """Returns the second embedding table's start: M x vectors, and a row of zeros for the padding (spec section 2.1).
+    """Returns the second embedding table's start: M x vectors, and a row of zeros for the padding.
+
+    docs/originals/cmsa.md, section 2.1.
 
     Args:
         matrix: M of `tfidf`.

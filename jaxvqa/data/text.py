@@ -1,4 +1,7 @@
-"""Questions to words to ids, and word vectors, by the rules of RWSAN's public code (spec sections 4.1 to 4.3)."""
+"""Questions to words to ids, and word vectors, by the rules of RWSAN's public code.
+
+docs/originals/rwsan.md, sections 4.1 to 4.3.
+"""
 
 import codecs
 import functools
@@ -33,7 +36,7 @@ _TOKEN_TABLE = str.maketrans("-/", "  ", ".,'!?\"()*#:;")
 
 
 def tokenise(question: str) -> list[str]:
-    """Splits a question into lower-case words (spec section 4.1).
+    """Splits a question into lower-case words (docs/originals/rwsan.md, section 4.1).
 
     Deletes `. , ' ! ? " ( ) * # : ;`, turns `-` and `/` into spaces and splits on Unicode white space. Everything else
     (`&`, `$`, `%`, typographic quotes, ...) stays part of its word. The result is not cut to a length.
@@ -68,7 +71,9 @@ class Vocabulary:
 
     @classmethod
     def build(cls, questions: Iterable[str]) -> "Vocabulary":
-        """Collects the words of all questions in order of first appearance, without a threshold (spec section 4.2).
+        """Collects the words of all questions in order of first appearance, without a threshold.
+
+        docs/originals/rwsan.md, section 4.2.
 
         RWSAN passes the questions of train, val, test and Visual Genome in this order, whatever it trains on.
         """
@@ -94,7 +99,10 @@ class Vocabulary:
         return UNK
 
     def encode(self, question: str, max_tokens: int) -> Int[np.ndarray, " T"]:
-        """Returns the ids of the first `max_tokens` words, int32[T], filled up with `pad` (spec section 4.3)."""
+        """Returns the ids of the first `max_tokens` words, int32[T], filled up with `pad`.
+
+        docs/originals/rwsan.md, section 4.3.
+        """
         ids = np.full(max_tokens, self.pad, np.int32)
         for i, word in enumerate(self.split(question)[:max_tokens]):
             ids[i] = self.index.get(word, self.unknown)
@@ -102,7 +110,7 @@ class Vocabulary:
 
 
 def load_glove(path: str | Path, vocabulary: Vocabulary, *, width: int | None = None) -> Float[np.ndarray, "V E"]:
-    """Reads the vectors of a vocabulary's words from a local GloVe text file (spec section 4.2).
+    """Reads the vectors of a vocabulary's words from a local GloVe text file (docs/originals/rwsan.md, section 4.2).
 
     The file has one word a line, followed by its numbers, all separated by single blanks, as `glove.840B.300d.txt`. It
     may begin with a line of two counts, of words and of values, as word2vec's and fastText's text files (`.vec`) do. It

@@ -20,7 +20,7 @@ from jaxvqa.errors import DataError
 from jaxvqa.inputs import read_json
 
 IMAGE, END, QUESTION_END = "<image>", "<EOC>", "<EOQ>"
-"""Where an image belongs; the end of a text; the end of its question (Flamingo spec, sections 1 and 12)."""
+"""Where an image belongs; the end of a text; the end of its question (docs/originals/flamingo.md, sections 1 and 12)."""
 
 GPT2_BEGIN, GPT2_PADDING = "<|endoftext|>", "[PAD]"
 BERT_MARKS = ("[PAD]", "[CLS]", "[SEP]")
@@ -143,7 +143,9 @@ class Tokeniser:
 
 
 def with_marks(tokenizer: tokenizers.Tokenizer) -> dict[str, Any]:
-    """The asset of a tokenizer, to whose words the missing marks are added in the original's order (spec, section 1).
+    """The asset of a tokenizer, to whose words the missing marks are added in the original's order.
+
+    docs/originals/flamingo.md, section 1.
 
     To GPT-2's 50,257 words come `[PAD]`, `<image>`, `<EOC>` and `<EOQ>`, to BERT's the last three. Blanks beside a mark stay.
     """

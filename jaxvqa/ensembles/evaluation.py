@@ -1,4 +1,4 @@
-"""Answers that several runs give as an ensemble, as SYSU-HCP's eight networks do (SYSU spec, section 6).
+"""Answers that several runs give as an ensemble, as SYSU-HCP's eight networks do (docs/originals/sysu_hcp.md, section 6).
 
 An ensemble is not a model or a task: nothing in it is trained, saved or sharded, so the loop knows nothing of it. Its config
 names work directories. One after another, each run is opened as for any evaluation, and its evaluators predict logits instead

@@ -1,4 +1,7 @@
-"""Which answers a question allows, by the modality that it names: SYSU-HCP's `modelmask.json` (spec section 6)."""
+"""Which answers a question allows, by the modality that it names: SYSU-HCP's `modelmask.json`.
+
+docs/originals/sysu_hcp.md, section 6.
+"""
 
 from collections.abc import Collection, Mapping
 from pathlib import Path

@@ -1,4 +1,6 @@
-"""How SYSU-HCP answers: classes allowed by the question, a rule of confidence, a vote of several models (spec section 6).
+"""How SYSU-HCP answers: classes allowed by the question, a rule of confidence, a vote of several models.
+
+docs/originals/sysu_hcp.md, section 6.
 
 M models, N images, A classes. Logits are raw: the original never takes a softmax here.
 """

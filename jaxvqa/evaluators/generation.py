@@ -22,7 +22,7 @@ def evaluator(context: Context) -> AnswersEvaluator:
     annotated answer to the letter, both by group too; `bleu`, the mean of BLEU-1. Of captions `bleu` too, and `bleu_1` to
     `bleu_4` of all texts together, `rouge_l`, and `cider`, from 0 to 10. Where the predict function is `embeddings`, `nearest`
     is the share of texts whose mean state is nearest to that of their own answer, or of one that contains it or is contained
-    (Flamingo spec, section 15).
+    (docs/originals/flamingo.md, section 15).
     """
     captions = len(context.source) > 0 and "question" not in context.source.read_records([0])[0]
     scoring = _captions() if captions else _answers(context)

@@ -1,4 +1,4 @@
-"""CMSA's golden cases: the model and its training (spec section 14)."""
+"""CMSA's golden cases: the model and its training (docs/originals/cmsa.md, section 14)."""
 
 from collections.abc import Iterator, Mapping
 from functools import partial

@@ -1,4 +1,4 @@
-"""CMSA's golden case of images: resizing and normalisation (spec section 7.4)."""
+"""CMSA's golden case of images: resizing and normalisation (docs/originals/cmsa.md, section 7.4)."""
 
 from collections.abc import Iterator
 

@@ -121,7 +121,10 @@ def _evaluation(content: dict[str, Any]) -> Results:
     summary = vqa_rad.summarise(rows, names, "original_308")
 
     def compared(score: vqa_rad.Counts, expected: dict[str, float]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Ours and theirs, of what the case has: `real_percent` of a whole is always 0 there (spec, quirk 18)."""
+        """Ours and theirs, of what the case has: `real_percent` of a whole is always 0 there.
+
+        docs/originals/cmsa.md, section 13, quirk 18.
+        """
         ours: dict[str, float] = {"count": score.count, "real": score.answerable, "true": score.right}
         ours["score_percent"] = round(score.accuracy, 1)
         both = ours.keys() & expected.keys()

@@ -1,4 +1,7 @@
-"""Flamingo's golden cases: resampler, gated cross-attention, the whole model of each year, training (spec, section 22)."""
+"""Flamingo's golden cases: resampler, gated cross-attention, the whole model of each year, training.
+
+docs/originals/flamingo.md, section 22.
+"""
 
 import dataclasses
 import functools
@@ -121,7 +124,7 @@ def _gated(case: Case) -> Iterator[Row]:
     tensors, (stacked, *_), table = case.checkpoint(), flamingo.STACKED, Table(tuple(flamingo.CROSS_ATTENTION))
     params, _ = to_jax(stacked.split(tensors), table, shapes)
     yield case.back_again(tensors, stacked.join(to_torch(params, table)))
-    # What each output's year does where nothing is seen (spec, section 4).
+    # What each output's year does where nothing is seen (docs/originals/flamingo.md, section 4).
     forms: Mapping[str, dict[str, bool]] = {
         "out": {"uniform_beyond": True},
         "2022": {"uniform_beyond": True, "uniform_before": True},
@@ -149,7 +152,7 @@ def _load(case: Case, config: dict[str, Any]) -> tuple[Row, Checkpoint]:
 
 
 def _with_groups(case: Case) -> Case:
-    """BERT's checkpoints do not list which of their names are of one tensor; the spec does (section 6)."""
+    """BERT's checkpoints do not list which of their names are of one tensor; docs/originals/flamingo.md, section 6, does."""
     keys = [t["key"] for t in case.manifest["tensors"]]
     first = "flamingo_palm.bert_decoder.bert."
     groups = list(case.manifest.get("tied", ()))
@@ -455,7 +458,7 @@ def best_first(
     branch: int = 10,
     limit: int = 200,
 ) -> list[tuple[float, list[int]]]:
-    """MLMI's search, which it calls a beam search (Flamingo spec, section 14): for comparing with its numbers.
+    """MLMI's search, which it calls a beam search (docs/originals/flamingo.md, section 14): for comparing with its numbers.
 
     Always the text with the best mean log-probability goes on, by each of its `width` best words; probabilities are among the
     `branch` best words only. Nothing bounds the length but `limit`, on the texts in all.

@@ -1,4 +1,7 @@
-"""The golden cases of BAN and SAN with each kind of image branches, and of MEVF's published files (spec section 14)."""
+"""The golden cases of BAN and SAN with each kind of image branches, and of MEVF's published files.
+
+docs/originals/cmsa.md, section 14.
+"""
 
 import dataclasses
 import tempfile
@@ -50,7 +53,9 @@ def run(case: Case) -> Iterator[Row]:
     config |= {name: value for name, value in mevf.infer_sizes(tensors).items() if name not in config}
     model = models.build(config)
     shapes = {name: jax.ShapeDtypeStruct(batch[name].shape, batch[name].dtype) for name in model.inputs}
-    loaded = case.through_file(tensors, {"epoch": 0}, lambda path: mevf.ORIGINAL.load(path, config, shapes), "model_state")
+    loaded = case.through_file(
+        tensors, {"epoch": 0}, lambda path: mevf.ORIGINAL.load(path, config, shapes), "model_state"
+    )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "written.pth"
         mevf.ORIGINAL.save(path, dataclasses.replace(loaded, entries={"batches": COUNTED}))

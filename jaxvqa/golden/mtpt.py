@@ -1,4 +1,4 @@
-"""The golden cases of CMSA's pre-training: three files, both tasks, the metric (spec sections 10 and 14)."""
+"""The golden cases of CMSA's pre-training: three files, both tasks, the metric (docs/originals/cmsa.md, sections 10 and 14)."""
 
 import tempfile
 from collections.abc import Iterator

@@ -1,4 +1,7 @@
-"""RWSAN's golden cases: the model, its training step, and its text, answer and metric rules (spec section 10)."""
+"""RWSAN's golden cases: the model, its training step, and its text, answer and metric rules.
+
+docs/originals/rwsan.md, section 10.
+"""
 
 import itertools
 from collections.abc import Iterator
@@ -103,7 +106,7 @@ def _training(case: Case, params: Any) -> Training:
         {"params": params},
         lambda variables: to_torch(variables, rwsan.KEYS),
         case.arrays["keys"].tolist(),
-        skipped=case.manifest.get("rounding_only_gradients", ()),  # spec section 9, quirk 27
+        skipped=case.manifest.get("rounding_only_gradients", ()),  # docs/originals/rwsan.md, section 9, quirk 27
         scale=1 / model["num_answers"] if of_both else 1.0,
     )
 
@@ -225,7 +228,9 @@ def _image_features(cases: list[dict[str, Any]]) -> Results:
 
 
 def trimmed_length(values: np.ndarray) -> int | str:
-    """The length to which the original cuts a batch before the model (spec section 5), or "error" where it stops.
+    """The length to which the original cuts a batch before the model, or "error" where it stops.
+
+    docs/originals/rwsan.md, section 5.
 
     The last position from 1 on whose sum over batch (and features) is not 0 stays the last one; position 0 is not looked
     at. We keep fixed lengths: except where the original stops, what it cuts off changes no result.

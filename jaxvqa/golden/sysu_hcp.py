@@ -1,4 +1,7 @@
-"""SYSU-HCP's golden cases: every backbone, RepVGG's folded form, and the training of a small ResNeSt (spec section 14)."""
+"""SYSU-HCP's golden cases: every backbone, RepVGG's folded form, and the training of a small ResNeSt.
+
+docs/originals/sysu_hcp.md, section 14.
+"""
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
@@ -167,7 +170,7 @@ def _named(case: Case, backbone: str, run: Run) -> Named:
             f"param_norm_{k}": ("moved", partial(run.norms, step.after)),
             f"delta_norm_{k}": ("moved", partial(run.change, step)),
         }
-    # The results' parameters are those after the last step, as their norms show, though the spec says the first.
+    # The results' parameters are those after the last step, as their norms show.
     named |= {f"grad_{key}": ("values", x.ravel()[:64]) for key, x in first.gradients.items()}
     named |= {f"param_{key}": ("values", x.ravel()[:64]) for key, x in last.after.items()}
     for kind in ("mean", "var"):

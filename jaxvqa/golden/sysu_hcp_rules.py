@@ -1,4 +1,7 @@
-"""SYSU-HCP's golden cases of everything but the networks: losses, schedule, votes, reading, pictures (spec section 14)."""
+"""SYSU-HCP's golden cases of everything but the networks: losses, schedule, votes, reading, pictures.
+
+docs/originals/sysu_hcp.md, section 14.
+"""
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence

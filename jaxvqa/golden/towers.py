@@ -1,4 +1,4 @@
-"""Golden cases of the language and image towers: GPT-2, BERT and CLIP (Flamingo spec, section 22)."""
+"""Golden cases of the language and image towers: GPT-2, BERT and CLIP (docs/originals/flamingo.md, section 22)."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""Agreement of segmentation maps with their labels, of NumPy's or JAX's arrays (CMSA spec, section 10)."""
+"""Agreement of segmentation maps with their labels, of NumPy's or JAX's arrays (docs/originals/cmsa.md, section 10)."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Scores of generated text (Flamingo spec, section 15). NumPy and plain Python only.
+"""Scores of generated text (docs/originals/flamingo.md, section 15). NumPy and plain Python only.
 
 Words are what white space separates. The published scores of reports cut texts with the Penn Treebank's tokeniser first,
 which lowers them and drops punctuation; it is a Java program and not part of this module: give texts in the form that is to

@@ -10,10 +10,10 @@ rule                   prediction                                       annotato
 since March 2021       in full, unless the annotators are unanimous     in full, unless they are unanimous
 ====================== ================================================ ==========================================
 
-`question_accuracy` is the first, which MCAN's and RWSAN's published numbers are by (spec, section 6 and quirk 15 of section 9):
-`config.data.answers.rule = "soft"`. `question_accuracy_since_2021` is the second; evaluations give it beside the first. Both
-are the scripts to the letter, and give at most 0, 1/3 and 2/3 with one, two and three annotators: evaluations therefore take
-`fair_to_few` of them.
+`question_accuracy` is the first, which MCAN's and RWSAN's published numbers are by (docs/originals/rwsan.md, section 6 and
+quirk 15 of section 9): `config.data.answers.rule = "soft"`. `question_accuracy_since_2021` is the second; evaluations give it
+beside the first. Both are the scripts to the letter, and give at most 0, 1/3 and 2/3 with one, two and three annotators:
+evaluations therefore take `fair_to_few` of them.
 """
 
 import functools

@@ -1,4 +1,6 @@
-"""Accuracy on VQA-RAD by the rules of its literature (CMSA spec section 9), and what no model has to earn. NumPy only.
+"""Accuracy on VQA-RAD by the rules of its literature, and what no model has to earn. NumPy only.
+
+docs/originals/cmsa.md, section 9.
 
 A row is a mapping with the fields of a question record (`question_id`, `image_id`, `multiple_choice_answer`,
 `answer_type`, `question_type`, `phrase_type`, `organ`) and, where predictions are scored, `answer`, the predicted text.

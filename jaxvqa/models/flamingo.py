@@ -47,7 +47,7 @@ COMPAT: Mapping[str, str] = {
     "attend_padding": "BERT reads padding like text (Q15)",
     "shared_loss_mask": "the loss of text counts a position as often as any sample of the batch has a word there (Q7)",
 }
-"""What `Flamingo.compat` can name; the numbers are those of the Flamingo spec, section 20."""
+"""What `Flamingo.compat` can name; the numbers are those of docs/originals/flamingo.md, section 20."""
 
 _OF_ALL_YEARS = (
     "mlmi_gpt2",
@@ -71,7 +71,10 @@ FREEZE: Mapping[str, tuple[tuple[str, bool], ...]] = {
     ),
     "vision": ((r"vision/.*", True), (r".*", False)),
 }
-"""Tables for `config.optim.freeze` (spec, section 9): MLMI's `flamingo_mode`, which trains the embedding; all but vision."""
+"""Tables for `config.optim.freeze`: MLMI's `flamingo_mode`, which trains the embedding; all but vision.
+
+docs/originals/flamingo.md, section 9.
+"""
 
 LANGUAGES: Mapping[str, type[nn.Module]] = {"gpt2": GPT2, "bert": BERT, "palm": PaLM}
 VISIONS: Mapping[str, type[nn.Module]] = {"clip": VisionTransformer, "resnet": PatchResNet, "regions": Regions}

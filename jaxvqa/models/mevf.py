@@ -52,7 +52,8 @@ def channels_first(x: Float[Array, "B H W D"]) -> Float[Array, "B L"]:
 class MAMLBranch(nn.Module):
     """Four convolutions of stride 2, each with a ReLU and then a batch norm, and a mean over all positions.
 
-    The norm comes after the ReLU, and moves its running statistics by only 0.05 (spec sections 5.1 and 13.8).
+    The norm comes after the ReLU, and moves its running statistics by only 0.05 (docs/originals/cmsa.md, section 5.1, and
+    section 13, quirk 8).
 
     Attributes:
       width: number of channels.
@@ -73,7 +74,7 @@ class MAMLBranch(nn.Module):
 
 
 class AutoEncoder(nn.Module):
-    """A convolutional auto-encoder that halves the image twice (spec section 5.1).
+    """A convolutional auto-encoder that halves the image twice (docs/originals/cmsa.md, section 5.1).
 
     Attributes:
       width: channels at the image's own size; half as many and a quarter as many at the two smaller ones.
@@ -116,7 +117,10 @@ def project(
     train: bool,
     activation: Callable | None = nn.relu,
 ) -> Array:
-    """Applies activation(linear(dropout(x))) with a weight-normalised map called `name` (spec section 5.2)."""
+    """Applies activation(linear(dropout(x))) with a weight-normalised map called `name`.
+
+    docs/originals/cmsa.md, section 5.2.
+    """
     x = WeightNormLinear(features, dtype, name=name)(Dropout(dropout)(x, train=train))
     return x if activation is None else activation(x)
 
@@ -125,7 +129,7 @@ class BilinearAttention(nn.Module):
     """Attention of several glimpses over all pairs of a visual token and a word.
 
     logits_g[i, j] = Σ_d relu(A vᵢ)_d · H_gd · relu(B qⱼ)_d + c_g with a weight-normalised H; the weights of a glimpse are a
-    softmax over all its pairs jointly. A visual token of nothing but zeros takes no part (spec section 5.3).
+    softmax over all its pairs jointly. A visual token of nothing but zeros takes no part (docs/originals/cmsa.md, section 5.3).
 
     Attributes:
       width: number of the sum's terms.
@@ -165,7 +169,7 @@ class BilinearFusion(nn.Module):
     """Lets glimpse after glimpse add what it sees to every word, and sums the words.
 
     With the weights P_g of `BilinearAttention`, taken once from the first q: b = Σ_ij relu(A_g vᵢ) · P_g[i, j] ·
-    relu(B_g qⱼ), then q ← q + C_g b, the same vector for each word (spec section 5.3).
+    relu(B_g qⱼ), then q ← q + C_g b, the same vector for each word (docs/originals/cmsa.md, section 5.3).
 
     Attributes:
       width: size of b.
@@ -211,7 +215,7 @@ class StackedAttention(nn.Module):
     """Attention to the visual tokens, repeated with the question's vector refined by what was seen.
 
     a = A q, mᵢ = M vᵢ, p = softmax over i of s·dropout(tanh(a + mᵢ)); u = a + Σ pᵢ mᵢ. Each further stack has its own maps,
-    takes a = A u, and adds to the u before, not to a. A token with m = 0 takes no part (spec section 5.4).
+    takes a = A u, and adds to the u before, not to a. A token with m = 0 takes no part (docs/originals/cmsa.md, section 5.4).
 
     Attributes:
       width: size of u.
@@ -331,7 +335,8 @@ class ImageVectorVQA(RadiologyModel, kw_only=True):
 
     Attributes:
       num_answers: number of candidate answers A.
-      image_branches: what makes the image's vector (spec section 5.1): `mevf`, the vectors of `maml` and of `autoencoder` side
+      image_branches: what makes the image's vector (docs/originals/cmsa.md, section 5.1): `mevf`, the vectors of `maml` and of
+      `autoencoder` side
         by side; one of these two alone; `distmodal`, CMSA's three residual networks, mixed by the organ classifier; or
         `resnet50`.
       maml_width: channels of the MAML branch, and size of its vector.

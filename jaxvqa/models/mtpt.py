@@ -31,7 +31,7 @@ from jaxvqa.precision import wide, widened
 
 
 class UpBlock(nn.Module):
-    """Doubles height and width between two 1×1 convolutions, in a quarter of the channels (spec section 10).
+    """Doubles height and width between two 1×1 convolutions, in a quarter of the channels (docs/originals/cmsa.md, section 10).
 
     Attributes:
       features: number of output channels.
@@ -55,7 +55,9 @@ class UpBlock(nn.Module):
 
 
 class SegmentationDecoder(nn.Module):
-    """Scores the class of each pixel from the backbone's last four maps; the first one is not used (spec section 10).
+    """Scores the class of each pixel from the backbone's last four maps; the first one is not used.
+
+    docs/originals/cmsa.md, section 10.
 
     Attributes:
       classes: number of classes.
@@ -80,7 +82,7 @@ class SegmentationDecoder(nn.Module):
 
 
 class ClassificationDecoder(nn.Module):
-    """Scores the class of the image from the mean of the backbone's last map (spec section 10).
+    """Scores the class of the image from the mean of the backbone's last map (docs/originals/cmsa.md, section 10).
 
     Attributes:
       classes: number of classes.
@@ -105,7 +107,7 @@ class ClassificationDecoder(nn.Module):
 
 
 class Compatibility(nn.Module):
-    """Scores whether a question fits an image's organ (spec section 10).
+    """Scores whether a question fits an image's organ (docs/originals/cmsa.md, section 10).
 
     CMSA's fusion with one non-local block instead of two: the words and the places of the image read from each other; each
     word's mean over the places is added to its state; the sum over the words, padding included, is classified.

@@ -17,7 +17,7 @@ from jaxvqa.models.towers.resnet import ResNet
 
 
 class WordEmbedding(nn.Module):
-    """Looks each word up in one table or in two, and puts the vectors side by side (CMSA spec, section 2.1).
+    """Looks each word up in one table or in two, and puts the vectors side by side (docs/originals/cmsa.md, section 2.1).
 
     The last row of a table, number V, is the padding word's. It begins as zeros and never gets a gradient, but is looked up
     like any other: a checkpoint may hold something else there.
@@ -49,7 +49,7 @@ class WordEmbedding(nn.Module):
 
 
 class QuestionEncoder(nn.Module):
-    """Turns words into a state for each position, padding included (CMSA spec, section 2.3).
+    """Turns words into a state for each position, padding included (docs/originals/cmsa.md, section 2.3).
 
     Attributes:
       width: size of the state of an LSTM or a GRU; self-attention keeps the words' own.

@@ -31,7 +31,7 @@ def unit(width: int, heads: int, ranks: tuple[int, ...], dropout: float, dtype: 
     """Attention to the sequence itself, to the question where there is a second rank, and a feed-forward part.
 
     A query and a key have only `rank` entries in each head, and the scores are divided by the root of the rank, not of a
-    value's size (RWSAN spec, section 1.4).
+    value's size (docs/originals/rwsan.md, section 1.4).
 
     Args:
       width: size D of a state.
@@ -84,7 +84,8 @@ class EncoderPass(nn.Module):
 class DecoderPass(nn.Module):
     """One pass over the regions: y₁ = U(y), y₂ = U(N₁(y₁ + y)), y₃ = U(y₂), result N₂(y₃ + y), with its own input y.
 
-    Not wired like the encoder's: no residual before the third call, but one with a norm after it (spec section 1.7).
+    Not wired like the encoder's: no residual before the third call, but one with a norm after it (docs/originals/rwsan.md,
+    section 1.7).
 
     Attributes:
       unit: U, which reads the question too.
@@ -188,7 +189,8 @@ class RWSAN(nn.Module):
           `decoder` [B, R, D], `question_flat`, `region_flat`, `fused` [B, fused_width], and the weights of the pooling,
           `question_attention` float32[B, T] and `region_attention` float32[B, R].
         """
-        # By value and before any projection: afterwards a padding row is the projection's bias (spec section 1.1).
+        # By value and before any projection: afterwards a padding row is the projection's bias (docs/originals/rwsan.md,
+        # section 1.1).
         region_mask, question_mask = jnp.any(regions != 0, axis=-1), question != 0
 
         words = nn.Embed(

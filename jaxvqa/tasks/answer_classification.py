@@ -23,7 +23,10 @@ from jaxvqa.types import Arrays, Batch, Collections, Params, Rngs
 
 
 class AnswerClassification(Task):
-    """Binary cross-entropy against a score for each answer, summed over answers and examples (RWSAN, spec section 5)."""
+    """Binary cross-entropy against a score for each answer, summed over answers and examples.
+
+    docs/originals/rwsan.md, section 5.
+    """
 
     batch_keys: Sequence[str] = ("regions", "question", "answer_scores", "mask")
 

@@ -47,7 +47,9 @@ RULES = {
 
 
 class ImageClassification(Task):
-    """Cross-entropy over the answers, or what `config.loss` makes of it (SYSU spec, section 9); the question is not read.
+    """Cross-entropy over the answers, or what `config.loss` makes of it; the question is not read.
+
+    docs/originals/sysu_hcp.md, section 9.
 
     `config.loss`: `mixup`, `label_smooth` and `superloss` (bool), `smoothing` (the share of the target that is spread),
     `mixup_alpha`, `mixup_off_epoch` (from when on images are no longer mixed; 0: they always are), and `flags`, which says

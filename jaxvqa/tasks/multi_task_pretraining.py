@@ -1,4 +1,7 @@
-"""Pre-training of one of CMSA's image branches: a task of its images, and whether a question fits them (spec, section 10)."""
+"""Pre-training of one of CMSA's image branches: a task of its images, and whether a question fits them.
+
+docs/originals/cmsa.md, section 10.
+"""
 
 from collections.abc import Sequence
 from typing import Any

@@ -27,7 +27,9 @@ PICTURES = {"image": ("image_size", 3), "image_84": ("maml_size", 1), "image_128
 
 
 class RadiologyVqa(Task):
-    """Binary cross-entropy over the answers, with what a model's image branches are trained for beside it (spec, section 8).
+    """Binary cross-entropy over the answers, with what a model's image branches are trained for beside it.
+
+    docs/originals/cmsa.md, section 8.
 
     A model says in `inputs` which entries of a batch it reads, and in its intermediates what else there is to learn:
 
@@ -183,7 +185,8 @@ class RadiologyVqa(Task):
         if "reconstruction" in out:
             wanted = self._inputs(batch)["image_128"]
             error = jnp.mean(jnp.square(out["reconstruction"] - wanted), axis=(1, 2, 3))
-            # The original adds the mean over the batch to the sum of the answers' losses (spec, quirk 21).
+            # The original adds the mean over the batch to the sum of the answers' losses (docs/originals/cmsa.md, section 13,
+            # quirk 21).
             error = jnp.sum(error * mask) / jnp.maximum(count, 1)
             metrics["reconstruction_error"] = (error, jnp.ones(()))
             loss += self._loss.reconstruction * error
@@ -206,7 +209,9 @@ class RadiologyVqa(Task):
 def dynamic_weights(
     history: Mapping[str, Array], losses: Float[Array, "2"]
 ) -> tuple[Float[Array, "2"], dict[str, Any]]:
-    """Weights of the answer and the organ loss by how fast each has fallen, and the new history (spec, section 8, `--dwa`).
+    """Weights of the answer and the organ loss by how fast each has fallen, and the new history.
+
+    docs/originals/cmsa.md, section 8, `--dwa`.
 
     The first two steps weigh both by 1; from then on weights = 2 · softmax((last / (before + 1e-8)) / 2). The history
     keeps the weighted answer loss with the plain organ loss: the original's slip.

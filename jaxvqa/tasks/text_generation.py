@@ -32,7 +32,7 @@ from jaxvqa.types import Arrays, Batch, Collections, Params, Rngs
 
 
 class VerbatimList(AnswerList):
-    """Answers as they stand, "yes" and "no" among them: MLMI's classes of VQA-Med (Flamingo spec, section 13)."""
+    """Answers as they stand, "yes" and "no" among them: MLMI's classes of VQA-Med (docs/originals/flamingo.md, section 13)."""
 
     @staticmethod
     def form(raw: str | int) -> str:
@@ -57,7 +57,9 @@ PROMPT = ("image", "prompt", "prompt_mask")
 
 
 class TextGeneration(Task):
-    """Cross-entropy of each next word, and of the class where the model has a head for it (Flamingo spec, section 10).
+    """Cross-entropy of each next word, and of the class where the model has a head for it.
+
+    docs/originals/flamingo.md, section 10.
 
     `config.loss`: `text` (whether words are learnt), `text_smoothing` and `class_smoothing` (shares of the target that are
     spread over all words or classes), `prompt` (whether the words of the question are learnt too, as in the original, or only
@@ -408,7 +410,9 @@ class TextGeneration(Task):
         return found
 
     def _predict_embeddings(self, params: Params, collections: Collections, batch: Batch) -> Arrays:
-        """What `answers` gives, and the mean states float32[B, D] of the `written` and the `true` text (spec, section 15).
+        """What `answers` gives, and the mean states float32[B, D] of the `written` and the `true` text.
+
+        docs/originals/flamingo.md, section 15.
 
         Examples before the prompt are read, and not part of the written text's mean.
         """
@@ -472,7 +476,7 @@ def gates(params: Mapping[str, Any]) -> dict[str, Float[Array, ""]]:
 
 
 def next_words(batch: Batch, padding: int) -> Int[Array, "B T"]:
-    """The word that follows each, padding behind the last place (spec, section 10)."""
+    """The word that follows each, padding behind the last place (docs/originals/flamingo.md, section 10)."""
     return jnp.pad(batch["text"][:, 1:], ((0, 0), (0, 1)), constant_values=padding)
 
 

@@ -33,7 +33,7 @@ def test_contractions(pair):
     assert normalise_answer(raw) == expected
 
 
-# The words that the spec lists as getting the apostrophe or apostrophes they lack.
+# The words that docs/originals/rwsan.md, section 4.6, lists as getting the apostrophe or apostrophes they lack.
 LACKING = """
     aint arent cant couldve couldnt didnt doesnt dont hadnt hasnt havent hed hes howd howll hows isnt itd itll mightnt
     mightve mustnt mustve neednt notve oughtnt shant shouldve shouldnt somebodyll somebodys someoned someonell someones

@@ -32,7 +32,7 @@ def tokeniser():
     ],
 )
 def test_texts_are_those_of_the_originals_table(template, text, prompt):
-    """Flamingo spec, sections 12 and 14."""
+    """docs/originals/flamingo.md, sections 12 and 14."""
     row = TEMPLATES[template]
     assert row.text.format(question="Q", answer="A") == text
     assert row.prompt.format(question="Q", answer="A") == prompt

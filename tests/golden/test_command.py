@@ -77,7 +77,7 @@ def test_metric_cases_skip_visibly(jaxvqa_data, monkeypatch):
 
 
 class Reference:
-    """RWSAN in PyTorch functions, written from the spec for these tests; parameters by the original's keys."""
+    """RWSAN in PyTorch functions, written from docs/originals/rwsan.md for these tests; parameters by the original's keys."""
 
     def __init__(self, options, parameters):
         self.o, self.p = options, parameters

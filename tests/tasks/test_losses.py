@@ -127,7 +127,7 @@ def test_radiology_vqa(train):
     mask = batch["mask"]
     answers = (bce(params["logits"], batch["answer_scores"]) * mask).sum()
     organ = (nll(params["organ_logits"], batch["organ"]) * mask).sum()
-    # The mean over the batch, beside sums over it (spec, quirk 21).
+    # The mean over the batch, beside sums over it (docs/originals/sysu_hcp.md, section 13, quirk 21).
     error = (np.square(params["reconstruction"] - grey / 255).mean((1, 2, 3)) * mask).sum() / 2
     assert metrics["answer_loss"] == near(answers, 2)
     assert metrics["organ_loss"] == near(organ, 2)

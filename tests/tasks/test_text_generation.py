@@ -169,7 +169,9 @@ def test_behind_the_last_word_padding_is_next(task, batch):
 @pytest.mark.parametrize("prompt", [True, False])
 @pytest.mark.parametrize(("smoothing", "shared"), [(0.0, False), (0.1, False), (0.0, True), (0.1, True)])
 def test_the_loss_of_words_is_the_originals(phantoms, task, batch, prompt, smoothing, shared):
-    """Flamingo spec, section 10; with a shared mask, sum over i of (sum over b of l) · (sum over b of m) / (B · sum of m)."""
+    """docs/originals/flamingo.md, section 10; with a shared mask, sum over i of (sum over b of l) · (sum over b of m) / (B ·
+    sum of m).
+    """
     config = tiny_config(phantoms, "small", loss__prompt=prompt, loss__text_smoothing=smoothing)
     with config.unlocked():
         config.model.compat = "shared_loss_mask" if shared else ""

@@ -43,7 +43,10 @@ def lines_of(report: str) -> Lines:
 
 
 def caption(lines: Lines) -> str:
-    """Returns lines as one text: stripped, without empty ones and without "___", joined by blanks (spec, section 12)."""
+    """Returns lines as one text: stripped, without empty ones and without "___", joined by blanks.
+
+    docs/originals/flamingo.md, section 12.
+    """
     return " ".join(line.strip().replace(HIDDEN, "") for line in lines if line.strip())
 
 

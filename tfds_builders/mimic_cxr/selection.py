@@ -1,4 +1,4 @@
-"""The two selections of MIMIC-CXR that the Flamingo system was trained on (spec, section 13)."""
+"""The two selections of MIMIC-CXR that the Flamingo system was trained on (docs/originals/flamingo.md, section 13)."""
 
 import dataclasses
 import math

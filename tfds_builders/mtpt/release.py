@@ -1,4 +1,4 @@
-"""The original's files: lists of images with masks or labels, and lists of questions (CMSA spec section 10)."""
+"""The original's files: lists of images with masks or labels, and lists of questions (docs/originals/cmsa.md, section 10)."""
 
 import dataclasses
 import io

@@ -146,7 +146,10 @@ _FORMS = {"captions.txt": _caption, "licences.txt": _licence, "keywords.txt": _k
 
 
 def normalised(text: str) -> str:
-    """Returns a caption as the original stores it: without blanks around it, in Unicode's form NFKC (spec, section 13)."""
+    """Returns a caption as the original stores it: without blanks around it, in Unicode's form NFKC.
+
+    docs/originals/flamingo.md, section 13.
+    """
     return unicodedata.normalize("NFKC", text.strip())
 
 

@@ -145,7 +145,7 @@ SYSU = {
     "test": ("test_2021",),
     "test_2020": ("test_2020",),
 }
-"""SYSU-HCP's splits -> the parts that they are made of (spec section 7)."""
+"""SYSU-HCP's splits -> the parts that they are made of (docs/originals/sysu_hcp.md, section 7)."""
 
 SYSU_TRAINED = ("train", "extra")
 """Splits that keep only questions about an abnormality of the list."""

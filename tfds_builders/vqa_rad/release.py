@@ -28,7 +28,7 @@ IMAGES_URL = "https://files.osf.io/v1/resources/89kps/providers/osfstorage/5b214
 ROWS_SHA256 = "948b7156059b864cf72344fb10669233526b175c243e5a046d20d4201d297a95"
 
 ORGANS = ("ABD", "HEAD", "CHEST")
-"""Body parts in the order of the modality classifier's outputs (CMSA spec section 7.4)."""
+"""Body parts in the order of the modality classifier's outputs (docs/originals/cmsa.md, section 7.4)."""
 
 TEST_SHARE, VAL_SHARE = 0.2, 0.1
 """Shares of the images of each organ that `split_images` keeps apart; the others are for training."""
@@ -145,7 +145,7 @@ def read_rows(path: Path) -> Sequence[Row]:
 
 
 def entries(rows: Sequence[Row]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields (split, question record) in the order of the literature's split files (CMSA spec section 7.1).
+    """Yields (split, question record) in the order of the literature's split files (docs/originals/cmsa.md, section 7.1).
 
     Every row gives its question, to the test split if its phrase type says so, and, where it has one, the rewording of
     the question in the form of a template ("frame"). Frames go to the train split, those of test rows too. Both are

@@ -1,4 +1,4 @@
-"""Region feature files of RWSAN's layout: one `.npz` a picture (spec section 4.4)."""
+"""Region feature files of RWSAN's layout: one `.npz` a picture (docs/originals/rwsan.md, section 4.4)."""
 
 import io
 import os

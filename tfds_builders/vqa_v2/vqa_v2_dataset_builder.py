@@ -179,8 +179,8 @@ def _read_subsets(manual_dir: Path) -> dict[str, list[int]]:
 def question_examples(manual_dir: Path, source: str, subset: str | None) -> Iterator[Example]:
     """Yields the questions of a split.
 
-    Training splits follow the annotation file, whose entries also give the image id (spec section 4.5); val and the test
-    splits follow the question file, which is the order of a result file.
+    Training splits follow the annotation file, whose entries also give the image id (docs/originals/rwsan.md, section 4.5);
+    val and the test splits follow the question file, which is the order of a result file.
 
     Args:
         manual_dir: Folder of the files.

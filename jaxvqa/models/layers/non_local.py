@@ -63,7 +63,9 @@ def spatial_map(height: int, width: int) -> Float[Array, "H W 8"]:
 
 
 def cross_modal_map(words: Float[Array, "B T Q"], image: Float[Array, "B H W V"], *, spatial: bool) -> Mixture:
-    """The map that has at word t and place p the channels [image of p, word t, where p lies] (CMSA spec, section 4).
+    """The map that has at word t and place p the channels [image of p, word t, where p lies].
+
+    docs/originals/cmsa.md, section 4.
 
     Args:
       words: float[B, T, Q], the words' states.
@@ -93,7 +95,9 @@ def cross_modal_map(words: Float[Array, "B T Q"], image: Float[Array, "B H W V"]
 
 
 class NonLocal(nn.Module):
-    """norm(project(Σ_j A_ij value_j)) with A = softmax_j(theta_i·phi_j): every position reads from all (spec, section 4).
+    """norm(project(Σ_j A_ij value_j)) with A = softmax_j(theta_i·phi_j): every position reads from all.
+
+    docs/originals/cmsa.md, section 4.
 
     The scores are not scaled. The normalisation's scale and bias start at 0, and so does the result.
 

@@ -12,8 +12,8 @@ from jaxvqa.precision import widened
 class StdNorm(nn.Module):
     """scale · (x − mean) / (s + epsilon) + bias over the last axis, with the sample standard deviation s.
 
-    Differs from the usual layer normalisation twice (RWSAN spec, section 1.3): the variance is divided by n − 1, and
-    epsilon is added to s itself, not to the variance under the root. A constant row gives `bias`.
+    Differs from the usual layer normalisation twice (docs/originals/rwsan.md, section 1.3): the variance is divided by n − 1,
+    and epsilon is added to s itself, not to the variance under the root. A constant row gives `bias`.
 
     Attributes:
       epsilon: added to the standard deviation.

@@ -1,4 +1,6 @@
-"""What lets a language model see: the perceiver resampler and gated cross-attention (Flamingo spec, sections 3 and 4).
+"""What lets a language model see: the perceiver resampler and gated cross-attention.
+
+docs/originals/flamingo.md, sections 3 and 4.
 
 J.-B. Alayrac, J. Donahue, P. Luc, A. Miech and others, "Flamingo: a Visual Language Model for Few-Shot Learning", NeurIPS 2022,
 in the form of lucidrains' flamingo-pytorch.

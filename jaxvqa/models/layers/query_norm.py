@@ -1,4 +1,4 @@
-"""A small Transformer encoder that normalises what asks, and not what is asked (CMSA spec, section 2.3)."""
+"""A small Transformer encoder that normalises what asks, and not what is asked (docs/originals/cmsa.md, section 2.3)."""
 
 from typing import Any
 

@@ -15,7 +15,7 @@ def whole_norm(v: Float[Array, "..."]) -> Float[Array, ""]:
     """Returns ‖v‖ over all elements, in float32.
 
     XLA adds up in parts, in a tree: over 4 million values the result is right to 1e-7. (PyTorch's own sum over as many
-    loses up to 5e-5 on CPU; CMSA spec, section 14.)
+    loses up to 5e-5 on CPU; docs/originals/cmsa.md, section 14.)
     """
     return jnp.sqrt(jnp.sum(jnp.square(widened(v))))
 
@@ -28,7 +28,7 @@ def normalised(v: Float[Array, "*shape"], g: Float[Array, ""]) -> Float[Array, "
 class WeightNormLinear(nn.Module):
     """y = x·(v · g / ‖v‖) + bias over the last axis, with one length g for the whole matrix.
 
-    At first g = ‖v‖, so that it begins as a linear map with PyTorch's default values (CMSA spec, section 5.2).
+    At first g = ‖v‖, so that it begins as a linear map with PyTorch's default values (docs/originals/cmsa.md, section 5.2).
 
     Attributes:
       features: width of the result.
@@ -51,7 +51,7 @@ class WeightNormLinear(nn.Module):
 
 
 class Classifier(nn.Module):
-    """down(dropout(relu(up(x)))) with both maps weight-normalised (CMSA spec, section 6).
+    """down(dropout(relu(up(x)))) with both maps weight-normalised (docs/originals/cmsa.md, section 6).
 
     Attributes:
       hidden: width between the two maps.

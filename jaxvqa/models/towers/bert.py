@@ -32,7 +32,7 @@ class BERT(nn.Module):
       types: number of kinds of text that are told apart; 0: none is added.
       pooler: whether there is a map of the first token's state.
       with_readout: whether there are token scores: a normalisation without a bias, and a table of its own, as MLMI has it
-        (Flamingo spec, section 6).
+        (docs/originals/flamingo.md, section 6).
       dropout: dropout rate.
       dtype: type of the multiplications and of the states; parameters, statistics, softmaxes and logits are float32.
     """

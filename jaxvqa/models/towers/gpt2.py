@@ -27,7 +27,8 @@ class GPT2(Decoder):
       positions: the longest text that it takes; 0: it does not know where a token stands, and has no dropout before the blocks.
       tied: whether the output's table is the embedding's.
       dropout: dropout rate.
-      mlmi: the form that MLMI's code gives it (Flamingo spec, section 5): scores are not scaled, GELU is the exact one, nothing
+      mlmi: the form that MLMI's code gives it (docs/originals/flamingo.md, section 5): scores are not scaled, GELU is the
+      exact one, nothing
         is dropped between attention and residual, the last normalisation has no bias.
       maps: whether there are attention maps among the intermediates; without, memory grows linearly with the text's length.
       dtype: type of the multiplications and of the states; parameters, statistics, softmaxes and logits are float32.

@@ -21,7 +21,10 @@ from jaxvqa.precision import wide, widened
 
 
 def rotate(x: Float[Array, "B K T R"], positions: Int[Array, "B T"]) -> Float[Array, "B K T R"]:
-    """Turns entries j and j + R/2 of each vector by the angle position · 10000^(-2j/R) (Flamingo spec, section 7)."""
+    """Turns entries j and j + R/2 of each vector by the angle position · 10000^(-2j/R).
+
+    docs/originals/flamingo.md, section 7.
+    """
     width = x.shape[-1]
     frequency = 10000.0 ** (-jnp.arange(0, width, 2, dtype=wide(x.dtype)) / width)
     angle = positions[:, None, :, None].astype(frequency.dtype) * frequency[None, None, None]
