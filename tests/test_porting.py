@@ -46,7 +46,8 @@ def ported(tmp_path, monkeypatch):
 
 def command(module):
     """The arguments of the guide's commands for a module."""
-    return [line.split() for line in re.findall(rf"^python -m {re.escape(module)} (.+)$", PAGE, re.MULTILINE)]
+    lines = [line for block in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()]
+    return [line.split()[3:] for line in lines if line.startswith(f"python -m {module} ")]
 
 
 def test_the_guides_system_trains_and_is_converted_both_ways(ported, phantoms):

@@ -18,7 +18,7 @@ from jaxvqa.models.towers.palm import PaLM
 from tests.made_up import made_up
 from tests.oracle import torch
 
-GOLDEN = Path(__file__).parent.parent / "golden" / "flamingo"
+GOLDEN = Path(__file__).parents[2] / "golden" / "flamingo"
 
 
 @pytest.mark.parametrize(
