@@ -52,7 +52,7 @@ def command(module):
 
 def test_the_guides_system_trains_and_is_converted_both_ways(ported, phantoms):
     (arguments,) = command("jaxvqa.main")
-    tiny = ["limit=32", "questions=phantom_vqa/tiny_questions", "images=phantom_vqa/tiny_images", f"dir={phantoms}"]
+    tiny = ["limit=32", "examples=phantom_vqa/tiny_questions", "images=phantom_vqa/tiny_images", f"dir={phantoms}"]
     assert main.main([*arguments, *(f"--config.data.{field}" for field in tiny), "--config.total=2 steps"]) == 0
     there, again = command("jaxvqa.convert")
     assert convert.main(there) == 0
