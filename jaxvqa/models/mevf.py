@@ -421,8 +421,9 @@ class ImageVectorVQA(RadiologyModel, kw_only=True):
             width = 0 if self.pool else self.image_width or 1024
             return OrganMixture(self.residual_network(), organ, width, self.dtype, name="image")
         maml = MAMLBranch(self.maml_width, self.dtype, parent=None) if "image_84" in self.inputs else None
-        autoencoder = AutoEncoder(self.autoencoder_width, self.dtype, parent=None)
-        autoencoder = autoencoder if "image_128" in self.inputs else None
+        autoencoder = (
+            AutoEncoder(self.autoencoder_width, self.dtype, parent=None) if "image_128" in self.inputs else None
+        )
         return MEVFVector(maml, autoencoder, self.code_width, self.dtype, name="image")
 
     def _fuse(

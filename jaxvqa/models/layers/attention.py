@@ -149,7 +149,6 @@ class MultiHeadAttention(nn.Module):
       use_bias: whether the four linear layers have biases.
       dropout: rate of dropout on the attention weights.
       kernel_init: initialiser of the kernels, as in `Linear`.
-      dtype: type of the multiplications; scores and softmax are float32.
     """
 
     heads: int
@@ -213,7 +212,6 @@ class AttentionPooling(nn.Module):
       hidden: width of the scorer's hidden layer.
       features: width of the result.
       dropout: rate of dropout inside the scorer.
-      dtype: type of the multiplications; scores and softmax are float32.
     """
 
     hidden: int

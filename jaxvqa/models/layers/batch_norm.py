@@ -26,7 +26,6 @@ class BatchNorm(nn.Module):
       momentum: weight of the new batch in the running statistics.
       scale_init: initialiser of the scale.
       bias_init: initialiser of the bias.
-      dtype: type of the result; the statistics are taken in float32.
     """
 
     epsilon: float = 1e-5

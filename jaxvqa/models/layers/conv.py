@@ -38,7 +38,6 @@ class Conv(nn.Module):
       use_bias: whether a bias is added.
       kernel_init: initialiser of the kernel; uniform in ±1/√(inputs of an output) by default, as in PyTorch. The bias
         starts so too unless `bias_init` is given.
-      dtype: type of the multiplications and of the result; the parameters are float32.
       groups: number of equal parts of the channels that are convolved each by itself.
       bias_init: initialiser of the bias.
     """
@@ -87,7 +86,6 @@ class ConvTranspose(nn.Module):
       stride: step between the places where neighbouring inputs are added.
       padding: rows and columns cut off on each of the four sides of the result.
       output_padding: rows and columns that are added again at the bottom and at the right.
-      dtype: type of the multiplications and of the result; the parameters are float32.
     """
 
     features: int

@@ -30,7 +30,6 @@ class ConvNorm(nn.Module):
       relu: whether a ReLU comes last.
       kernel_init: initialiser of the kernel; torchvision's for residual networks by default.
       epsilon: added to the variance.
-      dtype: type of the multiplications and of the result.
     """
 
     features: int
@@ -66,7 +65,6 @@ class Residual(nn.Module):
       kernel_init: initialiser of the kernels.
       reduction: with it, F(x) is weighted channel by channel by what a two-layer map makes of its mean over the image, so many
         times narrower inside ("squeeze and excitation").
-      dtype: type of the multiplications and of the result.
     """
 
     convs: tuple[tuple[int, int, int], ...]

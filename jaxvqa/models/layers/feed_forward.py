@@ -28,7 +28,6 @@ class FeedForward(nn.Module):
       hidden: width between the two layers.
       features: width of the result.
       dropout: rate of dropout between the layers.
-      dtype: type of the multiplications.
       activation: a name of `ACTIVATIONS`.
       use_bias: whether the layers have biases.
       kernel_init: initialiser of the kernels, as in `Linear`.

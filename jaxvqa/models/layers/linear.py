@@ -32,7 +32,6 @@ class Linear(nn.Module):
 
     Attributes:
       features: width of the result.
-      dtype: type of the multiplication and of the result; the parameters are float32.
       use_bias: whether a bias is added.
       kernel_init: initialiser of the kernel, with which the bias starts at 0; PyTorch's default for both without.
     """

@@ -102,9 +102,6 @@ class NonLocal(nn.Module):
     The scores are not scaled. The normalisation's scale and bias start at 0, and so does the result.
 
     X. Wang, R. Girshick, A. Gupta, K. He, "Non-local Neural Networks", CVPR 2018, the embedded Gaussian.
-
-    Attributes:
-      dtype: type of the multiplications; scores, softmax and statistics are float32.
     """
 
     dtype: Any = jnp.float32

@@ -17,7 +17,6 @@ class StdNorm(nn.Module):
 
     Attributes:
       epsilon: added to the standard deviation.
-      dtype: type of the result; the statistics are taken in float32.
     """
 
     epsilon: float = 1e-6

@@ -43,7 +43,6 @@ class PerceiverResampler(nn.Module):
       media: the most media that a sample may have: each has a vector of its own, added to all its tokens.
       activation: a name of `ACTIVATIONS`.
       scale: standard deviation that latents and media's vectors start from; the original's is 1.
-      dtype: type of the multiplications; statistics, scores and softmax are float32.
       numbered: media have vectors by their number; otherwise all have the first one's, and there may be any number of them.
     """
 
@@ -145,7 +144,6 @@ class GatedCrossAttention(nn.Module):
       features: width D of the text's states.
       activation: a name of `ACTIVATIONS`.
       gate: what both gates start from.
-      dtype: type of the multiplications; statistics, scores and softmax are float32.
     """
 
     heads: int = 8

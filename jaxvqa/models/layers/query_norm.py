@@ -29,7 +29,6 @@ class QueryNormAttention(nn.Module):
       heads: number of heads.
       key_width: size of a query, a key and a value in each head.
       dropout: rate of dropout on the attention weights and on the result before the residual.
-      dtype: type of the multiplications; scores and softmax are float32.
     """
 
     heads: int
@@ -65,7 +64,6 @@ class QueryNormEncoder(nn.Module):
       key_width: size of a query, a key and a value in each head.
       hidden: width between the two maps.
       dropout: dropout rate.
-      dtype: type of the multiplications.
     """
 
     layers: int = 2

@@ -77,6 +77,7 @@ class Block(nn.Module):
 
     def remember(self, memory: Float[Array, "B S E"]) -> KeyValue:
         """Keys and values of what the cross-attention reads, to be made once for all tokens that are decoded."""
+        assert self.cross_attention is not None
         return self.cross_attention.project(memory)
 
     @nn.compact
@@ -119,9 +120,6 @@ class Block(nn.Module):
             seen.append(recall(self.attention.project(y), past))
             return attend("attention", self.attention, y, seen[0], mask)
 
-        def read_memory(y: Array) -> Array:
-            return attend("cross_attention", self.cross_attention, y, memory, memory_mask)
-
         def beside_residual(x: Array, name: str, part: Callable[[Array], Array], rate: float) -> Array:
             norm = self.norm(name=f"{name}_norm")
             y = Dropout(rate)(part(norm(x) if self.norm_first else x), train=train)
@@ -131,7 +129,10 @@ class Block(nn.Module):
 
         rate = self.dropout if self.attention_output_dropout is None else self.attention_output_dropout
         x = beside_residual(x, "attention", read, rate)
-        if memory is not None:
+        if self.cross_attention is not None and memory is not None:
+            read_memory = functools.partial(
+                attend, "cross_attention", self.cross_attention, source=memory, mask=memory_mask
+            )
             x = beside_residual(x, "cross_attention", read_memory, self.dropout)
         x = beside_residual(x, "feed_forward", functools.partial(self.feed_forward, train=train), self.dropout)
         return x, maps, seen[0]
@@ -175,13 +176,20 @@ def usual_block(
       attention_output_dropout: as in `Block`.
       drop_path: as in `Block`.
       maps: as in `Block`.
-      dtype: type of the multiplications; statistics, scores and softmax are float32.
       name: of the block.
     """
 
     def attention() -> MultiHeadAttention:
-        sizes = {"heads": heads, "head_width": width // heads, "features": width, "scale": scale}
-        return MultiHeadAttention(**sizes, dropout=attention_dropout, kernel_init=INIT, dtype=dtype, parent=None)
+        return MultiHeadAttention(
+            heads,
+            width // heads,
+            width,
+            scale=scale,
+            dropout=attention_dropout,
+            kernel_init=INIT,
+            dtype=dtype,
+            parent=None,
+        )
 
     return Block(
         attention=attention(),

@@ -32,7 +32,6 @@ class WeightNormLinear(nn.Module):
 
     Attributes:
       features: width of the result.
-      dtype: type of the multiplication and of the result; the parameters and the norm are float32.
     """
 
     features: int

@@ -34,7 +34,6 @@ class BERT(nn.Module):
       with_readout: whether there are token scores: a normalisation without a bias, and a table of its own, as MLMI has it
         (docs/originals/flamingo.md, section 6).
       dropout: dropout rate.
-      dtype: type of the multiplications and of the states; parameters, statistics, softmaxes and logits are float32.
     """
 
     is_causal: ClassVar[bool] = False

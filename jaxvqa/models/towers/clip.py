@@ -46,7 +46,6 @@ class VisionTransformer(nn.Module):
       hidden: width between the two linear layers of a block; four times the width without.
       features: size E of the projected vector; 0 for none.
       activation: a name of `feed_forward.ACTIVATIONS`: "quick_gelu", OpenAI's, or "gelu", that of most of OpenCLIP's networks.
-      dtype: type of the multiplications and of the states; parameters, statistics and softmaxes are float32.
     """
 
     patch: int = 32
@@ -97,7 +96,6 @@ class TextTransformer(nn.Module):
       positions: the longest text that it takes.
       features: size E of the projected vector; 0 for none.
       activation: a name of `feed_forward.ACTIVATIONS`: "quick_gelu", OpenAI's, or "gelu", that of most of OpenCLIP's networks.
-      dtype: type of the multiplications and of the states; parameters, statistics and softmaxes are float32.
     """
 
     vocab_size: int = 49408

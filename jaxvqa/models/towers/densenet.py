@@ -25,7 +25,6 @@ class DenseNet(nn.Module):
       growth: channels that each layer adds.
       width: channels of the stem.
       bottleneck: width of a layer's 1×1 convolution, in multiples of `growth`.
-      dtype: type of the multiplications and of the maps; parameters and statistics are float32.
     """
 
     blocks: tuple[int, ...] = (6, 12, 24, 16)

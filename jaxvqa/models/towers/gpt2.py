@@ -31,7 +31,6 @@ class GPT2(Decoder):
       exact one, nothing
         is dropped between attention and residual, the last normalisation has no bias.
       maps: whether there are attention maps among the intermediates; without, memory grows linearly with the text's length.
-      dtype: type of the multiplications and of the states; parameters, statistics, softmaxes and logits are float32.
     """
 
     vocab_size: int = 50257

@@ -35,7 +35,6 @@ class Units:
 
     Attributes:
       epsilon: added to the variance in normalisations.
-      dtype: type of the multiplications and of the maps.
       train: normalises by the batch's statistics.
     """
 

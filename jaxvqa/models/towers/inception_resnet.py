@@ -57,11 +57,7 @@ class Residual(nn.Module):
 
 
 class InceptionResNetV2(nn.Module):
-    """The network up to its last convolution.
-
-    Attributes:
-      dtype: type of the multiplications and of the maps; parameters and statistics are float32.
-    """
+    """The network up to its last convolution."""
 
     dtype: Any = jnp.float32
 

@@ -70,11 +70,7 @@ class BlockC(nn.Module):
 
 
 class InceptionV4(nn.Module):
-    """The network up to its last layer.
-
-    Attributes:
-      dtype: type of the multiplications and of the maps; parameters and statistics are float32.
-    """
+    """The network up to its last layer."""
 
     dtype: Any = jnp.float32
 

@@ -41,7 +41,6 @@ class ParallelBlock(nn.Module):
       heads: number of heads K of the queries; keys and values have one.
       head_width: size R of a query, a key and a value.
       hidden: width between the two maps of the feed-forward part.
-      dtype: type of the multiplications; statistics, scores and softmax are float32.
     """
 
     heads: int
@@ -90,7 +89,6 @@ class PaLM(Decoder):
       heads: heads of each block's attention.
       head_width: size of a query; the width divided by the heads without.
       tied: whether the output's table is the embedding's.
-      dtype: type of the multiplications and of the states; parameters, statistics, softmaxes and logits are float32.
     """
 
     vocab_size: int

@@ -102,11 +102,7 @@ class Poly(nn.Module):
 
 
 class PolyNet(nn.Module):
-    """The network up to its last module.
-
-    Attributes:
-      dtype: type of the multiplications and of the maps; parameters and statistics are float32.
-    """
+    """The network up to its last module."""
 
     dtype: Any = jnp.float32
 

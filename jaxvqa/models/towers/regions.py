@@ -10,11 +10,7 @@ from jaxvqa.precision import widened
 
 
 class Regions(nn.Module):
-    """Takes features as they are: what stands in an image's place has a row for each region, and the features as its channels.
-
-    Attributes:
-      dtype: type of the result.
-    """
+    """Takes features as they are: instead of an image comes a row for each region, with the features as its channels."""
 
     dtype: Any = jnp.float32
 

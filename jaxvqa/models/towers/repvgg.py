@@ -30,7 +30,6 @@ class Block(nn.Module):
       width: number of output channels.
       stride: by how much the block shrinks the image.
       folded: whether it is one convolution.
-      dtype: type of the multiplications and of the result.
     """
 
     width: int
@@ -63,7 +62,6 @@ class RepVGG(nn.Module):
       blocks: number of blocks in each stage after the first, which has one.
       widths: number of channels of each stage, the first included.
       folded: whether each block is one convolution; `fold` makes the parameters.
-      dtype: type of the multiplications and of the maps; parameters and statistics are float32.
     """
 
     blocks: tuple[int, ...] = (4, 6, 16, 1)

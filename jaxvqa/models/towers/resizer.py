@@ -27,7 +27,6 @@ class Resizer(nn.Module):
     Attributes:
       size: height and width of the result.
       width: channels inside.
-      dtype: type of the multiplications and of the result.
     """
 
     size: int = 224

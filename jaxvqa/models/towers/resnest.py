@@ -34,7 +34,6 @@ class SplitAttention(nn.Module):
     Attributes:
       width: number of input and output channels.
       radix: number of convolutions, each over its own part of the input.
-      dtype: type of the multiplications and of the result; the softmax is in float32.
     """
 
     width: int
@@ -76,7 +75,6 @@ class Bottleneck(nn.Module):
       features: number of output channels.
       stride: by how much the block shrinks the image.
       radix: of the split attention.
-      dtype: type of the multiplications and of the result.
     """
 
     width: int
@@ -108,7 +106,6 @@ class ResNeSt(nn.Module):
       bottleneck_width: channels inside the first stage's blocks; each further stage doubles them.
       features: channels of the first stage's map; each further stage doubles them.
       radix: number of convolutions in each split attention.
-      dtype: type of the multiplications and of the maps; parameters and statistics are float32.
     """
 
     blocks: tuple[int, ...] = (3, 4, 6, 3)

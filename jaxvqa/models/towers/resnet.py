@@ -38,7 +38,6 @@ class ResNet(nn.Module):
     Attributes:
       depth: 10, 18 or 34 (basic blocks), 50 or 101 (bottlenecks).
       width: channels of the stem and of the first stage's blocks; each further stage doubles them.
-      dtype: type of the multiplications and of the maps; parameters and statistics are float32.
       remat: keep only each block's input, and compute the rest again in the backward pass.
     """
 
@@ -83,7 +82,6 @@ class PatchResNet(nn.Module):
       depth: as for `ResNet`.
       width: as for `ResNet`.
       features: size E of the projected vector; 0 for none.
-      dtype: type of the multiplications and of the maps; parameters and statistics are float32.
     """
 
     depth: int = 18

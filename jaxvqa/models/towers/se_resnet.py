@@ -27,7 +27,6 @@ class SEResNet(nn.Module):
       blocks: number of blocks in each stage.
       width: channels of the stem and inside the first stage's blocks; each further stage doubles them.
       reduction: by how much the weighting's hidden layers are narrower than the blocks' output.
-      dtype: type of the multiplications and of the maps; parameters and statistics are float32.
     """
 
     blocks: tuple[int, ...] = (3, 4, 6, 3)

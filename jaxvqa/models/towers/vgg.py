@@ -28,7 +28,6 @@ class VGG(nn.Module):
       depth: 16 or 19.
       norm: whether each convolution is followed by batch normalisation.
       widths: channels of each block.
-      dtype: type of the multiplications and of the maps; parameters and statistics are float32.
     """
 
     depth: int = 16

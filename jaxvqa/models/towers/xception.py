@@ -25,7 +25,6 @@ class Separable(nn.Module):
 
     Attributes:
       features: number of output channels.
-      dtype: type of the multiplications and of the result.
     """
 
     features: int
@@ -53,7 +52,6 @@ class Block(nn.Module):
       widths: number of output channels of each convolution.
       stride: by how much the block shrinks the image.
       relu_first: whether a ReLU comes before the first convolution, as before all others.
-      dtype: type of the multiplications and of the result.
     """
 
     widths: tuple[int, ...]
@@ -85,7 +83,6 @@ class Xception(nn.Module):
       width: channels of the first convolution, by which all others are measured.
       middle: channels of the blocks in the middle.
       count: number of these blocks.
-      dtype: type of the multiplications and of the maps; parameters and statistics are float32.
     """
 
     width: int = 32
