@@ -15,9 +15,12 @@ from jaxvqa.evaluators.few_shot import with_examples
 from jaxvqa.logs import log
 from jaxvqa.metrics.score import Score, Scores, share
 from jaxvqa.metrics.vqa import eval_ai_results
+from jaxvqa.report.numbers import percent
+from jaxvqa.report.tables import Table, Values, cell
 from jaxvqa.state import TrainState
 from jaxvqa.tasks import Answers
 from jaxvqa.tasks.predictions import Predict, Prediction
+from jaxvqa.types import Config
 
 Question = Mapping[str, Any]
 
@@ -165,3 +168,42 @@ def by_group(name: str, rows: Sequence[Row], groups: Sequence[str]) -> Iterator[
                 members[row[group]].append(row[name])
         for member, values in sorted(members.items()):
             yield f"{group}/{member}", Score(share(values), n=len(values))
+
+
+# --- in a report ---------------------------------------------------------------------------------------------------------
+
+CONTROL_WORDS = {
+    "ceiling": "the most that the answer list allows",
+    "same_image_and_type": "the most frequent train answer to the same image and question type: the split's leak",
+    "question_only": "a linear classifier of the question's words, which reads no image",
+    "same_question": "the most frequent train answer to the same question, else to its type",
+    "majority_of_type": "the most frequent train answer to the question's type",
+    "majority": "the most frequent train answer",
+}
+
+
+def rule_table(name: str, config: Config, values: Values) -> Iterator[Table]:
+    """VQA accuracy by the two rules that the official script has had (`jaxvqa.metrics.vqa`)."""
+    if f"{name}/accuracy_since_2021" not in values:
+        return
+    old = "the rule of MCAN's and RWSAN's numbers, and of this report"
+    new = "nothing is normalised where all annotators agree, both sides in full otherwise"
+    rows = (
+        ("2015 to March 2021", old, cell(values, f"{name}/accuracy")),
+        ("since March 2021", new, cell(values, f"{name}/accuracy_since_2021")),
+    )
+    yield Table("VQA accuracy by the official script's two rules", ("rule", "what it is", "accuracy"), rows)
+
+
+def control_table(name: str, config: Config, values: Values) -> Iterator[Table]:
+    """The model beside a black image and beside answers that are only counted, all questions; VQA-RAD by the strict rule."""
+    found = {key: values[f"{name}/controls/{key}"] for key in CONTROL_WORDS if f"{name}/controls/{key}" in values}
+    if not found:
+        return
+    rows = [("this model", "", cell(values, f"{name}/accuracy"))]
+    for other, row in config["evals"].items():
+        same_split = row.get("split") == config["evals"][name].get("split")
+        if row.get("predict") == "answers_blank" and same_split and f"{other}/accuracy" in values:
+            rows.append((other, "this model, shown a black image", cell(values, f"{other}/accuracy")))
+    rows += [(key, CONTROL_WORDS[key], percent(value)) for key, value in found.items()]
+    yield Table("Beside answers that need no image", ("", "what it is", "accuracy"), rows)

@@ -1,7 +1,7 @@
 """Written answers, captions and reports over a split: exact match, BLEU, and the nearest answer by its states."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +12,27 @@ from jaxvqa.evaluators.answers import GROUPS, AnswersEvaluator, Question, Scorin
 from jaxvqa.evaluators.context import Context, Row
 from jaxvqa.metrics import text
 from jaxvqa.metrics.score import Score, Scores, share
+from jaxvqa.report.tables import Table, Values, cell
 from jaxvqa.tasks.predictions import Prediction
+from jaxvqa.types import Config
+
+TEXT_WORDS = {
+    "accuracy": "answers by the data set's rule",
+    "exact": "answers that are the annotated one to the letter",
+    "exact/open_closed/closed": "of those whose question names the possible answers, or asks for yes or no",
+    "exact/open_closed/open": "of the others",
+    "exact/answer_type/CLOSED": "of closed questions",
+    "exact/answer_type/OPEN": "of open questions",
+    "nearest": "texts whose states are nearest to those of their own answer",
+    "bleu": "BLEU-1 of each text, the mean",
+    "bleu_1": "BLEU-1 of all texts together",
+    "bleu_2": "BLEU-2",
+    "bleu_3": "BLEU-3",
+    "bleu_4": "BLEU-4",
+    "rouge_l": "ROUGE-L of each text, the mean",
+    "word_accuracy": "words of the true texts that are the most probable where they stand",
+}
+"""Measures of texts, in percent."""
 
 
 def evaluator(context: Context) -> AnswersEvaluator:
@@ -75,3 +95,24 @@ def _nearest(context: Context, predictions: Sequence[Prediction]) -> Scores:
     known, table = text.embeddings_by_answer(true, answers)
     pairs = zip(text.nearest_answers(written, table), answers, strict=True)
     yield "nearest", Score.mean([text.contains(known[found], answer) for found, answer in pairs], context.images)
+
+
+def tables(name: str, config: Config, values: Values) -> Iterator[Table]:
+    """What was written, by every measure, beside what is written to a black image; and how probable the true texts are."""
+    evals = config["evals"]
+    of_texts = [
+        other
+        for other, row in evals.items()
+        if row.get("type") in ("generation", "likelihood") and row.get("split") == evals[name].get("split")
+    ]
+    rows = []
+    for measure, words in TEXT_WORDS.items():
+        cells = [cell(values, f"{other}/{measure}") for other in of_texts]
+        if set(cells) - {"–"}:
+            rows.append((measure.rpartition("/")[2], words, *cells))
+    for measure, words in (("cider", "CIDEr, from 0 to 10"), ("perplexity", "of the true texts' words"), ("loss", "")):
+        found = [values.get(f"{other}/{measure}") for other in of_texts]
+        if any(value is not None for value in found):
+            rows.append((measure, words, *("–" if value is None else f"{value:.3g}" for value in found)))
+    if rows:
+        yield Table("Texts", ("measure", "what it is", *of_texts), rows)

@@ -9,9 +9,21 @@ from jaxvqa.evaluators.vqa import train_questions
 from jaxvqa.metrics import vqa_rad
 from jaxvqa.metrics.question_only import question_only_answers
 from jaxvqa.metrics.score import Score, Scores, share
+from jaxvqa.report.tables import Table, Values, cell
 from jaxvqa.tasks.predictions import Prediction
+from jaxvqa.types import Config
 
 GROUPS = ("answer_type", "question_type", "phrase_type", "organ")
+
+PROTOCOL_WORDS = {
+    "original_308": "free-form questions; CMSA's own script (its 68.8)",
+    "strict_308": "free-form questions; an answer outside the list is wrong",
+    "original_451": "free-form and paraphrased; CMSA's own script (its 73.2)",
+    "strict_451": "free-form and paraphrased; an answer outside the list is wrong",
+}
+
+STANDARD_SPLIT = "vqa_rad/questions"
+"""The questions that the protocols are named after: 308 of them free-form, 451 in all."""
 
 CONTROLS = {
     "majority": ((),),
@@ -73,3 +85,21 @@ def evaluator(context: Context) -> AnswersEvaluator:
         yield "ceiling", summary.overall.ceiling
 
     return AnswersEvaluator(context, Scoring(fields, scores, controls, kept=GROUPS))
+
+
+def tables(name: str, config: Config, values: Values) -> Iterator[Table]:
+    """Accuracy by every protocol of VQA-RAD that the evaluation gives: all, closed and open questions with intervals."""
+    rows = [
+        (
+            protocol,
+            PROTOCOL_WORDS[protocol],
+            *(cell(values, f"{name}/{protocol}{part}") for part in ("", "/closed", "/open")),
+        )
+        for protocol in vqa_rad.PROTOCOLS
+        if f"{name}/{protocol}" in values
+    ]
+    title = "Accuracy by protocol"
+    if config["data"]["examples"] != STANDARD_SPLIT or config["data"]["limit"]:
+        title += ": not the 308 and 451 questions of the literature, whose numbers do not compare"
+    if rows:
+        yield Table(title, ("protocol", "what counts", "all", "closed", "open"), rows)

@@ -21,9 +21,10 @@ import jinja2
 from jaxvqa import configs
 from jaxvqa.ensembles.evaluation import member_table
 from jaxvqa.errors import ConfigError, os_errors
+from jaxvqa.evaluators import tables
 from jaxvqa.inputs import read_json
 from jaxvqa.logs import write_whole
-from jaxvqa.report import examples, numbers, protocols, results, tables
+from jaxvqa.report import examples, numbers, results
 from jaxvqa.report.charts import VARIABLES, accuracy_chart, charts
 from jaxvqa.report.run import Record, check_comparable, commands, date, facts, notes
 
@@ -124,7 +125,6 @@ def content(record: Record, baseline: Record | None = None) -> dict[str, Any]:
     explained, no_images = examples.explanations(record, name, [*chosen, *mistakes])
     cards = {row["id"]: examples.card(row, explained.get(row["id"])) for row in [*chosen, *mistakes]}
     others = [other for other in record.evals if other != name and record.series(f"{other}/accuracy")[0]]
-    own_tables = protocols.tables(name, run.config, record.values) if name in record.evals else ()
     return {
         "run": run,
         "title": record.config.get("name") or run.folder.name,
@@ -139,11 +139,7 @@ def content(record: Record, baseline: Record | None = None) -> dict[str, Any]:
         "difference": results.difference(scored, before),
         "other_results": [(other, results.result(record, other, [])) for other in others],
         "scores": [row for other in record.evals for row in results.scores(record, other)],
-        "tables": [
-            *member_table(name, record.values),
-            *own_tables,
-            *tables.tables(name, run.config, record.values),
-        ],
+        "tables": [*member_table(name, record.values), *tables(name, run.config, record.values)],
         "facts": facts(record),
         "versions": record.meta.get("versions", {}),
         # The members of an ensemble answer once.

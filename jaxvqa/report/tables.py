@@ -1,20 +1,10 @@
-"""Tables of a report, as evaluators make them of their own metrics.
-
-The module of an evaluator may have a function
-
-    def tables(name: str, config: Config, values: Values) -> Iterable[Table]
-
-which makes the tables of the evaluation `name` of a run's config from the newest value of each of the run's metrics. `values`
-has the other evaluations' metrics too. Where it has none that a table needs, there is no table.
-"""
+"""What a table of a report is: evaluators make those of their own metrics (`jaxvqa.evaluators.tables`)."""
 
 import dataclasses
-import importlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-from jaxvqa.evaluators import EVALUATORS
+from jaxvqa.metrics.score import Score
 from jaxvqa.report.numbers import percent
-from jaxvqa.types import Config
 
 Values = Mapping[str, float]
 """The newest value of each metric of a run: NAME/MEASURE, with the interval's NAME/MEASURE/low and …/high."""
@@ -37,15 +27,9 @@ class Table:
 
 def cell(values: Values, key: str) -> str:
     """A metric in percent with its interval where it has one; a dash where there is no such metric."""
-    if key not in values:
+    score = Score.of_row(values, key)
+    if score is None:
         return "–"
-    low, high = values.get(f"{key}/low"), values.get(f"{key}/high")
-    return percent(values[key]) if low is None else f"{percent(values[key])} ({low:.1f} to {high:.1f})"
-
-
-def tables(name: str, config: Config, values: Values) -> Iterator[Table]:
-    """The tables that the evaluation `name` brings."""
-    kind = config.get("evals", {}).get(name, {}).get("type")
-    if kind in EVALUATORS:
-        module = importlib.import_module(EVALUATORS[kind].partition(":")[0])
-        yield from getattr(module, "tables", lambda *_: ())(name, config, values)
+    return (
+        percent(score.value) if score.low is None else f"{percent(score.value)} ({score.low:.1f} to {score.high:.1f})"
+    )
