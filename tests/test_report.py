@@ -66,12 +66,13 @@ def prediction_rows(rate, n=60):
     return rows
 
 
-def make_run(folder, *, rows=(), predictions=None, step=40, arg="small", total="40 steps", **data):
+def make_run(folder, *, rows=(), predictions=None, step=40, arg="small", total="40 steps", kind="vqa", **data):
     """A work directory of hand-made files, without checkpoint and data."""
     folder.mkdir(parents=True, exist_ok=True)
     config = configs.load(f"configs/rwsan.py:{arg}")
     with config.unlocked():
         config.total = total
+        config.evals.val.type = kind
         config.data.dir = str(folder / "no_data")
         for key, value in data.items():
             config.data[key] = value
@@ -356,7 +357,8 @@ def test_protocols_stand_beside_what_needs_no_picture(tmp_path, part):
         "val/strict_451/open": 43.5,
     }
     values |= {"val/controls/ceiling": 90.5, "val/controls/majority": 29.5, "val/controls/question_only": 50.25}
-    workdir = make_run(tmp_path, rows=[eval_row(40, 62.5) | values], questions=f"vqa_rad/{part}", limit=0)
+    rows = [eval_row(40, 62.5) | values]
+    workdir = make_run(tmp_path, rows=rows, kind="vqa_rad", questions=f"vqa_rad/{part}", limit=0)
     text = words_of(page_of(workdir))
     for words in (
         "strict_451free-form and paraphrased",

@@ -127,6 +127,16 @@ def test_images_in_any_order_and_of_any_number():
     assert confidence_interval(values, np.arange(60)) == confidence_interval(values)
 
 
+def test_what_one_loses_the_other_gains():
+    """Few differ: gains and losses each have Clopper and Pearson's interval, at 97.5 % so that both hold at 95 %."""
+    values = np.repeat([-1.0, 0.0, 0.5], [2, 17, 1])
+    low, high = confidence_interval(values, paired=True)
+    assert confidence_interval(-values, paired=True) == pytest.approx((-high, -low))
+    assert confidence_interval(np.zeros(20), paired=True) == pytest.approx(
+        (0.0125 ** (1 / 20) - 1, 1 - 0.0125 ** (1 / 20))
+    )
+
+
 def test_thousands_of_questions_take_no_second():
     rng = np.random.default_rng(0)
     began = time.process_time()
