@@ -198,7 +198,7 @@ def test_two_runs_of_one_name_are_called_by_their_folders(tmp_path):
 
 def test_a_baseline_on_other_questions_is_refused(tmp_path):
     workdir = make_run(tmp_path / "run", rows=full_rows())
-    baseline = make_run(tmp_path / "blind", rows=full_rows(), questions="vqa_v2/questions", limit=7)
+    baseline = make_run(tmp_path / "blind", rows=full_rows(), examples="vqa_v2/questions", limit=7)
     with pytest.raises(ConfigError) as error:
         write(workdir, baseline)
     assert "data.examples: 'phantom_vqa/questions'" in str(error.value)
@@ -358,7 +358,7 @@ def test_protocols_stand_beside_what_needs_no_picture(tmp_path, part):
     }
     values |= {"val/controls/ceiling": 90.5, "val/controls/majority": 29.5, "val/controls/question_only": 50.25}
     rows = [eval_row(40, 62.5) | values]
-    workdir = make_run(tmp_path, rows=rows, kind="vqa_rad", questions=f"vqa_rad/{part}", limit=0)
+    workdir = make_run(tmp_path, rows=rows, kind="vqa_rad", examples=f"vqa_rad/{part}", limit=0)
     text = words_of(page_of(workdir))
     for words in (
         "strict_451free-form and paraphrased",
