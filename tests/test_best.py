@@ -11,7 +11,7 @@ import pytest
 
 from jaxvqa import checkpoints, evaluators, logs, main, train
 from jaxvqa.best import Best, chosen_by_test
-from jaxvqa.errors import ConfigError
+from jaxvqa.errors import ConfigError, DataError
 from jaxvqa.step import make_program
 from tests import runs
 
@@ -162,6 +162,19 @@ def test_a_state_without_a_log_goes_on(whole, config, tmp_path):
     train.train(config, tmp_path)
     assert rows_of(tmp_path) == [(10, LOSSES[10]), (12, LOSSES[12])]
     assert steps_of(tmp_path / "best") == [12]
+
+
+@pytest.mark.parametrize("error", [KeyError("bug"), DataError("an image is damaged")])
+def test_an_evaluation_that_fails_is_named_with_its_step(config, tmp_path, monkeypatch, error):
+    def fail(self, state):
+        raise error
+
+    monkeypatch.setattr(Scripted, "run", fail)
+    with pytest.raises(type(error)) as caught:
+        train.train(config, tmp_path)
+    words = [str(caught.value), *getattr(caught.value, "__notes__", [])]
+    assert any("The evaluation 'val' at step 2" in text for text in words)
+    assert any(str(error) in text for text in words)
 
 
 def settings(**best):

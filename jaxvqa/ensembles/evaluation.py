@@ -34,7 +34,7 @@ from jaxvqa.types import Config
 SAME = ("examples", "images", "question_types", "limit")
 """Fields of `config.data` that say which questions are answered: the members' have to be the same."""
 
-WHERE = ("dir", "image_splits", "cache_mib")
+WHERE = ("dir", "image_splits", "cache_mib", "held_out", "train_split")
 """Fields that say how they are read: the report reads them as the first member does."""
 
 _SHOWN = 3
