@@ -416,8 +416,8 @@ FIELDS: tuple[Row, ...] = (
 MEMBERS = "empty or 0: as the members have it; "
 ENSEMBLE: tuple[Row, ...] = (
     ("members", Path(several=True), "work directories, joined by commas"),
-    ("vote", Choice("jaxvqa.voting:VOTES"), "the majority, or mean probabilities of the allowed classes"),
-    ("reading", Choice("jaxvqa.voting:READINGS"), "of masks, by a majority"),
+    ("vote", Choice("jaxvqa.ensembles.voting:VOTES"), "the majority, or mean probabilities of the allowed classes"),
+    ("reading", Choice("jaxvqa.ensembles.voting:READINGS"), "of masks, by a majority"),
     ("flip", ANY, "logits are the mean over the image and its mirror image"),
     ("repair_names", ANY, "writes answers without the garbling of six names"),
     ("batch_size", COUNT_OR_0, MEMBERS + "examples a step, over all devices"),

@@ -12,6 +12,7 @@ import pytest
 from jaxvqa import checkpoints, evaluators, logs, main, train
 from jaxvqa.best import Best, chosen_by_test
 from jaxvqa.errors import ConfigError, DataError
+from jaxvqa.metrics.score import Score
 from jaxvqa.step import make_program
 from tests import runs
 
@@ -29,14 +30,14 @@ class Scripted:
     killed_at: ClassVar[int] = 0
     last: ClassVar[int] = 0
 
-    def __init__(self, name, config, **options):
-        self.name = name
+    def __init__(self, context):
+        self.name = context.name
 
     def run(self, state):
         Scripted.last = int(state.step)
         if self.last == self.killed_at:
             raise Killed
-        yield f"{self.name}/loss", LOSSES[self.last]
+        yield f"{self.name}/loss", Score(LOSSES[self.last])
 
 
 @pytest.fixture(scope="module", autouse=True)
