@@ -7,7 +7,7 @@ these, as they do a single run's.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from jaxvqa.ensembles import voting
 from jaxvqa.ensembles.masks import Masks, allowed_classes, modality_of, read_masks
 from jaxvqa.errors import CheckpointError, ConfigError, nearest
 from jaxvqa.evaluate import for_split, make_evaluators
+from jaxvqa.evaluators.answers import AnswersEvaluator
 from jaxvqa.logs import log
 from jaxvqa.metrics.score import Score, Scores, as_row, share
 from jaxvqa.report.numbers import percent, points
@@ -207,9 +208,8 @@ def _vote(
         for prediction, *votes in zip(_predictions(logits, given, choices), *alone, strict=True)
     ]
     yield from evaluator.score(0, together)
-    yield from (
-        (f"{evaluator.name}/{name}", score) for name, score in _beside_members(evaluator, together, alone, members)
-    )
+    beside = beside_members(evaluator, together, {m.name: own for m, own in zip(members, alone, strict=True)})
+    yield from ((f"{evaluator.name}/{name}", score) for name, score in beside)
 
 
 def _predictions(
@@ -223,10 +223,10 @@ def _predictions(
     ]
 
 
-def _beside_members(
-    evaluator: Any, together: Sequence[Prediction], alone: Sequence[Sequence[Prediction]], members: Sequence[Member]
+def beside_members(
+    evaluator: AnswersEvaluator, together: Sequence[Prediction], alone: Mapping[str, Sequence[Prediction]]
 ) -> Scores:
-    """Yields, in percent:
+    """How the ensemble's answers compare with those of each member, by its name; in percent:
 
     `agreement`: the members' votes for the answer that was given. `members/MEMBER/accuracy` and, where there is one,
     `…/bleu`: each member's own. `over_best_member`, with its paired interval: how much higher the accuracy is than that of the
@@ -234,16 +234,16 @@ def _beside_members(
     """
     if agreed := [vote == p.answer for p in together if not p.unanswered for vote in p.votes]:
         yield "agreement", Score(share(agreed), n=len(agreed))
-    scored = [[row for row in evaluator.rows(predictions) if "accuracy" in row] for predictions in (together, *alone)]
-    if not scored[0]:
+    ours, *theirs = ([row for row in evaluator.rows(of) if "accuracy" in row] for of in (together, *alone.values()))
+    if not ours:
         return
-    ours, *theirs = ([row["accuracy"] for row in rows] for rows in scored)
-    for member, rows in zip(members, scored[1:], strict=True):
+    for name, rows in zip(alone, theirs, strict=True):
         for measure in ("accuracy", "bleu"):
             if measure in rows[0]:
-                yield f"members/{member.name}/{measure}", Score(share([row[measure] for row in rows]), n=len(rows))
-    gains = np.subtract(ours, max(theirs, key=np.mean))
-    yield "over_best_member", Score.mean(gains, [row["image_id"] for row in scored[0]], paired=True)
+                yield f"members/{name}/{measure}", Score(share([row[measure] for row in rows]), n=len(rows))
+    whole, *parts = ([row["accuracy"] for row in rows] for rows in (ours, *theirs))
+    gains = np.subtract(whole, max(parts, key=np.mean))
+    yield "over_best_member", Score.mean(gains, [row["image_id"] for row in ours], paired=True)
 
 
 def member_table(name: str, values: Values) -> Iterator[Table]:
