@@ -10,32 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from jaxvqa.convert import layers, original
 from jaxvqa.convert.adam import ADAMAX, Optimizer
-from jaxvqa.convert.layers import (
-    BATCH_NORM,
-    CONV,
-    COUNTER,
-    LAYER_NORM,
-    LINEAR,
-    LINEAR_NO_BIAS,
-    POINTWISE_3D,
-    RNN,
-    WEIGHT_NORM_LINEAR,
-    in_collections,
-)
 from jaxvqa.convert.layout import Constant, Layout
-from jaxvqa.convert.original import (
-    TOKEN,
-    Checkpoint,
-    Config,
-    Original,
-    Shapes,
-    System,
-    Translation,
-    fields_of,
-    image,
-    sizes_of,
-)
 from jaxvqa.convert.table import Rule, Table, Tensors, nested
 from jaxvqa.convert.towers.resnet import RESNET
 from jaxvqa.data.rad_text import RadAnswerList, RadVocabulary
@@ -43,40 +20,40 @@ from jaxvqa.models.layers.query_norm import sinusoids
 
 EMBEDDING = [Rule("emb.weight", "table_0"), Rule("emb_.weight", "table_1")]
 ATTENTION = [
-    *nested("w_qs", "attention/query", LINEAR_NO_BIAS),
-    *nested("w_ks", "attention/key", LINEAR_NO_BIAS),
-    *nested("w_vs", "attention/value", LINEAR_NO_BIAS),
-    *nested("fc", "attention/output", LINEAR_NO_BIAS),
-    *nested("layer_norm", "norm", LAYER_NORM),
+    *nested("w_qs", "attention/query", layers.LINEAR_NO_BIAS),
+    *nested("w_ks", "attention/key", layers.LINEAR_NO_BIAS),
+    *nested("w_vs", "attention/value", layers.LINEAR_NO_BIAS),
+    *nested("fc", "attention/output", layers.LINEAR_NO_BIAS),
+    *nested("layer_norm", "norm", layers.LAYER_NORM),
 ]
 QUESTION = [
-    *nested("rnn", "rnn", RNN),
+    *nested("rnn", "rnn", layers.RNN),
     *nested("layer_stack.{i}.slf_attn", "encoder/layer_{i}_attention", ATTENTION),
-    *nested("layer_stack.{i}.pos_ffn.w_1", "encoder/layer_{i}_feed_forward/up", LINEAR),
-    *nested("layer_stack.{i}.pos_ffn.w_2", "encoder/layer_{i}_feed_forward/down", LINEAR),
-    *nested("layer_stack.{i}.pos_ffn.layer_norm", "encoder/layer_{i}_norm", LAYER_NORM),
-    *nested("layer_norm", "encoder/norm", LAYER_NORM),
+    *nested("layer_stack.{i}.pos_ffn.w_1", "encoder/layer_{i}_feed_forward/up", layers.LINEAR),
+    *nested("layer_stack.{i}.pos_ffn.w_2", "encoder/layer_{i}_feed_forward/down", layers.LINEAR),
+    *nested("layer_stack.{i}.pos_ffn.layer_norm", "encoder/layer_{i}_norm", layers.LAYER_NORM),
+    *nested("layer_norm", "encoder/norm", layers.LAYER_NORM),
 ]
 """The question encoder: an LSTM, a GRU, or self-attention."""
 
 NON_LOCAL = [
-    *nested("g", "value", POINTWISE_3D),
-    *nested("W.0", "project", POINTWISE_3D),
-    *nested("W.1", "norm", BATCH_NORM),
-    *nested("theta", "theta", POINTWISE_3D),
-    *nested("phi", "phi", POINTWISE_3D),
+    *nested("g", "value", layers.POINTWISE_3D),
+    *nested("W.0", "project", layers.POINTWISE_3D),
+    *nested("W.1", "norm", layers.BATCH_NORM),
+    *nested("theta", "theta", layers.POINTWISE_3D),
+    *nested("phi", "phi", layers.POINTWISE_3D),
 ]
-CLASSIFIER = [*nested("main.0", "up", WEIGHT_NORM_LINEAR), *nested("main.3", "down", WEIGHT_NORM_LINEAR)]
+CLASSIFIER = [*nested("main.0", "up", layers.WEIGHT_NORM_LINEAR), *nested("main.3", "down", layers.WEIGHT_NORM_LINEAR)]
 ORGAN = [
-    *nested("conv.0", "conv_0", CONV),
-    *nested("conv.1", "norm_0", BATCH_NORM),
-    *nested("conv.4", "conv_1", CONV),
-    *nested("conv.5", "norm_1", BATCH_NORM),
-    *nested("conv.8", "conv_2", CONV),
-    *nested("conv.9", "norm_2", BATCH_NORM),
-    *nested("fc.0", "hidden", LINEAR),
-    *nested("fc.1", "hidden_norm", BATCH_NORM),
-    *nested("fc.4", "output", LINEAR),
+    *nested("conv.0", "conv_0", layers.CONV),
+    *nested("conv.1", "norm_0", layers.BATCH_NORM),
+    *nested("conv.4", "conv_1", layers.CONV),
+    *nested("conv.5", "norm_1", layers.BATCH_NORM),
+    *nested("conv.8", "conv_2", layers.CONV),
+    *nested("conv.9", "norm_2", layers.BATCH_NORM),
+    *nested("fc.0", "hidden", layers.LINEAR),
+    *nested("fc.1", "hidden_norm", layers.BATCH_NORM),
+    *nested("fc.4", "output", layers.LINEAR),
 ]
 """The organ classifier, also in a file of its own."""
 
@@ -84,13 +61,13 @@ POSITIONS = "q_emb.position_enc.pos_table"
 """The self-attention's table of positions: a constant, which the original writes into its checkpoints."""
 
 KEYS = Table(
-    rules=in_collections(
+    rules=layers.in_collections(
         [
             *nested("w_emb", "embed", EMBEDDING),
             *nested("q_emb", "question", QUESTION),
             *nested("cmsa0", "block_0", NON_LOCAL),
             *nested("cmsa1", "block_1", NON_LOCAL),
-            *nested("fc", "projection", LINEAR),
+            *nested("fc", "projection", layers.LINEAR),
             *nested("classifier", "classifier", CLASSIFIER),
             *nested("cma", "word_attention", ATTENTION),
             *nested("modal_classifier", "organ", ORGAN),
@@ -99,7 +76,7 @@ KEYS = Table(
             *nested("chest_v_emb", "chest", RESNET),
         ]
     ),
-    excused=(COUNTER, POSITIONS.replace(".", r"\.")),
+    excused=(layers.COUNTER, POSITIONS.replace(".", r"\.")),
 )
 
 CONSTANTS = (
@@ -113,7 +90,7 @@ CONSTANTS = (
 EMBED_WIDTHS = {"biowordvec": 200, "glove": 300, "biosentvec": 700}
 """The original's `emb_init` -> size of a word vector."""
 
-QUESTION_OPTIONS: Translation = {
+QUESTION_OPTIONS: original.Translation = {
     "n_words": "vocab_size",
     "emb_dim": "embed_width",
     "num_hid": "width",
@@ -138,7 +115,7 @@ def is_model(*names: str) -> Any:
     return take
 
 
-OPTIONS: Translation = {
+OPTIONS: original.Translation = {
     **QUESTION_OPTIONS,
     "n_answers": "num_answers",
     "use_cma": "cross_attention",
@@ -157,7 +134,7 @@ LR_SCALE = ((r"(embed|question)/.*", 0.2), (r".*", 1.0))
 
 def model_config(options: Mapping[str, Any]) -> dict[str, Any]:
     """Translates the original's options into the `model` part of a config; see `fields_of`."""
-    return {"name": "cmsa"} | fields_of("CMSA", options, OPTIONS)
+    return {"name": "cmsa"} | original.fields_of("CMSA", options, OPTIONS)
 
 
 def infer_sizes(tensors: Tensors) -> dict[str, Any]:
@@ -174,7 +151,7 @@ def infer_sizes(tensors: Tensors) -> dict[str, Any]:
         "organ_width": ("modal_classifier.conv.0.weight", 0),
         "organ_hidden": ("modal_classifier.fc.0.weight", 0),
     }
-    sizes: dict[str, Any] = dict(sizes_of(tensors, where))
+    sizes: dict[str, Any] = dict(original.sizes_of(tensors, where))
     if len(shapes.get("w_emb.emb.weight", ())) == 2:
         sizes["vocab_size"] = shapes["w_emb.emb.weight"][0] - 1  # the last row is padding
         sizes["tables"] = 1 + ("w_emb.emb_.weight" in shapes)
@@ -187,16 +164,16 @@ def infer_sizes(tensors: Tensors) -> dict[str, Any]:
         third = sum(key.startswith("abd_v_emb.layer3.") and key.endswith(".conv1.weight") for key in shapes)
         bottleneck = any(key.endswith(".conv3.weight") for key in last)
         sizes["depth"] = (101 if third > 6 else 50) if bottleneck else {1: 10, 2: 18}.get(third, 34)
-        image = shapes[max(last)][0]  # of the last convolution of the last block
+        original.image = shapes[max(last)][0]  # of the last convolution of the last block
         if len(shapes.get("fc.weight", ())) == 2:
             states, channels = shapes["fc.weight"]
-            sizes["spatial"] = channels > states + image
+            sizes["spatial"] = channels > states + original.image
     return sizes
 
 
 def image_size_of(tensors: Tensors) -> tuple[int, int]:
     """The smallest square images that fit the organ classifier, whose five halvings round up; 224 for the published one."""
-    found = sizes_of(
+    found = original.sizes_of(
         tensors, {"inputs": ("modal_classifier.fc.0.weight", -1), "width": ("modal_classifier.conv.0.weight", 0)}
     )
     side = 32 * max(math.isqrt(found.get("inputs", 0) // max(found.get("width", 64), 1)), 1)
@@ -229,11 +206,11 @@ def check_positions(tensors: Tensors) -> str:
     return ""
 
 
-def _inputs(tensors: Tensors, config: Config) -> Shapes:
-    return {"image": image(*image_size_of(tensors)), "question": TOKEN}
+def _inputs(tensors: Tensors, config: original.Config) -> original.Shapes:
+    return {"image": original.image(*image_size_of(tensors)), "question": original.TOKEN}
 
 
-ORIGINAL = Original(
+ORIGINAL = original.Original(
     layouts=lambda config: [Layout(KEYS, constants=CONSTANTS)],
     infer=lambda file, given: infer_sizes(file.tensors),
     inputs=_inputs,
@@ -244,7 +221,7 @@ ORIGINAL = Original(
 )
 
 
-def tells(checkpoint: Checkpoint) -> dict[str, Mapping[str, Any]]:
+def tells(checkpoint: original.Checkpoint) -> dict[str, Mapping[str, Any]]:
     """What a file of any of the original's models says of a config."""
     data = {
         name: checkpoint.inputs[given].shape[1] for name, given in IMAGE_SIZES.items() if given in checkpoint.inputs
@@ -257,4 +234,4 @@ IMAGE_SIZES = {"image_size": "image", "autoencoder_size": "image_128"}
 """Field of `config.data` -> the input that has this height and width."""
 
 RAD: dict[str, Any] = {"vocabulary": RadVocabulary, "answers": RadAnswerList, "tells": tells}
-SYSTEMS = {"cmsa": System(ORIGINAL, "configs/cmsa.py:vqa_rad", **RAD)}
+SYSTEMS = {"cmsa": original.System(ORIGINAL, "configs/cmsa.py:vqa_rad", **RAD)}

@@ -260,7 +260,7 @@ def infer_sizes(tensors: Tensors, config: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("token_emb.weight", "bert_embedding.word_embeddings.weight"):
         if key in tensors:
             found["vocab_size"] = len(tensors[key])
-    if config["language"] == "gpt2":
+    if config.get("language", "gpt2") == "gpt2":
         rows = len(tensors.get("wpe.weight", ()))
         # A file may hold positions that its model was made not to use.
         sizes["positions"] = rows if sizes.get("positions", rows) else 0
@@ -282,7 +282,7 @@ def options_of(file: TorchFile) -> Mapping[str, Any] | None:
 def _infer(file: TorchFile, given: Config) -> dict[str, Any]:
     """What `hyper_parameters` say; and rows of the vocabulary, positions, and the class head, which the tensors decide."""
     options = options_of(file)
-    if not options and "language" not in given:
+    if not options and not given:
         raise CheckpointError(
             f"{file.path} has no flat hyper_parameters with dim and depth, as files of 2022 have: give the model's config."
         )
@@ -340,7 +340,12 @@ def _assets(arguments: Any, config: Any, checkpoint: Checkpoint) -> dict[str, An
         f"the checkpoint has {theirs} {what}, {given} gives {ours}"
         for what, theirs, ours, given in (
             ("words", sizes["vocab_size"], len(tokeniser), config.data.tokeniser or "training one on the data"),
-            ("as the number of <image>", sizes["image_token"], tokeniser.image, config.data.tokeniser or "that"),
+            (
+                "as the number of <image>",
+                sizes.get("image_token", tokeniser.image),
+                tokeniser.image,
+                config.data.tokeniser or "that",
+            ),
             ("classes", sizes["num_answers"], len(made["answers"]), config.data.answers.file or config.data.examples),
         )
         if theirs != ours

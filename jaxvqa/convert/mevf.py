@@ -10,86 +10,46 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxvqa.convert import numpy_pickle
-from jaxvqa.convert.cmsa import (
-    CLASSIFIER,
-    CONSTANTS,
-    EMBEDDING,
-    ENTRIES,
-    ORGAN,
-    POSITIONS,
-    QUESTION,
-    QUESTION_OPTIONS,
-    RAD,
-    UNKNOWN,
-    check_positions,
-    image_size_of,
-    is_model,
-    tells,
-)
-from jaxvqa.convert.cmsa import infer_sizes as infer_cmsa
+from jaxvqa.convert import cmsa, layers, numpy_pickle, original
 from jaxvqa.convert.files import TorchFile
-from jaxvqa.convert.layers import (
-    BATCH_NORM,
-    CONV,
-    CONV_TRANSPOSE,
-    COUNTER,
-    LINEAR,
-    LINEAR_NO_BIAS,
-    WEIGHT_NORM_LINEAR,
-    in_collections,
-    under,
-)
 from jaxvqa.convert.layout import Layout
-from jaxvqa.convert.original import (
-    TOKEN,
-    Checkpoint,
-    Config,
-    Original,
-    Shapes,
-    System,
-    Translation,
-    fields_of,
-    image,
-    sizes_of,
-)
 from jaxvqa.convert.table import Rule, Table, Tensors, nested
 from jaxvqa.convert.towers.resnet import RESNET
 from jaxvqa.errors import CheckpointError
 from jaxvqa.models import MODELS, build
 from jaxvqa.models.mevf import AutoEncoder, MAMLBranch
 
-MAML = [*nested("conv{i}", "conv_{i}", CONV), *nested("conv{i}_bn", "norm_{i}", BATCH_NORM)]
+MAML = [*nested("conv{i}", "conv_{i}", layers.CONV), *nested("conv{i}_bn", "norm_{i}", layers.BATCH_NORM)]
 AUTOENCODER = [
-    *nested("conv1", "conv_1", CONV),
-    *nested("conv2", "conv_2", CONV),
-    *nested("conv3", "conv_3", CONV),
-    *nested("tran_conv1", "up_1", CONV_TRANSPOSE),
-    *nested("conv4", "conv_4", CONV),
-    *nested("tran_conv2", "up_2", CONV_TRANSPOSE),
-    *nested("conv5", "conv_5", CONV),
+    *nested("conv1", "conv_1", layers.CONV),
+    *nested("conv2", "conv_2", layers.CONV),
+    *nested("conv3", "conv_3", layers.CONV),
+    *nested("tran_conv1", "up_1", layers.CONV_TRANSPOSE),
+    *nested("conv4", "conv_4", layers.CONV),
+    *nested("tran_conv2", "up_2", layers.CONV_TRANSPOSE),
+    *nested("conv5", "conv_5", layers.CONV),
 ]
 IMAGE = [
-    *nested("modal_classifier", "organ", ORGAN),
+    *nested("modal_classifier", "organ", cmsa.ORGAN),
     *nested("abd_v_emb", "abdomen", RESNET),
-    *nested("abd_convert.linear", "abdomen_vector", LINEAR),
+    *nested("abd_convert.linear", "abdomen_vector", layers.LINEAR),
     *nested("brain_v_emb", "head", RESNET),
-    *nested("brain_convert.linear", "head_vector", LINEAR),
+    *nested("brain_convert.linear", "head_vector", layers.LINEAR),
     *nested("chest_v_emb", "chest", RESNET),
-    *nested("chest_convert.linear", "chest_vector", LINEAR),
+    *nested("chest_convert.linear", "chest_vector", layers.LINEAR),
     *nested("maml_v_emb", "maml", MAML),
     *nested("ae_v_emb", "autoencoder", AUTOENCODER),
-    *nested("convert", "autoencoder_vector", LINEAR),
+    *nested("convert", "autoencoder_vector", layers.LINEAR),
 ]
 BILINEAR = [
     Rule("v_att.logits.h_bias", "attention/bias", "1 g 1 1 -> g"),
     Rule("v_att.logits.h_mat_g", "attention/g"),
     Rule("v_att.logits.h_mat_v", "attention/v", "1 g 1 d -> g d"),
-    *nested("v_att.logits.v_net.main.1", "attention/image", WEIGHT_NORM_LINEAR),
-    *nested("v_att.logits.q_net.main.1", "attention/question", WEIGHT_NORM_LINEAR),
-    *nested("b_net.{g}.v_net.main.1", "image_{g}", WEIGHT_NORM_LINEAR),
-    *nested("b_net.{g}.q_net.main.1", "question_{g}", WEIGHT_NORM_LINEAR),
-    *nested("q_prj.{k}.main.1", "merge_{k}", WEIGHT_NORM_LINEAR),
+    *nested("v_att.logits.v_net.main.1", "attention/image", layers.WEIGHT_NORM_LINEAR),
+    *nested("v_att.logits.q_net.main.1", "attention/question", layers.WEIGHT_NORM_LINEAR),
+    *nested("b_net.{g}.v_net.main.1", "image_{g}", layers.WEIGHT_NORM_LINEAR),
+    *nested("b_net.{g}.q_net.main.1", "question_{g}", layers.WEIGHT_NORM_LINEAR),
+    *nested("q_prj.{k}.main.1", "merge_{k}", layers.WEIGHT_NORM_LINEAR),
 ]
 MAX_STACKS = 16
 """The tables know the layers of so many stacks; the published model has two."""
@@ -97,9 +57,9 @@ MAX_STACKS = 16
 
 def _stack(stack: int, question: str, image: str, score: str) -> list[Rule]:
     return [
-        *nested(question, f"question_{stack}", LINEAR),
-        *nested(image, f"image_{stack}", LINEAR_NO_BIAS),
-        *nested(score, f"score_{stack}", LINEAR),
+        *nested(question, f"question_{stack}", layers.LINEAR),
+        *nested(image, f"image_{stack}", layers.LINEAR_NO_BIAS),
+        *nested(score, f"score_{stack}", layers.LINEAR),
     ]
 
 
@@ -116,13 +76,13 @@ STACKED = [
 
 def _table(fusion: list[Rule]) -> Table:
     rules = [
-        *nested("w_emb", "embed", EMBEDDING),
-        *nested("q_emb", "question", QUESTION),
-        *under("fusion", fusion),
-        *nested("classifier", "classifier", CLASSIFIER),
-        *under("image", IMAGE),
+        *nested("w_emb", "embed", cmsa.EMBEDDING),
+        *nested("q_emb", "question", cmsa.QUESTION),
+        *layers.under("fusion", fusion),
+        *nested("classifier", "classifier", cmsa.CLASSIFIER),
+        *layers.under("image", IMAGE),
     ]
-    return Table(rules=in_collections(rules), excused=(COUNTER, POSITIONS.replace(".", r"\.")))
+    return Table(rules=layers.in_collections(rules), excused=(layers.COUNTER, cmsa.POSITIONS.replace(".", r"\.")))
 
 
 KEYS = {"ban": _table(BILINEAR), "san": _table(STACKED)}
@@ -137,18 +97,18 @@ BRANCHES = {
 }
 """Those of the original's switches that are on -> the field `image_branches`."""
 
-OPTIONS: Translation = {
-    **QUESTION_OPTIONS,
+OPTIONS: original.Translation = {
+    **cmsa.QUESTION_OPTIONS,
     "n_answers": "num_answers",
     "dm_feat_dim": "image_width",
-    "model": is_model("BAN", "SAN"),
+    "model": cmsa.is_model("BAN", "SAN"),
     "feat_dim": lambda value: {"maml_width": value, "code_width": value},
     **dict.fromkeys(("maml", "autoencoder", "distmodal", "multitask", "v_dim", "eps_cnn", "use_counter")),
     **dict.fromkeys(("gamma", "num_stacks")),  # of one fusion each
 }
 """The original's option -> field of the models, or what makes fields of it."""
 
-FUSION_OPTIONS: Mapping[str, Translation] = {"ban": {"gamma": "glimpses"}, "san": {"num_stacks": "stacks"}}
+FUSION_OPTIONS: Mapping[str, original.Translation] = {"ban": {"gamma": "glimpses"}, "san": {"num_stacks": "stacks"}}
 """Model -> the same, of its fusion; the original has all options for both."""
 
 
@@ -164,7 +124,11 @@ def model_config(options: Mapping[str, Any]) -> dict[str, Any]:
         **FUSION_OPTIONS.get(name, {}),
         **({"v_dim": "image_width"} if chosen == ("multitask",) else {}),
     }
-    return {"name": name} | fields_of("BAN and SAN", options, known, faults) | {"image_branches": BRANCHES[chosen]}
+    return (
+        {"name": name}
+        | original.fields_of("BAN and SAN", options, known, faults)
+        | {"image_branches": BRANCHES[chosen]}
+    )
 
 
 def infer_sizes(tensors: Tensors) -> dict[str, Any]:
@@ -176,7 +140,7 @@ def infer_sizes(tensors: Tensors) -> dict[str, Any]:
     name = "san" if "v_att.fc11.weight" in shapes else "ban"
     sizes: dict[str, Any] = {"name": name}
     known = MODELS[name].__dataclass_fields__
-    sizes |= {field: value for field, value in infer_cmsa(tensors).items() if field in known}
+    sizes |= {field: value for field, value in cmsa.infer_sizes(tensors).items() if field in known}
     where = {  # field -> (key, axis)
         "maml_width": ("maml_v_emb.conv1.weight", 0),
         "autoencoder_width": ("ae_v_emb.conv1.weight", 0),
@@ -190,7 +154,7 @@ def infer_sizes(tensors: Tensors) -> dict[str, Any]:
     else:
         layers = [key for key in shapes if key.startswith("v_att.layers.") and key.endswith(".weight")]
         sizes["stacks"] = 1 + math.ceil(len(layers) / 3)
-    sizes |= sizes_of(tensors, where)
+    sizes |= original.sizes_of(tensors, where)
     if "attention_rank" in sizes:
         sizes["attention_rank"] //= max(sizes.get("width", 1), 1)
     maml, autoencoder = ("maml_v_emb.conv1.weight" in shapes, "ae_v_emb.conv1.weight" in shapes)
@@ -201,7 +165,7 @@ def infer_sizes(tensors: Tensors) -> dict[str, Any]:
     return sizes
 
 
-def _infer(file: TorchFile, given: Config) -> dict[str, Any]:
+def _infer(file: TorchFile, given: original.Config) -> dict[str, Any]:
     found = infer_sizes(file.tensors)
     if given.get("name", "ban") not in KEYS:
         raise CheckpointError(f"model.name is {given['name']!r}, neither 'ban' nor 'san'.")
@@ -212,27 +176,27 @@ def _infer(file: TorchFile, given: Config) -> dict[str, Any]:
     return {field: value for field, value in found.items() if field in known}
 
 
-def _inputs(tensors: Tensors, config: Config) -> Shapes:
+def _inputs(tensors: Tensors, config: original.Config) -> original.Shapes:
     """Square images that fit the auto-encoder's vector (`image_128`) and the organ classifier (`image`)."""
-    found = sizes_of(tensors, {"code": ("convert.weight", -1), "channels": ("ae_v_emb.conv3.weight", 0)})
+    found = original.sizes_of(tensors, {"code": ("convert.weight", -1), "channels": ("ae_v_emb.conv3.weight", 0)})
     side = 4 * max(math.isqrt(found.get("code", 0) // max(found.get("channels", 1), 1)), 1)
     every = {
-        "image_84": image(16, 16, 1),  # of any size
-        "image_128": image(side, side, 1),
-        "image": image(*image_size_of(tensors)),
+        "image_84": original.image(16, 16, 1),  # of any size
+        "image_128": original.image(side, side, 1),
+        "image": original.image(*cmsa.image_size_of(tensors)),
     }
-    return {name: every[name] for name in build(config).inputs if name in every} | {"question": TOKEN}
+    return {name: every[name] for name in build(config).inputs if name in every} | {"question": original.TOKEN}
 
 
-def _original(name: str) -> Original:
-    return Original(
-        layouts=lambda config: [Layout(KEYS[config.get("name", name)], constants=CONSTANTS)],
+def _original(name: str) -> original.Original:
+    return original.Original(
+        layouts=lambda config: [Layout(KEYS[config.get("name", name)], constants=cmsa.CONSTANTS)],
         infer=_infer,
         inputs=_inputs,
-        start=UNKNOWN,
+        start=cmsa.UNKNOWN,
         entry="model_state",
-        entries=ENTRIES,
-        check=check_positions,
+        entries=cmsa.ENTRIES,
+        check=cmsa.check_positions,
         variants=(("", {"name": name}),),
     )
 
@@ -242,15 +206,15 @@ ORIGINAL = _original("ban")
 
 # --- what MEVF published for its two image branches ----------------------------------------------------------------------
 
-MAML_FILE = Table(in_collections([Rule("conv{i}", "conv_{i}/kernel"), Rule("b{i}", "conv_{i}/bias")]))
+MAML_FILE = Table(layers.in_collections([Rule("conv{i}", "conv_{i}/kernel"), Rule("b{i}", "conv_{i}/bias")]))
 """Kernels are stored as ours: height, width, input, output."""
 
-AUTOENCODER_FILE = Table(in_collections(AUTOENCODER))
+AUTOENCODER_FILE = Table(layers.in_collections(AUTOENCODER))
 
-MAML_ORIGINAL = Original(
+MAML_ORIGINAL = original.Original(
     layouts=lambda config: [Layout(MAML_FILE)],
-    infer=lambda file, given: {"width": 1} | sizes_of(file.tensors, {"width": ("conv1", -1)}),
-    inputs=lambda tensors, config: {"image": image(16, 16, 1)},
+    infer=lambda file, given: {"width": 1} | original.sizes_of(file.tensors, {"width": ("conv1", -1)}),
+    inputs=lambda tensors, config: {"image": original.image(16, 16, 1)},
     module=lambda config: MAMLBranch(**config),
     call={"train": False},
     read=lambda source, entry, **options: (
@@ -260,25 +224,26 @@ MAML_ORIGINAL = Original(
 )
 """`pretrained_maml.weights`, a pickle of NumPy arrays that holds no batch norms."""
 
-AUTOENCODER_ORIGINAL = Original(
+AUTOENCODER_ORIGINAL = original.Original(
     layouts=lambda config: [Layout(AUTOENCODER_FILE)],
-    infer=lambda file, given: {"width": 4} | sizes_of(file.tensors, {"width": ("conv1.weight", 0)}),
-    inputs=lambda tensors, config: {"image": image(4, 4, 1)},
+    infer=lambda file, given: {"width": 4} | original.sizes_of(file.tensors, {"width": ("conv1.weight", 0)}),
+    inputs=lambda tensors, config: {"image": original.image(4, 4, 1)},
     module=lambda config: AutoEncoder(**config),
 )
 """`pretrained_ae.pth`."""
 
 
-def _tells(checkpoint: Checkpoint) -> dict[str, Mapping[str, Any]]:
+def _tells(checkpoint: original.Checkpoint) -> dict[str, Mapping[str, Any]]:
     model = dict(checkpoint.config)
     if model.get("image_width") == 1024:
         del model["image_width"]  # the model's own, which configs leave out
-    return tells(checkpoint) | {"model": model}
+    return cmsa.tells(checkpoint) | {"model": model}
 
 
+_RAD = {**cmsa.RAD, "tells": _tells}
 _PART = "configs/cmsa.py:vqa_rad,ban"
 SYSTEMS = {
-    **{name: System(_original(name), f"configs/cmsa.py:vqa_rad,{name}", **{**RAD, "tells": _tells}) for name in KEYS},
-    "maml": System(MAML_ORIGINAL, _PART, part="image/maml"),
-    "autoencoder": System(AUTOENCODER_ORIGINAL, _PART, part="image/autoencoder"),
+    **{name: original.System(_original(name), f"configs/cmsa.py:vqa_rad,{name}", **_RAD) for name in KEYS},
+    "maml": original.System(MAML_ORIGINAL, _PART, part="image/maml"),
+    "autoencoder": original.System(AUTOENCODER_ORIGINAL, _PART, part="image/autoencoder"),
 }

@@ -11,29 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxvqa.convert import cmsa, files
-from jaxvqa.convert.cmsa import CLASSIFIER, CONSTANTS, EMBEDDING, NON_LOCAL, POSITIONS, QUESTION, QUESTION_OPTIONS
-from jaxvqa.convert.layers import (
-    BATCH_NORM,
-    CONV,
-    CONV_TRANSPOSE,
-    COUNTER,
-    LINEAR,
-    counted_batches,
-    in_collections,
-    under,
-)
+from jaxvqa.convert import cmsa, files, layers, original
 from jaxvqa.convert.layout import Layout
-from jaxvqa.convert.original import (
-    TOKEN,
-    Checkpoint,
-    Config,
-    Original,
-    System,
-    Translation,
-    fields_of,
-    image,
-)
 from jaxvqa.convert.table import Report, Rule, Table, Tensors, nested
 from jaxvqa.convert.towers.resnet import RESNET
 from jaxvqa.data.rad_text import RadVocabulary
@@ -42,43 +21,43 @@ from jaxvqa.models.mtpt import MTPT
 from jaxvqa.models.towers.resnet import ResNet
 
 UP_BLOCK = [
-    *nested("conv1", "reduce", CONV),
-    *nested("norm1", "reduce_norm", BATCH_NORM),
-    *nested("deconv2", "double", CONV_TRANSPOSE),
-    *nested("norm2", "double_norm", BATCH_NORM),
-    *nested("conv3", "expand", CONV),
-    *nested("norm3", "expand_norm", BATCH_NORM),
+    *nested("conv1", "reduce", layers.CONV),
+    *nested("norm1", "reduce_norm", layers.BATCH_NORM),
+    *nested("deconv2", "double", layers.CONV_TRANSPOSE),
+    *nested("norm2", "double_norm", layers.BATCH_NORM),
+    *nested("conv3", "expand", layers.CONV),
+    *nested("norm3", "expand_norm", layers.BATCH_NORM),
 ]
 SEGMENTATION = [
     *(rule for i in (4, 3, 2, 1) for rule in nested(f"decoder{i}", f"up_{i}", UP_BLOCK)),
-    *nested("final_deconv1", "final_up", CONV_TRANSPOSE),
-    *nested("final_conv2", "final_conv", CONV),
-    *nested("final_conv3", "pixel_logits", CONV),
+    *nested("final_deconv1", "final_up", layers.CONV_TRANSPOSE),
+    *nested("final_conv2", "final_conv", layers.CONV),
+    *nested("final_conv3", "pixel_logits", layers.CONV),
 ]
 CLASSIFICATION = [
-    *nested("fc.0", "hidden_0", LINEAR),
-    *nested("fc.1", "norm_0", BATCH_NORM),
-    *nested("fc.4", "hidden_1", LINEAR),
-    *nested("fc.5", "norm_1", BATCH_NORM),
-    *nested("fc.8", "logits", LINEAR),
+    *nested("fc.0", "hidden_0", layers.LINEAR),
+    *nested("fc.1", "norm_0", layers.BATCH_NORM),
+    *nested("fc.4", "hidden_1", layers.LINEAR),
+    *nested("fc.5", "norm_1", layers.BATCH_NORM),
+    *nested("fc.8", "logits", layers.LINEAR),
 ]
 COMPATIBILITY = [
-    *nested("w_emb", "embed", EMBEDDING),
-    *nested("q_emb", "question", QUESTION),
-    *nested("cmsa", "block", NON_LOCAL),
-    *nested("fc", "projection", LINEAR),
-    *nested("classifier", "classifier", CLASSIFIER),
+    *nested("w_emb", "embed", cmsa.EMBEDDING),
+    *nested("q_emb", "question", cmsa.QUESTION),
+    *nested("cmsa", "block", cmsa.NON_LOCAL),
+    *nested("fc", "projection", layers.LINEAR),
+    *nested("classifier", "classifier", cmsa.CLASSIFIER),
 ]
 
 
 def _table(part: str, rules: list[Rule], *excused: str) -> Table:
-    return Table(in_collections(under(part, rules)), (COUNTER, *excused))
+    return Table(layers.in_collections(layers.under(part, rules)), (layers.COUNTER, *excused))
 
 
 KEYS = {
     "backbone": _table("backbone", RESNET, r"fc\..*"),  # ImageNet's classifier in torchvision's own file
     "decoder": _table("decoder", [*SEGMENTATION, *CLASSIFICATION]),
-    "compatibility": _table("compatibility", COMPATIBILITY, POSITIONS.replace(".", r"\.")),
+    "compatibility": _table("compatibility", COMPATIBILITY, cmsa.POSITIONS.replace(".", r"\.")),
 }
 """Network, which is also the first part of our paths -> the table of its file."""
 
@@ -90,8 +69,8 @@ def _depth(backbone: str) -> dict[str, Any]:
     return {"depth": int(depth)}
 
 
-OPTIONS: Translation = {
-    **QUESTION_OPTIONS,
+OPTIONS: original.Translation = {
+    **cmsa.QUESTION_OPTIONS,
     "n_classes": "classes",
     "task": "task",
     "use_spatial": "spatial",
@@ -103,7 +82,7 @@ OPTIONS: Translation = {
 
 def model_config(options: Mapping[str, Any]) -> dict[str, Any]:
     """Translates the original's options into the `model` part of a config; see `fields_of`."""
-    return {"name": "mtpt"} | fields_of("the pre-training", options, OPTIONS)
+    return {"name": "mtpt"} | original.fields_of("the pre-training", options, OPTIONS)
 
 
 def infer_sizes(tensors: Mapping[str, Tensors]) -> dict[str, Any]:
@@ -167,7 +146,7 @@ def files_of(backbone: str | Path, organ: str = "") -> dict[str, Path]:
     return {part: files[0] for part, files in paths.items()}
 
 
-class _ThreeFiles(Original):
+class _ThreeFiles(original.Original):
     """The life cycle over three files: `source` and `path` are a table network -> file."""
 
     def open(self, source: Any, weights: str = "", prefix: str = "") -> Any:
@@ -175,7 +154,7 @@ class _ThreeFiles(Original):
         paths = source if isinstance(source, Mapping) else files_of(source)
         return {part: files.read(path, weights=weights, prefix=prefix) for part, path in paths.items()}
 
-    def load(self, source: Any, config: Config | None = None, inputs: Any = None) -> Checkpoint:
+    def load(self, source: Any, config: original.Config | None = None, inputs: Any = None) -> original.Checkpoint:
         """Reads the files of a pre-training; see `Original.load`.
 
         Raises:
@@ -207,12 +186,12 @@ class _ThreeFiles(Original):
             reports.append(report)
             for collection, leaves in loaded.items():
                 variables[collection] |= leaves
-        batches = {part: counted_batches(held) for part, held in tensors.items()}
+        batches = {part: layers.counted_batches(held) for part, held in tensors.items()}
         told = tuple(f"{part}: {note}" for part, file in read.items() for note in file.notes)
         report = functools.reduce(operator.add, reports)
-        return Checkpoint(variables, whole, {"batches": batches}, report=report, told=told)
+        return original.Checkpoint(variables, whole, {"batches": batches}, report=report, told=told)
 
-    def save(self, path: Any, checkpoint: Checkpoint) -> list[Path]:
+    def save(self, path: Any, checkpoint: original.Checkpoint) -> list[Path]:
         """Writes the files that the original reads: same keys, order, shapes and dtypes.
 
         Args:
@@ -224,7 +203,7 @@ class _ThreeFiles(Original):
             files.write(file, files.TorchFile(self.part(part, checkpoint)))
         return [Path(file) for file in paths.values()]
 
-    def part(self, part: str, checkpoint: Checkpoint) -> dict[str, Any]:
+    def part(self, part: str, checkpoint: original.Checkpoint) -> dict[str, Any]:
         """The tensors of one network's file."""
         own = {name: {part: leaves[part]} for name, leaves in checkpoint.variables.items() if part in leaves}
         layout = dict(zip(KEYS, self.layouts(checkpoint.config), strict=True))[part]
@@ -232,16 +211,16 @@ class _ThreeFiles(Original):
 
 
 ORIGINAL = _ThreeFiles(
-    layouts=lambda config: [Layout(table, constants=CONSTANTS) for table in KEYS.values()],
+    layouts=lambda config: [Layout(table, constants=cmsa.CONSTANTS) for table in KEYS.values()],
     infer=lambda read, given: infer_sizes({part: file.tensors for part, file in read.items()}),
-    inputs=lambda tensors, config: {"image": image(32, 32), "question": TOKEN},
+    inputs=lambda tensors, config: {"image": original.image(32, 32), "question": original.TOKEN},
     start={"name": "mtpt", "vocab_size": 1, "classes": 1, "task": "segment"},
 )
 
-BACKBONE = Original(
-    layouts=lambda config: [Layout(Table(in_collections(RESNET), KEYS["backbone"].excused))],
+BACKBONE = original.Original(
+    layouts=lambda config: [Layout(Table(layers.in_collections(RESNET), KEYS["backbone"].excused))],
     infer=lambda file, given: _backbone_fields(infer_sizes({"backbone": file.tensors})),
-    inputs=lambda tensors, config: {"image": image(32, 32)},
+    inputs=lambda tensors, config: {"image": original.image(32, 32)},
     module=lambda config: ResNet(**config),
     call={"train": False},
 )
@@ -260,12 +239,12 @@ def _of_run(contents: Any, noted: Mapping[str, Any]) -> dict[str, Any]:
 
 
 SYSTEMS = {
-    "mtpt": System(
+    "mtpt": original.System(
         ORIGINAL,
         "configs/mtpt.py:abdomen,real",
         RadVocabulary,
         counts={"vocabulary": "vocab_size", "class_names": "classes"},
         of_run=_of_run,
     ),
-    "backbone": System(BACKBONE, "configs/mtpt.py:abdomen,real", part="backbone"),
+    "backbone": original.System(BACKBONE, "configs/mtpt.py:abdomen,real", part="backbone"),
 }

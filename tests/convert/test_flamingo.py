@@ -76,6 +76,14 @@ def test_a_lightning_file_tells_its_own_options(gpt2, tmp_path):
     np.testing.assert_array_equal(state["flamingo_palm.token_emb.weight"], tensors["flamingo_palm.to_logits.1.weight"])
 
 
+def test_a_later_files_sizes_are_those_of_the_config(gpt2, tmp_path):
+    """Its options are nested, and tell none of them."""
+    tensors, config = gpt2
+    found = flamingo.ORIGINAL.load(saved(tmp_path / "a.pt", tensors, hyper_parameters={"model": OPTIONS}), config)
+    assert found.config == config | {"head": "image_and_text"}
+    assert found.entries["hyper_parameters"] == {"model": OPTIONS}
+
+
 def test_masks_that_were_not_kept_are_the_originals(gpt2, tmp_path):
     tensors, config = gpt2
     found = flamingo.ORIGINAL.load(saved(tmp_path / "a.pt", tensors), config)
