@@ -35,6 +35,7 @@ ABOUT_SEVERAL = [
     "resume",
     "walkthrough",
     "convert/command",
+    "ensembles/beside_members",
     "data/curriculum",
     "data/held_out",
     "data/support",
