@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Num, UInt8
 from PIL import Image, ImageEnhance
 
 from jaxvqa.data import pictures
-from jaxvqa.data.transforms import Example
+from jaxvqa.data.transforms import Example, random_of
 from jaxvqa.errors import DataError
 from jaxvqa.precision import widened
 
@@ -120,7 +120,7 @@ class CropAndRotate:
 
     def __call__(self, example: Example) -> Example:
         """Changes image and label map alike."""
-        random = np.random.default_rng([*example["draw"], 1])
+        random = random_of(example, "crop and rotate")
         room = example[self.image].shape[0] - self.size
         top, left = random.integers(0, room + 1, 2)
         angle = random.uniform(-self.degrees, self.degrees)
@@ -157,7 +157,7 @@ class CropAndFlip:
 
     def __call__(self, example: Example) -> Example:
         """Changes the image."""
-        random = np.random.default_rng([*example["draw"], 4])
+        random = random_of(example, "crop and flip")
         array = example[self.image]
         room = array.shape[0] - self.size
         left, top = map(int, random.integers(0, room + 1, 2))
@@ -173,7 +173,7 @@ class Brightness:
 
     def __call__(self, example: Example) -> Example:
         """Changes the image."""
-        random = np.random.default_rng([*example["draw"], 2])
+        random = random_of(example, "brightness")
         contrast = 1 + random.uniform(-self.amount, self.amount)
         shift = random.uniform(-self.amount, self.amount) / 2
         levels = np.clip(contrast * (np.arange(256) / 255 - 0.5) + 0.5 + shift, 0, 1)
@@ -192,7 +192,7 @@ class ColourJitter:
 
     def __call__(self, example: Example) -> Example:
         """Changes the image."""
-        random = np.random.default_rng([*example["draw"], 5])
+        random = random_of(example, "colour")
         image = Image.fromarray(example[self.image])
         kinds = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color, None)
         factors = random.uniform(-self.amount, self.amount, len(kinds))
@@ -222,5 +222,5 @@ class NoiseImage:
 
     def __call__(self, example: Example) -> Example:
         """Adds the images."""
-        random = np.random.default_rng([*example["draw"], 3])
+        random = random_of(example, "noise")
         return example | {name: random.integers(0, 256, (s, s, c), np.uint8) for name, (s, c) in self.sizes.items()}

@@ -1,5 +1,6 @@
 """Example transforms: small frozen objects from one dict to another, the same ones in training and evaluation."""
 
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,11 @@ from jaxvqa.errors import DataError
 
 Example = dict[str, Any]
 Transform = Callable[[Example], Example]
+
+
+def random_of(example: Example, stream: str) -> np.random.Generator:
+    """The random numbers of one kind for an example: its `draw` (`jaxvqa.data.batches.LoadBatch`), folded by a name."""
+    return np.random.default_rng([*example["draw"], zlib.crc32(stream.encode())])
 
 
 @dataclass(frozen=True)

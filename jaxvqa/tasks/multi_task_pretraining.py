@@ -36,7 +36,7 @@ class DrawQuestion:
 
     def __call__(self, example: transforms.Example) -> transforms.Example:
         """Draws by the example's `draw`: another question each time that an image is read."""
-        i = np.random.default_rng(example["draw"]).integers(len(self._labels))
+        i = transforms.random_of(example, "question").integers(len(self._labels))
         return example | {"question": self._encoded[i], "fits": self._labels[i]}
 
 
