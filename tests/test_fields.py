@@ -71,7 +71,7 @@ def test_every_field_of_every_model_can_be_set(model):
         configs.override(config, [(name, str(value))])
 
 
-TOWERS = [(group, chosen, name) for group, (chosen, known) in models.TOWERS.items() for name in known]
+TOWERS = [(group, chosen, name) for group, (chosen, known) in models.SIZES.items() for name in known]
 
 
 @pytest.mark.parametrize(("group", "chosen", "name"), TOWERS)

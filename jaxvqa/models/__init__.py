@@ -4,7 +4,6 @@ A model knows no data, no mesh and no flags. `build` makes one from the `model` 
 """
 
 import dataclasses
-import functools
 import inspect
 import re
 from collections.abc import Iterator, Mapping
@@ -14,8 +13,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxvqa.errors import ConfigError, nearest
+from jaxvqa.models import towers
 from jaxvqa.models.cmsa import CMSA
-from jaxvqa.models.flamingo import LANGUAGES, VISIONS, Flamingo
+from jaxvqa.models.flamingo import Flamingo
 from jaxvqa.models.mevf import BAN, SAN
 from jaxvqa.models.mtpt import MTPT
 from jaxvqa.models.rwsan import RWSAN
@@ -39,17 +39,17 @@ FOLLOWING = (
 )
 """Fields that a config does not have: a task gives those of models, Flamingo those of its language models."""
 
-TOWERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
-    "sizes": ("backbone", {name: backbone.tower for name, backbone in BACKBONES.items()}),
-    "language_sizes": ("language", LANGUAGES),
-    "vision_sizes": ("vision", VISIONS),
+SIZES: Mapping[str, tuple[str, Mapping[str, towers.Tower]]] = {
+    "sizes": ("backbone", {name: towers.IN_STAGES[backbone.tower] for name, backbone in BACKBONES.items()}),
+    "language_sizes": ("language", towers.LANGUAGE_MODELS),
+    "vision_sizes": ("vision", towers.IMAGE_ENCODERS),
 }
 """Group of `config.model` with fields of a tower -> the field that names the tower, and the towers by name."""
 
 
 def default_fields(name: str) -> dict[str, Any]:
     """The fields of a model's class that a config has, with their defaults; None for one without."""
-    return {field: {} if isinstance(default, Mapping) else default for field, default in _fields(MODELS[name]).items()}
+    return {field: {} if isinstance(value, Mapping) else value for field, value in _fields(MODELS[name], {}).items()}
 
 
 def tower_fields(config: Config) -> dict[str, Any]:
@@ -58,34 +58,28 @@ def tower_fields(config: Config) -> dict[str, Any]:
     Args:
       config: the `model` part of a config. A name that is not known has no fields: `build` says so.
     """
-    return {f"{group}.{field}": value for group, tower in _towers(config) for field, value in _fields(tower).items()}
+    return {f"{group}.{field}": value for group, tower in _towers(config) for field, value in _fields(*tower).items()}
 
 
 def meanings(config: Config) -> dict[str, str]:
     """What the fields of a model and its towers mean, by the docstrings of their classes; names as of `tower_fields`."""
     found = _attributes(MODELS[config["name"]]) if config["name"] in MODELS else {}
-    for group, tower in _towers(config):
-        found |= {f"{group}.{field}": text for field, text in _attributes(_class(tower)).items()}
+    for group, (cls, _) in _towers(config):
+        found |= {f"{group}.{field}": text for field, text in _attributes(cls).items()}
     return found
 
 
-def _towers(config: Config) -> Iterator[tuple[str, Any]]:
-    for group, (chosen, towers) in TOWERS.items():
-        if group in config and config.get(chosen) in towers:
-            yield group, towers[config[chosen]]
+def _towers(config: Config) -> Iterator[tuple[str, towers.Tower]]:
+    for group, (chosen, known) in SIZES.items():
+        if group in config and config.get(chosen) in known:
+            yield group, known[config[chosen]]
 
 
-def _class(tower: Any) -> type[nn.Module]:
-    cls: type[nn.Module] = getattr(tower, "func", tower)
-    return cls
-
-
-def _fields(tower: Any) -> dict[str, Any]:
-    given = tower.keywords if isinstance(tower, functools.partial) else {}
+def _fields(cls: type[nn.Module], published: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        field.name: given.get(field.name, None if field.default is dataclasses.MISSING else field.default)
-        for field in dataclasses.fields(_class(tower))
-        if field.name not in ("parent", "name", *FOLLOWING)  # the first two are linen's
+        name: published.get(name, None if field.default is dataclasses.MISSING else field.default)
+        for name, field in towers.fields_of(cls).items()
+        if name not in FOLLOWING
     }
 
 
