@@ -8,6 +8,7 @@ from jaxvqa import configs, evaluators, main, train
 from jaxvqa.errors import ConfigError
 from jaxvqa.evaluators.likelihood import LikelihoodEvaluator
 from jaxvqa.explain.attention import default_split
+from jaxvqa.metrics.score import Score
 from jaxvqa.report.results import result
 from jaxvqa.report.run import Record
 from tests import runs
@@ -28,7 +29,7 @@ def test_every_config_names_one_that_writes_predictions(name):
     config = configs.load(name)
     assert config.main_eval in config.evals
     row = config.evals[configs.main_evaluation(config)]
-    assert evaluators.writes_predictions(row.type)
+    assert row.type not in evaluators.WITHOUT_PREDICTIONS
     assert row.split != config.data.train_split
     assert "train" not in config.evals  # whose metrics would be those of the training steps
     assert default_split(config) == row.split
@@ -37,20 +38,17 @@ def test_every_config_names_one_that_writes_predictions(name):
 class Likely(LikelihoodEvaluator):
     """Comes first by its name, and writes nothing."""
 
-    def __init__(self, name, config, **options):
-        self.name = name
-
     def run(self, state):
-        yield f"{self.name}/loss", 1.0
+        yield f"{self.context.name}/loss", Score(1.0)
 
 
 @pytest.fixture
 def folder(phantoms, tmp_path, monkeypatch):
     """A run with an evaluation whose name comes before that of the main one."""
-    monkeypatch.setitem(evaluators.EVALUATORS, "likely", f"{__name__}:Likely")
+    monkeypatch.setitem(evaluators.EVALUATORS, "likelihood", f"{__name__}:Likely")
     config = runs.tiny_config(phantoms)
     with config.unlocked():
-        config.evals.a_loss = config.evals.val.to_dict() | {"type": "likely"}
+        config.evals.a_loss = config.evals.val.to_dict() | {"type": "likelihood"}
     runs.write(config, tmp_path, step=2)
     return tmp_path
 

@@ -45,17 +45,18 @@ def test_predictions_are_those_of_the_task(written):
     examples = DataSet(config.data).split("val").read([3, 1, 2])
     run = Run.open(folder)
     found = run.predict("answers", examples, batch_size=2)
-    batch = []
+    ready = []
     for example in examples:
         for transform in task.transforms(train=False):
             example = transform(example)
-        batch.append(example | {"mask": np.float32(1)})
-    predict = task.predictions["answers"]
-    expected = predict.jitted(
-        state.params, {}, {key: np.stack([example[key] for example in batch]) for key in predict.keys}
-    )
-    assert [p.answer for p in found] == [predict.choices[i] for i in expected["answer"][:, 0]]
-    np.testing.assert_allclose([p.probability for p in found], expected["probability"][:, 0], rtol=1e-5)
+        ready.append(example)
+    predict = run.task.predictions["answers"]
+    for places in ([0, 1], [2, 2]):  # batches of 2, as it predicts
+        batch = {key: np.stack([ready[i][key] for i in places]) for key in predict.keys}
+        expected = predict.jitted(state.params, {}, batch)
+        for i, answer, probability in zip(places, expected["answer"], expected["probability"], strict=True):
+            assert found[i].answer == predict.choices[answer[0]]
+            np.testing.assert_allclose(found[i].probability, probability[0], rtol=1e-5)
     assert run.predict("answers", []) == []
     with pytest.raises(ConfigError, match="no predict function 'answer'; it has answers, explain"):
         run.predict("answer", examples)
