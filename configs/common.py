@@ -124,7 +124,7 @@ REGIONS: Mapping[str, Any] = {"max_regions": 100, "region_width": 2048}
 TEXTS: Mapping[str, Any] = {
     "template": "vqa",
     "text_form": "raw",
-    "tokeniser": "",
+    "tokenizer": "",
     "vocabulary_parts": (),
     "vocabulary_splits": "train",
     "vocab_size": 1000,

@@ -21,8 +21,8 @@ files, as the last run is by a fine-tuning:
 
     python -m jaxvqa.convert --system=gpt2 --from=DIR --to=runs/gpt2
     python -m jaxvqa.convert --system=clip_vision --from=DIR --to=runs/clip
-    … --config.data.tokeniser=DIR --config.init_from.language.workdir=runs/gpt2 --config.init_from.vision.workdir=runs/clip
-    … --config.data.tokeniser=DIR --config.init_from.model.workdir=runs/roco/best
+    … --config.data.tokenizer=DIR --config.init_from.language.workdir=runs/gpt2 --config.init_from.vision.workdir=runs/clip
+    … --config.data.tokenizer=DIR --config.init_from.model.workdir=runs/roco/best
 
 A trained run also answers after examples (`config.data.shots`), drawn or with the most similar pictures, or by the likelihood
 of given answers: the classes, those of a JSON list, or yes and no.
@@ -33,7 +33,7 @@ of given answers: the classes, those of a JSON list, or yes and no.
 VQA-RAD has no validation split, and `vqa_rad` chooses its best state, and when to stop, by the **test** split, as the original
 does: its scores are of the best of up to 80 looks at the test. `vqa_rad,held_out` chooses by a tenth of the training images.
 
-`mlmi` computes as MLMI's code of July 2022 does, which checkpoints of theirs need (`jaxvqa.models.flamingo.COMPAT`).
+`mlmi` computes as MLMI's code of July 2022 does, which checkpoints of theirs need (`jaxvqa.models.flamingo_quirks`).
 Recipes and published scores: docs/originals/flamingo.md, sections 11 and 21; dates and machines of ours: docs/results.md.
 """
 
@@ -153,7 +153,7 @@ def _published(config: ml_collections.ConfigDict, *, mlmi: bool) -> None:
     config.model.language_sizes = {"positions": 256} if mlmi else {}
     config.model.vision_sizes = {"heads": 8} if mlmi else {}
     config.model.compat = "2022" if mlmi else ""
-    config.data.tokeniser = "gpt2"
+    config.data.tokenizer = "gpt2"
     config.data.cache_mib = 4096.0
     config.optim.lr = 1e-4
     config.optim.decay = ((r"resampler/.*", 0.0), (r".*", 0.01))
@@ -285,7 +285,7 @@ def _small(config: ml_collections.ConfigDict) -> None:
     for start in config.init_from.values():
         start.without = ""
     config.data.limit = 160
-    config.data.tokeniser = ""
+    config.data.tokenizer = ""
     config.data.vocabulary_parts = ()
     config.data.vocab_size = 400
     config.data.image_size = 32

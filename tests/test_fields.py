@@ -250,14 +250,14 @@ def test_a_run_that_has_an_evaluation_called_train_can_still_be_evaluated():
 def test_home_folders(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     config = configs.load("configs/flamingo.py")
-    given = {"data.dir": "~/data", "data.tokeniser": "~/gpt2", "init_from.model.workdir": "~", "data.candidates": ""}
+    given = {"data.dir": "~/data", "data.tokenizer": "~/gpt2", "init_from.model.workdir": "~", "data.candidates": ""}
     for name, value in given.items():
         changed(config, name, value)
     found = fields.final(config)
-    assert (found.data.dir, found.data.tokeniser) == (f"{tmp_path}/data", f"{tmp_path}/gpt2")
+    assert (found.data.dir, found.data.tokenizer) == (f"{tmp_path}/data", f"{tmp_path}/gpt2")
     assert found.init_from.model.workdir == str(tmp_path)
     assert found.compilation_cache == f"{tmp_path}/.cache/jaxvqa/xla"
     assert config.data.dir == "~/data"  # a saved config means the same on another machine
-    assert fields.final(changed(config, "data.tokeniser", "openai/~clip")).data.tokeniser == "openai/~clip"
+    assert fields.final(changed(config, "data.tokenizer", "openai/~clip")).data.tokenizer == "openai/~clip"
     ensemble = changed(configs.load("configs/sysu_hcp_ensemble.py"), "members", "~/a,b,~/c")
     assert fields.final(ensemble).members == f"{tmp_path}/a,b,{tmp_path}/c"

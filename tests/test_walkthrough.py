@@ -224,14 +224,14 @@ ELSEWHERE = {
     "python -m jaxvqa.main --config=configs/sysu_hcp.py:vqa_med_2021": "tests/test_configs.py traces it",
     **dict.fromkeys(
         (
-            "python -m jaxvqa.convert --system=flamingo --from=epoch36.ckpt --to=runs/mlmi --tokeniser=GPT2_DIR "
+            "python -m jaxvqa.convert --system=flamingo --from=epoch36.ckpt --to=runs/mlmi --tokenizer=GPT2_DIR "
             "--answers=classes.json",
             "python -m jaxvqa.convert --system=flamingo --from=runs/mlmi --to=back.ckpt",
             "python -m jaxvqa.convert --system=gpt2 --from=GPT2_DIR --to=runs/gpt2",
             "python -m jaxvqa.convert --system=clip_vision --from=CLIP_DIR --to=runs/clip",
-            "python -m jaxvqa.main --config=configs/flamingo.py:roco --config.data.tokeniser=GPT2_DIR "
+            "python -m jaxvqa.main --config=configs/flamingo.py:roco --config.data.tokenizer=GPT2_DIR "
             "--config.init_from.language.workdir=runs/gpt2 --config.init_from.vision.workdir=runs/clip --workdir=runs/roco",
-            "python -m jaxvqa.main --config=configs/flamingo.py:vqa_rad --config.data.tokeniser=GPT2_DIR "
+            "python -m jaxvqa.main --config=configs/flamingo.py:vqa_rad --config.data.tokenizer=GPT2_DIR "
             "--config.init_from.model.workdir=runs/roco/best --workdir=runs/vqa_rad_flamingo",
         ),
         "tests/convert/test_convert_flamingo_command.py: on small files",

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from jaxvqa import models
-from jaxvqa.models.flamingo import parse_compat
+from jaxvqa.models.flamingo_quirks import Quirks
 from jaxvqa.models.towers.clip import VisionTransformer
 from jaxvqa.models.towers.gpt2 import GPT2
 
@@ -135,8 +135,8 @@ class Flamingo(nn.Module):
     def __init__(self, m: Any, image_size: int):
         super().__init__()
         text, sight = GPT2(m.vocab_size, **m.language_sizes), VisionTransformer(**m.vision_sizes)
-        self.quirks, self.image_token, self.every = parse_compat(m.compat), m.image_token, m.every
-        mlmi, width = "mlmi_gpt2" in self.quirks, text.width
+        self.quirks, self.image_token, self.every = Quirks.parse(m.compat), m.image_token, m.every
+        mlmi, width = self.quirks.mlmi_gpt2, text.width
         attention = functools.partial(
             Attention, width, m.cross_heads, m.cross_head_width, bias=False, scale=None, dropout=0.0
         )
@@ -170,11 +170,11 @@ class Flamingo(nn.Module):
         projected = self.projection(self.vision(image))
         latents = self.resampler(projected[:, None])
         count = (text == self.image_token).cumsum(1)
-        reads = count > 0 if "uniform_before_media" not in self.quirks else torch.ones_like(count)
+        reads = torch.ones_like(count) if self.quirks.uniform_before_media else count > 0
         x = self.drop(self.embed(text) + self.position.weight[: text.shape[1]])
         for i, block in enumerate(self.block):
             y = block(x, causal=True)
-            x = x + y if "doubled_residual" in self.quirks else y
+            x = x + y if self.quirks.doubled_residual else y
             if i % self.every == 0:
                 x = self.cross[i // self.every](x, latents, reads)
         logits = F.linear(self.norm(x), self.embed.weight)

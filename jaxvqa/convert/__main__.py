@@ -7,7 +7,7 @@
 What a checkpoint of the original does not hold comes from elsewhere: options that leave no trace, such as dropout, the number
 of heads or SYSU-HCP's backbone, from --config; the answers from --answers (the original's `answer_dict.json`, a JSON list, or
 one of its maps); the vocabulary from --vocabulary or the question files, in the order in which the original read them (train,
-val, test, Visual Genome), or from --tokeniser; or all of them from the built data set of the config. Their sizes have to fit
+val, test, Visual Genome), or from --tokenizer; or all of them from the built data set of the config. Their sizes have to fit
 the checkpoint.
 
 CMSA's pre-training (`mtpt`) is three files of one epoch, `backbone_…`, `a_decoder_…` (b for brain, c for chest) and `cmsa_…`:
@@ -28,7 +28,7 @@ from jaxvqa.convert.files import TorchFile
 from jaxvqa.convert.original import Checkpoint
 from jaxvqa.convert.systems import SYSTEMS
 from jaxvqa.convert.towers import clip, gpt2
-from jaxvqa.data import tokenisers
+from jaxvqa.data import tokenizers
 from jaxvqa.errors import CheckpointError, ConfigError, run_command
 from jaxvqa.inputs import expand_home, user_path
 from jaxvqa.logs import log
@@ -56,10 +56,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--config", help="config file, with `:variant`; the published one by default")
     parser.add_argument("--answers", type=user_path, help="the original's answer_dict.json, or a JSON list of answers")
     parser.add_argument(
-        "--tokeniser",
+        "--tokenizer",
         default="",
         type=expand_home,
-        help="Flamingo: the folder of GPT-2's or BERT's tokeniser, or a hub's name; gpt2, bert: to cut a padded vocabulary",
+        help="Flamingo: the folder of GPT-2's or BERT's tokenizer, or a hub's name; gpt2, bert: to cut a padded vocabulary",
     )
     parser.add_argument(
         "--weights", default="", help="the file's entry to take, where it holds several models' weights"
@@ -89,7 +89,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def _to_folder(arguments: argparse.Namespace) -> None:
     system = SYSTEMS[arguments.system]
     config = configs.load(arguments.config or system.config)
-    for name in ("activation", "lm_head", "tokeniser"):
+    for name in ("activation", "lm_head", "tokenizer"):
         if getattr(arguments, name) and name not in system.options:
             raise ConfigError(f"--{name} is not for {arguments.system!r}.")
     content = system.original.open(arguments.source, arguments.weights, arguments.prefix)
@@ -129,7 +129,7 @@ def _given(arguments: argparse.Namespace, model: dict[str, Any], content: Any) -
     system = SYSTEMS[arguments.system]
     if system.original.module is not models.build:
         fields = {name: getattr(arguments, name) for name in ("activation", "lm_head") if getattr(arguments, name)}
-        return fields | ({"vocab_size": tokenisers.size(arguments.tokeniser)} if arguments.tokeniser else {})
+        return fields | ({"vocab_size": tokenizers.size(arguments.tokenizer)} if arguments.tokenizer else {})
     if system.original.decides:
         return model
     told = system.original.infer(content, model)

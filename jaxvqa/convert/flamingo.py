@@ -2,7 +2,7 @@
 
 A file of MLMI is PyTorch Lightning's: an outer dict of `state_dict`, `hyper_parameters` and more. Nothing in it tells the heads
 of the vision transformer, which is run with 8, nor in which year it was trained, which changes what it computes
-(`jaxvqa.models.flamingo.PUBLISHED`). docs/originals/flamingo.md, section 16.
+(`jaxvqa.models.flamingo_quirks.PUBLISHED`). docs/originals/flamingo.md, section 16.
 
 With BERT, transformers wrote each tensor of embedding and layers two or three times; the names that come last in the file
 count, and all are written. Masks, zeros and counters that a file holds, and nothing reads, are kept for writing.
@@ -26,7 +26,7 @@ from jaxvqa.convert.towers.clip import CLIP_STACKED, OPENAI_VISION
 from jaxvqa.convert.towers.gpt2 import GPT2_ATTENTION, GPT2_FEED_FORWARD, GPT2_STACKED
 from jaxvqa.convert.towers.palm import GAIN, PALM_BLOCK
 from jaxvqa.data.data_set import DataSet
-from jaxvqa.data.tokenisers import Tokeniser
+from jaxvqa.data.prompts import PromptTokenizer
 from jaxvqa.errors import CheckpointError, DataError, nearest
 from jaxvqa.tasks import task_class
 
@@ -213,7 +213,8 @@ def model_config(options: Mapping[str, Any], *, year: str = "2023") -> dict[str,
 
     Args:
       options: the module's keyword arguments, or a checkpoint's `hyper_parameters`; those of training are passed over.
-      year: which state of the code they are from, a name of `jaxvqa.models.flamingo.PUBLISHED`; flamingo-pytorch has none.
+      year: the state of the code that they are from, a name of `jaxvqa.models.flamingo_quirks.PUBLISHED`; flamingo-pytorch
+        has none.
 
     Raises:
       CheckpointError: the language model is not offered.
@@ -250,7 +251,7 @@ def model_config(options: Mapping[str, Any], *, year: str = "2023") -> dict[str,
 
 
 FROM_ASSETS = ("vocab_size", "image_token", "num_answers")
-"""Fields of the model that follow from tokeniser and classes, which no checkpoint holds."""
+"""Fields of the model that follow from tokenizer and classes, which no checkpoint holds."""
 
 
 def infer_sizes(tensors: Tensors, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -313,10 +314,10 @@ ORIGINAL = Original(
 
 
 def _assets(arguments: Any, config: Any, checkpoint: Checkpoint) -> dict[str, Any]:
-    """Tokeniser and classes, checked against the checkpoint's vocabulary and class head."""
+    """Tokenizer and classes, checked against the checkpoint's vocabulary and class head."""
     sizes = dict(checkpoint.config)
     with config.unlocked():
-        config.data.tokeniser = arguments.tokeniser or config.data.tokeniser
+        config.data.tokenizer = arguments.tokenizer or config.data.tokenizer
         config.data.answers.file = str(arguments.answers or config.data.answers.file)
         if not sizes["num_answers"]:  # nothing to evaluate of a class head that is not there
             for name in [name for name, row in config.evals.items() if row.predict.startswith("classes")]:
@@ -325,26 +326,26 @@ def _assets(arguments: Any, config: Any, checkpoint: Checkpoint) -> dict[str, An
         made = task_class(config.task).make_assets(config, DataSet(config.data))
     except DataError as error:
         raise DataError(
-            f"{error}\nOr give what the checkpoint does not hold as files: --tokeniser (a folder), and --answers (the classes)."
+            f"{error}\nOr give what the checkpoint does not hold as files: --tokenizer (a folder), and --answers (the classes)."
         ) from error
     # The vocabulary of MIMIC-CXR's checkpoint ends before the mark of a question's end.
-    tokeniser = Tokeniser(made["tokeniser"]).cut(sizes["vocab_size"])
-    if is_padded(sizes["vocab_size"], len(tokeniser)):
-        print(f"{arguments.source}: {sizes['vocab_size']} rows of words, of which the first {len(tokeniser)} are taken")
+    tokenizer = PromptTokenizer(made["tokenizer"]).cut(sizes["vocab_size"])
+    if is_padded(sizes["vocab_size"], len(tokenizer)):
+        print(f"{arguments.source}: {sizes['vocab_size']} rows of words, of which the first {len(tokenizer)} are taken")
         language = checkpoint.variables["params"]["language"]
         for place, name in (("embed", "embedding"), ("readout", "table")):
             if name in language.get(place, {}):
-                language[place][name] = language[place][name][: len(tokeniser)]
-        sizes = {**sizes, "vocab_size": len(tokeniser)}
+                language[place][name] = language[place][name][: len(tokenizer)]
+        sizes = {**sizes, "vocab_size": len(tokenizer)}
     faults = [
         f"the checkpoint has {theirs} {what}, {given} gives {ours}"
         for what, theirs, ours, given in (
-            ("words", sizes["vocab_size"], len(tokeniser), config.data.tokeniser or "training one on the data"),
+            ("words", sizes["vocab_size"], len(tokenizer), config.data.tokenizer or "training one on the data"),
             (
                 "as the number of <image>",
-                sizes.get("image_token", tokeniser.image),
-                tokeniser.image,
-                config.data.tokeniser or "that",
+                sizes.get("image_token", tokenizer.image),
+                tokenizer.image,
+                config.data.tokenizer or "that",
             ),
             ("classes", sizes["num_answers"], len(made["answers"]), config.data.answers.file or config.data.examples),
         )
@@ -355,7 +356,7 @@ def _assets(arguments: Any, config: Any, checkpoint: Checkpoint) -> dict[str, An
             "Words and classes are numbered by their place in lists, and these are not the checkpoint's lists: "
             + "; ".join(faults)
         )
-    return made | {"tokeniser": tokeniser.asset}
+    return made | {"tokenizer": tokenizer.asset}
 
 
 def _tells(checkpoint: Checkpoint) -> dict[str, Mapping[str, Any]]:
@@ -373,7 +374,7 @@ SYSTEMS = {
         ORIGINAL,
         "configs/flamingo.py:vqa_rad,mlmi",
         counts={},
-        options=("tokeniser",),
+        options=("tokenizer",),
         assets=_assets,
         tells=_tells,
         of_run=_of_run,

@@ -295,7 +295,7 @@ class System:
       answers: the class of its answer list; None for one without.
       counts: entry of the assets -> field of the model with its length, which is in the data and not in the config.
       part: for a part of a model: the path at which `config.init_from` looks for it; None for a whole model.
-      options: those of the command's options `activation`, `lm_head` and `tokeniser` that it has a use for.
+      options: those of the command's options `activation`, `lm_head` and `tokenizer` that it has a use for.
       assets: makes the assets from (arguments, config, checkpoint) where the fields above do not say enough.
       tells: what a checkpoint says of a config, by its sections `model`, `data` and `optim`, and of the `assets`.
       of_run: (contents of a work directory, what is noted there) -> entries of the file that differ from what is noted.

@@ -212,6 +212,15 @@ class AnswerList:
         return scores
 
 
+class VerbatimList(AnswerList):
+    """Answers as they stand, "yes" and "no" among them: MLMI's classes of VQA-Med (Flamingo spec, section 13)."""
+
+    @staticmethod
+    def form(raw: str | int) -> str:
+        """An answer as it stands."""
+        return str(raw)
+
+
 def expected_agreement(count: int, annotators: int) -> float:
     """The VQA accuracy of an answer that `count` of the annotators gave: the mean over each of them left out, in [0, 1].
 

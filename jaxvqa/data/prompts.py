@@ -4,16 +4,58 @@ docs/originals/flamingo.md, section 12.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from jaxvqa.data.data_set import DataSet
 from jaxvqa.data.rad_text import normalise_rad_answer
-from jaxvqa.data.tokenisers import END, IMAGE, Tokeniser
+from jaxvqa.data.tokenizers import GPT2_END, Tokenizer, pieces_of
 from jaxvqa.data.transforms import Example
-from jaxvqa.errors import ConfigError
+from jaxvqa.errors import ConfigError, DataError
+
+IMAGE, END, QUESTION_END = "<image>", "<EOC>", "<EOQ>"
+"""Where an image belongs; the end of a text; the end of its question (docs/originals/flamingo.md, sections 1 and 12)."""
+
+PADDING = "[PAD]"
+ADDED = (PADDING, IMAGE, END, QUESTION_END)
+"""The special tokens that templates place or fill up with, and that a tokenizer may lack, in the original's order: GPT-2's
+50,257 tokens become 50,261, BERT's get the last three."""
+
+SPECIAL = (GPT2_END, *ADDED)
+"""All special tokens of GPT-2's texts."""
+
+_BERT = ("[CLS]", "[SEP]")
+
+
+class PromptTokenizer(Tokenizer):
+    """A tokenizer with the special tokens of templates.
+
+    Attributes:
+      padding: id of the token that fills a text.
+      begin: id of the token that a text begins with.
+      end: id of the token that ends a text.
+      image: id of the token that stands for an image.
+      question_end: id of the token that ends a question; None in a vocabulary without it, such as MIMIC-CXR's.
+    """
+
+    def __init__(self, asset: Mapping[str, Any]):
+        """Args: see `Tokenizer`.
+
+        Raises:
+          DataError: it lacks special tokens; names them.
+        """
+        super().__init__(asset, (*SPECIAL, *_BERT))
+        begin = _BERT[0] if self.token_id(GPT2_END) is None else GPT2_END
+        ids = {name: self.token_id(name) for name in (PADDING, begin, END, IMAGE)}
+        if missing := [name for name, number in ids.items() if number is None]:
+            raise DataError(
+                f"The tokenizer has no token {', '.join(missing)}, which texts with images are written with."
+            )
+        self.padding, self.begin, self.end, self.image = (int(number) for number in ids.values() if number is not None)
+        self.question_end = self.token_id(QUESTION_END)
 
 
 @dataclass(frozen=True)
@@ -106,6 +148,22 @@ def asked_and_true(record: Mapping[str, Any]) -> tuple[str, str]:
     return (record["question"], record["multiple_choice_answer"]) if "question" in record else ("", record["caption"])
 
 
+def training_texts(data: DataSet) -> Iterator[str]:
+    """The texts that a tokenizer is trained on: the templates of questions and captions without their special tokens."""
+    config = data.config
+    question_form, answer_form = FORMS[config.text_form]
+    # Of named parts all, so that every run has the same words.
+    others = {"images": ""} | ({"question_types": ()} if config.vocabulary_parts else {})
+    for part in config.vocabulary_parts or (config.examples,):
+        own = data.changed(examples=part, **others)
+        for split in config.vocabulary_splits.split("+"):
+            for record in own.split(split).all_records():
+                question, answer = asked_and_true(record)
+                template = TEMPLATES["vqa" if question else "caption"].text
+                parts = {"question": question_form(question), "answer": answer_form(answer)}
+                yield from (piece.format(**parts) for piece in pieces_of(template)[::2])
+
+
 @dataclass(frozen=True)
 class WriteText:
     """A question with its answer, or a caption -> numbers of words, int32, filled up with padding.
@@ -117,14 +175,14 @@ class WriteText:
     until all of it fits.
 
     Attributes:
-      tokeniser: the tokeniser.
+      tokenizer: the tokenizer.
       template: see `TEMPLATES`.
       max_tokens: T, the longest text.
       max_prompt: P, the longest prompt.
       form: see `FORMS`.
     """
 
-    tokeniser: Tokeniser = field(repr=False)
+    tokenizer: PromptTokenizer = field(repr=False)
     template: Template
     max_tokens: int
     max_prompt: int
@@ -135,12 +193,12 @@ class WriteText:
         question_form, answer_form = FORMS[self.form]
         question, answer = asked_and_true(example)
         parts = {"question": question_form(question), "answer": answer_form(answer)}
-        words = self.tokeniser.fill(self.template.text, parts)[: self.max_tokens]
-        prompt = self.tokeniser.fill(self.template.prompt, parts)
-        mark = self.tokeniser.question_end
-        text, text_mask = _filled(words, self.max_tokens, self.tokeniser.padding)
+        words = self.tokenizer.fill(self.template.text, parts)[: self.max_tokens]
+        prompt = self.tokenizer.fill(self.template.prompt, parts)
+        mark = self.tokenizer.question_end
+        text, text_mask = _filled(words, self.max_tokens, self.tokenizer.padding)
         fitting = self._with_shots(example, parts) if example.get("shots") else self._fitting(prompt)
-        asked, prompt_mask = _filled(fitting, self.max_prompt, self.tokeniser.padding)
+        asked, prompt_mask = _filled(fitting, self.max_prompt, self.tokenizer.padding)
         return example | {
             "text": text,
             "text_mask": text_mask,
@@ -154,7 +212,7 @@ class WriteText:
         """The prompt, less words at the question's end, so that what asks for the answer stays."""
         if len(prompt) <= self.max_prompt:
             return prompt
-        tail = self.tokeniser.fill(self.template.prompt.partition("{question}")[2], {})
+        tail = self.tokenizer.fill(self.template.prompt.partition("{question}")[2], {})
         return prompt[: self.max_prompt - len(tail)] + tail
 
     def least(self, shots: int) -> int:
@@ -164,14 +222,14 @@ class WriteText:
             part = self._part(self.template.prompt, nothing)
             return part.head + part.tail
         parts = [self._part(self.template.example, nothing)] * shots + [self._part(self.template.asked, nothing)]
-        return len(self.tokeniser.fill(self.template.opening, {})) + sum(part.head + part.tail for part in parts)
+        return len(self.tokenizer.fill(self.template.opening, {})) + sum(part.head + part.tail for part in parts)
 
     def _with_shots(self, example: Example, asked: Mapping[str, str]) -> list[int]:
         question_form, answer_form = FORMS[self.form]
         pairs = [asked_and_true(shot) for shot in example["shots"]]
         shots = [{"question": question_form(question), "answer": answer_form(answer)} for question, answer in pairs]
         parts = [*(self._part(self.template.example, shot) for shot in shots), self._part(self.template.asked, asked)]
-        opening = self.tokeniser.fill(self.template.opening, {})
+        opening = self.tokenizer.fill(self.template.opening, {})
         while (length := len(opening) + sum(len(part.words) for part in parts)) > self.max_prompt:
             longest = max(parts[:-1], key=lambda part: part.spare)
             longest = longest if longest.spare > 0 else parts[-1]
@@ -184,12 +242,12 @@ class WriteText:
         return [*opening, *(word for part in parts for word in part.words)]
 
     def _part(self, form: str, parts: Mapping[str, str]) -> "_Part":
-        words = self.tokeniser.fill(form, parts)
+        words = self.tokenizer.fill(form, parts)
         head, mark, tail = form.partition("{question}" if "{question}" in form else "{answer}")
         if not mark:
             return _Part(words, len(words), 0)
         # A blank before a word is part of it.
-        before, behind = self.tokeniser.fill(head.rstrip(), parts), self.tokeniser.fill(tail, parts)
+        before, behind = self.tokenizer.fill(head.rstrip(), parts), self.tokenizer.fill(tail, parts)
         return _Part(words, len(before), len(behind))
 
 

@@ -63,7 +63,7 @@ def question_spans(
     model did not read, have None.
     """
     spans: list[tuple[str, float | None]] = []
-    # Tokenisers drop, keep or split at punctuation, each in its own way; letters and digits they leave in their order.
+    # Tokenizers drop, keep or split at punctuation, each in its own way; letters and digits they leave in their order.
     waiting = [
         ("".join(filter(str.isalnum, word.lower())), float(w)) for word, w in zip(words, word_attention, strict=True)
     ]

@@ -21,7 +21,7 @@ from jaxvqa import models
 from jaxvqa.convert import flamingo, to_jax, to_torch
 from jaxvqa.convert.original import Checkpoint
 from jaxvqa.convert.table import Rule, Table
-from jaxvqa.data import tokenisers
+from jaxvqa.data import prompts
 from jaxvqa.decoding.loop import Generator, pad, search_of
 from jaxvqa.golden.cases import Case, Row
 from jaxvqa.golden.parts import compare_all
@@ -297,13 +297,13 @@ def _unknown(case: Case) -> Iterator[Row]:
         yield from case.unknown({"classifier_dropout": _stated(case)["classifier_dropout"]}, ())
 
 
-def _tokeniser(options: Mapping[str, Any], size: int) -> dict[str, Any]:
-    """A tokeniser of that many words whose special tokens have the case's numbers."""
-    spelt = {"bos_token_id": tokenisers.GPT2_BEGIN, "pad_token_id": tokenisers.GPT2_PADDING}
+def _tokenizer(options: Mapping[str, Any], size: int) -> dict[str, Any]:
+    """A tokenizer of that many words whose special tokens have the case's numbers."""
+    spelt = {"bos_token_id": prompts.GPT2_END, "pad_token_id": prompts.PADDING}
     spelt |= {
-        "media_token_id": tokenisers.IMAGE,
-        "eoc_token_id": tokenisers.END,
-        "eoq_token_id": tokenisers.QUESTION_END,
+        "media_token_id": prompts.IMAGE,
+        "eoc_token_id": prompts.END,
+        "eoq_token_id": prompts.QUESTION_END,
     }
     numbers = {name: options.get(option, size - 1 - i) for i, (option, name) in enumerate(spelt.items())}
     words = {f"word{i}": i for i in range(size) if i not in numbers.values()} | numbers
@@ -353,7 +353,7 @@ def _training(case: Case, name: str, config: dict[str, Any], params: Any, *, tex
         tuple(gradients),
         [key for key, norm in gradients.items() if norm is None],
         assets={
-            "tokeniser": _tokeniser(case.manifest["options"], model["vocab_size"]),
+            "tokenizer": _tokenizer(case.manifest["options"], model["vocab_size"]),
             "answers": [f"answer{i}" for i in range(model["num_answers"])] if whole.data.classify else [],
         },
     )
@@ -365,7 +365,7 @@ PARTS = {"generation_loss": "text_loss", "classification_loss": "class_loss", "a
 
 def _named_of_run(case: Case, name: str, run: Run) -> Named:
     (step,) = run.follow([0.0])
-    expected = next_words(run.batch, run.task.tokeniser.padding)
+    expected = next_words(run.batch, run.task.tokenizer.padding)
     if not np.array_equal(expected, case.inputs["targets"][: len(expected)]):
         raise ValueError("the targets are not the next words, with padding behind the last")
     named: Named = {

@@ -1,6 +1,6 @@
 """Scores of generated text (docs/originals/flamingo.md, section 15). NumPy and plain Python only.
 
-Words are what white space separates. The published scores of reports cut texts with the Penn Treebank's tokeniser first,
+Words are what white space separates. The published scores of reports cut texts with the Penn Treebank's tokenizer first,
 which lowers them and drops punctuation; it is a Java program and not part of this module: give texts in the form that is to
 be compared. On texts in the same form the numbers are those of NLTK (`bleu1`) and pycocoevalcap (`corpus_bleu`, `rouge_l`,
 `cider`).

@@ -44,7 +44,7 @@ _FALL_APART = {
     "lemme": ("lem", "me"),
     "wanna": ("wan", "na"),
 }
-"""What the Treebank tokeniser does besides splitting at white space, once no punctuation is left."""
+"""What the Treebank tokenizer does besides splitting at white space, once no punctuation is left."""
 
 References = Mapping[str, Sequence[str]]
 """Image name -> its right answers, at least one."""

@@ -11,34 +11,22 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
 
 from jaxvqa import losses, models
-from jaxvqa.data import few_shot, images, tokenisers
-from jaxvqa.data.answers import ANSWER_RULES, AnswerList
+from jaxvqa.data import few_shot, images, tokenizers
+from jaxvqa.data.answers import ANSWER_RULES, AnswerList, VerbatimList
 from jaxvqa.data.data_set import DataSet
 from jaxvqa.data.med_text import DiseaseList
-from jaxvqa.data.prompts import ANSWER, FORMS, TEMPLATES, WriteText, asked_and_true
+from jaxvqa.data.prompts import ADDED, ANSWER, FORMS, SPECIAL, TEMPLATES, PromptTokenizer, WriteText, training_texts
 from jaxvqa.data.rad_text import RadAnswerList
-from jaxvqa.data.tokenisers import Tokeniser
 from jaxvqa.data.transforms import ClassOfAnswer, Keep, RegionsAsImage, Transform
 from jaxvqa.decoding import ranking, writer
 from jaxvqa.decoding.loop import Generator, search_of
 from jaxvqa.errors import ConfigError, DataError, nearest
 from jaxvqa.inputs import read_json
-from jaxvqa.models.flamingo import parse_compat
 from jaxvqa.precision import widened
-from jaxvqa.tasks import Assets, Loss, Metrics, Task
+from jaxvqa.tasks import Assets, Loss, Metrics, Task, text_explanation
 from jaxvqa.tasks.assets import answers_of
-from jaxvqa.tasks.predictions import Predict, best_answers, grid_boxes
+from jaxvqa.tasks.predictions import Predict, best_answers
 from jaxvqa.types import Arrays, Batch, Collections, Params, Rngs
-
-
-class VerbatimList(AnswerList):
-    """Answers as they stand, "yes" and "no" among them: MLMI's classes of VQA-Med (docs/originals/flamingo.md, section 13)."""
-
-    @staticmethod
-    def form(raw: str | int) -> str:
-        """An answer as it stands."""
-        return str(raw)
-
 
 ANSWER_LISTS: Mapping[str, type[AnswerList]] = {
     "vqa": AnswerList,
@@ -73,7 +61,7 @@ class TextGeneration(Task):
 
         Args:
           config: the whole config.
-          assets: `tokeniser` (see `Tokeniser.asset`) and `answers` (list of str, the classes; empty without a class head).
+          assets: `tokenizer` (see `Tokenizer.asset`) and `answers` (list of str, the classes; empty without a class head).
 
         Raises:
           ConfigError: an option is not known, or does not go with others; all of a kind in one message.
@@ -98,16 +86,16 @@ class TextGeneration(Task):
             raise ConfigError("\n".join(faults))
         self.assets, self.answer_rule = assets, data.answers.rule
         self._data, self._loss = data, config.loss
-        self.tokeniser = Tokeniser(assets["tokeniser"])
+        self.tokenizer = PromptTokenizer(assets["tokenizer"])
         self.answers = ANSWER_LISTS[data.answers.form](tuple(assets["answers"]))
         self.model = models.build(
             config.model.to_dict(),
             dtype=config.dtype,
-            vocab_size=len(self.tokeniser),
-            image_token=self.tokeniser.image,
+            vocab_size=len(self.tokenizer),
+            image_token=self.tokenizer.image,
             num_answers=len(self.answers) if data.classify else 0,
         )
-        self._shared_mask = "shared_loss_mask" in parse_compat(self.model.compat)
+        self._shared_mask = self.model.quirks.shared_loss_mask
         # Means over words and over classes are added, a shared mask is a mean over the batch, and a group of questions has one
         # picture.
         self.additive = not ((config.loss.text and (data.classify or self._shared_mask)) or data.examples_per_image > 1)
@@ -119,13 +107,13 @@ class TextGeneration(Task):
                 "head."
             )
         self._write = WriteText(
-            self.tokeniser, TEMPLATES[data.template], data.max_tokens, data.max_prompt, data.text_form
+            self.tokenizer, TEMPLATES[data.template], data.max_tokens, data.max_prompt, data.text_form
         )
         if faults := list(self._faults_of_prompts()):
             raise ConfigError("\n".join(faults))
         self.candidates = _candidates(data.candidates) or tuple(assets["answers"]) or CLOSED
         self._generate = config.generate
-        search = search_of(config.generate.to_dict(), end=self.tokeniser.end, padding=self.tokeniser.padding)
+        search = search_of(config.generate.to_dict(), end=self.tokenizer.end, padding=self.tokenizer.padding)
         self._generator = Generator(self.model, search)
         self.batch_keys: Sequence[str] = (*WHOLE, "answer_start", "answer_class", "mask")
         self.predictions = self._predictions()
@@ -171,7 +159,7 @@ class TextGeneration(Task):
             yield f"config.data.shots is {shots}, but this model writes nothing, and has no prompts."
         if data.shots_by == "image" and (data.blind or not data.images):
             yield "config.data.shots_by is 'image', but there are no pictures to compare; take 'seed'."
-        if self.model.media_numbered and shots >= media and "one_medium" not in parse_compat(self.model.compat):
+        if self.model.media_numbered and shots >= media and not self.model.quirks.one_medium:
             yield (
                 f"config.data.shots is {shots}: a prompt has {shots + 1} pictures; model.media, a size of the checkpoint, "
                 f"allows {media}. Take at most {media - 1}, or --config.model.media_numbered=false, which allows any number."
@@ -181,7 +169,7 @@ class TextGeneration(Task):
 
     @staticmethod
     def make_assets(config: ml_collections.ConfigDict, data: DataSet) -> Assets:
-        """Reads the tokeniser that the config names, or trains one on the texts, and makes the list of classes.
+        """Reads the tokenizer that the config names, or trains one on the texts, and makes the list of classes.
 
         Texts are those of `config.data.vocabulary_parts` and `vocabulary_splits`; classes the answers of
         `config.data.answers.splits` that occur `min_count` times, or those of the file that the config names.
@@ -189,17 +177,17 @@ class TextGeneration(Task):
         Raises:
           DataError: a file cannot be read, or no answer occurs that often.
         """
-        file, size = data.config.tokeniser, data.config.vocab_size
-        tokeniser = tokenisers.load(file) if file else tokenisers.train(_texts(data), size)
+        file, size = data.config.tokenizer, data.config.vocab_size
+        tokenizer = tokenizers.load(file, ADDED) if file else tokenizers.train(training_texts(data), size, SPECIAL)
         answers = answers_of(ANSWER_LISTS[data.config.answers.form], data) if data.config.classify else []
-        return {"tokeniser": tokeniser, "answers": answers}
+        return {"tokenizer": tokenizer, "answers": answers}
 
     @staticmethod
     def stand_in_assets(config: ml_collections.ConfigDict) -> Assets:
         """Assets of the sizes `config.compile.vocab_size` and, with a class head, `.num_answers`, without any data."""
         count = config.compile.num_answers if config.data.classify else 0
         return {
-            "tokeniser": tokenisers.stand_in(config.compile.vocab_size),
+            "tokenizer": tokenizers.stand_in(config.compile.vocab_size, SPECIAL),
             "answers": [f"answer{i}" for i in range(count)],
         }
 
@@ -274,16 +262,12 @@ class TextGeneration(Task):
         return []
 
     def boxes(self, example: Mapping[str, Any]) -> Float[np.ndarray, "R 4"]:
-        """The patches of the picture, row by row, or its regions: x1, y1, x2, y2 in the picture's own pixels."""
-        if self._data.blind or not self._data.images:
-            return np.zeros((0, 4), np.float32)
-        if self._regions:
-            return np.asarray(example["boxes"], np.float32)[: self._data.max_regions]
-        return grid_boxes(example, self.model.patches_a_side(self._data.image_size))
+        """The patches of the image, or its regions; see `text_explanation.boxes`."""
+        return text_explanation.boxes(self.model, self._data, example)
 
     def _text_of(self, output: Mapping[str, np.ndarray]) -> str:
         """The text of one example's generated words."""
-        return self.tokeniser.decode(output["tokens"][: int(output["length"])])
+        return self.tokenizer.decode(output["tokens"][: int(output["length"])])
 
     # --- model -------------------------------------------------------------------------------------------------------------
 
@@ -329,34 +313,53 @@ class TextGeneration(Task):
         )
         examples = jnp.sum(batch["mask"])
         metrics: Metrics = {name: (gate, jnp.ones(())) for name, gate in gates(params).items()}
+        sums = {name: jnp.sum(x * batch["mask"]) for name, x in self._scored(logits, out, batch).items()}
         parts: list[tuple[Array, Array]] = []
-        if self._loss.text:
-            targets, mask = next_words(batch, self.tokeniser.padding), self._learnt(batch)
-            total = losses.text_loss(
-                logits, targets, mask, smoothing=self._loss.text_smoothing, shared_mask=self._shared_mask
-            )
-            parts.append((jnp.sum(total * batch["mask"]), jnp.sum(mask * batch["mask"][:, None])))
-            answers = answer_words(batch) & (batch["mask"][:, None] > 0)
-            right = jnp.sum((jnp.argmax(logits, axis=-1) == targets) & answers)
-            metrics |= {
-                "text_loss": parts[-1],
-                "accuracy": (right.astype(jnp.float32), jnp.sum(answers, dtype=jnp.float32)),
-            }
-        if "class_logits" in out:
-            known = ((batch["answer_class"] >= 0) & (batch["mask"] > 0)).astype(jnp.float32)
-            target = jnp.maximum(batch["answer_class"], 0)
-            each = losses.label_smoothing(out["class_logits"], target, self._loss.class_smoothing)
+        if "loss" in sums:
+            parts.append((sums["loss"], sums["loss_words"]))
+            metrics |= {"text_loss": parts[-1], "accuracy": (sums["right"], sums["words"])}
+        if "class_loss" in sums:
             # At least 1: a batch without any class has no gradient, not one of 0 / 0.
-            count = jnp.maximum(jnp.sum(known), 1)
-            parts.append((jnp.sum(each * known), count))
-            right = jnp.sum((jnp.argmax(out["class_logits"], axis=-1) == target) * known)
-            metrics |= {"class_loss": parts[-1], "accuracy": (right, count)}
+            count = jnp.maximum(sums["class_known"], 1)
+            parts.append((sums["class_loss"], count))
+            metrics |= {"class_loss": parts[-1], "accuracy": (sums["class_right"], count)}
         if len(parts) == 1:
             loss, count = parts[0]
         else:
-            # A mean over words and one over examples: their sum is a mean over the examples once more.
+            # A mean over tokens and one over examples: their sum is a mean over the examples once more.
             loss, count = sum(total / n for total, n in parts) * examples, examples
         return loss, (metrics | {"loss": (loss, count)}, {**collections, **updates})
+
+    def _scored(
+        self, logits: Float[Array, "B T V"], out: Arrays, batch: Batch, *, shared: bool | None = None
+    ) -> Arrays:
+        """What loss and likelihood are made of, sums over each example's tokens: float32[B] each; see `_predict_likelihood`."""
+        found: Arrays = {}
+        if self._loss.text:
+            targets, learnt, answers = (
+                next_words(batch, self.tokenizer.padding),
+                self._learnt(batch),
+                answer_words(batch),
+            )
+            shared = self._shared_mask if shared is None else shared
+            smoothing = self._loss.text_smoothing
+            found = {
+                "loss": losses.text_loss(logits, targets, learnt, smoothing=smoothing, shared_mask=shared),
+                "loss_words": learnt,
+                "words": answers,
+                "right": (jnp.argmax(logits, axis=-1) == targets) & answers,
+            }
+            found |= {n: jnp.sum(found[n], axis=-1, dtype=jnp.float32) for n in ("loss_words", "words", "right")}
+        if "class_logits" in out:
+            known, target = batch["answer_class"] >= 0, jnp.maximum(batch["answer_class"], 0)
+            each = losses.label_smoothing(out["class_logits"], target, self._loss.class_smoothing)
+            right = known & (jnp.argmax(out["class_logits"], axis=-1) == target)
+            found |= {
+                "class_loss": jnp.where(known, each, 0),
+                "class_known": known.astype(jnp.float32),
+                "class_right": right.astype(jnp.float32),
+            }
+        return found
 
     def _learnt(self, batch: Batch) -> Bool[Array, "B T"]:
         """The positions whose next words count: all of a text, the last of which foretells padding (Q8), or the answer's."""
@@ -384,29 +387,9 @@ class TextGeneration(Task):
         `right`, how many of these are the most probable. With a class head `class_loss`, `class_right` and `class_known`.
         """
         logits, out = self.model.apply({"params": params, **collections}, **self._inputs(batch))
-        found: dict[str, Array] = {}
+        found = self._scored(logits, out, batch, shared=False)
         if self._loss.text:
-            targets, learnt, answers = (
-                next_words(batch, self.tokeniser.padding),
-                self._learnt(batch),
-                answer_words(batch),
-            )
-            right = (jnp.argmax(logits, axis=-1) == targets) & answers
-            found |= {
-                "loss": losses.text_loss(logits, targets, learnt, smoothing=self._loss.text_smoothing),
-                "loss_words": jnp.sum(learnt, axis=-1, dtype=jnp.float32),
-                "nll": losses.text_loss(logits, targets, answers),
-                "words": jnp.sum(answers, axis=-1, dtype=jnp.float32),
-                "right": jnp.sum(right, axis=-1, dtype=jnp.float32),
-            }
-        if "class_logits" in out:
-            known, target = batch["answer_class"] >= 0, jnp.maximum(batch["answer_class"], 0)
-            each = losses.label_smoothing(out["class_logits"], target, self._loss.class_smoothing)
-            found |= {
-                "class_loss": jnp.where(known, each, 0),
-                "class_known": known.astype(jnp.float32),
-                "class_right": (known & (jnp.argmax(out["class_logits"], axis=-1) == target)).astype(jnp.float32),
-            }
+            found["nll"] = losses.text_loss(logits, next_words(batch, self.tokenizer.padding), answer_words(batch))
         return found
 
     def _predict_embeddings(self, params: Params, collections: Collections, batch: Batch) -> Arrays:
@@ -425,7 +408,7 @@ class TextGeneration(Task):
         read = (("written", text, mask, pictures), ("true", batch["text"], batch["text_mask"], own))
         for name, words, real, seen in read:
             _, out = self.model.apply({"params": params, **collections}, text=words, text_mask=real, image=seen)
-            images_before = jnp.cumsum(words == self.tokeniser.image, axis=-1)
+            images_before = jnp.cumsum(words == self.tokenizer.image, axis=-1)
             counted = real & ((images_before == 0) | (images_before == images_before[:, -1:]))
             written[name] = jnp.mean(out["hidden"], axis=1, where=counted[..., None], dtype=jnp.float32)
         return written
@@ -437,8 +420,8 @@ class TextGeneration(Task):
         the power `config.generate.length_penalty`; the softmax of that is the share of each among all of them.
         """
         variables, answer_form = {"params": params, **collections}, FORMS[self._data.text_form][1]
-        forms = [self.tokeniser.fill(ANSWER, {"answer": answer_form(answer)}) for answer in self.candidates]
-        answers = ranking.Answers(forms, self.tokeniser.padding)
+        forms = [self.tokenizer.fill(ANSWER, {"answer": answer_form(answer)}) for answer in self.candidates]
+        answers = ranking.Answers(forms, self.tokenizer.padding)
         prompt, mask, image = batch["prompt"], batch["prompt_mask"], self._picture(batch)
         read = writer.read(self.model, variables, prompt, mask, new=answers.new, image=image)
         scores = ranking.scores(self.model, variables, answers, read, length_penalty=self._generate.length_penalty)
@@ -461,7 +444,7 @@ class TextGeneration(Task):
         _, out = self.model.apply(variables, **asked)
         if not self._writes:
             found = best_answers(jax.nn.softmax(out["class_logits"]))
-        return found | {"region_attention": self.model.patch_attention(out, place)}
+        return found | {"region_attention": text_explanation.patch_attention(self.model, out, place)}
 
 
 def gates(params: Mapping[str, Any]) -> dict[str, Float[Array, ""]]:
@@ -498,19 +481,3 @@ def _candidates(file: str) -> tuple[str, ...]:
     if not content:
         raise DataError(f"{file} is an empty list: expected the answers to choose from (config.data.candidates).")
     return tuple(content)
-
-
-def _texts(data: DataSet) -> Iterator[str]:
-    """The texts that a tokeniser is trained on, as the templates of questions and captions have them, without their marks."""
-    config = data.config
-    question_form, answer_form = FORMS[config.text_form]
-    # Of named parts all, so that every run has the same words.
-    others = {"images": ""} | ({"question_types": ()} if config.vocabulary_parts else {})
-    for part in config.vocabulary_parts or (config.examples,):
-        own = data.changed(examples=part, **others)
-        for split in config.vocabulary_splits.split("+"):
-            for record in own.split(split).all_records():
-                question, answer = asked_and_true(record)
-                template = TEMPLATES["vqa" if question else "caption"].text
-                parts = {"question": question_form(question), "answer": answer_form(answer)}
-                yield from (piece.format(**parts) for piece in tokenisers.pieces_of(template)[::2])

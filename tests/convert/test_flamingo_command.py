@@ -13,7 +13,8 @@ from jaxvqa import checkpoints, configs, main, paths, sharding
 from jaxvqa.convert import __main__ as convert
 from jaxvqa.convert import files, towers
 from jaxvqa.convert.original import TOKEN, image
-from jaxvqa.data import tokenisers
+from jaxvqa.data import tokenizers
+from jaxvqa.data.prompts import SPECIAL
 from jaxvqa.golden import weights
 from jaxvqa.runs import Run
 from jaxvqa.state import TrainState
@@ -38,9 +39,9 @@ def lightning_file(case, folder):
 
 
 @pytest.fixture(scope="module")
-def tokeniser(tmp_path_factory):
+def tokenizer(tmp_path_factory):
     """A folder as GPT-2's with 96 words: letters, a blank and <|endoftext|>, behind which the golden cases' marks follow."""
-    folder = tmp_path_factory.mktemp("tokeniser")
+    folder = tmp_path_factory.mktemp("tokenizer")
     letters = [chr(i) for i in range(33, 127)]
     words = {word: i for i, word in enumerate([*letters, "Ġ", "<|endoftext|>"])}
     (folder / "vocab.json").write_text(json.dumps(words))
@@ -56,11 +57,11 @@ def classes(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def converted(tokeniser, classes, tmp_path_factory):
+def converted(tokenizer, classes, tmp_path_factory):
     folder = tmp_path_factory.mktemp("converted")
     file, tensors, options = lightning_file("flamingo_small", folder)
     command = ["--system=flamingo", f"--from={file}", f"--to={folder / 'run'}"]
-    assert convert.main([*command, f"--tokeniser={tokeniser}", f"--answers={classes}"]) == 0
+    assert convert.main([*command, f"--tokenizer={tokenizer}", f"--answers={classes}"]) == 0
     return folder / "run", tensors, options
 
 
@@ -96,10 +97,10 @@ def test_and_becomes_the_same_file_again(converted, tmp_path):
         assert (found.dtype, found.shape, found.tobytes()) == (value.dtype, value.shape, value.tobytes()), key
 
 
-def test_a_file_without_a_class_head_needs_no_classes_and_is_evaluated_without(tokeniser, tmp_path):
+def test_a_file_without_a_class_head_needs_no_classes_and_is_evaluated_without(tokenizer, tmp_path):
     file, tensors, _ = lightning_file("flamingo_report_small", tmp_path)
     run = tmp_path / "run"
-    assert convert.main(["--system=flamingo", f"--from={file}", f"--to={run}", f"--tokeniser={tokeniser}"]) == 0
+    assert convert.main(["--system=flamingo", f"--from={file}", f"--to={run}", f"--tokenizer={tokenizer}"]) == 0
     saved = checkpoints.Checkpoints(run, read_only=True)
     assets, meta = saved.read_json()
     config = configs.from_json(meta["config"])
@@ -110,7 +111,7 @@ def test_a_file_without_a_class_head_needs_no_classes_and_is_evaluated_without(t
     np.testing.assert_array_equal(table, tensors["flamingo_palm.to_logits.1.weight"])
 
 
-def test_a_padded_vocabulary_is_cut_to_the_tokenisers_and_told(tokeniser, classes, tmp_path, capsys):
+def test_a_padded_vocabulary_is_cut_to_the_tokenizers_and_told(tokenizer, classes, tmp_path, capsys):
     manifest = json.loads((GOLDEN / "flamingo_small.manifest.json").read_text())
     file, tensors, _ = lightning_file("flamingo_small", tmp_path)
     tables = [key for key, value in tensors.items() if value.shape[:1] == (100,)]
@@ -118,7 +119,7 @@ def test_a_padded_vocabulary_is_cut_to_the_tokenisers_and_told(tokeniser, classe
     content = files.TorchFile(tensors | padded, extra={"hyper_parameters": manifest["options"]})
     files.write(file, content)
     command = ["--system=flamingo", f"--from={file}", f"--to={tmp_path / 'run'}"]
-    assert convert.main([*command, f"--tokeniser={tokeniser}", f"--answers={classes}"]) == 0
+    assert convert.main([*command, f"--tokenizer={tokenizer}", f"--answers={classes}"]) == 0
     assert "128 rows of words, of which the first 100 are taken" in capsys.readouterr().out
     saved = checkpoints.Checkpoints(tmp_path / "run", read_only=True)
     table = saved.restore_model(saved.model_shapes())["params"]["language"]["embed"]["embedding"]
@@ -128,29 +129,29 @@ def test_a_padded_vocabulary_is_cut_to_the_tokenisers_and_told(tokeniser, classe
 
 @pytest.mark.parametrize(
     ("system", "option"),
-    [("flamingo", "--activation=gelu"), ("clip_vision", "--lm_head=own"), ("rwsan", "--tokeniser=gpt2")],
+    [("flamingo", "--activation=gelu"), ("clip_vision", "--lm_head=own"), ("rwsan", "--tokenizer=gpt2")],
 )
 def test_options_of_other_systems_are_refused(system, option, tmp_path, capsys):
     assert convert.main([f"--system={system}", f"--from={tmp_path / 'x.pt'}", f"--to={tmp_path / 'run'}", option]) == 2
     assert f"{option.partition('=')[0]} is not for '{system}'" in capsys.readouterr().err
 
 
-def test_lists_that_are_not_the_checkpoints_are_told_together(tokeniser, tmp_path, capsys):
+def test_lists_that_are_not_the_checkpoints_are_told_together(tokenizer, tmp_path, capsys):
     file, _, _ = lightning_file("flamingo_small", tmp_path)
     command = ["--system=flamingo", f"--from={file}", f"--to={tmp_path / 'run'}"]
-    words = json.loads((tokeniser / "vocab.json").read_text())
+    words = json.loads((tokenizer / "vocab.json").read_text())
     (tmp_path / "vocab.json").write_text(json.dumps({w: i for i, w in enumerate(w for w in words if w != "~")}))
     (tmp_path / "merges.txt").write_text("#version: 0.2\n")
     (tmp_path / "few.json").write_text('["yes", "no"]')
-    assert convert.main([*command, f"--tokeniser={tmp_path}", f"--answers={tmp_path / 'few.json'}"]) == 2
+    assert convert.main([*command, f"--tokenizer={tmp_path}", f"--answers={tmp_path / 'few.json'}"]) == 2
     message = capsys.readouterr().err
     assert "100 words" in message
     assert "gives 99" in message
     assert "97 as the number of <image>" in message
     assert "11 classes" in message
     assert "gives 2" in message
-    assert convert.main([*command, f"--tokeniser={tmp_path / 'none'}", f"--answers={tmp_path / 'few.json'}"]) == 2
-    assert "--tokeniser (a folder), and --answers" in capsys.readouterr().err
+    assert convert.main([*command, f"--tokenizer={tmp_path / 'none'}", f"--answers={tmp_path / 'few.json'}"]) == 2
+    assert "--tokenizer (a folder), and --answers" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
@@ -194,7 +195,7 @@ def test_towers_start_a_flamingo(parts, variant):
         config.model.vision_sizes = {"width": 8, "depth": 1, "heads": 2, "patch": 4, "features": 6}
         config.data.image_size = 8
         config.data.max_tokens = 4
-    task = task_with_assets(config, {"tokeniser": tokenisers.stand_in(WORDS + 4), "answers": []})
+    task = task_with_assets(config, {"tokenizer": tokenizers.stand_in(WORDS + 4, SPECIAL), "answers": []})
     shapes = jax.eval_shape(task.init, jax.random.key(0))["params"]
     random = np.random.default_rng(0)
     here = NamedSharding(sharding.make_mesh(config.mesh), PartitionSpec())

@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 
-from jaxvqa.data import tokenisers
+from jaxvqa.data import tokenizers
 from jaxvqa.data.few_shot import Shots, ShowExamples, Support, most_similar
-from jaxvqa.data.prompts import TEMPLATES, WriteText
-from jaxvqa.data.tokenisers import Tokeniser
+from jaxvqa.data.prompts import SPECIAL, TEMPLATES, PromptTokenizer, WriteText
 from jaxvqa.data.views import Images
 from jaxvqa.errors import ConfigError
 
@@ -110,50 +109,50 @@ def test_pictures_stand_in_the_order_of_the_text():
 
 
 @pytest.fixture(scope="module")
-def tokeniser():
-    return Tokeniser(tokenisers.train(["question: what is it? answer: it is. Output:"] * 9, 300))
+def tokenizer():
+    return PromptTokenizer(tokenizers.train(["question: what is it? answer: it is. Output:"] * 9, 300, SPECIAL))
 
 
-def written(tokeniser, examples, room, template="vqa"):
+def written(tokenizer, examples, room, template="vqa"):
     asked = {"question_id": 8, "question": "what is left?", "multiple_choice_answer": "nothing", "caption": "a bone"}
     if template == "caption":
         del asked["question"]
-    example = WriteText(tokeniser, TEMPLATES[template], 64, room)(asked | {"shots": examples})
+    example = WriteText(tokenizer, TEMPLATES[template], 64, room)(asked | {"shots": examples})
     words = example["prompt"][example["prompt_mask"]].tolist()
-    return tokeniser._tokenizer.decode(words, skip_special_tokens=False)
+    return tokenizer._tokenizer.decode(words, skip_special_tokens=False)
 
 
-def test_examples_stand_before_the_question_as_in_training(tokeniser):
+def test_examples_stand_before_the_question_as_in_training(tokenizer):
     first, second = Questions().read([0, 1])
-    assert written(tokeniser, [first, second], 200) == (
+    assert written(tokenizer, [first, second], 200) == (
         "<|endoftext|> <image> question: what is 0? <EOQ> answer: it is 0 <EOC> "
         "<image> question: what is 1? <EOQ> answer: it is 1 <EOC> "
         "<image> question: what is left? <EOQ> answer:"
     )
     captions = [{"caption": "a lung"}, {"caption": "a heart"}]
-    assert written(tokeniser, captions, 200, "caption") == (
+    assert written(tokenizer, captions, 200, "caption") == (
         "<|endoftext|> <image> Output: a lung <EOC> <image> Output: a heart <EOC> <image> Output:"
     )
 
 
-def test_the_longest_questions_of_examples_are_cut_until_all_fits(tokeniser):
+def test_the_longest_questions_of_examples_are_cut_until_all_fits(tokenizer):
     long, short = Questions().read([0, 1])
     long["question"] = "what is it what is it what is it what is it?"
-    whole = len(tokeniser.fill(written(tokeniser, [long, short], 400), {}))
-    fewer = written(tokeniser, [long, short], whole - 6)
-    assert len(tokeniser.fill(fewer, {})) == whole - 6
+    whole = len(tokenizer.fill(written(tokenizer, [long, short], 400), {}))
+    fewer = written(tokenizer, [long, short], whole - 6)
+    assert len(tokenizer.fill(fewer, {})) == whole - 6
     assert fewer.endswith("what is 1? <EOQ> answer: it is 1 <EOC> <image> question: what is left? <EOQ> answer:")
     assert fewer.startswith("<|endoftext|> <image> question: what is it what")
     assert "it? <EOQ>" not in fewer
-    write = WriteText(tokeniser, TEMPLATES["vqa"], 64, 0)
+    write = WriteText(tokenizer, TEMPLATES["vqa"], 64, 0)
     least = [write.least(k) for k in range(3)]
     assert least[1] - least[0] == least[2] - least[1] > least[0] > 6
     with pytest.raises(ConfigError, match=r"Question 8 with 2 examples takes \d+ words.*max_prompt is 30"):
-        written(tokeniser, [long, short], 30)
+        written(tokenizer, [long, short], 30)
 
 
-def test_long_captions_are_cut_before_their_end_mark(tokeniser):
+def test_long_captions_are_cut_before_their_end_mark(tokenizer):
     captions = [{"caption": "it is what it is what it is what it is"}, {"caption": "it"}]
-    fewer = written(tokeniser, captions, 26, "caption")
-    assert len(tokeniser.fill(fewer, {})) == 26
+    fewer = written(tokenizer, captions, 26, "caption")
+    assert len(tokenizer.fill(fewer, {})) == 26
     assert fewer.endswith(" <EOC> <image> Output: it <EOC> <image> Output:")

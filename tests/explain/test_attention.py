@@ -201,7 +201,7 @@ def test_question_spans_keep_the_text_and_give_each_word_its_weight():
     assert question_spans("", (), np.zeros(0, np.float32)) == []
 
 
-def test_question_spans_follow_other_tokenisers():
+def test_question_spans_follow_other_tokenizers():
     # VQA-RAD's: "x ray" is one word, "'s" one of its own, and remarks at the end are not read.
     words, weights = ("patient", "'s", "x-ray"), np.asarray([0.5, 0.25, 0.125], np.float32)
     spans = [(piece, w) for piece, w in question_spans("Patient's X ray? -yes/no", words, weights) if w is not None]

@@ -86,7 +86,7 @@ def test_the_pictures_are_those_of_the_text(ready, batch):
     picture = task.transforms(train=False)[0]
     for row, example in enumerate(source.read(range(24))):
         shown = [*support(example), example]
-        text = task.tokeniser._tokenizer.decode(
+        text = task.tokenizer._tokenizer.decode(
             made["prompt"][row][made["prompt_mask"][row]].tolist(), skip_special_tokens=False
         )
         asked = [part.partition("<EOQ>")[0].strip() for part in text.split("<image> question:")[1:]]
@@ -130,7 +130,7 @@ def test_answers_are_the_best_words_after_the_examples(ready, batch, uncached):
     text, mask = behind(made, np.asarray(found["tokens"]))
     best = np.asarray(jnp.argmax(uncached(text, mask, made["image"]), axis=-1))
     for row, (start, length) in enumerate(zip(made["prompt_mask"].sum(-1), found["length"], strict=True)):
-        words = [*np.asarray(found["tokens"])[row, :length].tolist(), task.tokeniser.end][:4]
+        words = [*np.asarray(found["tokens"])[row, :length].tolist(), task.tokenizer.end][:4]
         assert best[row, start - 1 : start - 1 + len(words)].tolist() == words
     # Other pictures before it, other scores of what is asked.
     start = made["prompt_mask"].sum(-1)
@@ -155,7 +155,7 @@ def test_given_answers_are_ranked_by_their_likelihood(ready, batch, uncached):
     found = predicted(task, "ranked", variables, made)
     means = []
     for answer in CANDIDATES:
-        words = np.array(task.tokeniser.fill(" {answer} <EOC>", {"answer": answer}))
+        words = np.array(task.tokenizer.fill(" {answer} <EOC>", {"answer": answer}))
         text, mask = behind(made, np.tile(words[:8], (24, 1)))
         logs = np.asarray(jax.nn.log_softmax(uncached(text, mask, made["image"])))
         first = made["prompt_mask"].sum(-1) - 1

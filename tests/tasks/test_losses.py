@@ -275,9 +275,9 @@ TEXTS |= {"image": np.zeros((3, 2, 2, 3), np.uint8), "mask": np.float32([1, 1, 0
 
 def text_case(config="small", **changes):
     task = made(f"configs/flamingo.py:{config}", data__examples_per_image=1, **changes)
-    words = len(task.tokeniser)
+    words = len(task.tokenizer)
     batch = TEXTS | {"text": RANDOM.integers(0, words, (3, 6)).astype(np.int32), "answer_class": np.int32([2, -1, 0])}
-    following = np.concatenate([batch["text"][:, 1:], np.full((3, 1), task.tokeniser.padding)], axis=1)
+    following = np.concatenate([batch["text"][:, 1:], np.full((3, 1), task.tokenizer.padding)], axis=1)
     return task, batch, normal(3, 6, words), following
 
 

@@ -15,8 +15,7 @@ from jaxvqa.data import images
 from jaxvqa.data.batches import LoadBatch
 from jaxvqa.data.data_set import DataSet
 from jaxvqa.data.order import EvalOrder
-from jaxvqa.data.prompts import TEMPLATES, WriteText
-from jaxvqa.data.tokenisers import Tokeniser
+from jaxvqa.data.prompts import TEMPLATES, PromptTokenizer, WriteText
 from jaxvqa.errors import ConfigError, DataError
 from jaxvqa.models.flamingo import FREEZE
 from jaxvqa.step import make_program
@@ -34,7 +33,7 @@ def tiny_config(phantoms, variant="small,classify", **changes):
         "data.examples": "phantom_vqa/tiny_captions" if "captions" in variant else "phantom_vqa/tiny_questions",
         "data.images": "phantom_vqa/tiny_images",
         "data.limit": LIMIT,
-        "data.max_tokens": 64,  # a tokeniser of few texts cuts words into many
+        "data.max_tokens": 64,  # a tokenizer of few texts cuts words into many
         "data.max_prompt": 56,
         "generate.max_new_tokens": 8,
         "batch_size": LIMIT,
@@ -81,7 +80,7 @@ class Fixed:
 def with_scores(task, batch, seed=0, *, classes=True):
     """The task with a model that gives random scores, and the scores."""
     random = np.random.default_rng(seed)
-    shape = (*batch["text"].shape, len(task.tokeniser))
+    shape = (*batch["text"].shape, len(task.tokenizer))
     logits = random.normal(size=shape).astype(np.float32)
     class_logits = random.normal(size=(len(batch["text"]), len(task.answers))).astype(np.float32) if classes else None
     changed = copy.copy(task)
@@ -113,9 +112,9 @@ def test_a_batch_fits_what_is_traced_and_holds_the_questions(config, task, batch
     source = DataSet(config.data).split("train")
     for i, row in enumerate(source.all_records()):
         text = np.asarray(batch["text"][i])[np.asarray(batch["text_mask"][i])]
-        assert task.tokeniser.decode(text).startswith(f"question: {row['question']}")
-        assert task.tokeniser.decode(text[int(batch["answer_start"][i]) :]) == row["multiple_choice_answer"]
-        assert text[int(batch["question_end"][i])] == task.tokeniser.question_end
+        assert task.tokenizer.decode(text).startswith(f"question: {row['question']}")
+        assert task.tokenizer.decode(text[int(batch["answer_start"][i]) :]) == row["multiple_choice_answer"]
+        assert text[int(batch["question_end"][i])] == task.tokenizer.question_end
         assert task.answers.answers[int(batch["answer_class"][i])] == task.answers.form(row["multiple_choice_answer"])
 
 
@@ -139,11 +138,11 @@ def test_pictures_change_in_training_only_and_a_blind_run_has_noise(phantoms, ta
     assert isinstance(blind.transforms(train=False)[0], images.NoiseImage)
 
 
-def test_the_tokeniser_of_the_texts_is_made_once_and_kept(config, task):
+def test_the_tokenizer_of_the_texts_is_made_once_and_kept(config, task):
     again = task_with_assets(config, json.loads(json.dumps(task.assets)))
-    assert again.tokeniser.encode("question: yes") == task.tokeniser.encode("question: yes")
+    assert again.tokenizer.encode("question: yes") == task.tokenizer.encode("question: yes")
     assert task_of(config).assets == task.assets
-    assert len(task.tokeniser) <= config.data.vocab_size
+    assert len(task.tokenizer) <= config.data.vocab_size
 
 
 # --- the loss ----------------------------------------------------------------------------------------------------------
@@ -151,19 +150,19 @@ def test_the_tokeniser_of_the_texts_is_made_once_and_kept(config, task):
 
 def test_behind_the_last_word_padding_is_next(task, batch):
     """Q8: the last real word is trained to foretell padding."""
-    following = np.asarray(next_words(batch, task.tokeniser.padding))
+    following = np.asarray(next_words(batch, task.tokenizer.padding))
     np.testing.assert_array_equal(following[:, :-1], batch["text"][:, 1:])
-    assert (following[:, -1] == task.tokeniser.padding).all()
+    assert (following[:, -1] == task.tokenizer.padding).all()
     for row, mask, words in zip(following, np.asarray(batch["text_mask"]), np.asarray(batch["text"]), strict=True):
         last = mask.sum() - 1
-        assert words[last] == task.tokeniser.end
-        assert row[last] == task.tokeniser.padding
+        assert words[last] == task.tokenizer.end
+        assert row[last] == task.tokenizer.padding
     counted = np.asarray(answer_words(batch))
     for row, words, start, mask in zip(
         counted, following, np.asarray(batch["answer_start"]), np.asarray(batch["text_mask"]), strict=True
     ):
         assert np.flatnonzero(row).tolist() == list(range(start - 1, mask.sum() - 1))
-        assert words[row][-1] == task.tokeniser.end
+        assert words[row][-1] == task.tokenizer.end
 
 
 @pytest.mark.parametrize("prompt", [True, False])
@@ -177,7 +176,7 @@ def test_the_loss_of_words_is_the_originals(phantoms, task, batch, prompt, smoot
         config.model.compat = "shared_loss_mask" if shared else ""
     made, logits, _ = with_scores(task_with_assets(config, task.assets | {"answers": []}), batch, classes=False)
     text, mask = np.asarray(batch["text"]), np.asarray(batch["text_mask"])
-    target = np.concatenate([text[:, 1:], np.full((LIMIT, 1), made.tokeniser.padding)], axis=1)
+    target = np.concatenate([text[:, 1:], np.full((LIMIT, 1), made.tokenizer.padding)], axis=1)
     each = smoothed(logits, target, smoothing)
     if not prompt:
         mask = mask & (np.arange(mask.shape[1])[None] >= np.asarray(batch["answer_start"])[:, None] - 1)
@@ -233,7 +232,7 @@ def test_likelihoods_are_those_of_the_loss(task, batch):
         theirs = metrics["text_loss" if name == "loss" else "class_loss"]
         assert found[name].sum() == pytest.approx(float(theirs[0]), rel=1e-5)
         assert found[count].sum() == float(theirs[1])
-    target = np.asarray(next_words(batch, made.tokeniser.padding))
+    target = np.asarray(next_words(batch, made.tokenizer.padding))
     counted = np.asarray(answer_words(batch))
     np.testing.assert_allclose(found["nll"], (smoothed(logits, target, 0.0) * counted).sum(1), rtol=1e-5)
     np.testing.assert_array_equal(found["tokens"], counted.sum(1))
@@ -394,16 +393,16 @@ def test_answers_are_the_best_words_without_a_cache(finished, run_config, task, 
     def scores(text, mask):
         return made.model.apply({"params": params}, text=text, text_mask=mask, image=picture)[0]
 
-    rows, expected = np.arange(LIMIT), np.full((LIMIT, count), made.tokeniser.padding)
+    rows, expected = np.arange(LIMIT), np.full((LIMIT, count), made.tokenizer.padding)
     ended = np.zeros(LIMIT, bool)
     for i in range(count):
         mask = np.arange(text.shape[1])[None] < (length + i)[:, None]
         word = np.asarray(scores(jnp.asarray(text), jnp.asarray(mask)))[rows, length + i - 1].argmax(-1)
-        ended |= word == made.tokeniser.end
+        ended |= word == made.tokenizer.end
         expected[~ended, i] = word[~ended]
         text[rows, length + i] = word
     np.testing.assert_array_equal(words, expected)
-    np.testing.assert_array_equal(found["length"], (expected != made.tokeniser.padding).sum(1))
+    np.testing.assert_array_equal(found["length"], (expected != made.tokenizer.padding).sum(1))
 
 
 # --- faults ------------------------------------------------------------------------------------------------------------
@@ -462,12 +461,12 @@ def test_captions_have_no_question(phantoms):
     config = tiny_config(phantoms, "captions,small")
     made = task_of(config)
     assert made.assets["answers"] == []
-    assert Tokeniser(made.assets["tokeniser"]).question_end is not None
+    assert PromptTokenizer(made.assets["tokenizer"]).question_end is not None
     example = DataSet(config.data).split("train")[0]
     for step in made.transforms(train=False):
         example = step(example | {"draw": (0, 0, 0)})
     words = example["text"][example["text_mask"]][int(example["answer_start"]) :]
     caption = DataSet(config.data).split("train").question(0)["caption"]
-    assert caption.startswith(made.tokeniser.decode(words))
+    assert caption.startswith(made.tokenizer.decode(words))
     assert int(example["answer_class"]) == -1
     assert TEMPLATES["caption"].prompt.endswith("Output:")

@@ -9,8 +9,8 @@ TOWERS: dict[str, Tower] = {tower.kind: tower for tower in (gpt2.TOWER, bert.TOW
 
 _CONFIG = "configs/flamingo.py:vqa_rad"
 SYSTEMS = {
-    "gpt2": System(gpt2.TOWER.original, _CONFIG, part="language", options=("lm_head", "tokeniser")),
-    "bert": System(bert.TOWER.original, _CONFIG, part="language", options=("tokeniser",)),
+    "gpt2": System(gpt2.TOWER.original, _CONFIG, part="language", options=("lm_head", "tokenizer")),
+    "bert": System(bert.TOWER.original, _CONFIG, part="language", options=("tokenizer",)),
     "clip_vision": System(clip.VISION_TOWER.original, _CONFIG, part="vision", options=("activation",)),
 }
 """Those that `config.init_from` of configs/flamingo.py starts from."""

@@ -1,13 +1,14 @@
-"""Tokenisers: trained ones, GPT-2's and BERT's files with the marks, as the original's tokenisers number them, and faults."""
+"""Tokenizers: trained ones, GPT-2's and BERT's files with the marks, as the original's tokenizers number them, and faults."""
 
 import json
 
 import pytest
-import tokenizers
+import tokenizers as library
 from tokenizers import models, pre_tokenizers, trainers
 
-from jaxvqa.data import tokenisers
-from jaxvqa.data.tokenisers import GPT2_BEGIN, Tokeniser
+from jaxvqa.data import tokenizers
+from jaxvqa.data.prompts import ADDED, SPECIAL, PromptTokenizer
+from jaxvqa.data.tokenizers import GPT2_END, Tokenizer
 from jaxvqa.errors import DataError
 
 TEXTS = (
@@ -38,14 +39,14 @@ PIECES = (
 
 @pytest.fixture(scope="module")
 def trained():
-    return Tokeniser(tokenisers.train(TEXTS, 300))
+    return PromptTokenizer(tokenizers.train(TEXTS, 300, SPECIAL))
 
 
 @pytest.fixture(scope="module")
 def gpt2_folder(tmp_path_factory):
     """GPT-2's two files with a few words, the last of which begins and ends a text, as there."""
     folder = tmp_path_factory.mktemp("gpt2")
-    small = tokenizers.Tokenizer(models.BPE())
+    small = library.Tokenizer(models.BPE())
     small.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     small.train_from_iterator(
@@ -53,7 +54,7 @@ def gpt2_folder(tmp_path_factory):
     )
     small.model.save(str(folder))
     words = json.loads((folder / "vocab.json").read_text())
-    (folder / "vocab.json").write_text(json.dumps(words | {GPT2_BEGIN: len(words)}))
+    (folder / "vocab.json").write_text(json.dumps(words | {GPT2_END: len(words)}))
     return folder
 
 
@@ -67,17 +68,18 @@ def bert_folder(tmp_path_factory):
 def test_a_trained_one_gives_back_every_text(trained):
     assert len(trained) <= 300
     assert (trained.padding, trained.begin, trained.image, trained.end, trained.question_end) == (1, 0, 2, 3, 4)
-    assert not trained.is_bert
     for text in (*TEXTS, "Ünseen: 12 × 3 cm,\n✓ {braces}"):
         assert trained.decode(trained.encode(text)) == text
         assert "".join(trained.pieces("left lung")) == "leftlung"
     assert len(trained.encode(TEXTS[0])) < len(TEXTS[0])
-    assert len(Tokeniser(tokenisers.train(TEXTS, 10))) == 256 + 5  # no fewer than the bytes and the marks
+    assert (
+        len(PromptTokenizer(tokenizers.train(TEXTS, 10, SPECIAL))) == 256 + 5
+    )  # no fewer than the bytes and the marks
 
 
 def test_training_gives_the_same_each_time_and_a_checkpoint_keeps_it(trained):
-    assert tokenisers.train(TEXTS, 300) == trained.asset
-    again = Tokeniser(json.loads(json.dumps(trained.asset)))
+    assert tokenizers.train(TEXTS, 300, SPECIAL) == trained.asset
+    again = PromptTokenizer(json.loads(json.dumps(trained.asset)))
     assert again.fill(MARKED, {}) == trained.fill(MARKED, {})
 
 
@@ -89,12 +91,12 @@ def test_marks_are_words_of_their_own_and_no_part_of_what_is_read(trained):
     assert trained.decode([*trained.encode("yes"), trained.end, trained.padding, trained.padding]) == "yes"
 
 
-def test_gpt2s_files_with_marks_are_the_originals_tokeniser(gpt2_folder):
+def test_gpt2s_files_with_marks_are_the_originals_tokenizer(gpt2_folder):
     transformers = pytest.importorskip("transformers")
-    ours = Tokeniser(tokenisers.load(gpt2_folder))
+    ours = PromptTokenizer(tokenizers.load(gpt2_folder, ADDED))
     size = len(json.loads((gpt2_folder / "vocab.json").read_text()))
     marks = ("[PAD]", "<image>", "<EOC>", "<EOQ>")  # the original's order
-    assert [ours.number(mark) for mark in marks] == list(range(size, size + 4))
+    assert [ours.token_id(mark) for mark in marks] == list(range(size, size + 4))
     assert (ours.begin, len(ours)) == (size - 1, size + 4)
     theirs = transformers.GPT2TokenizerFast.from_pretrained(str(gpt2_folder))
     theirs.add_special_tokens({"pad_token": "[PAD]"})
@@ -102,22 +104,20 @@ def test_gpt2s_files_with_marks_are_the_originals_tokeniser(gpt2_folder):
     texts = [MARKED, MARKED.replace("<|endoftext|>", "<BOS>"), "<image> Output: a mass. <EOC>", "answer:  two  blanks "]
     for text in texts:
         assert ours.fill(text, {}) == theirs.encode(text, add_special_tokens=False), text
-    blank = ours.number("Ġ")
-    # docs/originals/flamingo.md, section 12: 50256, 220, 50258
-    assert ours.fill(MARKED, {})[:3] == [ours.begin, blank, ours.image]
+    blank = ours.token_id("Ġ")
+    assert ours.fill(MARKED, {})[:3] == [ours.begin, blank, ours.image]  # spec, section 12: 50256, 220, 50258
     assert ours.fill(MARKED, {})[-2:] == [blank, ours.end]
     # What transformers saves is read too, with the marks that are there already.
     theirs.save_pretrained(str(gpt2_folder / "saved"))
-    again = Tokeniser(tokenisers.load(gpt2_folder / "saved"))
+    again = PromptTokenizer(tokenizers.load(gpt2_folder / "saved", ADDED))
     assert (len(again), again.fill(MARKED, {})) == (len(ours), ours.fill(MARKED, {}))
 
 
-def test_berts_files_with_marks_are_the_originals_tokeniser(bert_folder, tmp_path):
+def test_berts_files_with_marks_are_the_originals_tokenizer(bert_folder, tmp_path):
     transformers = pytest.importorskip("transformers")
-    ours = Tokeniser(tokenisers.load(bert_folder))
-    assert ours.is_bert
+    ours = PromptTokenizer(tokenizers.load(bert_folder, ADDED))
     assert (ours.padding, ours.begin) == (0, 2)
-    assert [ours.number(mark) for mark in ("<image>", "<EOC>", "<EOQ>")] == [15, 16, 17]
+    assert [ours.token_id(mark) for mark in ("<image>", "<EOC>", "<EOQ>")] == [15, 16, 17]
     theirs = transformers.BertTokenizerFast.from_pretrained(str(bert_folder))
     theirs.add_tokens(["<image>", "<EOC>", "<EOQ>"], special_tokens=True)
     text = "<image> Question: is THIS a mass? yes <EOQ>"
@@ -125,7 +125,7 @@ def test_berts_files_with_marks_are_the_originals_tokeniser(bert_folder, tmp_pat
     assert ours.decode(ours.fill(text, {})) == "question : is this a mass? yes"
     (tmp_path / "vocab.txt").write_text((bert_folder / "vocab.txt").read_text())
     (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": false}')
-    cased = Tokeniser(tokenisers.load(tmp_path))
+    cased = PromptTokenizer(tokenizers.load(tmp_path, ADDED))
     assert cased.encode("THIS yes") == [1, 13]
 
 
@@ -146,44 +146,44 @@ SPELT = (
 
 @pytest.fixture(scope="module")
 def kinds(trained, gpt2_folder, bert_folder):
-    """A tokeniser of each kind: trained here, of files, with marks that are no special tokens, and one of whole pieces."""
-    saved = tokenisers.load(gpt2_folder)
+    """A tokenizer of each kind: trained here, of files, with marks that are no special tokens, and one of whole pieces."""
+    saved = tokenizers.load(gpt2_folder, ADDED)
     ordinary = [token | {"special": False} for token in saved["added_tokens"]]
     pieces = [("<unk>", 0.0), ("[CLS]", 0.0), ("[SEP]", 0.0), *((c, -5.0) for c in "▁yesnoa<>[]|CLSEPMADUNKimgOQdfxt")]
-    whole = tokenizers.Tokenizer(models.Unigram([*dict(pieces).items()], unk_id=0))
+    whole = library.Tokenizer(models.Unigram([*dict(pieces).items()], unk_id=0))
     whole.pre_tokenizer = pre_tokenizers.Metaspace()
     whole.add_special_tokens(["[CLS]", "[SEP]"])
     return {
         "trained": trained,
-        "gpt2": Tokeniser(saved),
-        "bert": Tokeniser(tokenisers.load(bert_folder)),
-        "ordinary": Tokeniser(saved | {"added_tokens": ordinary}),
-        "sentencepiece": Tokeniser(tokenisers.with_marks(whole)),
+        "gpt2": PromptTokenizer(saved),
+        "bert": PromptTokenizer(tokenizers.load(bert_folder, ADDED)),
+        "ordinary": PromptTokenizer(saved | {"added_tokens": ordinary}),
+        "sentencepiece": PromptTokenizer(tokenizers.with_special(whole, ADDED)),
     }
 
 
 @pytest.mark.parametrize("spelt", SPELT)
 @pytest.mark.parametrize("kind", ["trained", "gpt2", "bert", "ordinary", "sentencepiece"])
 def test_data_is_text_and_never_a_special_token(kinds, kind, spelt):
-    tokeniser = kinds[kind]
-    special = {tokeniser.number(name) for name in tokenisers.MARKS} - {None}
+    tokenizer = kinds[kind]
+    special = {tokenizer.token_id(name) for name in (*SPECIAL, "[CLS]", "[SEP]")} - {None}
     for text in (spelt, f"yes {spelt} no", f"yes{spelt}no", f"{spelt} {spelt}"):
-        ids = tokeniser.encode(text)
+        ids = tokenizer.encode(text)
         assert special.isdisjoint(ids), text
         if kind in ("trained", "gpt2", "ordinary"):  # bytes, which lose nothing
-            assert tokeniser.decode(ids) == text
-    filled = tokeniser.fill("<image> {question} <EOQ> {answer} <EOC>", {"question": spelt, "answer": f"yes {spelt}"})
-    assert [i for i in filled if i in special] == [tokeniser.image, tokeniser.question_end, tokeniser.end]
+            assert tokenizer.decode(ids) == text
+    filled = tokenizer.fill("<image> {question} <EOQ> {answer} <EOC>", {"question": spelt, "answer": f"yes {spelt}"})
+    assert [i for i in filled if i in special] == [tokenizer.image, tokenizer.question_end, tokenizer.end]
 
 
 def test_a_file_and_its_folder_are_the_same(gpt2_folder, tmp_path):
-    asset = tokenisers.load(gpt2_folder)
+    asset = tokenizers.load(gpt2_folder, ADDED)
     (tmp_path / "tokenizer.json").write_text(json.dumps(asset))
-    assert tokenisers.load(tmp_path) == tokenisers.load(tmp_path / "tokenizer.json") == asset
+    assert tokenizers.load(tmp_path) == tokenizers.load(tmp_path / "tokenizer.json", ADDED) == asset
 
 
 def test_a_smaller_vocabulary_lacks_the_last_marks(gpt2_folder):
-    whole = Tokeniser(tokenisers.load(gpt2_folder))
+    whole = PromptTokenizer(tokenizers.load(gpt2_folder, ADDED))
     cut = whole.cut(len(whole) - 1)  # MIMIC-CXR's ends before <EOQ>
     assert (len(cut), cut.question_end, cut.image) == (len(whole) - 1, None, whole.image)
     assert cut.fill("<image> yes <EOC>", {}) == whole.fill("<image> yes <EOC>", {})
@@ -192,21 +192,21 @@ def test_a_smaller_vocabulary_lacks_the_last_marks(gpt2_folder):
     assert whole.cut(len(whole)) is whole
 
 
-def test_what_is_no_tokeniser_is_told(tmp_path, gpt2_folder):
-    with pytest.raises(DataError, match=r"no folder .*nowhere, and no hub.*--config.data.tokeniser=DIR"):
-        tokenisers.load(tmp_path / "nowhere")
+def test_what_is_no_tokenizer_is_told(tmp_path, gpt2_folder):
+    with pytest.raises(DataError, match=r"no folder .*nowhere, and no hub.*--config.data.tokenizer=DIR"):
+        tokenizers.load(tmp_path / "nowhere")
     (tmp_path / "notes.txt").write_text("")
-    with pytest.raises(DataError, match=r"holds no tokeniser: expected tokenizer.json.*there is notes.txt"):
-        tokenisers.load(tmp_path)
+    with pytest.raises(DataError, match=r"holds no tokenizer: expected tokenizer.json.*there is notes.txt"):
+        tokenizers.load(tmp_path)
     (tmp_path / "tokenizer.json").write_text('{"model": ')
     for source in (tmp_path, tmp_path / "tokenizer.json"):
         with pytest.raises(DataError, match="cannot be read"):
-            tokenisers.load(source)
+            tokenizers.load(source)
     with pytest.raises(DataError, match="of this checkpoint cannot be read"):
-        Tokeniser({"model": {"type": "none"}})
-    without = tokenisers.load(gpt2_folder) | {"added_tokens": []}
-    with pytest.raises(DataError, match=r"no word \[PAD\], <EOC>, <image>"):
-        Tokeniser(without)
+        Tokenizer({"model": {"type": "none"}})
+    without = tokenizers.load(gpt2_folder, ADDED) | {"added_tokens": []}
+    with pytest.raises(DataError, match=r"no token \[PAD\], <EOC>, <image>"):
+        PromptTokenizer(without)
 
 
 # --- tokens that stand in files beside the vocabulary ---------------------------------------------------------------------
@@ -237,10 +237,10 @@ PAD = {"content": "[PAD]", "special": True, "lstrip": False, "rstrip": False, "s
     ids=["added_tokens.json", "tokenizer_config.json"],
 )
 def test_tokens_that_files_add_have_the_ids_that_these_give_them(beside, tmp_path):
-    tokeniser = tokenisers.Tokeniser(tokenisers.load(letters_folder(tmp_path, **beside)))
-    assert [tokeniser.number(word) for word in ("heart", "[PAD]", "<image>", "<EOC>")] == [96, 97, 98, 99]
-    assert tokeniser.encode("a heart") == [64, 94, 96]
-    assert tokenisers.size(tmp_path) == 99
+    tokenizer = PromptTokenizer(tokenizers.load(letters_folder(tmp_path, **beside)))
+    assert [tokenizer.token_id(word) for word in ("heart", "[PAD]", "<image>", "<EOC>")] == [96, 97, 98, 99]
+    assert tokenizer.encode("a heart") == [64, 94, 96]
+    assert tokenizers.size(tmp_path) == 99
 
 
 @pytest.mark.parametrize(
@@ -255,4 +255,4 @@ def test_tokens_that_files_add_have_the_ids_that_these_give_them(beside, tmp_pat
 )
 def test_tokens_that_files_disagree_about_are_named(beside, words, tmp_path):
     with pytest.raises(DataError, match=words):
-        tokenisers.load(letters_folder(tmp_path, **beside))
+        tokenizers.load(letters_folder(tmp_path, **beside))
