@@ -8,8 +8,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
-from jaxvqa.models.layers.attention import KeyValue, Past
-
 
 class DecoderCache(flax.struct.PyTreeNode):
     """What is kept of N texts of B prompts from one token to the next, N / B side by side from each.
@@ -18,7 +16,7 @@ class DecoderCache(flax.struct.PyTreeNode):
     each reads its own only. A text that goes on from another one takes over what that one reads, and nothing is copied.
 
     Attributes:
-      blocks: keys and values of each block, with S places; of B rows.
+      blocks: keys and values of each block (`jaxvqa.models.layers.attention.KeyValue`), with S places; of B rows.
       filled: bool[N, S], which places hold a token of each text.
       slot: int32[], the next place, the same for all rows.
       position: int32[N], the next token's number in its own text, from 0.
@@ -26,7 +24,7 @@ class DecoderCache(flax.struct.PyTreeNode):
       own: what else is known of each text: arrays of N rows.
     """
 
-    blocks: tuple[KeyValue, ...]
+    blocks: tuple[Any, ...]
     filled: Bool[Array, "N S"]
     slot: Int[Array, ""]
     position: Int[Array, " N"]
@@ -35,7 +33,7 @@ class DecoderCache(flax.struct.PyTreeNode):
 
     @classmethod
     def start(
-        cls, blocks: tuple[KeyValue, ...], mask: Bool[Array, "B P"], *, slots: int, texts: int, **more: Any
+        cls, blocks: tuple[Any, ...], mask: Bool[Array, "B P"], *, slots: int, texts: int, **more: Any
     ) -> "DecoderCache":
         """A text for each prompt, and room for `texts` of `slots` tokens each; `more`: `shared` and `own`."""
         length = mask.shape[1]
@@ -55,7 +53,7 @@ class DecoderCache(flax.struct.PyTreeNode):
         )
 
     @property
-    def past(self) -> list[Past]:
+    def past(self) -> list[Any]:
         """What each block reads of earlier positions."""
         return [(block, self.slot) for block in self.blocks]
 
@@ -75,14 +73,14 @@ class DecoderCache(flax.struct.PyTreeNode):
         """What each text may read: the attention mask of `side_by_side`."""
         return self.side_by_side(self.filled)[:, None]
 
-    def advance(self, blocks: tuple[KeyValue, ...], own: Any) -> "DecoderCache":
+    def advance(self, blocks: tuple[Any, ...], own: Any) -> "DecoderCache":
         """The same with the token that was reserved for."""
         beside = len(self.position) // blocks[0].key.shape[0]
         return self.replace(blocks=blocks, slot=self.slot + beside, position=self.position + 1, own=own)
 
     def behind(
         self, tokens: Int[Array, "C W"]
-    ) -> tuple[Int[Array, "B _"], Int[Array, "B _"], Bool[Array, "B 1 _ _"], list[Past]]:
+    ) -> tuple[Int[Array, "B _"], Int[Array, "B _"], Bool[Array, "B 1 _ _"], list[Any]]:
         """C texts behind each of B as positions in a row: each reads what is kept, and its own text's earlier tokens.
 
         Returns:
