@@ -125,7 +125,7 @@ class Generator:
             if (parents := search.parents(state)) is not None:
                 cache = cache.of_texts(lambda x: x[parents])
             token = jnp.take(state.written.tokens, state.written.count - 1, axis=1)
-            logits, cache = self.model.apply(variables, token, cache, method="decode")  # type: ignore[misc]
+            logits, cache = self.model.apply(variables, token, cache, method="decode")
             return search.choose(state, logits, key), cache
 
         state, _ = jax.lax.while_loop(go_on, add, (state, cache))

@@ -60,15 +60,15 @@ class State(Protocol):
 
 @runtime_checkable
 class Search(Protocol):
-    """Chooses tokens.
+    """Chooses tokens."""
 
-    Attributes:
-      limits: what holds for all texts.
-      texts: how many texts of a prompt are followed side by side.
-    """
+    @property
+    def limits(self) -> Limits:
+        """What holds for all texts."""
 
-    limits: Limits
-    texts: int
+    @property
+    def texts(self) -> int:
+        """How many texts of a prompt are followed side by side."""
 
     def start(self, read: Read) -> Any:
         """The `State` before the first token."""

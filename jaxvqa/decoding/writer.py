@@ -85,5 +85,5 @@ def read(
 ) -> Read:
     """Reads prompts with room for `new` more tokens in each of `texts` texts; see `Writer.prefill`."""
     given = {"text": prompt, "text_mask": prompt_mask, "slots": prompt.shape[1] + new, "texts": texts, **inputs}
-    logits, cache = model.apply(variables, method="prefill", **given)  # type: ignore[misc]
+    logits, cache = model.apply(variables, method="prefill", **given)
     return Read(logits, cache, prompt, prompt_mask)

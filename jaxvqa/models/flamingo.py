@@ -267,8 +267,8 @@ class Flamingo(nn.Module):
     def decode(self, token: Int[Array, " N"], cache: DecoderCache) -> tuple[Float[Array, "N V"], DecoderCache]:
         """Adds one token to each text; see `Writer`."""
         cache, count = cache.reserve(), cache.own + (token == self.image_token)
-        read = (cache.side_by_side(x) for x in (token, cache.position, count))
-        x, _, blocks = self._run(*read, cache.mask, cache.shared, cache.past, train=False)
+        text, positions, number = (cache.side_by_side(x) for x in (token, cache.position, count))
+        x, _, blocks = self._run(text, positions, number, cache.mask, cache.shared, cache.past, train=False)
         logits, _ = self.tower.logits(x)
         return logits.reshape(len(token), -1), cache.advance(blocks, own=count)
 
@@ -303,7 +303,8 @@ class Flamingo(nn.Module):
     ) -> tuple[Array, Arrays, tuple[KeyValue, ...]]:
         """Embeds a text, and runs it through all blocks and cross-attentions; `count`: how many images have begun."""
         x = self.tower.embed_text(text, positions, train=train)
-        out, kept, visible = {"embedded": x}, [], ()
+        out, kept = {"embedded": x}, []
+        visible: tuple[Array, ...] = ()
         if media:
             number = media[0].key.shape[2] // self.latents
             visible = self.quirks.visible_media(count, number, immediate=self.immediate)

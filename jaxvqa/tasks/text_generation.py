@@ -88,7 +88,7 @@ class TextGeneration(Task):
         self._data, self._loss = data, config.loss
         self.tokenizer = PromptTokenizer(assets["tokenizer"])
         self.answers = ANSWER_LISTS[data.answers.form](tuple(assets["answers"]))
-        self.model = models.build(
+        self.model: Any = models.build(
             config.model.to_dict(),
             dtype=config.dtype,
             vocab_size=len(self.tokenizer),
