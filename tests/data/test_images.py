@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from jaxvqa.data import images
+from jaxvqa.data.transforms import random_of
 from jaxvqa.errors import DataError
 
 
@@ -164,3 +165,10 @@ def test_colours_change_by_the_draw_alone_and_grey_stays_grey():
 def test_hue_is_turned_around_the_circle(turn, colour):
     red = Image.new("RGB", (2, 2), (255, 0, 0))
     np.testing.assert_allclose(np.asarray(images._hue_turned(red, turn))[0, 0], colour, atol=8)
+
+
+def test_random_numbers_of_an_example_depend_on_its_draw_and_the_streams_name_alone():
+    first = random_of({"draw": (0, 3, 5), "image_id": 1}, "noise").random(4)
+    np.testing.assert_array_equal(random_of({"draw": (0, 3, 5), "image_id": 2}, "noise").random(4), first)
+    others = [((0, 3, 5), "colour"), ((0, 3, 6), "noise"), ((0, 4, 5), "noise"), ((1, 3, 5), "noise")]
+    assert len({tuple(first)} | {tuple(random_of({"draw": draw}, name).random(4)) for draw, name in others}) == 5
