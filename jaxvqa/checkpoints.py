@@ -1,7 +1,7 @@
 """Checkpoints: orbax step folders that hold all that a later run, an evaluation or a prediction needs.
 
     WORKDIR/checkpoints/STEP/
-      model/      parameters, other collections, moving averages of both
+      model/      parameters, other collections, moving averages
       optimizer/  step and optimiser state
       assets/     JSON: vocabulary, answer list: what turns text into the model's numbers and back
       meta/       JSON: config, position in the data, versions of the libraries that wrote it
@@ -25,15 +25,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from jaxvqa import paths
-from jaxvqa.errors import (
-    CheckpointError,
-    DivergedError,
-    StorageError,
-    UserError,
-    first_line,
-    nearest,
-    os_errors,
-)
+from jaxvqa.errors import CheckpointError, DivergedError, StorageError, UserError, first_line, nearest, os_errors
 from jaxvqa.state import Kinds, TrainState, not_finite, start_ema
 
 FOLDER = "checkpoints"
@@ -126,34 +118,12 @@ class Checkpoints:
         Raises:
           CheckpointError: lists every leaf that is missing, unexpected, of another shape or not finite.
         """
-        step = self._step(step)
-        self._check_fits("model", step, model_item(shapes))
-        self._check_fits("optimizer", step, optimizer_item(shapes))
-        with self._corruption(step):
-            items = self._manager.restore(
-                step,
-                args=ocp.args.Composite(
-                    model=ocp.args.StandardRestore(model_item(shapes)),
-                    optimizer=ocp.args.StandardRestore(optimizer_item(shapes)),
-                ),
-            )
-        self._check_read({**items["model"], **items["optimizer"]}, step)
-        return TrainState(
-            step=items["optimizer"]["step"],
-            opt_state=items["optimizer"]["opt_state"],
-            params=items["model"]["params"],
-            collections=items["model"]["collections"],
-            ema=items["model"]["ema"],
-        )
+        items = self._restore(step, model=model_item(shapes), optimizer=optimizer_item(shapes))
+        return TrainState(**items["model"], **items["optimizer"])
 
     def restore_model(self, shapes: Any, step: int | None = None) -> dict[str, Any]:
         """Restores {"params", "collections", "ema"} without the optimiser; `shapes` as in `restore`."""
-        step = self._step(step)
-        self._check_fits("model", step, shapes)
-        with self._corruption(step):
-            items = self._manager.restore(step, args=ocp.args.Composite(model=ocp.args.StandardRestore(shapes)))
-        self._check_read(items["model"], step)
-        return items["model"]
+        return self._restore(step, model=shapes)["model"]
 
     def model_shapes(self, step: int | None = None, sharding: Any = None) -> dict[str, Any]:
         """The saved {"params", "collections", "ema"} as ShapeDtypeStructs, read without the arrays.
@@ -161,12 +131,8 @@ class Checkpoints:
         To restore by them, give the `sharding` that every array shall have: without one, orbax wants the very devices that
         the checkpoint was written from.
         """
-        step = self._step(step)
-        with self._corruption(step):
-            metadata = self._manager.item_metadata(step)["model"]
-        if metadata is None:
-            raise self._damaged(step, "model/_METADATA is missing")
-        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), metadata.tree)
+        tree = self._metadata("model", self._step(step))
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
 
     def read_json(self, step: int | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
         """The (assets, meta) of a checkpoint."""
@@ -228,19 +194,30 @@ class Checkpoints:
             f"written.\n{way_out}{more}"
         )
 
-    def _check_fits(self, item: str, step: int, shapes: Any) -> None:
+    def _metadata(self, item: str, step: int) -> Any:
         with self._corruption(step):
             saved = self._manager.item_metadata(step)[item]
         if saved is None:
             raise self._damaged(step, f"{item}/_METADATA is missing")
-        faults = differences({p: tuple(x.shape) for p, x in paths.flatten(shapes).items()}, _leaf_shapes(saved))
-        if faults:
-            raise CheckpointError(
-                f"The checkpoint {self.folder / str(step)} does not fit the config's model ({item}):\n  "
-                + "\n  ".join(faults)
-                + "\nIt was written by another model, vocabulary or answer list; use the config that it holds "
-                "(meta/metadata), or another --workdir."
-            )
+        return saved.tree
+
+    def _restore(self, step: int | None, **shapes: Any) -> dict[str, Any]:
+        """Restores items of a checkpoint by their shapes."""
+        step = self._step(step)
+        for item, expected in shapes.items():
+            faults = differences(*(_leaf_shapes(tree) for tree in (expected, self._metadata(item, step))))
+            if faults:
+                raise CheckpointError(
+                    f"The checkpoint {self.folder / str(step)} does not fit the config's model ({item}):\n  "
+                    + "\n  ".join(faults)
+                    + "\nIt was written by another model, vocabulary or answer list; use the config that it holds "
+                    "(meta/metadata), or another --workdir."
+                )
+        with self._corruption(step):
+            args = {item: ocp.args.StandardRestore(expected) for item, expected in shapes.items()}
+            items = dict(self._manager.restore(step, args=ocp.args.Composite(**args)))
+        self._check_read({name: tree for item in items.values() for name, tree in item.items()}, step)
+        return items
 
     def _check_read(self, items: Any, step: int) -> None:
         if faults := not_finite(items):
@@ -297,9 +274,8 @@ def optimizer_item(state: TrainState) -> dict[str, Any]:
     return {"step": state.step, "opt_state": state.opt_state}
 
 
-def _leaf_shapes(metadata: Any) -> dict[str, tuple[int, ...]]:
-    leaves = paths.flatten(getattr(metadata, "tree", metadata))
-    return {path: tuple(leaf.shape) for path, leaf in leaves.items() if hasattr(leaf, "shape")}
+def _leaf_shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    return {path: tuple(leaf.shape) for path, leaf in paths.flatten(tree).items() if hasattr(leaf, "shape")}
 
 
 def differences(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> list[str]:

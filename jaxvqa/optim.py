@@ -125,6 +125,11 @@ def sysu_table(epochs: int, block: int = 20) -> tuple[tuple[int, float], ...]:
     return tuple((start, polynomial(max(start - 1, 0), epochs)) for start in range(0, epochs, block))
 
 
+def _in_stairs(boundaries: Any, rates: Any) -> Callable[..., Any]:
+    edges, values = np.asarray(boundaries, np.int32), np.asarray(rates, np.float32)
+    return lambda step: jnp.asarray(values)[jnp.sum(jnp.asarray(step) >= edges, dtype=jnp.int32)]
+
+
 def make_schedule(
     config: ml_collections.ConfigDict, *, data_size: int, batch_size: int, total_steps: int
 ) -> Callable[[Int[Array, ""] | int], Float[Array, ""]]:
@@ -139,27 +144,17 @@ def make_schedule(
       batch_size: examples a step.
       total_steps: steps of the whole run.
     """
-    name = config.schedule.name
+    settings = config.schedule.to_dict()
+    name = settings.pop("name")
     if name == "constant":
         return lambda step: jnp.asarray(config.lr, jnp.float32)
     if name == "staircase":
-        boundaries, rates = staircase(
-            config.lr,
-            data_size=data_size,
-            batch_size=batch_size,
-            warmup_epochs=config.schedule.warmup_epochs,
-            decay_epochs=tuple(config.schedule.decay_epochs),
-            decay_rate=config.schedule.decay_rate,
-        )
-        edges, values = np.asarray(boundaries, np.int32), np.asarray(rates, np.float32)
-        return lambda step: jnp.asarray(values)[jnp.sum(jnp.asarray(step) >= edges, dtype=jnp.int32)]
+        return _in_stairs(*staircase(config.lr, data_size=data_size, batch_size=batch_size, **settings))
     if name == "epochs":
         epochs, shares = zip(*config.schedule.table, strict=True)
         if epochs[0] != 0 or list(epochs) != sorted(set(epochs)):
             raise ConfigError(f"config.optim.schedule.table: epochs must grow from 0 on; they are {list(epochs)}.")
-        edges = np.asarray(epochs[1:], np.int32) * (data_size // batch_size)
-        values = config.lr * np.asarray(shares, np.float64)
-        return lambda step: jnp.asarray(values, jnp.float32)[jnp.sum(jnp.asarray(step) >= edges, dtype=jnp.int32)]
+        return _in_stairs(np.multiply(epochs[1:], data_size // batch_size), np.multiply(config.lr, shares))
     if name in ("cosine", "linear"):
         warmup = in_steps(config.schedule.warmup, data_size=data_size, batch_size=batch_size, total_steps=total_steps)
         rest = max(total_steps - warmup, 1)
@@ -185,7 +180,7 @@ def make_optimizer(
     Args:
       config: `config.optim`: `name` (`adam`: b1, b2, eps, the eps outside the root as in PyTorch; `adamax`: the largest
         gradient in place of the root mean square, eps added to each gradient's size; `sgd`: momentum, nesterov,
-        `restart_epochs`, see `restarted_momentum`), `clip_norm` (global norm, 0 = none), and four tables over parameter paths
+        `restart_epochs`, see `restarted_momentum`), `clip_norm` (global norm, 0 = none), and tables over parameter paths
         (`jaxvqa.paths.lookup`; empty = nothing): `coupled_decay` (weight decay that goes through the rule: added to the
         gradient, after clipping, as PyTorch's SGD has it), `decay` (decoupled weight decay: added behind the rule),
         `lr_scale` (rate multipliers), `freeze` (true = fixed).
@@ -196,7 +191,7 @@ def make_optimizer(
       An optax transformation whose updates still point up the gradient: the step subtracts rate times update. `update` takes
       the train state's `step` by keyword, which rules that depend on the time need, and the others pass over.
     """
-    restarts = tuple(epoch * steps_per_epoch for epoch in config.get("restart_epochs", ()))
+    restarts = tuple(epoch * steps_per_epoch for epoch in config.restart_epochs)
     rules = {
         "adam": lambda: optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps),
         "adamax": lambda: optax.scale_by_adamax(b1=config.b1, b2=config.b2, eps=config.eps),
@@ -211,7 +206,7 @@ def make_optimizer(
     if restarts and config.name != "sgd":
         raise ConfigError(f"config.optim.restart_epochs is for sgd; config.optim.name is {config.name!r}.")
     parts = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
-    if config.get("coupled_decay", ()):
+    if config.coupled_decay:
         parts.append(_add_parameters(paths.lookup(config.coupled_decay, params, "optim.coupled_decay")))
     parts.append(rules[config.name]())
     if config.decay:

@@ -180,6 +180,13 @@ WRONG = {
     "optim.lr_scale": [((".*", "a"),)],
     "optim.coupled_decay": [((".*", math.inf),)],
     "optim.freeze": [(("[", True),), ((".*", 1),)],
+    "optim.bounds": [
+        ((".*", 1.0),),
+        ((".*", (1.0,)),),
+        ((".*", (1.0, 0.0)),),
+        ((".*", (0.0, math.nan)),),
+        ((".*", "ab"),),
+    ],
     "sharding.params": [(("*", ()),), ((".*", ("dat",)),), ((".*", "data"),)],
     "init_from.model.table": [(("(a)", r"\2"),), (("a", r"\g<b>"),), (("(", True),), ((".*", 0.5),)],
     "curriculum": [((-1, "train"),), ((0, ""),), ((0.5, "train"),)],

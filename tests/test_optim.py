@@ -89,22 +89,29 @@ def test_a_table_of_epochs():
 
 
 @pytest.mark.oracle
-def test_adamax_is_pytorchs():
+@pytest.mark.parametrize("clip_norm", [0.0, 1.0])
+@pytest.mark.parametrize(("name", "decay"), [("adamax", 0.0), ("adam", 0.0), ("adam", 0.1)])
+def test_adam_and_adamax_are_pytorchs_with_and_without_clipping(name, decay, clip_norm):
     start = np.asarray([1.0, -2.0, 0.5], np.float32)
     theirs = torch.nn.Parameter(torch.tensor(start))
-    rule = torch.optim.Adamax([theirs], lr=0.05, betas=(0.9, 0.99), eps=1e-3)
+    rule = {"adamax": torch.optim.Adamax, "adam": torch.optim.AdamW if decay else torch.optim.Adam}[name]
+    rule = rule([theirs], lr=0.05, betas=(0.9, 0.99), eps=1e-3, weight_decay=decay)
     config = configs.load("configs/rwsan.py").optim
     with config.unlocked():
-        config.update({"name": "adamax", "clip_norm": 0.0, "b1": 0.9, "b2": 0.99, "eps": 1e-3})
-    ours = jnp.asarray(start)
+        config.update({"name": name, "clip_norm": clip_norm, "b1": 0.9, "b2": 0.99, "eps": 1e-3})
+        config.decay = ((".*", decay),)
+    ours = {"w": jnp.asarray(start)}
     optimizer = optim.make_optimizer(config, ours)
     state = optimizer.init(ours)
-    for gradient in ([0.1, -3.0, 0.0], [0.2, 1.0, 1e-4], [-0.4, 0.01, 0.0]):
+    for gradient in ([0.1, -3.0, 0.0], [0.2, 1.0, 1e-4], [-0.4, 0.01, 0.0]):  # the first two are longer than 1
         theirs.grad = torch.tensor(gradient)
+        if clip_norm:
+            torch.nn.utils.clip_grad_norm_([theirs], clip_norm)
         rule.step()
-        direction, state = optimizer.update(jnp.asarray(gradient), state, ours)
-        ours = ours - 0.05 * direction
-    np.testing.assert_allclose(np.asarray(ours), theirs.detach().numpy(), rtol=1e-6)
+        direction, state = optimizer.update({"w": jnp.asarray(gradient)}, state, ours)
+        ours = jax.tree.map(lambda p, u: p - 0.05 * u, ours, direction)
+    # PyTorch adds 1e-6 to the norm that it divides by.
+    np.testing.assert_allclose(np.asarray(ours["w"]), theirs.detach().numpy(), rtol=1e-5 if clip_norm else 1e-6)
 
 
 def _one_update(grads, params, **changes):
