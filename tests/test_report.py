@@ -161,11 +161,11 @@ def test_types_have_counts_intervals_and_the_baselines_column(tmp_path):
     row = next(r for r in tables["Question type"] if r["name"] == "count")
     mine = [r["accuracy"] for r in ours if r["question_type"] == "count"]
     images = [r["image_id"] for r in ours if r["question_type"] == "count"]
-    assert row["questions"] == 20
-    assert row["accuracy"] == pytest.approx(100 * np.mean(mine))
+    assert row["n"] == 20
+    assert row["value"] == pytest.approx(100 * np.mean(mine))
     assert (row["low"], row["high"]) == pytest.approx(tuple(100 * x for x in confidence_interval(mine, images)))
     assert row["baseline"] == pytest.approx(40)
-    assert row["difference"] == pytest.approx(row["accuracy"] - 40)
+    assert row["difference"] == pytest.approx(row["value"] - 40)
     without = dict(results.groups(ours, {}))["Question type"][0]
     assert without["baseline"] is None
     assert without["difference"] is None

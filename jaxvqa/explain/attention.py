@@ -11,6 +11,7 @@ from jaxvqa.errors import ConfigError, DataError
 from jaxvqa.evaluators.answers import annotators_of
 from jaxvqa.explain.explanation import AttentionMap, Explanation
 from jaxvqa.runs import Run
+from jaxvqa.tasks import Explains, Task
 from jaxvqa.tasks.predictions import Prediction
 from jaxvqa.types import Config
 
@@ -32,7 +33,7 @@ def explain(
       ConfigError: the run's task gives no attention over regions.
       DataError: the data set is not built, or has no question of some id (all unknown ones are named).
     """
-    task: Any = run.task
+    task = run.task
     if "explain" not in task.predictions:
         raise ConfigError(f"The task {run.config.task!r} has no predict function 'explain', so nothing can be drawn.")
     source = run.data.split(split or default_split(run.final))
@@ -103,14 +104,16 @@ def _images(run: Run, source: Split) -> Split | None:
 def _explanation(
     example: Mapping[str, Any],
     prediction: Prediction,
-    task: Any,
+    task: Task | None,
     images: Split | None,
     *,
     blind: bool = False,
 ) -> Explanation:
     question = example.get("question", "")  # a caption answers none
-    words = task.words(question) if task else []
-    boxes = task.boxes(example) if task else np.zeros((0, 4), np.float32)
+    words: Sequence[str] = ()
+    boxes = np.zeros((0, 4), np.float32)
+    if isinstance(task, Explains):
+        words, boxes = task.words(question), task.boxes(example)
     image: Mapping[str, Any] = example
     if images is not None and "image" not in example:
         try:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxvqa.metrics.bootstrap import confidence_interval
+from jaxvqa.metrics.score import Score, share
 from jaxvqa.report.charts import calibration_chart
 from jaxvqa.report.run import Record
 
@@ -24,39 +24,25 @@ GROUP_TITLES = {
 
 
 def result(record: Record, name: str, scored: Sequence[Row]) -> dict[str, Any] | None:
-    """The last accuracy of an evaluation in percent with its interval, from the metrics, else from the predictions."""
-    steps, values = record.series(f"{name}/accuracy")
-    if steps:
-        low, high = (record.values.get(f"{name}/accuracy/{end}") for end in ("low", "high"))
-        return {"accuracy": values[-1], "low": low, "high": high, "step": steps[-1], "questions": len(scored) or None}
-    if not scored:
-        return None
-    return _accuracy(scored) | {"step": record.run.predictions(name)[0]}
+    """The fields of the last accuracy's `Score` and its `step`: from the metrics, else from the predictions."""
+    steps, _ = record.series(f"{name}/accuracy")
+    if last := Score.of_row(record.values, f"{name}/accuracy"):
+        return vars(last) | {"n": len(scored), "step": steps[-1]}
+    return vars(_accuracy(scored)) | {"step": record.run.predictions(name)[0]} if scored else None
 
 
-def _accuracy(rows: Sequence[Row]) -> dict[str, Any]:
-    """The mean accuracy of predictions in percent, its interval, and how many there are."""
-    accuracies = [row["accuracy"] for row in rows]
-    low, high = confidence_interval(accuracies, _images(rows))
-    ours = 100 * float(np.mean(accuracies))
-    return {"accuracy": ours, "low": 100 * low, "high": 100 * high, "questions": len(rows)}
-
-
-def _images(rows: Sequence[Row]) -> list[int]:
-    return [row["image_id"] for row in rows]
+def _accuracy(rows: Sequence[Row]) -> Score:
+    return Score.mean([row["accuracy"] for row in rows], [row["image_id"] for row in rows])
 
 
 def scores(record: Record, name: str) -> list[tuple[str, dict[str, Any]]]:
-    """What an evaluation gives beside an accuracy of answers, such as "test/iou": the last value and its interval."""
+    """What an evaluation gives beside an accuracy of answers, such as "test/iou": the last `Score` and its `step`."""
     rows = [row for row in record.run.metrics if any(key.startswith(f"{name}/") for key in row)]
     if not rows or record.evals.get(name, {}).get("type") != "scores":
         return []
-    last = rows[-1]
-    return [
-        (key, {"value": value, "low": last.get(f"{key}/low"), "high": last.get(f"{key}/high"), "step": last["step"]})
-        for key, value in last.items()
-        if key.count("/") == 1 and key.startswith(f"{name}/")
-    ]
+    names = [key for key in rows[-1] if key.count("/") == 1 and key.startswith(f"{name}/")]
+    found = ((key, Score.of_row(rows[-1], key)) for key in names)
+    return [(key, vars(score) | {"step": rows[-1]["step"]}) for key, score in found if score]
 
 
 def curves(record: Record, name: str) -> list[str]:
@@ -65,18 +51,15 @@ def curves(record: Record, name: str) -> list[str]:
     return found or [f"{name}/{measure}" for measure in ("bleu", "bleu_4") if f"{name}/accuracy" not in record.values]
 
 
-def difference(scored: Sequence[Row], before: Mapping[int, float]) -> dict[str, Any] | None:
+def difference(scored: Sequence[Row], before: Mapping[int, float]) -> Score | None:
     """The mean difference in accuracy on the questions that both answered, in points, with its paired interval."""
     both = [row for row in scored if row["id"] in before]
-    if not both:
-        return None
-    pairs = [row["accuracy"] - before[row["id"]] for row in both]
-    low, high = confidence_interval(pairs, _images(both), paired=True)
-    return {"points": 100 * float(np.mean(pairs)), "low": 100 * low, "high": 100 * high, "questions": len(pairs)}
+    gains = [row["accuracy"] - before[row["id"]] for row in both]
+    return Score.mean(gains, [row["image_id"] for row in both], paired=True) if both else None
 
 
 def groups(scored: Sequence[Row], before: Mapping[int, float]) -> Iterator[tuple[str, list[Row]]]:
-    """Accuracy by type: (title, rows), a row with name, questions, accuracy, low, high, baseline, difference (percent)."""
+    """Accuracy by type: (title, rows), a row with the fields of its `Score`, and its name, baseline and difference."""
     for group, title in GROUP_TITLES.items():
         members = defaultdict(list)
         for row in scored:
@@ -85,23 +68,22 @@ def groups(scored: Sequence[Row], before: Mapping[int, float]) -> Iterator[tuple
         lines = []
         for name, rows in sorted(members.items(), key=lambda item: (-len(item[1]), item[0])):
             both = [row for row in rows if row["id"] in before]
-            base = 100 * float(np.mean([before[row["id"]] for row in both])) if both else None
-            gain = None if base is None else 100 * float(np.mean([row["accuracy"] for row in both])) - base
-            lines.append(_accuracy(rows) | {"name": name, "baseline": base, "difference": gain})
+            base = share([before[row["id"]] for row in both]) if both else None
+            gain = None if base is None else share([row["accuracy"] for row in both]) - base
+            lines.append(vars(_accuracy(rows)) | {"name": name, "baseline": base, "difference": gain})
         if lines:
             yield title, lines
 
 
 def groups_from_metrics(record: Record, baseline: Record | None, name: str) -> Iterator[tuple[str, list[Row]]]:
     """The same without predictions: the last accuracies by type that the metrics hold, without counts."""
-    unknown = dict.fromkeys(("questions", "low", "high"))
     for group, title in GROUP_TITLES.items():
         lines = []
         for key in sorted(key for key in record.values if key.startswith(f"{name}/{group}/")):
             ours, base = record.values[key], baseline.values.get(key) if baseline else None
             gain = None if base is None else ours - base
-            row = {"name": key.removeprefix(f"{name}/{group}/"), "accuracy": ours, "baseline": base, "difference": gain}
-            lines.append(unknown | row)
+            row = {"name": key.removeprefix(f"{name}/{group}/"), "baseline": base, "difference": gain}
+            lines.append(vars(Score(ours)) | row)
         if lines:
             yield title, lines
 

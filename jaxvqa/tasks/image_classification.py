@@ -1,7 +1,7 @@
 """Choosing one of a closed list of answers by the picture alone, as SYSU-HCP does; a question may only rule answers out."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -144,14 +144,6 @@ class ImageClassification(Task):
             "modality": np.zeros((batch_size,), np.int32),
             "mask": np.ones((batch_size,), np.float32),
         }
-
-    def words(self, question: str) -> list[str]:
-        """No words: the model does not read the question."""
-        return []
-
-    def boxes(self, example: Mapping[str, Any]) -> Float[np.ndarray, "R 4"]:
-        """No regions: the model has no attention over places."""
-        return np.zeros((0, 4), np.float32)
 
     # --- model -------------------------------------------------------------------------------------------------------------
 
