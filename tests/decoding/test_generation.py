@@ -153,7 +153,7 @@ def test_beams_read_their_own_words_only(written, score):
 def test_texts_that_do_not_fit_are_refused(written):
     model, params, _, media = written
     generator = Generator(model, Single(Limits(20)))
-    with pytest.raises(ConfigError, match="take 36 words; the language model has positions for 24"):
+    with pytest.raises(ConfigError, match="take 36 tokens; the language model has positions for 24"):
         generator(params, [[1, 2]], media=media[:1])
     with pytest.raises(ConfigError, match="A prompt has to have a token"):
         generator(params, [[1], []], media=media[:2])
