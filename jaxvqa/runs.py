@@ -126,7 +126,7 @@ class Run:
 
     @cached_property
     def command(self) -> str:
-        """The command that made the folder, without --workdir, as text for a shell; empty if a program made it."""
+        """The command that made the folder, without --workdir or --to, for a shell; empty if a program made it."""
         file = self.folder / "run.json"
         if file.is_file():
             return read_json(file, "the command of a run, as it writes it", {"command": str})["command"]

@@ -17,6 +17,7 @@ and `clip_vision` are parts of a model: the folder serves `config.init_from`.
 
 import argparse
 import dataclasses
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -79,7 +80,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--vocabulary", type=user_path, help="a JSON list of all words, or of the original's word -> number"
     )
     words.add_argument("--questions", type=user_path, nargs="+", help="VQA v2 question files, in the original's order")
-    arguments = parser.parse_args(argv)
+    given = sys.argv[1:] if argv is None else list(argv)
+    arguments = parser.parse_args(given)
+    kept = [
+        w for i, w in enumerate(given) if not (w == "--to" or w.startswith("--to=") or given[max(i - 1, 0)] == "--to")
+    ]
+    arguments.command = shlex.join(["python", "-m", "jaxvqa.convert", *kept])
     source, system = arguments.source, SYSTEMS[arguments.system]
     folders = system.original.read is pretrained.read  # whose checkpoints may be folders
     arguments.to_folder = not source.is_dir() or (folders and not (source / checkpoints.FOLDER).is_dir())
@@ -111,7 +117,7 @@ def _to_folder(arguments: argparse.Namespace) -> None:
     for name in reversed((system.part or "").split("/") if system.part else []):
         variables = {collection: {name: tree} for collection, tree in variables.items()}
     notes = {"file": arguments.source.name, "system": arguments.system, **checkpoint.entries}
-    step = workdir.write(arguments.target, config, variables, checkpoint.adam, made, notes)
+    step = workdir.write(arguments.target, config, variables, checkpoint.adam, made, notes, arguments.command)
     print(checkpoint.report)
     for note in checkpoint.told:
         print(f"{arguments.source}: {note}")

@@ -47,6 +47,7 @@ def write(
     adam: AdamState | None,
     assets: Mapping[str, Any],
     notes: Mapping[str, Any],
+    command: str = "",
 ) -> int:
     """Writes a work directory that evaluates, predicts, and serves as `config.init_from.NAME.workdir`.
 
@@ -57,6 +58,7 @@ def write(
       adam: the optimiser's state, kept when the config's optimiser is an Adam or Adamax.
       assets: what the checkpoint needs to read questions and write answers.
       notes: JSON values to keep beside the config.
+      command: what a user typed to get this, without --to.
 
     Returns:
       The step under which it was saved: the optimiser's, 0 without one.
@@ -80,7 +82,7 @@ def write(
     )
     if faults := not_finite(state):
         raise CheckpointError(f"The converted weights hold numbers that are not finite: {', '.join(faults[:5])} …")
-    run = Run.start(folder, config)
+    run = Run.start(folder, config, command)
     position = {"examples": config.data.examples, "split": config.data.train_split, "size": None}
     with contextlib.closing(checkpoints.Checkpoints(folder)) as saved:
         run.save(saved, state, assets, position, converted=dict(notes))

@@ -255,7 +255,8 @@ def commands(record: Record, baseline: Record | None) -> list[tuple[str, str]]:
         lines.append(("Build the data", f"python -m tfds_builders.build {name} --config={chosen}{folder}"))
     workdir = shlex.quote(str(run.folder))
     if run.command:
-        lines.append(("Make it again", f"{run.command} --workdir={workdir}-again"))
+        folder_is = "--to" if run.command.startswith("python -m jaxvqa.convert") else "--workdir"
+        lines.append(("Make it again", f"{run.command} {folder_is}={workdir}-again"))
     lines.append(("Evaluate again", f"python -m jaxvqa.main --mode=eval --workdir={workdir}"))
     if not run.members:
         explain = f"python -m jaxvqa.explain --workdir={workdir} --count=24 --output={workdir}/explain"

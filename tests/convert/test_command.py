@@ -1,12 +1,14 @@
 """The command with CMSA's checkpoints: a run's folder to the original's file and back, and parts for `config.init_from`."""
 
 import json
+import shlex
 
 import numpy as np
 import pytest
 
 from jaxvqa import checkpoints, configs, main, paths
 from jaxvqa.convert import __main__ as convert
+from jaxvqa.runs import Run
 from tests import runs
 
 
@@ -60,6 +62,8 @@ def test_a_run_becomes_the_originals_file_and_a_run_again(converted, settings, t
     run, file, options = converted(system)
     again = tmp_path / "again"
     assert convert.main([f"--system={system}", f"--from={file}", f"--to={again}", *options]) == 0
+    command = ["python", "-m", "jaxvqa.convert", f"--system={system}", f"--from={file}", *options]
+    assert Run.open(again).command == shlex.join(command)
     ours, theirs = arrays(run), arrays(again)
     assert ours.keys() == theirs.keys()
     for path, array in ours.items():
