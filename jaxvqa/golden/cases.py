@@ -14,7 +14,7 @@ import numpy as np
 from jaxvqa.convert import files
 from jaxvqa.golden import weights
 
-COMMENTS = frozenset({"about", "note", "notes"})
+COMMENTS = frozenset({"about", "note", "notes", "size", "parameter_count", "n_tensors", "n_parameters", "lr_at_step_1"})
 """Entries of a case that hold nothing to compare."""
 
 LIMIT = 1e-4
@@ -29,6 +29,24 @@ Results = Iterable[tuple[str, Any, Any]]
 
 class Skipped(Exception):  # noqa: N818 (nothing is wrong)
     """Why something cannot be compared here."""
+
+
+class Read(dict[str, Any]):
+    """A map, and those in it, that know which of their entries were asked for."""
+
+    def __init__(self, content: Mapping[str, Any], asked: Iterable[str] = ()):
+        """Args: the map, and what was asked for before."""
+        super().__init__({key: Read(value) if isinstance(value, dict) else value for key, value in content.items()})
+        self.asked = set(asked)
+
+    def __getitem__(self, key: str) -> Any:
+        self.asked.add(key)
+        return super().__getitem__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The entry, or the default."""
+        self.asked.add(key)
+        return super().get(key, default)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +101,7 @@ class Case:
         A manifest with a `base` beside it, or another `manifest`, has that one's checkpoint, model and options and, besides its
         own, its inputs.
         """
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = Read(json.loads(path.read_text(encoding="utf-8")))
         arrays: dict[str, np.ndarray] = {}
         if results_of(path).exists():
             with np.load(results_of(path), allow_pickle=False) as stored:
@@ -99,8 +117,8 @@ class Case:
         expected = {key.removeprefix("out_"): value for key, value in arrays.items() if f"{key}_".startswith("out_")}
         if other := content.get("base", content.get("manifest")):
             base = cls.read(path.with_name(other))
-            content = {key: base.manifest[key] for key in ("model", "options")} | content
-            content["tensors"] = base.manifest["tensors"]
+            given = {key: base.manifest[key] for key in ("model", "options")} | content
+            content = Read(given | {"tensors": base.manifest["tensors"]}, content.asked)
             inputs = base.inputs | inputs
         return cls(results_of(path).stem, content, inputs, expected, arrays, path.parent)
 
@@ -201,6 +219,14 @@ class Case:
         for name in given.keys() - {*known, *COMMENTS}:
             note = f"the runner does not know this: {given[name]!r:.60}"
             yield Row(self.name, form.format(where, name) if where else name, False, note=note)
+
+    def unread(self, *parts: str) -> Iterator[Row]:
+        """A miss for each entry of the manifest's parts ("manifest" is the whole) that nothing has asked for."""
+        for part in parts:
+            held: Any = self.manifest
+            for name in () if part == "manifest" else part.split("."):
+                held = held.get(name, {})
+            yield from self.unknown(held, getattr(held, "asked", ()), part)
 
     def back_again(self, tensors: Mapping[str, np.ndarray], ours: Mapping[str, np.ndarray], output: str = "") -> Row:
         """Whether writing gives the checkpoint that was read: keys, order, types, bits.

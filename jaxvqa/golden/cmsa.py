@@ -11,9 +11,9 @@ import numpy as np
 from jaxvqa import models
 from jaxvqa.convert import cmsa, files, to_torch
 from jaxvqa.data import images
-from jaxvqa.golden.cases import COUNTED, Case, Row
+from jaxvqa.golden.cases import COUNTED, Case, Read, Row
 from jaxvqa.golden.parts import compare_all
-from jaxvqa.golden.training import OPTIMIZER_OPTIONS, Named, Recorder, Run, Training, config_of, pixels, train
+from jaxvqa.golden.training import Named, Recorder, Run, Training, config_of, pixels, train
 
 TRAIN_OPTIONS = ("dropout", "batchnorm", "modal_alpha", "clip_norm", "optimizer", "learning_rates")
 """Options of a manifest that say how to train."""
@@ -68,9 +68,11 @@ def run(case: Case) -> Iterator[Row]:
     yield case.sizes_read_off(cmsa.infer_sizes(tensors), config)
     with jax.default_matmul_precision("highest"):
         if "target" in case.inputs:
-            yield from _unknown(case)
-            make = partial(_training, case, config, variables, inputs)
+            optimizer = _optimizer_options(case.manifest["options"])
+            make = partial(_training, case, config, variables, inputs, optimizer)
             yield from train(case, make, partial(_named, case))
+            yield from case.unknown(optimizer, optimizer.asked, "options.optimizer")
+            yield from case.unknown(_not_repeated(case.manifest["options"]), (), "options")
         else:
             variables, inputs = jax.tree.map(jnp.asarray, (dict(variables), inputs))
             yield from compare_all(case, _evaluate(model, variables, inputs), SLICES)
@@ -126,27 +128,28 @@ class FromMaps(Recorder):
         return super().apply({k: v for k, v in variables.items() if k != "given"}, **_called(given), **options)
 
 
-def _optimizer_options(options: Mapping[str, Any]) -> dict[str, Any]:
+def _optimizer_options(options: Mapping[str, Any]) -> Read:
     """Reads a text such as "Adamax betas 0.9/0.999 eps 1e-8 weight_decay 0", and the clipping beside it."""
     name, *words = options.get("optimizer", "Adamax").split()
     values = [tuple(float(x) for x in word.split("/")) for word in words[1::2]]
     given = {key: value if len(value) > 1 else value[0] for key, value in zip(words[::2], values, strict=True)}
-    return {"name": name, "clip_norm": options.get("clip_norm"), **given}
+    return Read({"name": name, "clip_norm": options.get("clip_norm"), **given})
 
 
-def _unknown(case: Case) -> Iterator[Row]:
-    options = case.manifest["options"]
-    yield from case.unknown(_optimizer_options(options), OPTIMIZER_OPTIONS, "options.optimizer")
-    if options.get("dropout"):  # its draws cannot be repeated
-        yield from case.unknown({"dropout": options["dropout"]}, ())
-    if not options.get("batchnorm", "training mode").startswith(STATISTICS):
-        yield from case.unknown({"batchnorm": options["batchnorm"]}, ())
+def _not_repeated(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What cannot be computed again: the draws of dropout, and unknown forms of batch normalisation."""
+    mode = options.get("batchnorm", STATISTICS[0])
+    return {name: options[name] for name in ("dropout",) if options.get(name)} | (
+        {} if mode.startswith(STATISTICS) else {"batchnorm": mode}
+    )
 
 
-def _training(case: Case, model: Mapping[str, Any], variables: Mapping[str, Any], inputs: dict[str, Any]) -> Training:
+def _training(
+    case: Case, model: Mapping[str, Any], variables: Mapping[str, Any], inputs: Mapping[str, Any], optimizer: Read
+) -> Training:
     options = case.manifest["options"]
     evaluated = options.get("batchnorm", "").startswith(STATISTICS[1])
-    config = config_of("cmsa", dict(model) | {"dropout": 0.0, "attention_dropout": 0.0}, _optimizer_options(options))
+    config = config_of("cmsa", dict(model) | {"dropout": 0.0, "attention_dropout": 0.0}, optimizer)
     config.loss.organ = options.get("modal_alpha", 0.5)
     if model["self_attention"]:
         config.optim.lr_scale = cmsa.LR_SCALE

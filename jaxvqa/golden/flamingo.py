@@ -41,33 +41,6 @@ TRAINING = {
 }
 """Options of training, stated in `options`, in a section `training` or `train`, or beside these; and what holds without."""
 
-OPTIONS = frozenset(
-    {
-        *flamingo.OPTIONS,
-        *("dim", "depth", "language_encoder", "language_model", "use_positional_embedding", "weight_tie_gpt"),
-        *("num_classification_classes", "classification_num_classes", "classification_mode", "use_image_embeddings"),
-        *("bos_token_id", "pad_token_id", "eoc_token_id", "eoq_token_id", "vit", "bert", "beam"),
-    }
-)
-"""Options of the model."""
-
-MANIFEST = frozenset(
-    {
-        "model",
-        "options",
-        "tied",
-        "inputs",
-        "n_tensors",
-        "n_parameters",
-        "runs",
-        "gradients",
-        "tensors",
-        "train",
-        "training",
-    }
-)
-"""What a manifest of training may hold besides."""
-
 
 def run(case: Case) -> Iterator[Row]:
     """Runs one case in float32, and a training case in float64 too."""
@@ -199,7 +172,6 @@ def _module(case: Case) -> Iterator[Row]:
     yield row
     config = found.config
     if "runs" in case.manifest:
-        yield from _unknown(case)
         with_numbers, text = _with_numbers(case), _stated(case)["use_generation_loss"]
         for name, numbers in case.manifest["runs"].items():
             yield from case.unknown(numbers, PARTS, f"runs.{name}")
@@ -209,6 +181,9 @@ def _module(case: Case) -> Iterator[Row]:
                 part = f"{name} generation_loss"
                 read = dataclasses.replace(with_numbers, expected={part: with_numbers.expected[part]})
                 yield from train(read, partial(make, text=True), partial(_named_of_run, case, name))
+        yield from case.unread("manifest", "options", "train", "training")
+        if dropout := _stated(case)["classifier_dropout"]:  # its draws cannot be repeated
+            yield from case.unknown({"classifier_dropout": dropout}, (), "options")
         return
     params = jax.tree.map(jnp.asarray, found.params)
     model = models.build(config)
@@ -286,15 +261,6 @@ def _stated(case: Case) -> dict[str, Any]:
     manifest = case.manifest
     sections = (manifest, manifest["options"], manifest.get("train", {}), manifest.get("training", {}))
     return TRAINING | {name: section[name] for section in sections for name in TRAINING if name in section}
-
-
-def _unknown(case: Case) -> Iterator[Row]:
-    for section in ("train", "training"):
-        yield from case.unknown(case.manifest.get(section, {}), TRAINING, section)
-    yield from case.unknown(case.manifest, {*MANIFEST, *TRAINING}, "manifest")
-    yield from case.unknown(case.manifest["options"], {*OPTIONS, *TRAINING})
-    if _stated(case)["classifier_dropout"]:  # its draws cannot be repeated
-        yield from case.unknown({"classifier_dropout": _stated(case)["classifier_dropout"]}, ())
 
 
 def _tokenizer(options: Mapping[str, Any], size: int) -> dict[str, Any]:

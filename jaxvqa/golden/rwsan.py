@@ -20,7 +20,7 @@ from jaxvqa.data.transforms import PadRegions
 from jaxvqa.golden.cases import Case, Results, Row
 from jaxvqa.golden.parts import compare_all
 from jaxvqa.golden.runner import Check, Sections
-from jaxvqa.golden.training import OPTIMIZER_OPTIONS, Named, Run, Training, config_of, train
+from jaxvqa.golden.training import Named, Run, Training, config_of, train
 from jaxvqa.metrics import vqa
 from jaxvqa.models.layers.norm import StdNorm
 
@@ -63,8 +63,10 @@ def run(case: Case) -> Iterator[Row]:
     with jax.default_matmul_precision("highest"):
         ours = _evaluate(model, jax.tree.map(jnp.asarray, loaded.params), case)
         if "train" in case.manifest:
-            yield from _unknown(case)
             yield from train(case, lambda: _training(case, loaded.params), lambda run: _named(case, run))
+            modes = dict.fromkeys(case.manifest["train"].get("mode", "train").split(", "), True)
+            yield from case.unknown(modes, MODES, "train.mode")
+            yield from case.unread("train", "train.optimizer", "train.trajectory")
             del ours["logits"]  # compared there
         yield from compare_all(case, ours, SLICES)
 
@@ -81,27 +83,13 @@ def _evaluate(model: Any, params: Any, case: Case) -> dict[str, Any]:
 
 # --- training ----------------------------------------------------------------------------------------------------------
 
-OPTIMIZER = frozenset({*OPTIMIZER_OPTIONS, "lr_base", "data_size", "batch_size", "lr_at_step_1"})
-TRAJECTORY = frozenset(
-    {"lr_base", "data_size", "batch_size", "epochs", "lr_decay_list", "lr_decay_r", "steps_per_epoch"}
-)
-
-
-def _unknown(case: Case) -> Iterator[Row]:
-    train = case.manifest["train"]
-    yield from case.unknown(train, {"mode", "loss", "optimizer", "trajectory"}, "train")
-    yield from case.unknown(train.get("optimizer", {}), OPTIMIZER, "train.optimizer")
-    yield from case.unknown(train.get("trajectory", {}), TRAJECTORY, "train.trajectory")
-    modes = dict.fromkeys(train.get("mode", "train").split(", "), True)
-    yield from case.unknown(modes, MODES, "train.mode")
-
 
 def _training(case: Case, params: Any) -> Training:
     train, model = case.manifest["train"], rwsan.model_config(case.manifest["options"]) | {"dropout": 0.0}
     reduction, of_both = LOSSES[train.get("loss", next(iter(LOSSES)))]
     batch = {"regions": case.inputs["img_feat"], "question": case.inputs["ques_ix"].astype(np.int32)}
     return Training(
-        config_of("rwsan", model, {"name": "Adam"} | train.get("optimizer", {}), optim__loss=reduction),
+        config_of("rwsan", model, train.get("optimizer", {}), optim__loss=reduction),
         batch | {"answer_scores": case.inputs["target"]},
         {"params": params},
         lambda variables: to_torch(variables, rwsan.KEYS),

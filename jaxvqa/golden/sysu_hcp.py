@@ -17,7 +17,7 @@ from jaxvqa.convert import sysu_hcp, to_torch
 from jaxvqa.data import images
 from jaxvqa.golden.cases import COUNTED, Case, Row
 from jaxvqa.golden.parts import compare_all
-from jaxvqa.golden.training import OPTIMIZER_OPTIONS, Named, Run, Training, config_of, pixels, train
+from jaxvqa.golden.training import Named, Run, Training, config_of, pixels, train
 from jaxvqa.models.layers.pooling import average_pool
 from jaxvqa.models.towers.repvgg import fold
 
@@ -51,9 +51,11 @@ def run(case: Case) -> Iterator[Row]:
 
     with jax.default_matmul_precision("highest"):
         if case.manifest.get("mode") == "train" or "optimizer" in case.manifest:
-            yield from _unknown(case)
             make = partial(_training, case, config, loaded.variables)
             yield from train(case, make, partial(_named, case, config["backbone"]))
+            yield from case.unread("manifest", "optimizer")
+            if not case.manifest.get("optimizer", {}).get("same_batch_each_step", True):
+                yield from case.unknown({"same_batch_each_step": False}, (), "optimizer")
         else:
             variables = jax.tree.map(jnp.asarray, loaded.variables)
             yield from compare_all(case, _evaluate(case, model, config["backbone"], variables))
@@ -112,14 +114,6 @@ def _folded(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 # --- training ----------------------------------------------------------------------------------------------------------
 
-KNOWN = frozenset(
-    {
-        *("model", "options", "tensors", "inputs", "manifest", "base", "mode", "loss", "optimizer"),
-        *("parameters", "zero_gradient", "running_mean_order", "float32_error", "size", "label_smoothing"),
-    }
-)
-"""What a manifest of training may hold."""
-
 LOSSES: Mapping[str, tuple[bool, bool]] = {
     "cross entropy": (False, False),
     "label smoothing": (True, False),
@@ -129,22 +123,14 @@ LOSSES: Mapping[str, tuple[bool, bool]] = {
 """How a manifest's loss begins, before its comma and `mean` or `sum` -> (label_smooth, superloss) of `config.loss`."""
 
 
-def _unknown(case: Case) -> Iterator[Row]:
-    yield from case.unknown(case.manifest, KNOWN, "manifest")
-    options = case.manifest.get("optimizer", {})
-    yield from case.unknown(options, {*OPTIMIZER_OPTIONS, "lr", "steps", "same_batch_each_step"}, "optimizer")
-    if not options.get("same_batch_each_step", True):
-        yield from case.unknown({"same_batch_each_step": False}, (), "optimizer")
-
-
 def _training(case: Case, model: Mapping[str, Any], variables: Any) -> Training:
     name, _, reduction = case.manifest.get("loss", "cross entropy, mean").partition(", ")
     smooth, superloss = LOSSES[name]
     loss = {"mixup": False, "label_smooth": smooth, "superloss": superloss, "flags": "each"}
     if "label_smoothing" in case.manifest:  # its amount; of a loss that has none else, too
         loss |= {"label_smooth": True, "smoothing": case.manifest["label_smoothing"]}
-    optimizer = {"name": "sgd"} | case.manifest.get("optimizer", {})
-    config = config_of("sysu_hcp", model, optimizer, optim__loss=reduction or "mean")
+    optimizer = case.manifest.get("optimizer", {})
+    config = config_of("sysu_hcp", model, optimizer, "SGD", optim__loss=reduction or "mean")
     config.loss.update(loss)
     image = pixels(case.inputs["image"], images.IMAGENET_MEAN, images.IMAGENET_STD)
     return Training(

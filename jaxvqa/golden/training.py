@@ -149,24 +149,23 @@ FROM_DATA = ("vocab_size", "num_answers", "image_token")
 OPTIMIZERS = {"adam": "adam", "adamw": "adam", "adamax": "adamax", "sgd": "sgd"}
 """PyTorch's optimiser -> `config.optim.name`."""
 
-OPTIMIZER_OPTIONS = ("name", "betas", "eps", "weight_decay", "momentum", "nesterov", "clip_norm")
-"""What `config_of` reads of an optimiser."""
-
 
 def config_of(
-    system: str, model: Mapping[str, Any], optimizer: Mapping[str, Any], **changes: Any
+    system: str, model: Mapping[str, Any], optimizer: Mapping[str, Any], default: str = "Adam", **changes: Any
 ) -> ml_collections.ConfigDict:
     """A system's config with a case's model and optimiser, and without any other rule of training.
 
     Args:
       system: the name of its file in configs/.
       model: the `model` part as the converter makes it, sizes among it.
-      optimizer: PyTorch's options, see `OPTIMIZER_OPTIONS`, with PyTorch's defaults; others are not read.
+      optimizer: PyTorch's options with its defaults: `name`, `betas`, `eps`, `weight_decay`, `momentum`, `nesterov`; and
+        `clip_norm`. Others are not read.
+      default: its name where it has none.
       **changes: other fields, with "__" for each dot.
     """
-    name = str(optimizer["name"]).lower()
+    name = str(optimizer.get("name", default)).lower()
     if name not in OPTIMIZERS:
-        raise ValueError(f"no optimiser {optimizer['name']!r}; there is {', '.join(OPTIMIZERS)}")
+        raise ValueError(f"no optimiser {name!r}; there is {', '.join(OPTIMIZERS)}")
     b1, b2 = optimizer.get("betas", (0.9, 0.999))
     decay = optimizer.get("weight_decay", 0.0)
     table = ((".*", decay),) if decay else ()
