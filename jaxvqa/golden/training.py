@@ -304,7 +304,7 @@ class Run:
 
     def _recorded_loss(self, *given: Any, **options: Any) -> Any:
         value, (metrics, collections) = self._loss(*given, **options)
-        return value, (metrics | {"output": self.task.model.output}, collections)
+        return value, (metrics, {**collections, "output": self.task.model.output})
 
     def follow(self, rates: Iterable[float]) -> list[Step]:
         """The steps from the start on, one for each learning rate; one of rate 0 tells the loss at the end."""
@@ -313,8 +313,9 @@ class Run:
         for rate in rates:
             before, now = after, state
             state, metrics = self._step(state, self.batch, self._rate(rate))
-            metrics = jax.device_get(metrics)
-            output = metrics.pop("output")
+            metrics, collections = jax.device_get((metrics, dict(state.collections)))
+            output = collections.pop("output")
+            state = dataclasses.replace(state, collections=collections)
             after = tensors(self.variables_of(state))
             gradients = tensors({"params": state.opt_state[1]})
             total, count = metrics["loss"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxvqa.golden import runner, training
+from jaxvqa.golden import cases, runner, training
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -228,7 +228,7 @@ class Numbers:
     def rows(self, change, *, moved=False, own=0.0):
         """float32 and float64 rows of a norm, a loss and an array that are off by a share of each entry."""
         stored = dict.fromkeys(("norm", "loss", "array"), self.expected)
-        case = runner.Case("made", {"float32_error": {"out_norm": own, "out_array": own}}, {}, stored, {})
+        case = cases.Case("made", {"float32_error": {"out_norm": own, "out_array": own}}, {}, stored, {})
 
         def compute(precision):
             ours = self.expected * (1 + np.asarray(change))
@@ -272,7 +272,7 @@ def test_numbers_that_are_off_in_the_original_itself_do_not_decide():
 def test_the_originals_float64_decides_where_its_float32_is_off():
     exact = Numbers.expected
     stored = {"norm": exact * (1 + np.asarray([0, 0, 0, 2e-4])), "norm_float64": exact}
-    case = runner.Case("made", {}, {}, stored, {})
+    case = cases.Case("made", {}, {}, stored, {})
     rows = list(
         training.in_both(case, lambda precision: (r for n in stored for r in precision.rows("norms", n, exact, *ALL)))
     )
@@ -281,7 +281,7 @@ def test_the_originals_float64_decides_where_its_float32_is_off():
 
 
 def test_a_gradient_of_zero_has_to_be_0():
-    case = runner.Case("made", {}, {}, {"norm": np.asarray([1.0, 2.0, 0.0, 4.0])}, {})
+    case = cases.Case("made", {}, {}, {"norm": np.asarray([1.0, 2.0, 0.0, 4.0])}, {})
     zero = np.asarray([False, False, True, False])
     for noise, passed in ((1e-7, True), (1e-4, False)):
         ours = np.asarray([1.0, 2.0, noise, 4.0])
@@ -290,7 +290,7 @@ def test_a_gradient_of_zero_has_to_be_0():
 
 
 def test_a_value_that_raises_is_a_miss():
-    case = runner.Case("made", {}, {}, {"norm": np.ones(4)}, {})
+    case = cases.Case("made", {}, {}, {"norm": np.ones(4)}, {})
     (row,) = training.Precision(case, np.float64).rows("norms", "norm", lambda: {}["a parameter"], *ALL)
     assert (row.passed, row.note) == (False, "KeyError: 'a parameter'")
 
@@ -304,11 +304,11 @@ def test_what_is_not_finite_fails_in_both(value):
 
 
 def test_rows_for_information_count_neither_way(capsys, monkeypatch, tmp_path):
-    shown = runner.Row("a", "b", None, 1.0, 1e-4, precision="float32", decides=False)
+    shown = cases.Row("a", "b", None, 1.0, 1e-4, precision="float32", decides=False)
     (tmp_path / "cases.json").write_text("{}")
     monkeypatch.setattr(runner, "run", lambda path: [shown])
     assert runner.main([str(tmp_path)]) == 1
-    monkeypatch.setattr(runner, "run", lambda path: [shown, runner.Row("a", "c", True)])
+    monkeypatch.setattr(runner, "run", lambda path: [shown, cases.Row("a", "c", True)])
     assert runner.main([str(tmp_path)]) == 0
     assert "1 passed, 0 failed, 0 skipped, 1 for information" in capsys.readouterr().out
 
@@ -364,8 +364,8 @@ def flamingo_logits(path, arrays):
     from jaxvqa.convert import flamingo
     from jaxvqa.golden.flamingo import _forward
 
-    case = runner.Case.read(path)
+    case = cases.Case.read(path)
     config = flamingo.model_config({k: v for k, v in case.manifest["options"].items() if "smoothing" not in k})
-    found = runner.through_file(case.checkpoint(), {"epoch": 3}, lambda file: flamingo.load(file, config))
+    found = case.through_file(case.checkpoint(), {"epoch": 3}, lambda file: flamingo.load(file, config))
     ours = _forward(case, found.config, found.params)
     return {name: np.asarray(ours[name]) for name in ("logits", "class_logits")}
