@@ -263,9 +263,9 @@ class Step:
     before: Mapping[str, np.ndarray]
     after: Mapping[str, np.ndarray]
     gradients: Mapping[str, np.ndarray]
-    metrics: Mapping[str, tuple[np.ndarray, np.ndarray]]
-    loss: np.ndarray
-    output: np.ndarray
+    metrics: Mapping[str, Any]
+    loss: Any
+    output: Any
 
 
 class Run:
