@@ -213,7 +213,7 @@ class AnswerList:
 
 
 class VerbatimList(AnswerList):
-    """Answers as they stand, "yes" and "no" among them: MLMI's classes of VQA-Med (Flamingo spec, section 13)."""
+    """Answers as they stand, "yes" and "no" among them: MLMI's classes of VQA-Med (docs/originals/flamingo.md, section 13)."""
 
     @staticmethod
     def form(raw: str | int) -> str:

@@ -105,7 +105,7 @@ def test_gpt2s_files_with_marks_are_the_originals_tokenizer(gpt2_folder):
     for text in texts:
         assert ours.fill(text, {}) == theirs.encode(text, add_special_tokens=False), text
     blank = ours.token_id("Ġ")
-    assert ours.fill(MARKED, {})[:3] == [ours.begin, blank, ours.image]  # spec, section 12: 50256, 220, 50258
+    assert ours.fill(MARKED, {})[:3] == [ours.begin, blank, ours.image]  # docs/originals/flamingo.md, section 12
     assert ours.fill(MARKED, {})[-2:] == [blank, ours.end]
     # What transformers saves is read too, with the marks that are there already.
     theirs.save_pretrained(str(gpt2_folder / "saved"))
