@@ -21,7 +21,7 @@ from jaxvqa import fields, logs, sharding
 from jaxvqa.data.med_text import repaired
 from jaxvqa.ensembles import voting
 from jaxvqa.ensembles.masks import Masks, allowed_classes, modality_of, read_masks
-from jaxvqa.errors import CheckpointError, ConfigError, nearest
+from jaxvqa.errors import CheckpointError, ConfigError
 from jaxvqa.evaluate import for_split, make_evaluators
 from jaxvqa.evaluators.answers import AnswersEvaluator
 from jaxvqa.logs import log
@@ -104,12 +104,7 @@ def _open_members(config: Config, mesh: Mesh) -> list[Member]:
     names = [Path(folder).name for folder in folders]
     if len(set(names)) < len(names):
         names = [folder.strip("/").replace("/", "-") for folder in folders]
-    known = {"vote": voting.VOTES, "reading": voting.READINGS}
-    faults = [
-        f"config.{name} is {config[name]!r}; known are {', '.join(values)}.{nearest(config[name], values)}"
-        for name, values in known.items()
-        if config[name] not in values
-    ]
+    faults = []
     if config.vote == "mean_probabilities" and config.reading == "as_written":
         faults.append(
             "config.reading = 'as_written' is how the original votes, by majority; it has no mean_probabilities"
