@@ -102,14 +102,14 @@ def _to_folder(arguments: argparse.Namespace) -> None:
     if isinstance(content, TorchFile):
         recognise.check(content, arguments.system, config.model.to_dict())
     checkpoint = system.original.load(content, _given(arguments, config.model.to_dict(), content))
-    told = system.tells(checkpoint) if system.part is None else {}
+    said = system.settings(checkpoint) if system.part is None else {}
     # Fields that the config leaves to the model's defaults are set where the checkpoint differs from them.
     defaults = {f.name: f.default for f in dataclasses.fields(models.MODELS[config.model.name])}
-    own = {k: v for k, v in told.get("model", {}).items() if k in defaults and k not in system.counts.values()}
+    own = {k: v for k, v in said.get("model", {}).items() if k in defaults and k not in system.counts.values()}
     with config.unlocked():
         config.model.update({k: v for k, v in own.items() if k in config.model or v != defaults[k]})
-        config.data.update(told.get("data", {}))
-        config.optim.update(told.get("optim", {}))
+        config.data.update(said.get("data", {}))
+        config.optim.update(said.get("optim", {}))
         if system.part is not None:  # tables over all parameters of a model fit none of its parts
             config.optim.update(dict.fromkeys(("decay", "coupled_decay", "lr_scale", "freeze"), ()))
     made = assets.make(arguments, system, config, checkpoint) if system.part is None else {}
@@ -119,7 +119,7 @@ def _to_folder(arguments: argparse.Namespace) -> None:
     notes = {"file": arguments.source.name, "system": arguments.system, **checkpoint.entries}
     step = workdir.write(arguments.target, config, variables, checkpoint.adam, made, notes, arguments.command)
     print(checkpoint.report)
-    for note in checkpoint.told:
+    for note in checkpoint.notes:
         print(f"{arguments.source}: {note}")
     if system.part is not None:
         print(f"{arguments.target}: a part of a model, for config.init_from")
@@ -138,8 +138,8 @@ def _given(arguments: argparse.Namespace, model: dict[str, Any], content: Any) -
         return fields | ({"vocab_size": tokenizers.size(arguments.tokenizer)} if arguments.tokenizer else {})
     if system.original.decides:
         return model
-    told = system.original.infer(content, model)
-    return {name: value for name, value in model.items() if name not in told or name in ("name", "task")}
+    inferred = system.original.infer(content, model)
+    return {name: value for name, value in model.items() if name not in inferred or name in ("name", "task")}
 
 
 def _to_file(arguments: argparse.Namespace) -> None:

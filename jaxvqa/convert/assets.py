@@ -21,7 +21,7 @@ def make(
     """Makes them from the files given or the built data set of the config."""
     if system.assets:
         return system.assets(arguments, config, checkpoint)
-    model, assets = checkpoint.config, dict(system.tells(checkpoint).get("assets", {}))
+    model, assets = checkpoint.config, dict(system.settings(checkpoint).get("assets", {}))
     if (arguments.vocabulary or arguments.questions) and not system.vocabulary:
         raise ConfigError(f"--vocabulary and --questions are not for {arguments.system!r}, which reads no questions.")
     if arguments.answers:

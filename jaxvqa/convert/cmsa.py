@@ -221,7 +221,7 @@ ORIGINAL = original.Original(
 )
 
 
-def tells(checkpoint: original.Checkpoint) -> dict[str, Mapping[str, Any]]:
+def settings(checkpoint: original.Checkpoint) -> dict[str, Mapping[str, Any]]:
     """What a file of any of the original's models says of a config."""
     data = {
         name: checkpoint.inputs[given].shape[1] for name, given in IMAGE_SIZES.items() if given in checkpoint.inputs
@@ -233,5 +233,5 @@ def tells(checkpoint: original.Checkpoint) -> dict[str, Mapping[str, Any]]:
 IMAGE_SIZES = {"image_size": "image", "autoencoder_size": "image_128"}
 """Field of `config.data` -> the input that has this height and width."""
 
-RAD: dict[str, Any] = {"vocabulary": RadVocabulary, "answers": RadAnswerList, "tells": tells}
+RAD: dict[str, Any] = {"vocabulary": RadVocabulary, "answers": RadAnswerList, "settings": settings}
 SYSTEMS = {"cmsa": original.System(ORIGINAL, "configs/cmsa.py:vqa_rad", **RAD)}

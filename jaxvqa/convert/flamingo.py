@@ -359,7 +359,7 @@ def _assets(arguments: Any, config: Any, checkpoint: Checkpoint) -> dict[str, An
     return made | {"tokenizer": tokenizer.asset}
 
 
-def _tells(checkpoint: Checkpoint) -> dict[str, Mapping[str, Any]]:
+def _settings(checkpoint: Checkpoint) -> dict[str, Mapping[str, Any]]:
     # Which vocabulary and classes a model has follows from the assets.
     own = {name: value for name, value in checkpoint.config.items() if name not in FROM_ASSETS}
     return {"model": own, "data": {"classify": checkpoint.config["num_answers"] > 0}}
@@ -376,7 +376,7 @@ SYSTEMS = {
         counts={},
         options=("tokenizer",),
         assets=_assets,
-        tells=_tells,
+        settings=_settings,
         of_run=_of_run,
     )
 }

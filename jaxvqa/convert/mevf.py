@@ -233,14 +233,14 @@ AUTOENCODER_ORIGINAL = original.Original(
 """`pretrained_ae.pth`."""
 
 
-def _tells(checkpoint: original.Checkpoint) -> dict[str, Mapping[str, Any]]:
+def _settings(checkpoint: original.Checkpoint) -> dict[str, Mapping[str, Any]]:
     model = dict(checkpoint.config)
     if model.get("image_width") == 1024:
         del model["image_width"]  # the model's own, which configs leave out
-    return cmsa.tells(checkpoint) | {"model": model}
+    return cmsa.settings(checkpoint) | {"model": model}
 
 
-_RAD = {**cmsa.RAD, "tells": _tells}
+_RAD = {**cmsa.RAD, "settings": _settings}
 _PART = "configs/cmsa.py:vqa_rad,ban"
 SYSTEMS = {
     **{name: original.System(_original(name), f"configs/cmsa.py:vqa_rad,{name}", **_RAD) for name in KEYS},

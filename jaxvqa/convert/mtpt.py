@@ -187,9 +187,9 @@ class _ThreeFiles(original.Original):
             for collection, leaves in loaded.items():
                 variables[collection] |= leaves
         batches = {part: layers.counted_batches(held) for part, held in tensors.items()}
-        told = tuple(f"{part}: {note}" for part, file in read.items() for note in file.notes)
+        notes = tuple(f"{part}: {note}" for part, file in read.items() for note in file.notes)
         report = functools.reduce(operator.add, reports)
-        return original.Checkpoint(variables, whole, {"batches": batches}, report=report, told=told)
+        return original.Checkpoint(variables, whole, {"batches": batches}, report=report, notes=notes)
 
     def save(self, path: Any, checkpoint: original.Checkpoint) -> list[Path]:
         """Writes the files that the original reads: same keys, order, shapes and dtypes.

@@ -43,7 +43,7 @@ class Checkpoint:
       layout: how the tensors were written; by default as the config says.
       inputs: name -> shape and dtype of what the model was called with.
       report: what was used.
-      told: what a user should know of how it was read.
+      notes: what a user should know of how it was read.
     """
 
     variables: Mapping[str, Any]
@@ -54,7 +54,7 @@ class Checkpoint:
     layout: Layout | None = None
     inputs: Shapes = dataclasses.field(default_factory=dict)
     report: Report | None = None
-    told: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def params(self) -> Any:
@@ -71,19 +71,19 @@ class Original:
 
     Attributes:
       layouts: (the `model` part of a config) -> the layouts in which files may hold such a model; the first is written.
-      infer: (file, what is given of the `model` part of a config) -> the fields that the file tells.
+      infer: (file, what is given of the `model` part of a config) -> the fields that the file determines.
       inputs: (tensors, config) -> name -> shape and dtype of what the model is called with, which its sizes may follow from.
       module: makes the module from the config.
       call: what the module is called with besides its inputs.
-      start: fields of a model of which neither the file nor what is given tells anything: its name, and 1 for a size whose
+      start: fields of a model of which neither the file nor what is given says anything: its name, and 1 for a size whose
         tensor is missing, to be reported with all the other faults.
-      decides: whether the file wins where both tell a field; otherwise they must agree.
+      decides: whether the file wins where both have a field; otherwise they must agree.
       entry: name of the file's entry with the tensors.
       entries: the other entries, in their order: the number that stands there where nothing says another, None for one that
         may be left out, or an `Optimizer`.
       wrapped: whether `module.` stands before every key that is written.
       read: reads the file.
-      prepare: (layout, tensors, config) -> the same, changed, and what to tell of it: what only the tensors decide.
+      prepare: (layout, tensors, config) -> the same, changed, and notes on it: what only the tensors decide.
       fresh: regular expression of our paths that no file holds, which stay as the model begins.
       check: (tensors) -> what is wrong with tensors that nothing reads; empty when all is well.
       name: what messages call it.
@@ -123,13 +123,13 @@ class Original:
           CheckpointError: the file cannot be read, or does not fit; lists all faults.
         """
         file = self.open(source)
-        told: tuple[str, ...] = ()
+        notes: tuple[str, ...] = ()
         whole = self.fields(file, config or {})
         layout = self.layout(whole, file.tensors)
         bare = layout.bare(file.tensors)
         tensors: Tensors = layout.current(file.tensors)
         if self.prepare:
-            tensors, whole, told = self.prepare(layout, tensors, whole)
+            tensors, whole, notes = self.prepare(layout, tensors, whole)
             layout = self.layout(whole, tensors)
         given = inputs or self.inputs(tensors, whole)
         variables, report = self._variables(layout, tensors, whole, given)
@@ -141,7 +141,7 @@ class Original:
         if bare:
             layout = layout.as_bare()
         unused = {key: tensors[key] for key in report.excused if not key.endswith("num_batches_tracked")}
-        return Checkpoint(variables, whole, entries, adam, unused, layout, given, report, (*file.notes, *told))
+        return Checkpoint(variables, whole, entries, adam, unused, layout, given, report, (*file.notes, *notes))
 
     def save(self, path: str | Path, checkpoint: Checkpoint) -> list[Path]:
         """Writes a checkpoint that the original reads: same keys, order, shapes, dtypes and outer layout.
@@ -169,9 +169,9 @@ class Original:
         return self._layout_of(checkpoint).write(checkpoint.variables, batches, checkpoint.unused)
 
     def fields(self, file: Any, given: Config) -> dict[str, Any]:
-        """The `model` part of a config: what is given, completed by what the file tells."""
-        told = self.infer(file, given)
-        return {**self.start, **given, **told} if self.decides else {**self.start, **told, **given}
+        """The `model` part of a config: what is given, completed by what the file determines."""
+        inferred = self.infer(file, given)
+        return {**self.start, **given, **inferred} if self.decides else {**self.start, **inferred, **given}
 
     def layout(self, config: Config, tensors: Mapping[str, Any]) -> Layout:
         """The layout that tensors are written in.
@@ -297,7 +297,7 @@ class System:
       part: for a part of a model: the path at which `config.init_from` looks for it; None for a whole model.
       options: those of the command's options `activation`, `lm_head` and `tokenizer` that it has a use for.
       assets: makes the assets from (arguments, config, checkpoint) where the fields above do not say enough.
-      tells: what a checkpoint says of a config, by its sections `model`, `data` and `optim`, and of the `assets`.
+      settings: what a checkpoint says of a config, by its sections `model`, `data` and `optim`, and of the `assets`.
       of_run: (contents of a work directory, what is noted there) -> entries of the file that differ from what is noted.
     """
 
@@ -311,5 +311,5 @@ class System:
     part: str | None = None
     options: tuple[str, ...] = ()
     assets: Callable[..., Any] | None = None
-    tells: Callable[[Checkpoint], dict[str, Mapping[str, Any]]] = lambda checkpoint: {"model": checkpoint.config}
+    settings: Callable[[Checkpoint], dict[str, Mapping[str, Any]]] = lambda checkpoint: {"model": checkpoint.config}
     of_run: Callable[[Any, Mapping[str, Any]], dict[str, Any]] = lambda contents, noted: {}

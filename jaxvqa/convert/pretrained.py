@@ -20,12 +20,12 @@ from jaxvqa.errors import CheckpointError, DataError, first_line
 from jaxvqa.inputs import read_json
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
-"""In the order in which they are preferred; each may be in parts, told by a file of this name and `.index.json`."""
+"""In the order in which they are preferred; each may be in parts, listed by a file of this name and `.index.json`."""
 
 _HUB_FILES = ("model*.safetensors", "pytorch_model*.bin")
 
 HEAD_WIDTH = 64
-"""Of every published GPT-2, BERT and CLIP; no tensor's shape tells it."""
+"""Of every published GPT-2, BERT and CLIP; no tensor's shape shows it."""
 
 
 def read(source: Any, entry: str = "state_dict", *, weights: str = "", prefix: str = "") -> files.TorchFile:
@@ -101,11 +101,11 @@ class Tower:
       options: entry of `config.json` -> field of the module.
       fixed: entry -> the values that it may have here, or what makes them of all entries; the first is that of a file
         without the entry.
-      sizes: field of the module -> (our path, the axis of our array that tells it), for files without a `config.json`.
+      sizes: field of the module -> (our path, the axis of our array that shows it), for files without a `config.json`.
       section: entry of `config.json` that holds the tower's own, in a file of several towers.
       images: whether it reads images, not text.
       settle: (file, fields) -> fields that follow from the file as a whole.
-      complete: (tensors, fields, our paths that the file holds) -> the tensors, and what to tell: changes the fields to what
+      complete: (tensors, fields, our paths that the file holds) -> the tensors, and notes: changes the fields to what
         the tensors decide.
     """
 
@@ -172,8 +172,8 @@ class Tower:
         return {field: own[name] for name, field in self.options.items() if name in own}
 
     def _tell(self, file: files.TorchFile, given: Config) -> dict[str, Any]:
-        told = self.from_json(file.config) if file.config else self._infer(file.tensors)
-        return told | self.settle(file, {**told, **given})
+        inferred = self.from_json(file.config) if file.config else self._infer(file.tensors)
+        return inferred | self.settle(file, {**inferred, **given})
 
     def _infer(self, tensors: Tensors) -> dict[str, Any]:
         """Fields by the shapes of the tensors; a size whose tensor is missing is left out."""
@@ -196,14 +196,14 @@ class Tower:
     def _prepare(self, layout: Layout, tensors: Tensors, fields: dict[str, Any]) -> Prepared:
         """What a file lacks of pooler and projection the module lacks too, and a padded vocabulary is cut."""
         paths = {key: {rule.path.removeprefix("params/") for rule, _ in layout.table.taking(key)} for key in tensors}
-        held, told = self.complete(tensors, fields, {path for own in paths.values() for path in own})
+        held, notes = self.complete(tensors, fields, {path for own in paths.values() for path in own})
         words = fields.get("vocab_size")
         tables = [key for key in held if {"embed/embedding", "readout/table"} & paths[key]]
         if words and any(is_padded(len(held[key]), words) for key in tables):
             rows = max(len(held[key]) for key in tables)
-            told += (f"the vocabulary's table is padded to {rows} rows, of which the first {words} were taken",)
+            notes += (f"the vocabulary's table is padded to {rows} rows, of which the first {words} were taken",)
             held |= {key: held[key][:words] for key in tables}
-        return held, fields, told
+        return held, fields, notes
 
     def _inputs(self, tensors: Tensors, fields: Config) -> Shapes:
         """One token, or the image whose patches the positions are for: one patch where there are none."""

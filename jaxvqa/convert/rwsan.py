@@ -130,7 +130,7 @@ ORIGINAL = Original(
 )
 
 
-def _tells(checkpoint: Checkpoint) -> dict[str, Mapping[str, Any]]:
+def _settings(checkpoint: Checkpoint) -> dict[str, Mapping[str, Any]]:
     return {"model": checkpoint.config, "assets": {"region_width": checkpoint.inputs["regions"].shape[-1]}}
 
 
@@ -140,7 +140,7 @@ SYSTEMS = {
         "configs/rwsan.py:vqa_v2",
         Vocabulary,
         AnswerList,
-        tells=_tells,
+        settings=_settings,
         of_run=lambda contents, noted: {"lr_base": noted.get("lr_base") or contents.config.optim.lr},
     )
 }

@@ -196,7 +196,7 @@ ORIGINAL = Original(
 )
 
 
-def _tells(checkpoint: Checkpoint) -> dict[str, Mapping[str, Any]]:
+def _settings(checkpoint: Checkpoint) -> dict[str, Mapping[str, Any]]:
     return {"model": checkpoint.config, "assets": {"masks": []}}
 
 
@@ -206,7 +206,7 @@ SYSTEMS = {
         "configs/sysu_hcp.py:vqa_med_2021",
         answers=DiseaseList,
         counts={"answers": "num_answers"},
-        tells=_tells,
+        settings=_settings,
     ),
     "sysu_hcp_tower": System(ORIGINAL, "configs/sysu_hcp.py:vqa_med_2021", part=""),
 }

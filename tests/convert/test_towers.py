@@ -155,7 +155,7 @@ def test_two_tables_of_words_are_an_error_until_one_is_chosen(gpt2_tensors, tmp_
     ):
         np.testing.assert_array_equal(own.params["embed"]["embedding"], tensors[words])
         np.testing.assert_array_equal(own.params["readout"]["table"], tensors[output])
-        assert "language_sizes.tied=false" in own.told[0]
+        assert "language_sizes.tied=false" in own.notes[0]
     with pytest.raises(CheckpointError, match=r"missing lm_head\.weight"):
         towers.TOWERS["gpt2"].load(folder(tmp_path / "none", UNTIED, {k: v for k, v in tensors.items() if k != output}))
 
@@ -177,7 +177,7 @@ def test_a_padded_vocabulary_is_cut_and_told(gpt2_tensors, tmp_path):
 
     found = towers.TOWERS["gpt2"].load(folder(tmp_path / "64", GPT2, padded(64)))
     np.testing.assert_array_equal(found.params["embed"]["embedding"], gpt2_tensors["lm_head.weight"])
-    assert "padded to 64 rows, of which the first 7" in found.told[0]
+    assert "padded to 64 rows, of which the first 7" in found.notes[0]
     with pytest.raises(CheckpointError, match="wrong shape"):
         towers.TOWERS["gpt2"].load(folder(tmp_path / "9", GPT2, padded(9)))
 
