@@ -164,10 +164,10 @@ def infer_sizes(tensors: Tensors) -> dict[str, Any]:
         third = sum(key.startswith("abd_v_emb.layer3.") and key.endswith(".conv1.weight") for key in shapes)
         bottleneck = any(key.endswith(".conv3.weight") for key in last)
         sizes["depth"] = (101 if third > 6 else 50) if bottleneck else {1: 10, 2: 18}.get(third, 34)
-        original.image = shapes[max(last)][0]  # of the last convolution of the last block
+        width = shapes[max(last)][0]  # of the last convolution of the last block
         if len(shapes.get("fc.weight", ())) == 2:
             states, channels = shapes["fc.weight"]
-            sizes["spatial"] = channels > states + original.image
+            sizes["spatial"] = channels > states + width
     return sizes
 
 
