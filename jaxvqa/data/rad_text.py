@@ -91,7 +91,7 @@ class RadAnswerList(AnswerList):
 # Word vectors.
 
 
-def tfidf(questions: Iterable[str], vocabulary: RadVocabulary) -> Float[np.ndarray, "V V"]:
+def tfidf(questions: Iterable[str], vocabulary: Vocabulary) -> Float[np.ndarray, "V V"]:
     """Returns the matrix M that mixes the words' vectors for the second embedding table (docs/originals/cmsa.md, section 2.2).
 
     M is called "tf-idf"; in effect row a holds the shares of the words that occur in a question together with word a. It

@@ -237,7 +237,7 @@ PAD = {"content": "[PAD]", "special": True, "lstrip": False, "rstrip": False, "s
     ids=["added_tokens.json", "tokenizer_config.json"],
 )
 def test_tokens_that_files_add_have_the_ids_that_these_give_them(beside, tmp_path):
-    tokenizer = PromptTokenizer(tokenizers.load(letters_folder(tmp_path, **beside)))
+    tokenizer = PromptTokenizer(tokenizers.load(letters_folder(tmp_path, **beside), ADDED))
     assert [tokenizer.token_id(word) for word in ("heart", "[PAD]", "<image>", "<EOC>")] == [96, 97, 98, 99]
     assert tokenizer.encode("a heart") == [64, 94, 96]
     assert tokenizers.size(tmp_path) == 99

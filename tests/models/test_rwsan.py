@@ -92,7 +92,7 @@ def test_initial_values_follow_the_original(inputs):
         assert jnp.abs(value).max() > 0.9 / 16
     lstm = params["lstm"]["input_kernel"]  # bounded by the state's size, not by its own number of inputs
     assert 0.9 / 16 < jnp.abs(lstm).max() <= 1 / 16
-    norm = params["decoder"]["unit"]["self_attention_norm"]
+    norm = params["decoder"]["unit"]["attention_norm"]
     assert (norm["scale"] == 1).all()
     assert (norm["bias"] == 0).all()
 

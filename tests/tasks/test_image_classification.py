@@ -39,7 +39,7 @@ def batch_of(config, task, step=0, *, train=True):
     source = DataSet(config.data).split("train")
     order = TrainOrder(len(source), config.batch_size, 0)
     batch = LoadBatch(source, order, task.transforms(train=train), 0, 1)(step)
-    return {key: jnp.asarray(batch[key]) for key in task.batch_keys}
+    return {key: jnp.asarray(batch[key]) for key in task.init_batch(1)}
 
 
 @pytest.fixture(scope="module")
