@@ -141,6 +141,7 @@ def _rules(spec: dict[str, Any]) -> list[dict[str, Any]]:
             "restart_epochs": tuple(range(block, epochs, block)),
             "clip_norm": 0.0,
             "decay": (),
+            "coupled_decay": (),
             "lr_scale": (),
             "freeze": (),
             "schedule": {"name": "epochs", "table": optim.sysu_table(epochs, block)},
