@@ -1,5 +1,6 @@
 """One name in every room: a system's files, a tower's, a builder's reader and a module's tests lie where their names say."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -99,3 +100,15 @@ def test_tests_lie_as_what_they_test():
         if not any("_".join(words[:count]) in there for count in range(1, len(words) + 1)):
             lost.append(file.relative_to(ROOT).as_posix())
     assert lost == []
+
+
+def test_the_design_page_draws_the_tree():
+    page = (ROOT / "docs" / "design.md").read_text().partition("## The rooms")[2].partition("## Contracts")[0]
+    drawing = [line for line in page.splitlines() if line.startswith("      ")]
+    drawn = {word for line in drawing for word in re.findall(r"\b\w+(?:\.py|/)", line)}
+    there = {
+        path.name + "/" * path.is_dir() for path in (ROOT / "jaxvqa").iterdir() if path.suffix == ".py" or path.is_dir()
+    }
+    there -= {"__init__.py", "__pycache__/"}
+    assert there <= drawn
+    assert {name for name in drawn if (name in there) or name.endswith(".py")} <= there | {"original.py"}
