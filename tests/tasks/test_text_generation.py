@@ -235,7 +235,7 @@ def test_likelihoods_are_those_of_the_loss(task, batch):
     target = np.asarray(next_words(batch, made.tokenizer.padding))
     counted = np.asarray(answer_words(batch))
     np.testing.assert_allclose(found["nll"], (smoothed(logits, target, 0.0) * counted).sum(1), rtol=1e-5)
-    np.testing.assert_array_equal(found["tokens"], counted.sum(1))
+    np.testing.assert_array_equal(found["words"], counted.sum(1))
     np.testing.assert_array_equal(found["right"], ((logits.argmax(-1) == target) & counted).sum(1))
     assert found["class_right"].sum() == (class_logits.argmax(1) == np.asarray(batch["answer_class"])).sum()
 
@@ -466,7 +466,7 @@ def test_captions_have_no_question(phantoms):
     for step in made.transforms(train=False):
         example = step(example | {"draw": (0, 0, 0)})
     words = example["text"][example["text_mask"]][int(example["answer_start"]) :]
-    caption = DataSet(config.data).split("train").question(0)["caption"]
+    caption = DataSet(config.data).split("train").read_records([0])[0]["caption"]
     assert caption.startswith(made.tokenizer.decode(words))
     assert int(example["answer_class"]) == -1
     assert TEMPLATES["caption"].prompt.endswith("Output:")
