@@ -53,9 +53,9 @@ def run(case: Case) -> Iterator[Row]:
         if case.manifest.get("mode") == "train" or "optimizer" in case.manifest:
             make = partial(_training, case, config, loaded.variables)
             yield from train(case, make, partial(_named, case, config["backbone"]))
-            yield from case.unread("manifest", "optimizer")
             if not case.manifest.get("optimizer", {}).get("same_batch_each_step", True):
                 yield from case.unknown({"same_batch_each_step": False}, (), "optimizer")
+            yield from case.unread("manifest", "optimizer")
         else:
             variables = jax.tree.map(jnp.asarray, loaded.variables)
             yield from compare_all(case, _evaluate(case, model, config["backbone"], variables))
