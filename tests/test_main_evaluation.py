@@ -85,4 +85,4 @@ def test_the_reports_headline_is_that_of_the_main_evaluation(tmp_path):
     (tmp_path / "metrics.jsonl").write_text(json.dumps(row) + "\n")
     record = Record.read(tmp_path)
     assert record.main == "val"
-    assert result(record, "val", [])["accuracy"] == 60.0
+    assert result(record, "val", [])["value"] == 60.0

@@ -142,7 +142,7 @@ WALK = {
         "--config=configs/flamingo.py:captions,small --workdir=runs/captions"
     ),
     "python -m jaxvqa.golden tests/golden/rwsan": "tests/golden/rwsan",
-    "python -m pytest tests/test_configs.py": "tests/test_configs.py",
+    "python -m pytest tests/test_configs.py tests/test_mirror.py": "tests/test_configs.py",
     "python -m benchmarks.train_step --peer": "--peer --config=configs/rwsan.py:small --steps=1 --json=step.json",
     "python -m benchmarks.train_step --peer --config=configs/cmsa.py:vqa_rad --steps=1": (
         "--peer --config=configs/cmsa.py:small --steps=1"
@@ -150,7 +150,7 @@ WALK = {
     "python -m benchmarks.train_step --peer --config=configs/flamingo.py:vqa_rad,mlmi --config.batch_size=4": (
         "--peer --config=configs/flamingo.py:vqa_rad,mlmi,small --config.batch_size=4 --steps=1"
     ),
-    "python -m benchmarks.generate --peer --uncached": (
+    "python -m benchmarks.generate --peer --uncached --batch=1": (
         "--peer --uncached --batch=2 --prompt=4 --words=3 --size=small --rounds=1"
     ),
     (
