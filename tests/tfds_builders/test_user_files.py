@@ -483,9 +483,8 @@ def test_regions_with_boxes_are_finite(of, make, caplog):
 def test_what_is_not_built_is_told_command_first(tmp_path, questions, images, commands):
     from ml_collections import ConfigDict
 
-    data = ConfigDict(
-        {"dir": str(tmp_path), "examples": questions, "images": images, "image_splits": "", "held_out": 0.0}
-    )
+    fields = {"dir": str(tmp_path), "examples": questions, "images": images, "image_splits": "", "held_out": 0.0}
+    data = ConfigDict(fields | {"train_split": "train"})
     with pytest.raises(DataError) as caught:
         DataSet(data).split("train")
     lines = str(caught.value).splitlines()
