@@ -174,7 +174,7 @@ def write_case(folder, name, options, seed, train):
     inputs[2] |= {"low": 0, "high": 4, "edits": [{"op": "levels", "table": [0.0, 0.0, 0.3, 1.0]}]}
     features = {"img_feat_linear.weight": np.zeros((0, options["IMG_FEAT_SIZE"]))}
     model = rwsan.model_config(options)
-    shapes = rwsan.ORIGINAL.shapes(model, rwsan.ORIGINAL.inputs(features, model))["params"]
+    shapes = rwsan.ORIGINAL.shapes(model, rwsan.ORIGINAL.inputs(features, model))
     zeros = {path: np.zeros(leaf.shape, leaf.dtype) for path, leaf in golden_flatten(shapes).items()}
     tensors = to_torch(golden_unflatten(zeros), rwsan.KEYS)
     listed = [{"key": k, "shape": list(v.shape), "dtype": "float32"} for k, v in tensors.items()]
