@@ -171,7 +171,7 @@ def _infer(file: TorchFile, given: original.Config) -> dict[str, Any]:
         raise CheckpointError(f"model.name is {given['name']!r}, neither 'ban' nor 'san'.")
     if given.get("image_branches") == "resnet50":
         raise CheckpointError("Checkpoints with one ResNet-50 (the original's --multitask) cannot be converted.")
-    # Of the other model's fusion nothing is told.
+    # A file says nothing of the other model's fusion.
     known = MODELS[given.get("name", found["name"])].__dataclass_fields__
     return {field: value for field, value in found.items() if field in known}
 

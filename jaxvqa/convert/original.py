@@ -280,7 +280,7 @@ def fields_of(name: str, options: Mapping[str, Any], known: Translation, faults:
         except ValueError as error:
             wrong.append(str(error))
     if wrong or faults:
-        raise CheckpointError(f"The options are none of {name}: " + " ".join([*wrong, *faults]))
+        raise CheckpointError(f"These options do not fit {name}: " + " ".join([*wrong, *faults]))
     return made | plain
 
 

@@ -75,8 +75,8 @@ class RadiologyVqa(Task):
     def make_starts(config: ml_collections.ConfigDict, assets: Assets, data: DataSet) -> Starts:
         """What the word tables start from where `config.data.word_vectors` names a local file.
 
-        The first table has its vectors, the second one their mixture by the "tf-idf" matrix of the training questions (spec,
-        sections 2.1 and 2.2).
+        The first table has its vectors, the second one their mixture by the "tf-idf" matrix of the training questions
+        (docs/originals/cmsa.md, sections 2.1 and 2.2).
         """
         file = data.config.word_vectors
         if not file:
