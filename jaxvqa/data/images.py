@@ -1,5 +1,6 @@
 """Pictures to arrays: decoding, resizing, and small random changes in training."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
@@ -18,15 +19,20 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of red, green and blue in [0, 1]: what the published towers expect to be subtracted and divided by."""
 
 
-def resized(picture: Image.Image, size: int, channels: int) -> UInt8[np.ndarray, "S S C"]:
-    """Resizes to a square, whatever the aspect ratio, bilinearly with antialiasing, in 8 bits.
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+"""The same of CLIP's images, which BLIP takes too (docs/originals/blip.md, section 13)."""
 
-    docs/originals/cmsa.md, section 7.4.
+
+def resized(picture: Image.Image, size: int, channels: int, *, bicubic: bool = False) -> UInt8[np.ndarray, "S S C"]:
+    """Resizes to a square, whatever the aspect ratio, bilinearly or bicubically with antialiasing, in 8 bits.
+
+    docs/originals/cmsa.md, section 7.4; docs/originals/blip.md, section 13.
 
     Pictures of other kinds than 8-bit grey and RGB become those by the rule of `jaxvqa.data.pictures`.
     """
     picture = pictures.eight_bit(picture).convert(pictures.MODES[channels])
-    picture = picture.resize((size, size), Image.Resampling.BILINEAR)
+    picture = picture.resize((size, size), Image.Resampling.BICUBIC if bicubic else Image.Resampling.BILINEAR)
     return np.asarray(picture).reshape(size, size, channels)
 
 
@@ -58,6 +64,7 @@ class DecodeImage:
       sizes: name of the entry to make -> (S, C), C being 1 for grey and 3 for colour.
       source: the entry with the encoded image (PNG, JPEG).
       nearest: take the nearest pixel, as label maps need it, instead of interpolating.
+      bicubic: interpolate bicubically instead of bilinearly.
       cache_mib: MiB of decoded images to keep.
     """
 
@@ -65,6 +72,7 @@ class DecodeImage:
     _: KW_ONLY
     source: str = "image"
     nearest: bool = False
+    bicubic: bool = False
     cache_mib: float = 256
     _kept: _Kept = field(init=False, repr=False, compare=False, default_factory=_Kept)
 
@@ -89,12 +97,98 @@ class DecodeImage:
                 same = {name: labels.resize((s, s), Image.Resampling.NEAREST) for name, (s, _) in self.sizes.items()}
                 return {name: np.asarray(p).reshape(*p.size, 1) for name, p in same.items()}
             picture = pictures.decode(encoded)
-            return {name: resized(picture, *shape) for name, shape in self.sizes.items()}
+            return {name: resized(picture, *shape, bicubic=self.bicubic) for name, shape in self.sizes.items()}
         except DataError as error:
-            raise DataError(
-                f"The picture {self.source!r} of image {image_id} {error}. "
-                "Build the data set anew from a whole PNG or JPEG file."
-            ) from error
+            raise _named(error, self.source, image_id) from error
+
+
+def _named(error: DataError, source: str, image_id: int) -> DataError:
+    return DataError(
+        f"The picture {source!r} of image {image_id} {error}. Build the data set anew from a whole PNG or JPEG file."
+    )
+
+
+def random_box(
+    random: np.random.Generator, width: int, height: int, scale: tuple[float, float], aspect: tuple[float, float]
+) -> tuple[int, int, int, int]:
+    """Draws a part of an image as torchvision's RandomResizedCrop does: left, top, width, height.
+
+    Its area is a share of the image's, drawn evenly from `scale`; its aspect ratio, width to height, is drawn from `aspect`,
+    evenly in its logarithm. After ten draws that do not fit it is the largest part in the middle of an allowed aspect ratio.
+    """
+    for _ in range(10):
+        area = width * height * random.uniform(*scale)
+        ratio = math.exp(random.uniform(math.log(aspect[0]), math.log(aspect[1])))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            top, left = (int(random.integers(0, room + 1)) for room in (height - h, width - w))
+            return left, top, w, h
+    ratio = min(max(width / height, aspect[0]), aspect[1])
+    w, h = min(width, round(height * ratio)), min(height, round(width / ratio))
+    return (width - w) // 2, (height - h) // 2, w, h
+
+
+def part_resized(
+    picture: Image.Image, box: tuple[int, int, int, int], size: int, *, flip: bool = False
+) -> UInt8[np.ndarray, "S S 3"]:
+    """A part of an image (left, top, width, height), resized bicubically to a square, and mirrored left to right if `flip`."""
+    left, top, width, height = box
+    part = resized(picture.crop((left, top, left + width, top + height)), size, 3, bicubic=True)
+    return np.ascontiguousarray(part[:, ::-1]) if flip else part
+
+
+@dataclass(frozen=True)
+class ResizedCrop:
+    """A random part of an encoded image -> uint8[S, S, 3], mirrored left to right half of the time: BLIP's training images.
+
+    docs/originals/blip.md, section 13.
+
+    Attributes:
+      size: S.
+      scale: the least and the largest share of the image's area; (0.2, 1) in pre-training, (0.5, 1) afterwards.
+      aspect: the least and the largest width to height, before the part becomes a square.
+      flip: whether it may be mirrored.
+      source: the entry with the encoded image (PNG, JPEG).
+      image: the entry to make.
+    """
+
+    size: int
+    scale: tuple[float, float]
+    _: KW_ONLY
+    aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: bool = True
+    source: str = "image"
+    image: str = "image"
+
+    def __call__(self, example: Example) -> Example:
+        """Makes the image.
+
+        Raises:
+          DataError: names the image that cannot be decoded.
+        """
+        try:
+            picture = pictures.decode(example[self.source], 3)
+        except DataError as error:
+            raise _named(error, self.source, int(example["image_id"])) from error
+        random = random_of(example, "resized crop")
+        box = random_box(random, *picture.size, self.scale, self.aspect)
+        flip = self.flip and bool(random.random() < 0.5)
+        return example | {self.image: part_resized(picture, box, self.size, flip=flip)}
+
+
+@dataclass(frozen=True)
+class Normalise:
+    """An image, uint8[H, W, 3] -> float32, in shares of 255, less the mean, divided by the deviation of each colour."""
+
+    mean: Sequence[float] = CLIP_MEAN
+    std: Sequence[float] = CLIP_STD
+    _: KW_ONLY
+    image: str = "image"
+
+    def __call__(self, example: Example) -> Example:
+        """Changes the image."""
+        shares = example[self.image].astype(np.float32) / np.float32(255)
+        return example | {self.image: (shares - np.float32(self.mean)) / np.float32(self.std)}
 
 
 @dataclass(frozen=True)

@@ -172,3 +172,45 @@ def test_random_numbers_of_an_example_depend_on_its_draw_and_the_streams_name_al
     np.testing.assert_array_equal(random_of({"draw": (0, 3, 5), "image_id": 2}, "noise").random(4), first)
     others = [((0, 3, 5), "colour"), ((0, 3, 6), "noise"), ((0, 4, 5), "noise"), ((1, 3, 5), "noise")]
     assert len({tuple(first)} | {tuple(random_of({"draw": draw}, name).random(4)) for draw, name in others}) == 5
+
+
+def test_a_random_part_of_an_image_is_of_the_area_and_aspect_asked_for():
+    random = np.random.default_rng(0)
+    boxes = np.asarray([images.random_box(random, 60, 40, (0.2, 1.0), (3 / 4, 4 / 3)) for _ in range(500)])
+    left, top, width, height = boxes.T
+    assert (np.minimum(left, top) >= 0).all()
+    assert (left + width <= 60).all()
+    assert (top + height <= 40).all()
+    shares = width * height / (60 * 40)
+    assert shares.min() < 0.25
+    assert shares.max() > 0.85
+    assert (shares > 0.17).all()  # whole pixels
+    ratios = width / height
+    assert 0.7 < ratios.min() < 0.8
+    assert 1.25 < ratios.max() < 1.4
+    # Nothing fits: the largest part in the middle of an aspect that is allowed.
+    assert images.random_box(random, 100, 10, (0.9, 1.0), (3 / 4, 4 / 3)) == (43, 0, 13, 10)
+
+
+def test_resized_crops_follow_their_draw_and_name_what_is_broken(gradient):
+    coloured = np.stack([gradient, gradient // 2, 255 - gradient], -1)
+    crop = images.ResizedCrop(16, (0.2, 1.0))
+    found = [crop(example(png(coloured), draw=(0, 0, i)))["image"] for i in range(20)]
+    assert {x.shape for x in found} == {(16, 16, 3)}
+    assert len({x.tobytes() for x in found}) == 20
+    np.testing.assert_array_equal(found[3], crop(example(png(coloured), draw=(0, 0, 3)))["image"])
+    # The gradient grows to the right unless the part was mirrored.
+    mirrored = [x[8, 0, 0] > x[8, -1, 0] for x in found]
+    assert 4 < sum(mirrored) < 16
+    never = [images.ResizedCrop(16, (0.2, 1.0), flip=False)(example(png(coloured), draw=(0, 0, i))) for i in range(20)]
+    assert not any(x["image"][8, 0, 0] > x["image"][8, -1, 0] for x in never)
+    with pytest.raises(DataError, match="of image 4 is not a picture"):
+        crop(example(b"no picture", 4))
+
+
+def test_normalise_is_what_the_network_reads(gradient):
+    image = np.stack([gradient] * 3, -1)
+    found = images.Normalise()({"image": image})["image"]
+    assert found.dtype == np.float32
+    whole = images.normalised(jnp.asarray(image)[None], images.CLIP_MEAN, images.CLIP_STD)
+    np.testing.assert_allclose(found, np.asarray(whole)[0], atol=1e-6)
