@@ -188,7 +188,8 @@ class Normalise:
     def __call__(self, example: Example) -> Example:
         """Changes the image."""
         shares = example[self.image].astype(np.float32) / np.float32(255)
-        return example | {self.image: (shares - np.float32(self.mean)) / np.float32(self.std)}
+        mean, std = (np.asarray(values, np.float32) for values in (self.mean, self.std))
+        return example | {self.image: (shares - mean) / std}
 
 
 @dataclass(frozen=True)
