@@ -65,6 +65,9 @@ def in_steps(duration: str, *, data_size: int, batch_size: int, total_steps: int
 
 # --- schedules -------------------------------------------------------------------------------------------------------
 
+SCHEDULES = ("constant", "staircase", "epochs", "cosine", "linear", "cosine_per_epoch", "decay_per_epoch")
+"""`config.optim.schedule.name`: see `make_schedule`."""
+
 Staircase = tuple[list[int], list[float]]  # boundaries, rates: rates[i] holds while i boundaries are <= step
 
 
@@ -125,6 +128,46 @@ def sysu_table(epochs: int, block: int = 20) -> tuple[tuple[int, float], ...]:
     return tuple((start, polynomial(max(start - 1, 0), epochs)) for start in range(0, epochs, block))
 
 
+def rates_of_epochs(
+    name: str, lr: float, epochs: int, *, floor: float, decay_rate: float = 1.0
+) -> Float[np.ndarray, " E"]:
+    """BLIP's learning rate in each epoch from 0 to `epochs`, which is behind the last (docs/originals/blip.md, section 14).
+
+    Args:
+      name: `cosine_per_epoch`: floor + ½ (lr − floor) (1 + cos(π · epoch / epochs)), so that `floor` is never reached;
+        `decay_per_epoch`: max(floor, lr · decay_rate^epoch).
+      lr: that of epoch 0.
+      epochs: how many the run has.
+      floor: the lowest rate.
+      decay_rate: of `decay_per_epoch`.
+    """
+    epoch = np.arange(epochs + 1, dtype=np.float64)
+    if name == "cosine_per_epoch":
+        return floor + (lr - floor) * (1 + np.cos(np.pi * epoch / max(epochs, 1))) / 2
+    return np.maximum(floor, lr * decay_rate**epoch)
+
+
+def _per_epoch(
+    config: ml_collections.ConfigDict, *, data_size: int, batch_size: int, total_steps: int
+) -> Callable[[Any], Float[Array, ""]]:
+    """Rates that stay within an epoch, but for the warm-up in epoch 0, which an epoch that is shorter cuts off."""
+    settings = config.schedule.to_dict()
+    warmup, start = settings.pop("warmup"), settings.pop("warmup_from")
+    climb = in_steps(warmup, data_size=data_size, batch_size=batch_size, total_steps=total_steps)
+    per_epoch = max(data_size // batch_size, 1)
+    rates = rates_of_epochs(lr=config.lr, epochs=math.ceil(total_steps / per_epoch), **settings)
+    stairs = _in_stairs(per_epoch * np.arange(1, len(rates)), rates)
+    if not climb:
+        return stairs
+
+    def rate(step: Any) -> Float[Array, ""]:
+        step = jnp.asarray(step)
+        climbing = jnp.float32(start) + jnp.float32(config.lr - start) * (step.astype(jnp.float32) / climb)
+        return jnp.where(step < per_epoch, jnp.minimum(jnp.float32(config.lr), climbing), stairs(step))
+
+    return rate
+
+
 def _in_stairs(boundaries: Any, rates: Any) -> Callable[..., Any]:
     edges, values = np.asarray(boundaries, np.int32), np.asarray(rates, np.float32)
     return lambda step: jnp.asarray(values)[jnp.sum(jnp.asarray(step) >= edges, dtype=jnp.int32)]
@@ -139,7 +182,8 @@ def make_schedule(
       config: `config.optim`: `lr`, and `schedule` with a `name`:
         `constant`; `staircase` (`warmup_epochs`, `decay_epochs`, `decay_rate`); `epochs` (`table`: rows of (epoch, share of
         `lr` from its start on), the first of epoch 0); `cosine` or `linear` (`warmup`, a duration; then down to `end`, a
-        share of `lr`, at the last step).
+        share of `lr`, at the last step); `cosine_per_epoch` (`floor`) or `decay_per_epoch` (`floor`, `decay_rate`), see
+        `rates_of_epochs`, both with a `warmup`, in epoch 0 only, from the rate `warmup_from` to `lr`.
       data_size: examples in the training set.
       batch_size: examples a step.
       total_steps: steps of the whole run.
@@ -166,7 +210,9 @@ def make_schedule(
         )
         joined = optax.join_schedules([optax.linear_schedule(0.0, config.lr, max(warmup, 1)), decay], [warmup])
         return lambda step: jnp.asarray(joined(step), jnp.float32)
-    raise ConfigError(f"config.optim.schedule.name is {name!r}; known are constant, staircase, epochs, cosine, linear.")
+    if name in ("cosine_per_epoch", "decay_per_epoch"):
+        return _per_epoch(config, data_size=data_size, batch_size=batch_size, total_steps=total_steps)
+    raise ConfigError(f"config.optim.schedule.name is {name!r}; known are {', '.join(SCHEDULES)}.")
 
 
 # --- optimisers ------------------------------------------------------------------------------------------------------

@@ -88,6 +88,31 @@ def test_a_table_of_epochs():
         optim.make_schedule(config, data_size=10, batch_size=4, total_steps=8)
 
 
+def _blip_schedule(name, *, total_steps=40, data_size=21, **fields):
+    config = configs.load("configs/rwsan.py").optim
+    with config.unlocked():
+        config.lr = 3e-4
+        config.schedule = {"name": name, "floor": 1e-6, "warmup": "0 steps", "warmup_from": 0.0} | fields
+    schedule = optim.make_schedule(config, data_size=data_size, batch_size=2, total_steps=total_steps)
+    return np.asarray(jax.jit(jax.vmap(schedule))(jnp.arange(total_steps)))
+
+
+def test_rates_that_fall_by_the_epoch():
+    rates = _blip_schedule("cosine_per_epoch")  # 4 epochs of 10 steps
+    expected = [1e-6 + (3e-4 - 1e-6) * (1 + np.cos(np.pi * i / 4)) / 2 for i in range(4)]
+    np.testing.assert_allclose(rates, np.repeat(expected, 10), rtol=1e-6)
+    rates = _blip_schedule("decay_per_epoch", decay_rate=0.1, total_steps=45)
+    np.testing.assert_allclose(rates, np.repeat([3e-4, 3e-5, 3e-6, 1e-6, 1e-6], [10, 10, 10, 10, 5]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("warmup", [4, 10, 25])
+def test_the_warm_up_ends_with_the_first_epoch(warmup):
+    rates = _blip_schedule("decay_per_epoch", decay_rate=0.9, warmup=f"{warmup} steps", warmup_from=1e-6)
+    expected = [min(3e-4, 1e-6 + (3e-4 - 1e-6) * i / warmup) for i in range(10)]
+    np.testing.assert_allclose(rates[:10], expected, rtol=1e-6)
+    np.testing.assert_allclose(rates[10:], np.repeat([3e-4 * 0.9**i for i in (1, 2, 3)], 10), rtol=1e-6)
+
+
 @pytest.mark.oracle
 @pytest.mark.parametrize("clip_norm", [0.0, 1.0])
 @pytest.mark.parametrize(("name", "decay"), [("adamax", 0.0), ("adam", 0.0), ("adam", 0.1)])
