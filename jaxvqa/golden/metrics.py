@@ -4,12 +4,14 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from jaxvqa.data.answers import AnswerList
 from jaxvqa.data.rad_text import RadAnswerList, normalise_rad_answer
 from jaxvqa.errors import DataError
 from jaxvqa.golden.cases import Case, Results, below_data
 from jaxvqa.golden.runner import Check, Sections
-from jaxvqa.metrics import vqa, vqa_med, vqa_rad
+from jaxvqa.metrics import retrieval, vqa, vqa_med, vqa_rad
 
 QUESTIONS = "data/vqa_v2_mini"
 """Below the folder that the environment variable JAXVQA_DATA names."""
@@ -156,13 +158,34 @@ def _med_files(content: dict[str, Any], case: Case) -> Results:
         yield scored["name"], ours, (scored["accuracy"], scored["bleu"])
 
 
+ROUNDING = 1e-6
+"""By how much floats of the metrics' cases may differ."""
+
+TRANSPOSED = "the transpose of scores_i2t"
+
+
+def _retrieval(content: list[dict[str, Any]]) -> Results:
+    for number, case in enumerate(content):
+        scores, back = np.asarray(case["scores_i2t"], np.float64), case.get("scores_t2i", TRANSPOSED)
+        if isinstance(back, str) and back != TRANSPOSED:
+            raise DataError(f"scores_t2i of case {number} is {back!r}; expected a matrix, or {TRANSPOSED!r}.")
+        pairs = [(image, text) for image, texts in enumerate(case["image_to_captions"]) for text in texts]
+        own = retrieval.relation(scores.shape, np.asarray(pairs))
+        summary = retrieval.summarise(scores, own, None if isinstance(back, str) else np.asarray(back, np.float64))
+        ours = summary.recalls()
+        for name, expected in case["expected"].items():
+            value = ours.get(name)
+            close = value is not None and abs(value - expected) <= ROUNDING
+            yield f"case {number}, {name}", expected if close else value, expected
+
+
 SECTIONS: Sections = {
     "vqa_med_2021": (
         Check.of(_med_pairs, "pairs", "all_pairs_as_one_file"),
         Check.of(_med_submissions, "file_validation"),
         Check.of(_med_files, "real_references", of_case=True),
     ),
-    "retrieval": (),
+    "retrieval": (Check.of(_retrieval, "image_to_captions", "scores_i2t", "scores_t2i", "expected"),),
     "vqa_rad": (
         Check.of(_rad_normalisation, "answer_normalisation"),
         Check.of(_rad_files, "labels", "test_targets", "predictions"),

@@ -25,11 +25,12 @@ _ROUNDING = 1e-6  # of scores that float32 makes a little more than 1
 _MAX_CELLS = 1 << 22
 
 Values = Sequence[float | int] | Shaped[np.ndarray, " N"]
+ImageIds = Sequence[int] | Shaped[np.ndarray, " N"]
 
 
 def confidence_interval(
     values: Values,
-    images: Sequence[int] | Shaped[np.ndarray, " N"] | None = None,
+    images: ImageIds | None = None,
     *,
     paired: bool = False,
     seed: int = 0,

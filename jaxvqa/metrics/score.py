@@ -1,12 +1,12 @@
 """A score and its confidence interval: as evaluations give it, and as a row of metrics.jsonl holds it. NumPy only."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from jaxvqa.metrics.bootstrap import Values, confidence_interval
+from jaxvqa.metrics.bootstrap import ImageIds, Values, confidence_interval
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Score:
     n: int = 0
 
     @classmethod
-    def mean(cls, values: Values, images: Sequence[int] | None = None, *, paired: bool = False) -> "Score":
+    def mean(cls, values: Values, images: ImageIds | None = None, *, paired: bool = False) -> "Score":
         """The mean of values in percent with its interval: see `confidence_interval` for the arguments."""
         low, high = confidence_interval(values, images, paired=paired)
         return cls(share(values), 100 * low, 100 * high, len(values))

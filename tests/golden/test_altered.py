@@ -187,6 +187,36 @@ def test_only_what_has_a_seed_is_a_recipe(tmp_path):
     assert not failures(runner.run(path))
 
 
+# --- retrieval -------------------------------------------------------------------------------------------------------------
+
+
+def test_retrieval_cases_of_other_sizes_and_with_parts_left_out(tmp_path):
+    rng = np.random.default_rng(0)
+    scores = rng.permutation(12).reshape(3, 4).astype(float)
+
+    def change(content):
+        content["retrieval"][0].pop("scores_t2i")
+        content["retrieval"][1]["expected"] = {"img_r5": content["retrieval"][1]["expected"]["img_r5"]}
+        best = 100 * np.mean([scores[0].argmax() in (0, 1), scores[1].argmax() == 2, scores[2].argmax() == 3])
+        small = {"image_to_captions": [[0, 1], [2], [3]], "scores_i2t": scores.tolist(), "expected": {"txt_r1": best}}
+        content["retrieval"].append(small)
+
+    (row,) = runner.run(altered(tmp_path, "metrics/retrieval_cases.json", "found.json", change))
+    assert row.passed, row.note
+    assert row.note == "29/29"
+
+
+@pytest.mark.parametrize("name", ["txt_r5", "img_r1", "r_mean", "a measure that nobody knows"])
+def test_another_recall_is_a_miss(name, tmp_path):
+    def change(content):
+        expected = content["retrieval"][2]["expected"]
+        expected[name] = expected.get(name, 0.0) - 1e-5
+
+    (row,) = runner.run(altered(tmp_path, "metrics/retrieval_cases.json", "found.json", change))
+    assert row.passed is False
+    assert f"case 2, {name}" in row.note
+
+
 # --- summaries -------------------------------------------------------------------------------------------------------------
 
 
