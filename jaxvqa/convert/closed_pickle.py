@@ -21,10 +21,6 @@ class PickleError(Exception):
     """The pickle is damaged, or does what no file of arrays needs."""
 
 
-class ForeignNameError(PickleError):
-    """The pickle names something that the reader's table does not have."""
-
-
 @dataclasses.dataclass(eq=False)
 class Name:
     """A name in a pickle, such as `collections.OrderedDict`, and what stands for calling it; None for one that is not known."""
@@ -180,34 +176,30 @@ _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _MARK = object()
 
 
-def load(
-    stream: Any, names: Mapping[str, Callable[..., Any]] = NAMES, persistent: Any = None, *, strict: bool = False
-) -> Any:
+def load(stream: Any, names: Mapping[str, Callable[..., Any]] = NAMES, persistent: Any = None) -> Any:
     """Reads one pickle from a stream, which then stands behind it.
 
     Args:
       stream: a binary stream.
       names: `module.name` -> what stands for calling it.
       persistent: makes the value of a persistent id; without, there must be none.
-      strict: whether a name that `names` does not have is an error, not a `Foreign`.
 
     Returns:
       Numbers, texts, bytes, lists, tuples, dicts, sets, and stand-ins: what `names` made, `Array`, `Name` and `Foreign`.
 
     Raises:
       PickleError: the pickle is damaged, or does what no file of arrays needs.
-      ForeignNameError: it names something else, and `strict` is asked for.
     """
     try:
-        return _Machine(names, persistent, strict).run(stream)
+        return _Machine(names, persistent).run(stream)
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, UnicodeError, OverflowError) as error:
         # What damage leads to, here and in genops: no operation of that number, an empty stack, wrong arguments.
         raise PickleError(str(error) or type(error).__name__) from error
 
 
 class _Machine:
-    def __init__(self, names: Mapping[str, Callable[..., Any]], persistent: Any, strict: bool) -> None:
-        self.names, self.persistent, self.strict = names, persistent, strict
+    def __init__(self, names: Mapping[str, Callable[..., Any]], persistent: Any) -> None:
+        self.names, self.persistent = names, persistent
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
 
@@ -246,8 +238,6 @@ class _Machine:
         return Foreign(called.name) if called.make is None else called.make(*arguments)
 
     def named(self, name: str) -> Name:
-        if self.strict and name not in self.names:
-            raise ForeignNameError(name)
         return Name(name, self.names.get(name))
 
     # The operations, by the names that pickletools gives them.

@@ -87,54 +87,8 @@ CONSTANTS = (
     ),
 )
 
-EMBED_WIDTHS = {"biowordvec": 200, "glove": 300, "biosentvec": 700}
-"""The original's `emb_init` -> size of a word vector."""
-
-QUESTION_OPTIONS: original.Translation = {
-    "n_words": "vocab_size",
-    "emb_dim": "embed_width",
-    "num_hid": "width",
-    "self_att": "self_attention",
-    "op": lambda value: {"tables": 2 if "c" in value else 1},
-    "rnn": lambda value: {"rnn": value.lower()},
-    "emb_init": lambda value: {"embed_width": EMBED_WIDTHS[value]} if value in EMBED_WIDTHS else {},
-    "question_len": None,
-    "image_size": None,
-}
-"""The original's options of the question encoder -> fields of the models; the last say what goes into a model."""
-
-
-def is_model(*names: str) -> Any:
-    """Takes the option `model` if it has one of these values."""
-
-    def take(value: str) -> dict[str, Any]:
-        if value.upper() not in names:
-            raise ValueError(f"model is {value}, not {' or '.join(names)}.")
-        return {}
-
-    return take
-
-
-OPTIONS: original.Translation = {
-    **QUESTION_OPTIONS,
-    "n_answers": "num_answers",
-    "use_cma": "cross_attention",
-    "use_spatial": "spatial",
-    "model": is_model("CMSA"),
-    # the last of four stages, each twice as wide as the one before
-    "v_dim": lambda value: {"branch_width": value // 8},
-    "distmodal": None,
-    "feature_map": None,
-}
-"""The original's option -> field of the model, or what makes fields of it."""
-
 LR_SCALE = ((r"(embed|question)/.*", 0.2), (r".*", 1.0))
 """With self-attention words and question learn more slowly (docs/originals/cmsa.md, section 8): `config.optim.lr_scale`."""
-
-
-def model_config(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Translates the original's options into the `model` part of a config; see `fields_of`."""
-    return {"name": "cmsa"} | original.fields_of("CMSA", options, OPTIONS)
 
 
 def infer_sizes(tensors: Tensors) -> dict[str, Any]:

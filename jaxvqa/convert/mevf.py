@@ -7,10 +7,9 @@ The models' files are laid out as CMSA's (`jaxvqa/convert/cmsa.py`), most of who
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from jaxvqa.convert import cmsa, layers, numpy_pickle, original
+from jaxvqa.convert import cmsa, layers, original
 from jaxvqa.convert.files import TorchFile
 from jaxvqa.convert.layout import Layout
 from jaxvqa.convert.table import Rule, Table, Tensors, nested
@@ -87,48 +86,6 @@ def _table(fusion: list[Rule]) -> Table:
 
 KEYS = {"ban": _table(BILINEAR), "san": _table(STACKED)}
 """Model -> its table."""
-
-BRANCHES = {
-    ("maml", "autoencoder"): "mevf",
-    ("maml",): "maml",
-    ("autoencoder",): "autoencoder",
-    ("distmodal",): "distmodal",
-    ("multitask",): "resnet50",
-}
-"""Those of the original's switches that are on -> the field `image_branches`."""
-
-OPTIONS: original.Translation = {
-    **cmsa.QUESTION_OPTIONS,
-    "n_answers": "num_answers",
-    "dm_feat_dim": "image_width",
-    "model": cmsa.is_model("BAN", "SAN"),
-    "feat_dim": lambda value: {"maml_width": value, "code_width": value},
-    **dict.fromkeys(("maml", "autoencoder", "distmodal", "multitask", "v_dim", "eps_cnn", "use_counter")),
-    **dict.fromkeys(("gamma", "num_stacks")),  # of one fusion each
-}
-"""The original's option -> field of the models, or what makes fields of it."""
-
-FUSION_OPTIONS: Mapping[str, original.Translation] = {"ban": {"gamma": "glimpses"}, "san": {"num_stacks": "stacks"}}
-"""Model -> the same, of its fusion; the original has all options for both."""
-
-
-def model_config(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Translates the original's options into the `model` part of a config; see `fields_of`."""
-    name = str(options.get("model", "BAN")).lower()
-    chosen = tuple(option for option in ("maml", "autoencoder", "distmodal", "multitask") if options.get(option))
-    faults = []
-    if chosen not in BRANCHES:
-        faults.append(f"no image branches are chosen by {' and '.join(chosen) or 'none of the options'}.")
-    known = {
-        **OPTIONS,
-        **FUSION_OPTIONS.get(name, {}),
-        **({"v_dim": "image_width"} if chosen == ("multitask",) else {}),
-    }
-    return (
-        {"name": name}
-        | original.fields_of("BAN and SAN", options, known, faults)
-        | {"image_branches": BRANCHES[chosen]}
-    )
 
 
 def infer_sizes(tensors: Tensors) -> dict[str, Any]:
@@ -217,9 +174,6 @@ MAML_ORIGINAL = original.Original(
     inputs=lambda tensors, config: {"image": original.image(16, 16, 1)},
     module=lambda config: MAMLBranch(**config),
     call={"train": False},
-    read=lambda source, entry, **options: (
-        source if isinstance(source, TorchFile) else TorchFile(numpy_pickle.read(source), path=Path(source))
-    ),
     fresh=r"(params|batch_stats)/norm_.*",
 )
 """`pretrained_maml.weights`, a pickle of NumPy arrays that holds no batch norms."""

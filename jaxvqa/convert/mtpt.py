@@ -62,29 +62,6 @@ KEYS = {
 """Network, which is also the first part of our paths -> the table of its file."""
 
 
-def _depth(backbone: str) -> dict[str, Any]:
-    depth = backbone.lower().removeprefix("resnet")
-    if not depth.isdecimal():
-        raise ValueError(f"backbone is {backbone}, no resnet34 or the like.")
-    return {"depth": int(depth)}
-
-
-OPTIONS: original.Translation = {
-    **cmsa.QUESTION_OPTIONS,
-    "n_classes": "classes",
-    "task": "task",
-    "use_spatial": "spatial",
-    "backbone": _depth,
-    "v_dim": None,
-}
-"""The original's option -> field of the model, or what makes fields of it."""
-
-
-def model_config(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Translates the original's options into the `model` part of a config; see `fields_of`."""
-    return {"name": "mtpt"} | original.fields_of("the pre-training", options, OPTIONS)
-
-
 def infer_sizes(tensors: Mapping[str, Tensors]) -> dict[str, Any]:
     """Reads the model's sizes and options from the tensors' names and shapes.
 

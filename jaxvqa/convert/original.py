@@ -19,7 +19,7 @@ from jaxvqa.convert.adam import AdamState, Optimizer
 from jaxvqa.convert.layers import counted_batches
 from jaxvqa.convert.layout import Layout
 from jaxvqa.convert.table import Report, Tensors
-from jaxvqa.errors import CheckpointError, nearest
+from jaxvqa.errors import CheckpointError
 from jaxvqa.models import build
 
 Config = Mapping[str, Any]
@@ -250,38 +250,6 @@ def image(height: int, width: int, channels: int = 3) -> jax.ShapeDtypeStruct:
 
 TOKEN = jax.ShapeDtypeStruct((1, 1), jnp.int32)
 """A text of one token, as an input."""
-
-Translation = Mapping[str, str | Callable[[Any], dict[str, Any]] | None]
-"""The original's option -> the field that takes its value, or what makes fields of it, or None: it changes no field."""
-
-
-def fields_of(name: str, options: Mapping[str, Any], known: Translation, faults: Sequence[str] = ()) -> dict[str, Any]:
-    """Translates an original's options into the `model` part of a config.
-
-    Args:
-      name: the system, as messages call it.
-      options: option -> value.
-      known: what becomes of each; plain fields win over those that are made, which may raise ValueError.
-      faults: what is wrong with the options besides.
-
-    Raises:
-      CheckpointError: lists each option that is not known, or that has a value which is not offered.
-    """
-    wrong = [f"unknown option {option}.{nearest(option, known)}" for option in options if option not in known]
-    made: dict[str, Any] = {}
-    plain: dict[str, Any] = {}
-    for option, value in options.items():
-        rule = known.get(option)
-        try:
-            if isinstance(rule, str):
-                plain[rule] = value
-            elif rule:
-                made |= rule(value)
-        except ValueError as error:
-            wrong.append(str(error))
-    if wrong or faults:
-        raise CheckpointError(f"These options do not fit {name}: " + " ".join([*wrong, *faults]))
-    return made | plain
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ from jaxvqa.convert.adam import ADAM, Optimizer
 from jaxvqa.convert.files import TorchFile
 from jaxvqa.convert.layers import LINEAR, RNN, in_collections
 from jaxvqa.convert.layout import Layout
-from jaxvqa.convert.original import TOKEN, Checkpoint, Config, Original, Shapes, System, fields_of, sizes_of
+from jaxvqa.convert.original import TOKEN, Checkpoint, Config, Original, Shapes, System, sizes_of
 from jaxvqa.convert.table import Rule, Table, Tensors, nested
 from jaxvqa.data.answers import AnswerList
 from jaxvqa.data.text import Vocabulary
@@ -79,32 +79,6 @@ SIZES = {
 """Field of the model -> the key and axis that tell it. Of a rank they tell `heads` times as much.
 
 They cannot tell `heads`, `encoder_passes`, `decoder_passes` and `dropout`: those come from the config."""
-
-OPTIONS = {
-    "HIDDEN_SIZE": "width",
-    "MULTI_HEAD": "heads",
-    "SRWSA_LAYER": "encoder_passes",
-    "SGRWSA_LAYER": "decoder_passes",
-    "WORD_EMBED_SIZE": "embed_width",
-    "FLAT_MLP_SIZE": "flatten_width",
-    "FLAT_OUT_SIZE": "fused_width",
-    "SRWSA_MIDSIZE": "question_rank",
-    "SGRWSA_SA_MIDSIZE": "region_rank",
-    "SGRWSA_GA_MIDSIZE": "guided_rank",
-    "DROPOUT_R": "dropout",
-    "token_size": "vocab_size",
-    "answer_size": "num_answers",
-    # what goes into the model; ours takes inputs of any length
-    **dict.fromkeys(("IMG_FEAT_SIZE", "IMG_FEAT_PAD_SIZE", "MAX_TOKEN", "FF_SIZE")),
-}
-"""The original's option -> field of the model."""
-
-
-def model_config(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Translates the original's options into the `model` part of a config; see `fields_of`."""
-    always, given = 4 * options.get("HIDDEN_SIZE", 512), options.get("FF_SIZE")
-    faults = [] if given in (None, always) else [f"FF_SIZE is {given}; it is always four times HIDDEN_SIZE."]
-    return {"name": "rwsan"} | fields_of("RWSAN", options, OPTIONS, faults)
 
 
 def _infer(file: TorchFile, given: Config) -> dict[str, Any]:

@@ -103,53 +103,12 @@ KEYS: Mapping[str, Table] = {
 }
 """Backbone -> its table."""
 
-SIZED: Mapping[str, tuple[str, Mapping[str, str], Mapping[str, Any]]] = {
-    "resnest": (
-        "resnest50",
-        {"layers": "blocks", "stem_width": "stem_width", "bottleneck_width": "bottleneck_width", "radix": "radix"},
-        {"groups": 1, "deep_stem": True, "avg_down": True, "avd": True, "avd_first": False},
-    ),
-    "RepVGG": ("RepVGG-B0", {"num_blocks": "blocks", "width_multiplier": "widths"}, {}),
-    "densenet": (
-        "densenet121",
-        {"block_config": "blocks", "growth_rate": "growth", "num_init_features": "width", "bn_size": "bottleneck"},
-        {},
-    ),
-}
-"""The original's class -> a backbone of that class; its option -> the tower's field; options that have one value here."""
-
 
 def infer_sizes(tensors: Tensors, backbone: str) -> dict[str, Any]:
     """Reads off the number of classes; nothing where its tensor is missing."""
     names = [r.key for r in KEYS[backbone].rules if re.fullmatch(r"params/head/classifier.*/bias", r.path)]
     found = [len(tensors[name]) for name in names if name in tensors and tensors[name].ndim]
     return {"num_answers": found[-1]} if found else {}
-
-
-def model_config(model: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Translates a name and options of the original's classes into the `model` part of a config.
-
-    Args:
-      model: a backbone's name, or `resnest`, `RepVGG` or `densenet` for one of other sizes.
-      options: the arguments of its class.
-
-    Raises:
-      CheckpointError: lists each option that is not known, or not offered here.
-    """
-    rest = dict(options)
-    config: dict[str, Any] = {"name": "sysu_hcp", "backbone": model, "num_answers": rest.pop("num_classes")}
-    if model in SIZED:
-        config["backbone"], names, fixed = SIZED[model]
-        config["sizes"] = {names[name]: rest.pop(name) for name in names if name in rest}
-        rest = {name: value for name, value in rest.items() if name not in fixed or value != fixed[name]}
-    if model == "RepVGG":
-        factors = config["sizes"].pop("widths")
-        widths = [round(64 * factors[0]), *(round(n * f) for n, f in zip((64, 128, 256, 512), factors, strict=True))]
-        config["sizes"]["widths"] = (min(64, widths[0]), *widths[1:])
-    _known(config["backbone"])
-    if rest:
-        raise CheckpointError(f"{model} is not offered with {', '.join(f'{k} = {v!r}' for k, v in rest.items())}.")
-    return config
 
 
 def _classifier(network: str, first: str) -> tuple[Constant, ...]:

@@ -81,51 +81,6 @@ def _without_brackets(text: str) -> str:
     return text[:start] + text[end + 1 :] if 0 <= start < end else text
 
 
-# The packing of SYSU-HCP's authors, whose lists name images and class ids.
-
-
-def parse_class_list(text: str, source: str | Path) -> list[tuple[str, int]]:
-    """Returns (image, class id) of each line `image id` of one of the authors' lists.
-
-    Raises:
-      DataError: lists the lines that are not a name, one blank and a number.
-    """
-    pairs, faults = [], []
-    for number, line in enumerate(text.split("\n"), start=1):
-        image, _, label = line.strip().partition(" ")
-        if image and label.isdecimal():
-            pairs.append((image, int(label)))
-        elif line.strip():
-            faults.append(f"line {number}: {line[:60]!r}")
-    _raise(faults, f"{source}: expected lines of an image, one blank and a class id")
-    return pairs
-
-
-def parse_validation(
-    classes: str, pairs: str, source: str | Path = "val.txt and label.txt"
-) -> list[tuple[str, int, str]]:
-    """Returns (image, class id, question) of the authors' validation files, which belong together line by line.
-
-    Args:
-      classes: the text of `val.txt`, lines `image id`.
-      pairs: the text of `label.txt`, lines `image|question|answer`, of the same images in the same order.
-      source: what the texts were read from, for messages.
-
-    Raises:
-      DataError: the files are not parallel, or have other lines.
-    """
-    labels, rows = parse_class_list(classes, source), parse_rows(pairs, PAIRS, source)
-    faults = [
-        f"line {number}: {image} and {row['image']}"
-        for number, ((image, _), row) in enumerate(zip(labels, rows, strict=False), start=1)
-        if image != row["image"]
-    ]
-    if len(labels) != len(rows):
-        faults.append(f"{len(labels)} and {len(rows)} lines")
-    _raise(faults, f"{source}: expected the same images in the same order")
-    return [(image, label, row["question"]) for (image, label), row in zip(labels, rows, strict=True)]
-
-
 # The classes.
 
 

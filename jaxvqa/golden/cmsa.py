@@ -1,5 +1,6 @@
 """CMSA's golden cases: the model and its training (docs/originals/cmsa.md, section 14)."""
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -9,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxvqa import models
-from jaxvqa.convert import cmsa, files, to_torch
+from jaxvqa.convert import cmsa, to_torch
 from jaxvqa.data import images
-from jaxvqa.golden.cases import COUNTED, Case, Read, Row
+from jaxvqa.golden import options
+from jaxvqa.golden.cases import Case, Read, Row
 from jaxvqa.golden.parts import compare_all
 from jaxvqa.golden.training import Named, Recorder, Run, Training, config_of, pixels, train
 
@@ -52,19 +54,16 @@ SLICES = {
 def run(case: Case) -> Iterator[Row]:
     """Runs one case in float32, and a training case in float64 too."""
     tensors = case.checkpoint()
-    options = {name: value for name, value in case.manifest["options"].items() if name not in TRAIN_OPTIONS}
-    config = cmsa.model_config(options)
+    stated = {name: value for name, value in case.manifest["options"].items() if name not in TRAIN_OPTIONS}
+    config = options.cmsa(stated)
     model = models.build(config)
     inputs = _inputs(case)
-
-    layout = cmsa.ORIGINAL.layout(config, tensors)
-
-    def read(path: Any) -> Any:
-        shapes = jax.eval_shape(lambda key, x: model.init(key, **_called(x)), jax.random.key(0), inputs)
-        return layout.read(files.read(path, "model_state").tensors, shapes)[0]
-
-    variables = case.through_file(tensors, {"epoch": 0}, read, "model_state")
-    yield case.back_again(tensors, layout.write(variables, COUNTED))
+    called, method = _called(inputs)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), called)
+    how = dataclasses.replace(cmsa.ORIGINAL, call=method)
+    loaded = case.through_file(tensors, {"epoch": 0}, lambda path: how.load(path, config, shapes), "model_state")
+    variables = loaded.variables
+    yield case.back_again(tensors, how.to_original(loaded))
     yield case.sizes_read_off(cmsa.infer_sizes(tensors), config)
     with jax.default_matmul_precision("highest"):
         if "target" in case.inputs:
@@ -87,16 +86,17 @@ def _inputs(case: Case) -> dict[str, Any]:
     return given | {"organ_logits": case.inputs["modal_logits"]}
 
 
-def _called(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of the model's method that takes these inputs."""
+def _called(inputs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """The arguments of the model's method that takes these inputs, and which method that is."""
     if "image" in inputs:
-        return dict(inputs)
+        return dict(inputs), {}
     rest = {name: inputs[name] for name in ("question", "organ_logits")}
-    return rest | {"maps": tuple(inputs[name] for name in ("abd", "brain", "chest")), "method": "from_maps"}
+    return rest | {"maps": tuple(inputs[name] for name in ("abd", "brain", "chest"))}, {"method": "from_maps"}
 
 
 def _evaluate(model: Any, variables: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    logits, out = jax.jit(lambda v, x: model.apply(v, **_called(x)))(variables, inputs)
+    called, method = _called(inputs)
+    logits, out = jax.jit(lambda v, x: model.apply(v, **x, **method))(variables, called)
     out = out | {"update_0": out["block_0"] - out["map"]}
     ours = {name: np.asarray(out[inside]) for name, inside in OUTPUTS.items() if inside in out}
     # Theirs have the channels second.
@@ -125,7 +125,8 @@ class FromMaps(Recorder):
         """What the model gives without the image."""
         given = variables["given"] | {"question": options.pop("question")}
         del options["image"]
-        return super().apply({k: v for k, v in variables.items() if k != "given"}, **_called(given), **options)
+        called, method = _called(given)
+        return super().apply({k: v for k, v in variables.items() if k != "given"}, **called, **method, **options)
 
 
 def _optimizer_options(options: Mapping[str, Any]) -> Read:

@@ -132,10 +132,18 @@ def _med_submissions(content: dict[str, Any]) -> Results:
     for name, case in content["file_validation"].get("files", {}).items():
         expected = tuple(case["result"].values()) if "result" in case else "refused"
         try:
-            ours: Any = vqa_med.summarise(vqa_med.read_submission(case["lines"], references), references).rounded()
+            ours: Any = vqa_med.summarise(_submission(case["lines"]), references).rounded()
         except DataError:
             ours = "refused"
         yield name, ours, expected
+
+
+def _submission(lines: list[str]) -> dict[str, str]:
+    """The lines `image|answer` of a submission: the evaluator refuses others, and an image that it has had."""
+    rows = [line.rstrip("\n").split("|") for line in lines]
+    if any(len(row) != 2 for row in rows) or len({row[0] for row in rows}) < len(rows):
+        raise DataError("not lines of image|answer, each of another image")
+    return {row[0]: row[1] for row in rows}
 
 
 def _med_files(content: dict[str, Any], case: Case) -> Results:

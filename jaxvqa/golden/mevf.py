@@ -3,18 +3,16 @@
 docs/originals/cmsa.md, section 14.
 """
 
-import dataclasses
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxvqa import models
-from jaxvqa.convert import files, mevf
-from jaxvqa.golden.cases import COUNTED, Case, Row
+from jaxvqa.convert import mevf
+from jaxvqa.golden import options
+from jaxvqa.golden.cases import Case, Row
 from jaxvqa.golden.parts import compare_all
 from jaxvqa.models.mevf import AutoEncoder, MAMLBranch
 
@@ -47,7 +45,7 @@ def run(case: Case) -> Iterator[Row]:
         yield from _run_published(case)
         return
     tensors = case.checkpoint()
-    config = mevf.model_config(case.manifest["options"])
+    config = options.mevf(case.manifest["options"])
     batch = {INPUTS[name]: np.moveaxis(value, 1, -1) for name, value in case.inputs.items() if name in INPUTS}
     batch["question"] = case.inputs["question"].astype(np.int32)
     config |= {name: value for name, value in mevf.infer_sizes(tensors).items() if name not in config}
@@ -56,10 +54,7 @@ def run(case: Case) -> Iterator[Row]:
     loaded = case.through_file(
         tensors, {"epoch": 0}, lambda path: mevf.ORIGINAL.load(path, config, shapes), "model_state"
     )
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "written.pth"
-        mevf.ORIGINAL.save(path, dataclasses.replace(loaded, entries={"batches": COUNTED}))
-        yield case.back_again(tensors, files.read(path, "model_state").tensors)
+    yield case.back_again(tensors, mevf.ORIGINAL.to_original(loaded))
     yield case.sizes_read_off(mevf.infer_sizes(tensors), config)
 
     with jax.default_matmul_precision("highest"):

@@ -12,7 +12,7 @@ import optax
 
 from jaxvqa import models
 from jaxvqa.convert import files, mtpt
-from jaxvqa.golden import weights
+from jaxvqa.golden import options, weights
 from jaxvqa.golden.cases import COUNTED, Case, Row
 from jaxvqa.golden.parts import compare_all
 from jaxvqa.metrics.segmentation import mean_iou
@@ -43,7 +43,7 @@ def run(case: Case) -> Iterator[Row]:
         part: weights.checkpoint([t for t in case.manifest["tensors"] if t["file"] == file])
         for file, part in PARTS.items()
     }
-    config = mtpt.model_config(case.manifest["options"])
+    config = options.mtpt(case.manifest["options"])
     with tempfile.TemporaryDirectory() as folder:
         theirs, ours = ({part: Path(folder) / f"{name}_{part}.pth" for part in tensors} for name in ("their", "our"))
         for part, path in theirs.items():

@@ -17,6 +17,7 @@ from jaxvqa.convert import rwsan, to_torch
 from jaxvqa.data.answers import AnswerList, normalise_answer
 from jaxvqa.data.text import Vocabulary, tokenise
 from jaxvqa.data.transforms import PadRegions
+from jaxvqa.golden import options
 from jaxvqa.golden.cases import Case, Results, Row
 from jaxvqa.golden.parts import compare_all
 from jaxvqa.golden.runner import Check, Sections
@@ -55,7 +56,7 @@ LOSSES = {
 def run(case: Case) -> Iterator[Row]:
     """Runs one case in float32, and its training in float64 too."""
     tensors = case.checkpoint()
-    config = rwsan.model_config(case.manifest["options"])
+    config = options.rwsan(case.manifest["options"])
     extra = {"optimizer": {"state": {}, "param_groups": []}, "lr_base": 1e-4}
     loaded = case.through_file(tensors, extra, lambda path: rwsan.ORIGINAL.load(path, config))
     yield case.back_again(tensors, rwsan.ORIGINAL.to_original(loaded))
@@ -85,7 +86,7 @@ def _evaluate(model: Any, params: Any, case: Case) -> dict[str, Any]:
 
 
 def _training(case: Case, params: Any) -> Training:
-    train, model = case.manifest["train"], rwsan.model_config(case.manifest["options"]) | {"dropout": 0.0}
+    train, model = case.manifest["train"], options.rwsan(case.manifest["options"]) | {"dropout": 0.0}
     reduction, of_both = LOSSES[train.get("loss", next(iter(LOSSES)))]
     batch = {"regions": case.inputs["img_feat"], "question": case.inputs["ques_ix"].astype(np.int32)}
     return Training(

@@ -15,6 +15,7 @@ import numpy as np
 from jaxvqa import models
 from jaxvqa.convert import sysu_hcp, to_torch
 from jaxvqa.data import images
+from jaxvqa.golden import options
 from jaxvqa.golden.cases import COUNTED, Case, Row
 from jaxvqa.golden.parts import compare_all
 from jaxvqa.golden.training import Named, Run, Training, config_of, pixels, train
@@ -40,7 +41,7 @@ INSIDE = {
 def run(case: Case) -> Iterator[Row]:
     """Runs one case in float32, and a training case in float64 too."""
     tensors = case.checkpoint()
-    config = sysu_hcp.model_config(case.manifest["model"], case.manifest["options"])
+    config = options.sysu_hcp(case.manifest["model"], case.manifest["options"])
     model = models.build(config)
     loaded = case.through_file(tensors, {"epoch": 29, "run_id": 3}, lambda path: sysu_hcp.ORIGINAL.load(path, config))
 

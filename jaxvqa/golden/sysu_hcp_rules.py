@@ -259,11 +259,15 @@ def _reading(case: Case) -> Iterator[Row]:
 
     def lists() -> Results:
         for split in splits:
-            pairs = med_text.parse_class_list(files[f"data/train/{split}.txt"], split)
-            yield split, [[image, str(label)] for image, label in pairs], content[split]
+            yield split, _class_list(files[f"data/train/{split}.txt"], split), content[split]
         if "val" in content:
-            rows = med_text.parse_validation(files["data/val/val.txt"], files["data/val/label.txt"])
-            yield "val", [[image, str(label), question] for image, label, question in rows], content["val"]
+            # Two files, line by line of the same images.
+            labels = _class_list(files["data/val/val.txt"], "val.txt")
+            rows = med_text.parse_rows(files["data/val/label.txt"], med_text.PAIRS, "label.txt")
+            if [image for image, _ in labels] != [row["image"] for row in rows]:
+                raise DataError("val.txt and label.txt are not of the same images in the same order")
+            ours = [[*both, row["question"]] for both, row in zip(labels, rows, strict=True)]
+            yield "val", ours, content["val"]
         if "test" in content:
             questions = files["data/test2021/Task1-VQA-2021-TestSet-Questions.txt"]
             asked = med_text.parse_rows(questions, med_text.QUESTIONS, "test")
@@ -278,7 +282,7 @@ def _reading(case: Case) -> Iterator[Row]:
     def refused() -> Results:
         for line in content["bad_lines"]:
             try:
-                ours = str(med_text.parse_class_list(line, "a list"))
+                ours = str(_class_list(line, "a list"))
             except DataError:
                 ours = "refused"
             yield repr(line), ours, "refused"
@@ -289,6 +293,18 @@ def _reading(case: Case) -> Iterator[Row]:
         yield case.counted("classes", classes())
     if "bad_lines" in content:
         yield case.counted("bad", refused())
+
+
+def _class_list(text: str, source: str) -> list[list[str]]:
+    """The image and the class id of each line `image id` of one of the authors' lists.
+
+    Raises:
+      DataError: a line is not a name, one blank and a number.
+    """
+    pairs = [line.strip().partition(" ")[::2] for line in text.split("\n") if line.strip()]
+    if wrong := [pair for pair in pairs if not (pair[0] and pair[1].isdecimal())]:
+        raise DataError(f"{source}: expected lines of an image, one blank and a class id, got {wrong[0]}.")
+    return [list(pair) for pair in pairs]
 
 
 # --- pictures ----------------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ The evaluator of 2020 takes the same steps; the rule here serves for all years.
 import functools
 import math
 import string
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from jaxvqa.data.answers import process_punctuation, process_words
@@ -139,34 +139,6 @@ def summarise(
     }
     first, second = (sum(column) / len(per_image) for column in zip(*per_image.values(), strict=True))
     return Summary(first, second, per_image)
-
-
-def read_submission(lines: Iterable[str], images: Iterable[str]) -> dict[str, str]:
-    """Reads the lines `image|answer` of a submission by the evaluator's rules.
-
-    The order of the lines is free; every image stands in exactly one; quotes are ordinary characters.
-
-    Args:
-      lines: The lines of the file.
-      images: The images of the references.
-
-    Raises:
-      DataError: Lines of another form, blank answers, images that are missing, unknown or twice: all in one message.
-    """
-    predictions: dict[str, str] = {}
-    faults = []
-    for number, line in enumerate(lines, start=1):
-        fields = line.rstrip("\n").split("|")
-        if len(fields) != 2:
-            faults.append(f"line {number}: {len(fields)} fields, expected image|answer")
-        elif fields[0] in predictions:
-            faults.append(f"line {number}: {fields[0]} stands in an earlier line too")
-        else:
-            predictions[fields[0]] = fields[1]
-    _raise(
-        faults + _faults(predictions, dict.fromkeys(images, ("",))), "This is no submission that the evaluator takes"
-    )
-    return predictions
 
 
 def submission_lines(predictions: Mapping[str, str]) -> list[str]:

@@ -154,26 +154,3 @@ def test_faults_come_all_at_once(original, tmp_path):
     other[cmsa.POSITIONS] = other[cmsa.POSITIONS] + 1
     with pytest.raises(CheckpointError, match="pos_table"):
         cmsa.ORIGINAL.load(saved(tmp_path / "z.pth", other), SMALL | {"self_attention": True})
-
-
-def test_options_of_the_original():
-    options = {"model": "CMSA", "emb_init": "glove", "op": "c", "rnn": "GRU", "num_hid": 1024, "v_dim": 512}
-    options |= {"use_spatial": True, "self_att": False, "use_cma": True, "n_words": 1177, "n_answers": 458}
-    assert cmsa.model_config(options | {"question_len": 12, "distmodal": True, "image_size": 224}) == {
-        "name": "cmsa",
-        "embed_width": 300,
-        "tables": 2,
-        "rnn": "gru",
-        "width": 1024,
-        "branch_width": 64,
-        "spatial": True,
-        "self_attention": False,
-        "cross_attention": True,
-        "vocab_size": 1177,
-        "num_answers": 458,
-    }
-    assert cmsa.model_config({"op": ""})["tables"] == 1
-    with pytest.raises(CheckpointError, match=r"num_hidden.* Did you mean 'num_hid'"):
-        cmsa.model_config({"num_hidden": 3})
-    with pytest.raises(CheckpointError, match="not CMSA"):
-        cmsa.model_config({"model": "BAN"})

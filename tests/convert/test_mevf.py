@@ -15,7 +15,6 @@ from jaxvqa.convert import files, mevf, to_jax, to_torch, workdir
 from jaxvqa.convert.original import TOKEN, Checkpoint, image
 from jaxvqa.errors import CheckpointError
 from jaxvqa.golden import runner, weights
-from jaxvqa.models.mevf import INPUTS
 from jaxvqa.state import TrainState
 from tests.checkpoint_files import load, save
 from tests.oracle import torch
@@ -227,47 +226,6 @@ def test_all_faults_come_at_once(tmp_path):
         mevf.ORIGINAL.load(tmp_path / "x.pth", {"name": "cmsa"})
     with pytest.raises(CheckpointError, match="ResNet-50"):
         mevf.ORIGINAL.load(tmp_path / "x.pth", {"name": "ban", "image_branches": "resnet50"})
-
-
-def test_options_become_a_config():
-    options = json.loads((GOLDEN / "san_mevf_full.manifest.json").read_text())["options"]
-    assert mevf.model_config(options) == {
-        "name": "san",
-        "image_branches": "mevf",
-        "vocab_size": 1177,
-        "num_answers": 458,
-        "embed_width": 300,
-        "tables": 2,
-        "width": 1024,
-        "rnn": "lstm",
-        "maml_width": 64,
-        "code_width": 64,
-        "stacks": 2,
-    }
-    options = {"model": "BAN", "multitask": True, "v_dim": 128, "op": "", "gamma": 4, "emb_init": "biowordvec"}
-    assert mevf.model_config(options) == {
-        "name": "ban",
-        "image_branches": "resnet50",
-        "image_width": 128,
-        "tables": 1,
-        "glimpses": 4,
-        "embed_width": 200,
-    }
-    with pytest.raises(CheckpointError) as error:
-        mevf.model_config({"model": "CMSA", "gama": 2, "maml": True, "distmodal": True})
-    for part in ("model is CMSA", "Did you mean 'gamma'", "maml and distmodal"):
-        assert part in str(error.value)
-
-
-def test_every_image_branch_has_options():
-    chosen = (
-        {"maml": True, "autoencoder": True},
-        {"maml": True},
-        {"autoencoder": True},
-        {"distmodal": True},
-        {"multitask": True},
-    )
-    assert [mevf.model_config({"model": "BAN"} | flags)["image_branches"] for flags in chosen] == list(INPUTS)
 
 
 # --- the files that MEVF published -----------------------------------------------------------------------------------------

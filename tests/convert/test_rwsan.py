@@ -11,7 +11,7 @@ import pytest
 from jaxvqa.convert import Rule, Table, __main__, adam, files, nested, rwsan, to_jax, to_torch, torch_files
 from jaxvqa.convert.original import TOKEN
 from jaxvqa.errors import CheckpointError
-from jaxvqa.golden import weights
+from jaxvqa.golden import options, weights
 from tests.checkpoint_files import load, save
 from tests.oracle import torch
 
@@ -193,7 +193,7 @@ OPTIONS |= {"DROPOUT_R": 0.1, "token_size": 9, "answer_size": 4, "IMG_FEAT_SIZE"
 
 def target():
     regions = jax.ShapeDtypeStruct((1, 1, OPTIONS["IMG_FEAT_SIZE"]), np.float32)
-    return rwsan.ORIGINAL.shapes(rwsan.model_config(OPTIONS), {"regions": regions, "question": TOKEN})
+    return rwsan.ORIGINAL.shapes(options.rwsan(OPTIONS), {"regions": regions, "question": TOKEN})
 
 
 @pytest.fixture(scope="module")
@@ -282,7 +282,7 @@ def test_a_fresh_adam_is_what_pytorch_writes():
 
 def test_sizes_come_from_the_shapes(original):
     sizes = rwsan.ORIGINAL.infer(files.TorchFile(original), {"heads": 2})
-    model = rwsan.model_config(OPTIONS)
+    model = options.rwsan(OPTIONS)
     assert sizes == {name: model[name] for name in rwsan.SIZES}
 
 
@@ -291,7 +291,7 @@ def test_sizes_come_from_the_shapes(original):
 def test_plain_and_prefixed_files_give_the_same(original, tmp_path, suffix, prefix):
     path = tmp_path / f"weights{suffix}"
     files.write(path, files.TorchFile({prefix + key: value for key, value in original.items()}))
-    loaded = rwsan.ORIGINAL.load(path, rwsan.model_config(OPTIONS))
+    loaded = rwsan.ORIGINAL.load(path, options.rwsan(OPTIONS))
     assert (loaded.adam, loaded.entries["lr_base"]) == (None, None)
     back = to_torch(loaded.variables, rwsan.KEYS)
     assert list(back) == list(original)
@@ -306,19 +306,12 @@ def test_a_checkpoint_that_does_not_fit_lists_every_fault(original, tmp_path):
     tensors["proj_norm.a_2"] = np.zeros(8, np.float32)
     save(tensors, tmp_path / "x.pth")
     with pytest.raises(CheckpointError) as error:
-        rwsan.ORIGINAL.load(tmp_path / "x.pth", rwsan.model_config(OPTIONS))
+        rwsan.ORIGINAL.load(tmp_path / "x.pth", options.rwsan(OPTIONS))
     for part in ("missing proj.weight", "Did you mean 'proj.wheight'", "unexpected proj.wheight", "proj_norm.a_2 [8]"):
         assert part in str(error.value)
     save({"some.other": np.zeros(1, np.float32)}, tmp_path / "y.pth")
     with pytest.raises(CheckpointError, match="74 faults"):
         rwsan.ORIGINAL.load(tmp_path / "y.pth", {"name": "rwsan"})
-
-
-def test_unknown_options_are_named():
-    with pytest.raises(CheckpointError, match=r"HIDEN_SIZE.* Did you mean 'HIDDEN_SIZE'"):
-        rwsan.model_config({"HIDEN_SIZE": 3})
-    with pytest.raises(CheckpointError, match="four times"):
-        rwsan.model_config({"HIDDEN_SIZE": 8, "FF_SIZE": 31})
 
 
 def test_broken_optimiser_states_are_refused(original):

@@ -150,13 +150,6 @@ def test_another_number_of_classes_or_another_backbone_is_refused(tmp_path):
         sysu_hcp.ORIGINAL.load(path, model("resnet18", {"width": 4}))
 
 
-def test_options_that_are_not_offered_are_refused():
-    options = {"layers": [1, 1, 1, 1], "radix": 2, "groups": 1, "num_classes": 10, "avd_first": False}
-    assert sysu_hcp.model_config("resnest", options)["sizes"] == {"blocks": [1, 1, 1, 1], "radix": 2}
-    with pytest.raises(CheckpointError, match="not offered with avd_first = True"):
-        sysu_hcp.model_config("resnest", options | {"avd_first": True})
-
-
 # --- the command -----------------------------------------------------------------------------------------------------------
 
 SMALL_CONFIG = "--config=configs/sysu_hcp.py:small,resnest50HGap"

@@ -1,6 +1,7 @@
 """PyTorch's files without PyTorch: every form, damaged ones, and those that would do harm."""
 
 import contextlib
+import io
 import json
 import os
 import pickle
@@ -318,6 +319,64 @@ def test_pickles_that_would_do_harm_are_refused(name, tmp_path):
     as_archive(REFUSED[name])(tmp_path / "evil.pth")
     with pytest.raises(CheckpointError, match=r"evil\.pth"):
         files.read(tmp_path / "evil.pth")
+
+
+# --- pickled NumPy arrays --------------------------------------------------------------------------------------------------
+
+ARRAYS = {
+    "conv": np.arange(24, dtype=np.float32).reshape(2, 3, 4),
+    "column_major": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+    "big_endian": np.arange(3, dtype=">i4"),
+    "half": np.arange(4, dtype=np.float16),
+    "number": np.ones(()),
+    "flags": np.array([True, False]),
+}
+
+
+@pytest.mark.parametrize("module", [b"numpy._core.multiarray", b"numpy.core.multiarray"], ids=["numpy 2", "numpy 1"])
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_pickled_arrays_of_every_protocol_are_read(protocol, module, tmp_path):
+    content = pickle.dumps(ARRAYS, protocol)
+    if protocol < 4:  # from there on the names' lengths stand before them
+        content = content.replace(b"numpy._core.multiarray", module)
+    (tmp_path / "x.weights").write_bytes(content)
+    arrays = files.read(tmp_path / "x.weights").tensors
+    assert list(arrays) == list(ARRAYS)
+    for key, value in ARRAYS.items():
+        np.testing.assert_array_equal(arrays[key], value)
+        assert arrays[key].dtype == value.dtype.newbyteorder("=")
+
+
+@pytest.mark.parametrize(
+    "array",
+    [np.array([1, "a"], dtype=object), np.array(["text"]), np.zeros(2, [("a", "f4")]), np.zeros(1, "datetime64[s]")],
+    ids=["objects", "texts", "records", "dates"],
+)
+def test_pickled_arrays_of_other_things_than_numbers_are_refused(array, tmp_path):
+    (tmp_path / "x").write_bytes(pickle.dumps({"conv": array, "other": np.ones(1)}))
+    with pytest.raises(CheckpointError, match=r"tensors that are not read here: conv"):
+        files.read(tmp_path / "x")
+
+
+def tampered(shape, data):
+    """A pickled array whose state says something else than its bytes."""
+    out = io.BytesIO()
+    out.write(b"\x80\x03}X\x04\x00\x00\x00convcnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00tC\x01btR")
+    out.write(b"(K\x01" + pickle.dumps(shape, 3)[2:-1] + b"cnumpy\ndtype\n(X\x02\x00\x00\x00f4K\x00K\x01tR")
+    out.write(pickle.dumps((3, "<", None, None, None, -1, -1, 0), 3)[2:-1] + b"b\x89")
+    out.write(pickle.dumps(data, 3)[2:-1] + b"tbs.")
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("shape", "data"), [((2, 1000), b"1234"), ((-1,), b"1234"), ((1,), b"123"), ("ab", b"1234"), ((1,), [1.0])]
+)
+def test_arrays_whose_states_do_not_fit_are_refused(shape, data, tmp_path):
+    (tmp_path / "x").write_bytes(tampered((1,), b"\0\0\x80?"))
+    np.testing.assert_array_equal(files.read(tmp_path / "x").tensors["conv"], [1.0])
+    (tmp_path / "x").write_bytes(tampered(shape, data))
+    with pytest.raises(CheckpointError):
+        files.read(tmp_path / "x")
 
 
 def test_a_file_that_asks_for_places_of_memory_gets_none(tmp_path):

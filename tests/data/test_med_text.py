@@ -56,13 +56,6 @@ def test_alternatives(answer, expected):
     assert med_text.alternatives(answer) == expected
 
 
-def test_validation_files_belong_together():
-    with pytest.raises(DataError, match="line 2: b and c"):
-        med_text.parse_validation("a 1\nb 2\n", "a|q|x\nc|q|y\n")
-    with pytest.raises(DataError, match="2 and 1 lines"):
-        med_text.parse_validation("a 1\nb 2\n", "a|q|x\n")
-
-
 def test_classes_are_the_answers_as_they_stand():
     diseases = DiseaseList.build(["No", "b", "a", "YES", "b", "B", "a."])
     assert diseases.answers == ("b", "a", "B", "a.")

@@ -13,6 +13,7 @@ import pytest
 
 from jaxvqa.convert import rwsan, to_torch
 from jaxvqa.golden import runner, weights
+from jaxvqa.golden.options import rwsan as of_rwsan
 from tests.oracle import torch
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -173,7 +174,7 @@ def write_case(folder, name, options, seed, train):
     inputs[1]["edits"] = [{"op": "zero_after", "lengths": [length, 2, 1]}]
     inputs[2] |= {"low": 0, "high": 4, "edits": [{"op": "levels", "table": [0.0, 0.0, 0.3, 1.0]}]}
     features = {"img_feat_linear.weight": np.zeros((0, options["IMG_FEAT_SIZE"]))}
-    model = rwsan.model_config(options)
+    model = of_rwsan(options)
     shapes = rwsan.ORIGINAL.shapes(model, rwsan.ORIGINAL.inputs(features, model))
     zeros = {path: np.zeros(leaf.shape, leaf.dtype) for path, leaf in golden_flatten(shapes).items()}
     tensors = to_torch(golden_unflatten(zeros), rwsan.KEYS)
