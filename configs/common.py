@@ -6,6 +6,7 @@ from typing import Any
 import ml_collections
 
 from jaxvqa import models
+from jaxvqa.data import images
 from jaxvqa.errors import ConfigError, nearest
 
 
@@ -136,6 +137,24 @@ TEXTS: Mapping[str, Any] = {
     "candidates": "",
 }
 """Texts that a model reads and writes, by token."""
+
+CAPTIONS: Mapping[str, Any] = {
+    "positives_by": "image_id",
+    "tokenizer": "",
+    "vocabulary_splits": "train",
+    "vocab_size": 1000,
+    "max_words": 30,
+    "max_tokens": 30,
+    "strip_tags": False,
+}
+"""Captions that are compared with images."""
+
+RANDOM_AUGMENT: Mapping[str, Any] = {
+    "mean": images.CLIP_MEAN,
+    "std": images.CLIP_STD,
+    "augment": {"scale": 0.5, "flip": True, "operations": 2, "level": 5.0, "sound": False},
+}
+"""BLIP's images in training: crops, mirroring, RandomAugment."""
 
 GENERATE: dict[str, Any] = {
     "max_new_tokens": 20,

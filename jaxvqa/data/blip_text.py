@@ -1,14 +1,27 @@
-"""BLIP's captions, questions and answers: cleaning, image ids, answer weights.
+"""BLIP's captions, questions and answers: cleaning, token ids, image ids, answer weights.
 
-docs/originals/blip.md, sections 7, 13 and 16.5.
+docs/originals/blip.md, sections 2, 7, 13 and 16.5.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxvqa.data.tokenizers import BERT_SPECIAL, Tokenizer
+from jaxvqa.errors import DataError
+
+DECODE, ENCODE = "[DEC]", "[ENC]"
+"""What the decoder's texts begin with, and those that are read with an image."""
+
+ADDED = (DECODE, ENCODE)
+"""The special tokens that BERT's vocabulary lacks, in the original's order (docs/originals/blip.md, section 2)."""
 
 _MARKS = re.compile(r'[.!"()*#:;~]')
 _MORE_MARKS = re.compile(r"[,.'!?\"()*#:;~]")
 _GAP = re.compile(r"\s{2,}")
+_TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
 
 VISUAL_GENOME_WEIGHT = 0.2
 """Weight of the one answer of a Visual Genome question."""
@@ -27,6 +40,11 @@ def pre_caption(caption: str, max_words: int = 50) -> str:
     """
     caption = _GAP.sub(" ", _MARKS.sub(" ", caption.lower()))
     return _first_words(caption.rstrip("\n").strip(" "), max_words)
+
+
+def without_tags(caption: str) -> str:
+    """A caption without HTML tags, which MedVL's keep (docs/originals/blip.md, section 18, quirk 20)."""
+    return _TAG.sub("", caption)
 
 
 def pre_question(question: str, max_words: int = 50) -> str:
@@ -72,3 +90,48 @@ def weighted_answers(answers: str | Sequence[str]) -> tuple[list[str], list[floa
     for answer in answers:
         weights[answer] = weights.get(answer, 0.0) + 1 / len(answers)
     return list(weights), list(weights.values())
+
+
+# Token ids.
+
+_SPACED = ((" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"))
+_ENDINGS = ("n't", "'m", "'s", "'ve", "'re")
+
+
+class CaptionTokenizer(Tokenizer):
+    """BERT's word pieces with the special tokens of BLIP (docs/originals/blip.md, section 2).
+
+    Attributes:
+      padding: id of the token that fills a text.
+      begin: id of the token that a text begins with.
+      end: id of the token that ends it.
+      decode_begin: id that the decoder's texts begin with instead.
+      encode_begin: id that texts begin with instead which are read with an image.
+    """
+
+    def __init__(self, asset: Mapping[str, Any]):
+        """Args: see `Tokenizer`.
+
+        Raises:
+          DataError: it lacks special tokens; names them.
+        """
+        super().__init__(asset, (*BERT_SPECIAL, *ADDED))
+        ids = {name: self.token_id(name) for name in ("[PAD]", "[CLS]", "[SEP]", *ADDED)}
+        if missing := [name for name, number in ids.items() if number is None]:
+            raise DataError(
+                f"The tokenizer has no token {', '.join(missing)}: expected BERT's word pieces with {' and '.join(ADDED)}."
+            )
+        found = (number for number in ids.values() if number is not None)
+        self.padding, self.begin, self.end, self.decode_begin, self.encode_begin = found
+
+    def whole(self, text: str, max_tokens: int | None = None) -> list[int]:
+        """Token ids of `[CLS] text [SEP]`; a longer one is cut to `max_tokens`, with [SEP] last."""
+        ids = self.encode(text)
+        return [self.begin, *(ids if max_tokens is None else ids[: max(max_tokens - 2, 0)]), self.end]
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        """The text of token ids without special tokens, marks joined to the word before as the original's tokenizer does."""
+        text = super().decode(ids)
+        for spaced, close in (*_SPACED, *((f" {ending}", ending) for ending in _ENDINGS)):
+            text = text.replace(spaced, close)
+        return text

@@ -37,7 +37,8 @@ class DataSet:
         Args:
           config: `config.data`: `dir`; `examples` and `images` (parts such as "vqa_v2/features"; `images` may be empty);
             `image_splits` (names joined by "+"; empty for all that the part has), `limit`, `cache_mib`; `question_types` (empty
-            for all), and `held_out`, a share of images, all of whose examples are left out of the splits of `train_split`
+            for all); `positives_by`, if there is one, a feature of the examples by which a split numbers its images (see
+            `Split`); and `held_out`, a share of images, all of whose examples are left out of the splits of `train_split`
             and are the split `HELD_OUT` instead.
         """
         self.config = config.copy_and_resolve_references()
@@ -86,6 +87,7 @@ class DataSet:
             images,
             limit=config.limit,
             question_types=tuple(config.question_types),
+            number_by=config.get("positives_by", ""),
             keep=(lambda image_id: is_held_out(image_id, config.held_out) == held_out) if parted else None,
         )
 
@@ -94,7 +96,8 @@ class Split:
     """Examples by position: each one's own record (its annotation) with that of its image.
 
     An example has the features of its record (`question_id`, `image_id`, `question`, `answers`, `caption`, …) and, unless the
-    split was opened without images, those of the image (`features`, `boxes`, `image`, …).
+    split was opened without images, those of the image (`features`, `boxes`, `image`, …). If the split numbers its images,
+    `image_number` counts them in order of first appearance.
 
     Attributes:
       records: the examples' own records, in whose order they stand.
@@ -107,6 +110,7 @@ class Split:
         *,
         limit: int = 0,
         question_types: Sequence[str] = (),
+        number_by: str = "",
         keep: Callable[[int], bool] | None = None,
     ):
         """Joins records to images.
@@ -116,12 +120,14 @@ class Split:
           images: one `Records` for each split of the image side; none for a run on the text alone.
           limit: keeps the first that many examples; 0 keeps all.
           question_types: keeps those whose `question_type` is one of these, before `limit` counts; none keeps all.
+          number_by: the feature by which images are numbered: `image_id`, or `figure_id`, which panels of a figure share;
+            empty for no numbers, which cost a pass over all examples.
           keep: whether the examples of an image of that id are kept, before `limit` counts; None keeps all.
 
         Raises:
           DataError: when the image side carries no index of its image ids, or no example is kept.
         """
-        self.records, self._images = records, list(images)
+        self.records, self._images, self._number_by = records, list(images), number_by
         if question_types or keep:
             found = itertools.islice(_positions_of(records, question_types, keep), limit or None)
             self._positions: Sequence[int] = list(found)
@@ -153,7 +159,11 @@ class Split:
 
     def read_records(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         """The examples' own records, without images."""
-        return self.records.read([self._positions[int(index)] for index in indices])
+        records = self.records.read([self._positions[int(index)] for index in indices])
+        if not self._number_by:
+            return records
+        numbers = (self.image_numbers[int(index)] for index in indices)
+        return [record | {"image_number": int(n)} for record, n in zip(records, numbers, strict=True)]
 
     def all_records(self) -> Iterator[dict[str, Any]]:
         """Every example's own record in order."""
@@ -183,6 +193,26 @@ class Split:
     def image_ids(self) -> np.ndarray:
         """The image of each example, int64[N]."""
         return np.fromiter((int(record["image_id"]) for record in self.all_records()), np.int64, len(self))
+
+    @functools.cached_property
+    def image_numbers(self) -> np.ndarray:
+        """The number of each example's image in order of first appearance, int32[N]; the same for equal values of `number_by`.
+
+        Raises:
+          DataError: the examples have no such feature; names those that they have.
+        """
+        numbers: dict[Any, int] = {}
+        found = np.empty(len(self), np.int32)
+        for start in range(0, len(self), _CHUNK):
+            positions = self._positions[start : start + _CHUNK]
+            for i, record in enumerate(self.records.read(positions), start):
+                if self._number_by not in record:
+                    raise DataError(
+                        f"config.data.positives_by is {self._number_by!r}; the examples of {self.records.part} have "
+                        f"{', '.join(record)}.{nearest(self._number_by, record)}"
+                    )
+                found[i] = numbers.setdefault(record[self._number_by], len(numbers))
+        return found
 
     @functools.cached_property
     def images(self) -> views.Images:

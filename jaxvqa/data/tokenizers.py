@@ -23,6 +23,9 @@ from jaxvqa.inputs import read_json
 GPT2_END = "<|endoftext|>"
 """GPT-2's one special token, which its files have as an ordinary one."""
 
+BERT_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+"""BERT's special tokens, which its vocabularies have."""
+
 _SPELT = re.compile(r"<[^<> ]+>|\[[A-Z]+\]")
 """What a template spells its special tokens like."""
 
@@ -141,8 +144,8 @@ def load(source: str | Path, special: Sequence[str] = ()) -> dict[str, Any]:
 
     Args:
       source: a folder with `tokenizer.json`, with `vocab.json` and `merges.txt` (GPT-2's), or with `vocab.txt` (BERT's), where
-        `added_tokens.json`, `special_tokens_map.json` and `tokenizer_config.json` count too; a `tokenizer.json`; or a name for
-        a hub, where one can be reached.
+        `added_tokens.json`, `special_tokens_map.json` and `tokenizer_config.json` count too; a `tokenizer.json`; a list of
+        BERT's word pieces, one a line, in a file `.txt`; or a name for a hub, where one can be reached.
       special: the tokens to add.
 
     Raises:
@@ -160,14 +163,14 @@ def _read(source: str | Path) -> tokenizers.Tokenizer:
     path = Path(source)
     try:
         if path.is_file():
-            return tokenizers.Tokenizer.from_file(str(path))
+            return _word_pieces(path) if path.suffix == ".txt" else tokenizers.Tokenizer.from_file(str(path))
         found = None
         if (path / "tokenizer.json").is_file():
             found = tokenizers.Tokenizer.from_file(str(path / "tokenizer.json"))
         elif (path / "vocab.json").is_file() and (path / "merges.txt").is_file():
             found = _byte_pairs(models.BPE.from_file(str(path / "vocab.json"), str(path / "merges.txt")))
         elif (path / "vocab.txt").is_file():
-            found = _word_pieces(path)
+            found = _word_pieces(path / "vocab.txt")
     except Exception as error:  # the library raises nothing more special
         raise DataError(f"The tokenizer in {source} cannot be read: {error}") from error
     if found is not None:
@@ -241,6 +244,26 @@ def train(texts: Iterable[str], vocab_size: int, special: Sequence[str] = ()) ->
     return with_special(tokenizer, special)
 
 
+def train_word_pieces(texts: Iterable[str], vocab_size: int, special: Sequence[str] = ()) -> dict[str, Any]:
+    """Makes a tokenizer of word pieces in lower case, as BERT's, from the texts of a data set; returns the asset.
+
+    Args:
+      texts: the texts, without special tokens.
+      vocab_size: the most tokens, special ones included; never fewer than these and the characters that there are.
+      special: special tokens that come last; those that BERT has (`BERT_SPECIAL`) come first.
+    """
+    made = tokenizers.BertWordPieceTokenizer(lowercase=True)
+    texts = [made.normalizer.normalize_str(text) for text in texts]
+    words = (word for text in texts for word, _ in made.pre_tokenizer.pre_tokenize_str(text))
+    # The library numbers letters inside words in a random order, on which the merges depend, unless they are there before.
+    letters = [f"##{letter}" for letter in sorted({letter for word in words for letter in word[1:]})]
+    first = [*BERT_SPECIAL, *letters]
+    made.train_from_iterator(
+        texts, vocab_size=vocab_size - len(special), min_frequency=1, special_tokens=first, show_progress=False
+    )
+    return with_special(tokenizers.BertWordPieceTokenizer(made.get_vocab(), lowercase=True)._tokenizer, special)
+
+
 def stand_in(vocab_size: int, special: Sequence[str] = ()) -> dict[str, Any]:
     """The asset of a tokenizer of that many tokens, for tracing without any data; the special ones come last."""
     words = {f"word{i}": i for i in range(vocab_size - len(special))}
@@ -258,11 +281,11 @@ def _byte_pairs(pairs: models.BPE) -> tokenizers.Tokenizer:
     return tokenizer
 
 
-def _word_pieces(folder: Path) -> tokenizers.Tokenizer:
-    """BERT's, in lower case unless its `tokenizer_config.json` says otherwise."""
-    settings = folder / "tokenizer_config.json"
+def _word_pieces(file: Path) -> tokenizers.Tokenizer:
+    """BERT's, in lower case unless the `tokenizer_config.json` beside it says otherwise."""
+    settings = file.with_name("tokenizer_config.json")
     lower = json.loads(settings.read_text()).get("do_lower_case", True) if settings.is_file() else True
-    tokenizer = tokenizers.BertWordPieceTokenizer(str(folder / "vocab.txt"), lowercase=lower)
+    tokenizer = tokenizers.BertWordPieceTokenizer(str(file), lowercase=lower)
     return tokenizer._tokenizer
 
 

@@ -2,7 +2,9 @@
 
 import pytest
 
-from jaxvqa.data import blip_text
+from jaxvqa.data import blip_text, tokenizers
+from jaxvqa.data.tokenizers import BERT_SPECIAL
+from jaxvqa.errors import DataError
 
 
 def test_captions_lose_marks_to_spaces_and_questions_lose_them():
@@ -37,3 +39,30 @@ def test_answers_weigh_by_how_often_they_were_given():
     assert answers == ["net", "mesh"]
     assert weights == pytest.approx([0.75, 0.25])
     assert blip_text.weighted_answers("left") == (["left"], [0.2])
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    file = tmp_path_factory.mktemp("pieces") / "pieces.txt"
+    file.write_text("\n".join((*BERT_SPECIAL, "a", "dog", "##s", "'", "s", ",", "red", "-", "t1", "?")))
+    return blip_text.CaptionTokenizer(tokenizers.load(file, blip_text.ADDED))
+
+
+def test_texts_are_cut_with_their_end_last(tokenizer):
+    assert (tokenizer.padding, tokenizer.begin, tokenizer.end) == (0, 2, 3)
+    assert (tokenizer.decode_begin, tokenizer.encode_begin, len(tokenizer)) == (15, 16, 17)
+    assert tokenizer.whole("A dog's dogs") == [2, 5, 6, 8, 9, 6, 7, 3]
+    assert tokenizer.whole("A dog's dogs", 5) == [2, 5, 6, 8, 3]
+    assert tokenizer.whole("", 30) == [2, 3]
+    # Special tokens in the data are text.
+    assert not {2, 3, 15, 16} & set(tokenizer.whole("[SEP] [DEC] [ENC] [CLS]")[1:-1])
+
+
+def test_texts_are_written_as_the_original_joins_them(tokenizer):
+    assert tokenizer.decode([16, *tokenizer.whole("red, t1-dogs? a dog's"), 0, 0]) == "red, t1 - dogs? a dog's"
+
+
+def test_a_tokenizer_without_blips_tokens_is_refused(tmp_path):
+    (tmp_path / "vocab.txt").write_text("\n".join((*BERT_SPECIAL, "a")))
+    with pytest.raises(DataError, match=r"no token \[DEC\], \[ENC\]"):
+        blip_text.CaptionTokenizer(tokenizers.load(tmp_path))

@@ -8,7 +8,7 @@ from tokenizers import models, pre_tokenizers, trainers
 
 from jaxvqa.data import tokenizers
 from jaxvqa.data.prompts import ADDED, SPECIAL, PromptTokenizer
-from jaxvqa.data.tokenizers import GPT2_END, Tokenizer
+from jaxvqa.data.tokenizers import BERT_SPECIAL, GPT2_END, Tokenizer
 from jaxvqa.errors import DataError
 
 TEXTS = (
@@ -256,3 +256,15 @@ def test_tokens_that_files_add_have_the_ids_that_these_give_them(beside, tmp_pat
 def test_tokens_that_files_disagree_about_are_named(beside, words, tmp_path):
     with pytest.raises(DataError, match=words):
         tokenizers.load(letters_folder(tmp_path, **beside))
+
+
+def test_trained_word_pieces_are_the_same_each_time():
+    found = [tokenizers.train_word_pieces((*TEXTS, "Émile's CAFÉ"), 70, ("[DEC]", "[ENC]")) for _ in range(3)]
+    assert found[0] == found[1] == found[2]
+    made = Tokenizer(found[0], (*BERT_SPECIAL, "[DEC]", "[ENC]"))
+    assert [made.token_id(token) for token in BERT_SPECIAL] == [0, 1, 2, 3, 4]
+    assert [made.token_id(token) for token in ("[DEC]", "[ENC]")] == [len(made) - 2, len(made) - 1]
+    assert len(made) <= 70
+    assert made.decode(made.encode("Emile: yes?")) == "emile : yes?"
+    few = Tokenizer(tokenizers.train_word_pieces(TEXTS, 10))
+    assert few.decode(few.encode("a small mass")) == "a small mass"
