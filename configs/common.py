@@ -177,6 +177,31 @@ def data_section(*pieces: Mapping[str, Any], **fields: Any) -> ml_collections.Co
     return ml_collections.ConfigDict(section)
 
 
+PHANTOM_WORDINGS = (
+    (r"Computed tomography", "CT"),
+    (r"MR image", "MRI"),
+    (r"plain film", "radiograph"),
+    (r"^(\w+) view of the (\w+), (CT|T\d-weighted MRI|radiograph)", r"\1 \3 of the \2"),
+    (r"demonstrates|reveals", "shows"),
+    (r"Normal study|Unremarkable appearance", "No focal abnormality"),
+)
+"""What captions of the embedded phantoms say in several ways, at random."""
+
+
+def retrieval(split: str, *, every: str, batch_size: int, **changes: Any) -> ml_collections.ConfigDict:
+    """A row of `config.evals`: retrieval over a split (`jaxvqa.evaluators.retrieval`); `changes` are fields that differ."""
+    row = {
+        "type": "retrieval",
+        "predict": "match",
+        "k_test": 128,
+        "texts_per_step": 16,
+        "negatives_among": 64,
+        "one_to_one": False,
+        "wordings": (),
+    }
+    return evaluation(split, every=every, batch_size=batch_size, **row | changes)
+
+
 def evaluation(split: str, *, every: str, batch_size: int, **changes: Any) -> ml_collections.ConfigDict:
     """A row of `config.evals`: accuracy over a split; `changes` are fields that differ, or that another `type` has."""
     row = {"type": "vqa", "split": split, "every": every, "batch_size": batch_size, "predict": "answers"}

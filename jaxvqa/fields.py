@@ -192,13 +192,13 @@ class Path(Rule):
 
 def _fault_of_regex(regex: Any, value: Any) -> str:
     if not isinstance(regex, str):
-        return "its first part is expected to be a regular expression over parameter paths"
+        return "its first part is expected to be a regular expression"
     try:
         # Matches nothing, so that the groups that another path is made of are looked up, and none is needed.
         re.compile(f"(?:{regex})|").sub(value if isinstance(value, str) else "", "")
         re.compile(regex)
     except (re.error, IndexError) as error:
-        return f"not a regular expression, or not a path made of its groups ({error})"
+        return f"not a regular expression, or not made of its groups ({error})"
     return ""
 
 
@@ -229,6 +229,10 @@ def _is_bounds(value: Any) -> str:
 
 def _is_splits(value: Any) -> str:
     return "" if isinstance(value, str) and value else "splits joined by +"
+
+
+def _is_text(value: Any) -> str:
+    return "" if isinstance(value, str) else "a text"
 
 
 def _is_source(value: Any) -> str:
@@ -284,6 +288,11 @@ FIELDS: tuple[Row, ...] = (
     ("evals.*.batch_size", COUNT, "examples at once, over all devices"),
     ("evals.*.predict", ANY, "the task's predict function"),
     ("evals.*.train_split", ANY, "whose questions and answers make the controls"),
+    ("evals.*.k_test", COUNT_OR_0, "of retrieval: the most similar that are re-ranked by matching; 0: none"),
+    ("evals.*.texts_per_step", COUNT, "texts that are matched at once with each image of batch_size"),
+    ("evals.*.negatives_among", COUNT_OR_0, "examples among which pairs have their hardest negatives; 0: none have"),
+    ("evals.*.one_to_one", ANY, "each example is an image and a text of its own, though images may be the same"),
+    ("evals.*.wordings", Table(_is_text), "(regex, replacement): texts that read the same after all say the same"),
     ("evals.*.repair_names", ANY, "mend the names of six garbled classes in the answers"),
     # data
     ("data.dir", Path(), "where data sets are built; empty: TFDS_DATA_DIR, else ~/tensorflow_datasets"),

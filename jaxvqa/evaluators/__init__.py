@@ -30,11 +30,15 @@ EVALUATORS = {
     "generation": "jaxvqa.evaluators.generation:evaluator",
     "likelihood": "jaxvqa.evaluators.likelihood:LikelihoodEvaluator",
     "scores": "jaxvqa.evaluators.scores:ScoresEvaluator",
+    "retrieval": "jaxvqa.evaluators.retrieval:RetrievalEvaluator",
 }
 """Name -> what makes the evaluator of a context."""
 
 WITHOUT_PREDICTIONS = ("likelihood",)
 """The evaluators that write no `predictions/NAME_STEP.jsonl`."""
+
+WITHOUT_ANSWERS = ("scores", "retrieval")
+"""The evaluators that give no accuracy of answers, but measures of their own, whose first ones a report shows and draws."""
 
 
 def tables(name: str, config: Config, values: Values) -> Iterator[Table]:

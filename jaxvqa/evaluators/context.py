@@ -2,7 +2,7 @@
 
 import functools
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from jaxvqa.sharding import batch_sharding, check_batch_size
 from jaxvqa.state import TrainState
 from jaxvqa.tasks import Task
 from jaxvqa.tasks.predictions import Predict
-from jaxvqa.types import Config
+from jaxvqa.types import Arrays, Config
 
 Row = dict[str, Any]
 """One line of a predictions file."""
@@ -84,6 +84,7 @@ class Context:
         predict: Predict | None = None,
         source: Source | None = None,
         transforms: Sequence[Transform] | None = None,
+        names: Sequence[str] = (),
         what: str = "",
     ) -> dict[str, np.ndarray]:
         """Runs the row's predict function over its split with the task's transforms, or what is given instead of these.
@@ -98,6 +99,7 @@ class Context:
             batch_size=self.config.batch_size,
             mesh=self.mesh,
             readers=self.readers,
+            names=names,
             what=what or f"evaluating {self.name}",
         )
 
@@ -122,6 +124,7 @@ def predict_all(
     batch_size: int,
     mesh: Mesh,
     readers: Readers = DEFAULT_READERS,
+    names: Sequence[str] = (),
     what: str = "predicting",
 ) -> dict[str, np.ndarray]:
     """Returns what `predict` gives for every example of the source, in its order; the same in every process.
@@ -134,35 +137,65 @@ def predict_all(
       batch_size: examples a step over all devices.
       mesh: the devices.
       readers: how batches are read ahead.
+      names: the outputs that are wanted; none for all.
       what: what is done, as the progress shown calls it.
 
     Raises:
       DivergedError: an output is a NaN, though the state is finite; names the first examples.
     """
+    kept = []
+    with logs.Progress(what, EvalOrder(len(source), batch_size).steps) as progress:
+        batches = predicted(predict, state, source, transforms, batch_size=batch_size, mesh=mesh, readers=readers)
+        for places, found in progress.each(batches):
+            gathered = on_host({name: found[name] for name in names or found})
+            kept.append({name: value[places >= 0] for name, value in gathered.items()})
+    outputs = {name: np.concatenate([k[name] for k in kept]) for name in kept[0]}
+    check_numbers(outputs)
+    return outputs
+
+
+def predicted(
+    predict: Predict,
+    state: TrainState,
+    source: Source,
+    transforms: Sequence[Transform],
+    *,
+    batch_size: int,
+    mesh: Mesh,
+    readers: Readers = DEFAULT_READERS,
+) -> Iterator[tuple[np.ndarray, Arrays]]:
+    """Yields the places int64[B] of each batch's examples, -1 for padding, and what `predict` gives, still on the devices.
+
+    Arguments as of `predict_all`.
+    """
     order = EvalOrder(len(source), batch_size)
     load = LoadBatch(source, order, transforms, jax.process_index(), jax.process_count())
-    host = read_ahead(load, 0, order.steps, readers)
-    kept = []
-    with logs.Progress(what, order.steps) as progress:
-        batches = to_device(host, batch_sharding(mesh), predict.keys)
-        for step, (batch, _) in enumerate(progress.each(batches)):
-            predicted = predict.jitted(*state.eval_variables, batch)
-            real = order(step) >= 0
-            gathered = (
-                multihost_utils.process_allgather(predicted, tiled=True)
-                if jax.process_count() > 1
-                else jax.device_get(predicted)
-            )
-            kept.append({key: np.asarray(value)[real] for key, value in gathered.items()})
-    outputs = {key: np.concatenate([k[key] for k in kept]) for key in kept[0]}
-    for key, values in outputs.items():
-        if (
-            np.issubdtype(values.dtype, np.floating)
-            and (bad := np.isnan(values.reshape(len(values), -1)).any(axis=1)).any()
-        ):
+    batches = to_device(read_ahead(load, 0, order.steps, readers), batch_sharding(mesh), predict.keys)
+    for step, (batch, _) in enumerate(batches):
+        yield order(step), predict.jitted(*state.eval_variables, batch)
+
+
+def on_host(arrays: Arrays) -> dict[str, np.ndarray]:
+    """Arrays of all devices as NumPy's, whole in every process."""
+    if jax.process_count() > 1:
+        arrays = multihost_utils.process_allgather(arrays, tiled=True)
+    return {name: np.asarray(value) for name, value in jax.device_get(arrays).items()}
+
+
+def check_numbers(outputs: Mapping[str, np.ndarray], of: str = "examples", where: str = "of their split") -> None:
+    """Checks what a model gives.
+
+    Args:
+      outputs: arrays by name, one row an example.
+      of, where: what the rows are, and where their places are counted, in words.
+
+    Raises:
+      DivergedError: a number is a NaN; names the first rows.
+    """
+    for name, values in outputs.items():
+        if np.issubdtype(values.dtype, np.floating) and (bad := np.isnan(values.reshape(len(values), -1)).any(1)).any():
             raise DivergedError(
-                f"The model gives no number (NaN) as {key!r} for {bad.sum()} of {len(bad)} examples, the first at the places "
-                f"{np.flatnonzero(bad)[:5].tolist()} of their split. Look at the data there; with config.dtype = 'bfloat16', "
+                f"The model gives no number (NaN) as {name!r} for {bad.sum()} of {len(bad)} {of}, the first at the places "
+                f"{np.flatnonzero(bad)[:5].tolist()} {where}. Look at the data there; with config.dtype = 'bfloat16', "
                 "try 'float32'."
             )
-    return outputs

@@ -135,6 +135,23 @@ class Explains(Protocol):
         """The boxes, x1, y1, x2, y2 in pixels of the image; [0, 4] for a model without sight."""
 
 
+@runtime_checkable
+class Matches(Protocol):
+    """What a task has besides that compares images with texts (`jaxvqa.evaluators.pairs`).
+
+    Its predict functions are, with E the width of the shared space:
+
+    - `image_features`: `image_states` float[B, N, D], what matching reads of an image, and `image_feature` float32[B, E] of
+      length 1.
+    - `text_features`: of `text` int32[B, T] and `text_mask` bool or int[B, T], `text_feature` float32[B, E] of length 1.
+    - `match`: of `image_states` [B, N, D], and of `text` and `text_mask` [B, P, T], P texts beside each image,
+      `match_logits` float32[B, P, 2]; the second is that of a match.
+    """
+
+    def text_transforms(self) -> Sequence[Transform]:
+        """The transforms from an example's own record, without its image, to `text` and `text_mask`, for evaluation."""
+
+
 TASKS = {
     "answer_classification": "jaxvqa.tasks.answer_classification:AnswerClassification",
     "radiology_vqa": "jaxvqa.tasks.radiology_vqa:RadiologyVqa",

@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import io
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +15,10 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from configs.common import PHANTOM_WORDINGS
 from jaxvqa.data.data_set import Split
 from jaxvqa.data.records import Records
+from jaxvqa.metrics import retrieval
 from tfds_builders.build import build
 from tfds_builders.phantom_vqa.phantom_vqa_dataset_builder import Builder
 from tfds_builders.phantom_vqa.questions import ANNOTATORS, QUESTION_TYPES, TEMPLATES, make_questions
@@ -431,3 +434,23 @@ def test_region_features_average_by_area():
 def test_region_features_refuse_what_is_no_region(image, boxes, message):
     with pytest.raises(ValueError, match=message):
         region_features(image, np.array(boxes, np.float32))
+
+
+def facts(scene):
+    """All that a caption says of a scene, in whatever words."""
+    view, lesions, target = scene.view, scene.lesions, scene.target
+    organs = tuple(sorted({lesion.organ for lesion in lesions}))
+    largest = (scene.place(target), target.size if len(lesions) == 1 else "") if target else ()
+    return scene.modality, view.plane, view.body_part, scene.abnormality, len(lesions), organs, largest
+
+
+@pytest.mark.parametrize(("first", "expected"), [(3200, 68.5), (3600, 70.75)])
+def test_captions_of_the_same_facts_read_the_same_by_the_configs_wordings(first, expected):
+    scenes = [make_scene(i) for i in range(first, first + 400)]
+    captions = [caption(scene) for scene in scenes]
+    for regex, replacement in PHANTOM_WORDINGS:
+        captions = [re.sub(regex, replacement, text) for text in captions]
+    of_facts = dict(zip(map(facts, scenes), captions, strict=True))
+    assert [of_facts[facts(scene)] for scene in scenes] == captions
+    assert len(set(captions)) == len(of_facts)
+    assert retrieval.ceiling(np.eye(400, dtype=bool), captions)["txt_r1"] == pytest.approx(expected)
