@@ -1,7 +1,11 @@
 """Strict surroundings for every test: CPU, no rank promotion, shapes checked, warnings are errors (pyproject.toml)."""
 
 import os
+import shutil
 from importlib import metadata
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
@@ -13,23 +17,32 @@ SERIES = {"0.10": "--xla_cpu_use_fusion_emitters=false", "0.12": "--xla_cpu_opt_
 QUICK_TO_COMPILE += [flag for series, flag in SERIES.items() if metadata.version("jaxlib").startswith(f"{series}.")]
 os.environ["XLA_FLAGS"] = " ".join([*QUICK_TO_COMPILE, os.environ.get("XLA_FLAGS", "")])
 
+# A program is compiled once, for all test processes, the programs that they start, and later runs of the tests.
+COMPILED, COMPILED_LIMIT = ROOT / ".pytest_cache/xla", 2**30
+COMPILED.mkdir(mode=0o700, parents=True, exist_ok=True)
+if "PYTEST_XDIST_WORKER" not in os.environ and sum(f.stat().st_size for f in COMPILED.iterdir()) > COMPILED_LIMIT:
+    shutil.rmtree(COMPILED)
+os.environ |= {"JAX_COMPILATION_CACHE_DIR": str(COMPILED), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1"}
+
 from jaxtyping import install_import_hook
 
 # Must come before anything of the package is imported: each array's annotated shape and dtype is then checked in every call.
 _hook = install_import_hook("jaxvqa", "beartype.beartype")
 
 import fcntl
+import gc
 import logging
 import sys
-from pathlib import Path
 
 import jax
 import pytest
 from absl import logging as absl_logging
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Tracing makes many small objects that live for long: a tenth of the time would go into looking through them for garbage.
+gc.freeze()
+gc.set_threshold(50_000, 20, 50)
 
-ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from tests import oracle
@@ -70,10 +83,7 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     above = tmp_path_factory.getbasetemp()
     folder = (above.parent if "PYTEST_XDIST_WORKER" in os.environ else above) / "tfds"
-    # Most runs of the tests are of the same program: compile it once.
-    (folder / "xla").mkdir(mode=0o700, parents=True, exist_ok=True)
-    jax.config.update("jax_compilation_cache_dir", str(folder / "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # the second process finds them built
         assert (

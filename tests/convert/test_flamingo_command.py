@@ -76,7 +76,6 @@ def test_the_work_directory_answers(converted, phantoms):
         "data.readers.threads": 1,
         "evals.test.batch_size": 4,
         "generate.max_new_tokens": 3,
-        "compilation_cache": phantoms / "xla",
     }
     settings = [f"--config.{name}={value}" for name, value in changes.items()]
     assert main.main([f"--workdir={run}", "--mode=predict", "--split=test", *settings]) == 0

@@ -85,15 +85,14 @@ def test_two_networks_from_the_command_line(runs, phantoms, tmp_path, capsys):
     write_run(runs / "narrow", **TINY)
     write_run(runs / "wider", model__sizes=WIDER, data__image_size=40)
     options = [f"--config.{name}={value}" for name, value in changes(runs, "narrow", "wider")]
-    cache = f"--config.compilation_cache={phantoms / 'xla'}"
-    command = [f"--config={CONFIG}", f"--workdir={tmp_path}", "--mode=predict", "--split=test", *options, cache]
+    command = [f"--config={CONFIG}", f"--workdir={tmp_path}", "--mode=predict", "--split=test", *options]
     assert main.main(command) == 0
     printed = capsys.readouterr().out
     (values,) = logs.read_metrics(tmp_path)
     rows = rows_of(tmp_path)
     assert [row["image_name"] for row in rows] == list(IMAGES)
     # A member's vote is its answer at its own size, and its score its own.
-    assert main.main(["--mode=predict", "--split=test", f"--workdir={runs / 'wider'}", cache]) == 0
+    assert main.main(["--mode=predict", "--split=test", f"--workdir={runs / 'wider'}"]) == 0
     assert [row["votes"][1] for row in rows] == answers(rows_of(runs / "wider"))
     assert f"{values['test/members/wider/accuracy']:.2f}" in capsys.readouterr().out
     assert f"test/members/wider/bleu {values['test/members/wider/bleu']:.2f}" in " ".join(printed.split())
@@ -106,7 +105,7 @@ def test_two_networks_from_the_command_line(runs, phantoms, tmp_path, capsys):
     lines = [line.split("|") for line in submission.splitlines()]
     assert lines == [list(pair) for pair in zip(IMAGES, answers(rows), strict=True)]
     # The folder is enough to go on with.
-    assert main.main([f"--workdir={tmp_path}", "--mode=predict", "--split=val", cache]) == 0
+    assert main.main([f"--workdir={tmp_path}", "--mode=predict", "--split=val"]) == 0
     assert (tmp_path / "predictions/val_0_imageclef.txt").read_text().startswith("synpic21|")
     page = " ".join(write_report(tmp_path).read_text().split())
     for words in ("Beside its members", "narrow", "wider", "the most that the answer list allows", "--mode=eval"):

@@ -194,7 +194,6 @@ def test_a_whole_run(phantoms, tmp_path, capsys):
         "batch_size": 8,
         "total": "3 steps",
         "log_every": "1 steps",
-        "compilation_cache": phantoms / "xla",
         "evals.val.type": "vqa_med",
     }  # fmt: skip
     arguments = [f"--config.{name}={value}" for name, value in changes.items()]

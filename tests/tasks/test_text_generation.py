@@ -38,7 +38,6 @@ def tiny_config(phantoms, variant="small,classify", **changes):
         "generate.max_new_tokens": 8,
         "batch_size": LIMIT,
         "report": False,
-        "compilation_cache": phantoms / "xla",
     } | {name.replace("__", "."): value for name, value in changes.items()}
     configs.override(config, [(name, str(value)) for name, value in everything.items()])
     return config
