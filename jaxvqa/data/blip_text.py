@@ -23,6 +23,9 @@ _MORE_MARKS = re.compile(r"[,.'!?\"()*#:;~]")
 _GAP = re.compile(r"\s{2,}")
 _TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
 
+PROMPT = "a picture of "
+"""What captions are written on from (docs/originals/blip.md, section 8)."""
+
 VISUAL_GENOME_WEIGHT = 0.2
 """Weight of the one answer of a Visual Genome question."""
 
@@ -128,6 +131,13 @@ class CaptionTokenizer(Tokenizer):
         """Token ids of `[CLS] text [SEP]`; a longer one is cut to `max_tokens`, with [SEP] last."""
         ids = self.encode(text)
         return [self.begin, *(ids if max_tokens is None else ids[: max(max_tokens - 2, 0)]), self.end]
+
+    def padded(self, text: str, max_tokens: int) -> tuple[np.ndarray, np.ndarray]:
+        """The same, int32[T] filled up with padding, and bool[T], which of them are tokens of the text."""
+        ids = self.whole(text, max_tokens)
+        filled = np.full(max_tokens, self.padding, np.int32)
+        filled[: len(ids)] = ids
+        return filled, np.arange(max_tokens) < len(ids)
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of token ids without special tokens, marks joined to the word before as the original's tokenizer does."""

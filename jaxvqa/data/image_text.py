@@ -39,21 +39,19 @@ def _captions(data: DataSet) -> Iterator[str]:
 
 
 def image_steps(data: ml_collections.ConfigDict, *, train: bool) -> tuple[Transform, ...]:
-    """From an encoded image to `image` float32[S, S, 3], normalised; with random changes in training.
+    """From an encoded image to `image` uint8[S, S, 3]; with random changes in training.
 
     Args:
-      data: `config.data`: `image_size`, `mean`, `std`, `cache_mib`, and `augment` with `scale` (the least share of the image's
-        area that a training image is cropped from), `flip`, and `operations`, `level`, `sound` of `RandomAugment`.
+      data: `config.data`: `image_size`, `cache_mib`, and `augment` with `scale` (the least share of the image's area that a
+        training image is cropped from), `flip`, and `operations`, `level`, `sound` of `RandomAugment`.
       train: whether the changes are made.
     """
-    normalise = images.Normalise(data.mean, data.std)
     if not train:
-        return images.DecodeImage({"image": (data.image_size, 3)}, bicubic=True, cache_mib=data.cache_mib), normalise
+        return (images.DecodeImage({"image": (data.image_size, 3)}, bicubic=True, cache_mib=data.cache_mib),)
     augment = data.augment
     return (
         images.ResizedCrop(data.image_size, (augment.scale, 1.0), flip=augment.flip),
         RandomAugment(augment.operations, augment.level, sound=augment.sound),
-        normalise,
     )
 
 
@@ -77,10 +75,8 @@ class WriteCaption:
     def __call__(self, example: Example) -> Example:
         """Adds the text."""
         caption = without_tags(example["caption"]) if self.strip_tags else example["caption"]
-        ids = self.tokenizer.whole(pre_caption(caption, self.max_words), self.max_tokens)
-        text = np.full(self.max_tokens, self.tokenizer.padding, np.int32)
-        text[: len(ids)] = ids
-        return example | {"text": text, "text_mask": np.arange(self.max_tokens) < len(ids)}
+        text, mask = self.tokenizer.padded(pre_caption(caption, self.max_words), self.max_tokens)
+        return example | {"text": text, "text_mask": mask}
 
 
 @dataclass(frozen=True)

@@ -177,22 +177,6 @@ class ResizedCrop:
 
 
 @dataclass(frozen=True)
-class Normalise:
-    """An image, uint8[H, W, 3] -> float32, in shares of 255, less the mean, divided by the deviation of each colour."""
-
-    mean: Sequence[float] = CLIP_MEAN
-    std: Sequence[float] = CLIP_STD
-    _: KW_ONLY
-    image: str = "image"
-
-    def __call__(self, example: Example) -> Example:
-        """Changes the image."""
-        shares = example[self.image].astype(np.float32) / np.float32(255)
-        mean, std = (np.asarray(values, np.float32) for values in (self.mean, self.std))
-        return example | {self.image: (shares - mean) / std}
-
-
-@dataclass(frozen=True)
 class CropAndRotate:
     """A random crop of S×S, turned by a random angle; what comes in from outside is black (0), the label 0 in a map.
 

@@ -53,10 +53,10 @@ MODELS = {
 }
 """A manifest's `model` -> the module that runs it, with `run(case) -> list of Row`."""
 
-SECTIONS = ("jaxvqa.golden.rwsan", "jaxvqa.golden.cmsa_text", "jaxvqa.golden.metrics")
+SECTIONS = ("jaxvqa.golden.rwsan", "jaxvqa.golden.cmsa_text", "jaxvqa.golden.blip_data", "jaxvqa.golden.metrics")
 """Modules with `SECTIONS`: name of a case file's section -> its checks; none for one that is not supported yet."""
 
-RULES = ("jaxvqa.golden.sysu_hcp_rules",)
+RULES = ("jaxvqa.golden.sysu_hcp_rules", "jaxvqa.golden.blip_data")
 """Modules of case files with others beside them: `RUNNERS`, rows (recognises its content, makes the rows of a case)."""
 
 Run = Callable[[Case], Iterable[Row]]
@@ -123,7 +123,7 @@ def run(path: Path) -> list[Row]:
     if stop and stop.passed is False and len(rows) == 1:  # nothing of it was run
         return rows
     note = "not compared: the case stopped at an error" if stop else "the runner does not know this output"
-    if stop and stop.passed is None:  # what is skipped is each of its results
+    if stop and stop.passed is None and rest:  # what is skipped is each of its results
         rows.remove(stop)
         return rows + [Row(case.name, name, None, note=stop.note) for name in rest]
     return rows + [Row(case.name, name, False, note=note) for name in rest]

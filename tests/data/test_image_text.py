@@ -49,7 +49,7 @@ def test_batches_of_pixels(config, data, tokenizer):
     trained = image_text.ImageText(image_text.image_steps(config, train=True), write)
     batch = batch_of(data.split("train"), trained)
     assert {name: (x.shape, x.dtype) for name, x in batch.items()} == {
-        "image": ((8, 32, 32, 3), np.float32),
+        "image": ((8, 32, 32, 3), np.uint8),
         "text": ((8, 12), np.int32),
         "text_mask": ((8, 12), np.bool_),
         "image_id": ((8,), np.int32),
@@ -69,8 +69,6 @@ def test_batches_of_pixels(config, data, tokenizer):
     evaluated = batch_of(data.split("train"), seen)
     assert "image_id" not in evaluated
     assert not np.array_equal(evaluated["image"], batch["image"])
-    # Normalised: black is about 1.8 deviations below the mean.
-    assert -2 < evaluated["image"].min() < -1
 
 
 def test_batches_of_regions(config, data, tokenizer):
