@@ -41,11 +41,13 @@ class Rule:
       key: the original's key, with placeholders such as `{i}` for numbers.
       path: our path, parts separated by `/`, with the same placeholders.
       change: einops pattern from the original's axes to ours; empty: the array stays as it is.
+      dtype: type that the original has it in; empty: ours.
     """
 
     key: str
     path: str
     change: str = ""
+    dtype: str = ""
 
     def __post_init__(self) -> None:
         if sorted(self.placeholders) != sorted(dict.fromkeys(_PLACEHOLDER.findall(self.path))):
@@ -122,7 +124,7 @@ class Report:
 
 def nested(key: str, path: str, rules: Iterable[Rule]) -> list[Rule]:
     """Puts `key` and `path` before every rule: a block that occurs in several places is written down once."""
-    return [Rule(f"{key}.{r.key}", f"{path}/{r.path}", r.change) for r in rules]
+    return [dataclasses.replace(r, key=f"{key}.{r.key}", path=f"{path}/{r.path}") for r in rules]
 
 
 def to_jax(tensors: Tensors, table: Table, target: Mapping[str, Any]) -> tuple[dict[str, Any], Report]:
@@ -214,7 +216,8 @@ def to_torch(params: Mapping[str, Any], table: Table, dtypes: Mapping[str, str] 
         key = _fill(rule.key, numbers)
         before, _, after = rule.change.partition("->")
         try:
-            tensors[key] = _rearrange(np.asarray(leaves[path]), f"{after} -> {before}" if rule.change else "", None)
+            array = _rearrange(np.asarray(leaves[path]), f"{after} -> {before}" if rule.change else "", None)
+            tensors[key] = array.astype(rule.dtype) if rule.dtype else array
         except ValueError as error:
             faults.append(f"wrong shape: {path} {list(np.shape(leaves[path]))} for {key}: {error}.")
     if dtypes is not None:

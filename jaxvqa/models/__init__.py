@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from jaxvqa.errors import ConfigError, nearest
 from jaxvqa.models import towers
+from jaxvqa.models.blip import BLIP
 from jaxvqa.models.cmsa import CMSA
 from jaxvqa.models.flamingo import Flamingo
 from jaxvqa.models.mevf import BAN, SAN
@@ -30,6 +31,7 @@ MODELS: dict[str, type[nn.Module]] = {
     "mtpt": MTPT,
     "sysu_hcp": SysuHcp,
     "flamingo": Flamingo,
+    "blip": BLIP,
 }
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 
@@ -43,6 +45,7 @@ SIZES: Mapping[str, tuple[str, Mapping[str, towers.Tower]]] = {
     "sizes": ("backbone", {name: towers.IN_STAGES[backbone.tower] for name, backbone in BACKBONES.items()}),
     "language_sizes": ("language", towers.LANGUAGE_MODELS),
     "vision_sizes": ("vision", towers.IMAGE_ENCODERS),
+    "text_sizes": ("text", towers.TEXT_ABOUT_IMAGES),
 }
 """Group of `config.model` with fields of a tower -> the field that names the tower, and the towers by name."""
 

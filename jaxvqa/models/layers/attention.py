@@ -3,7 +3,6 @@
 Everywhere a mask is True where something may be read.
 """
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -175,10 +174,22 @@ class MultiHeadAttention(nn.Module):
         return KeyValue(self._split(self.key(memory)), self._split(self.value(memory)))
 
     def __call__(
-        self, x: Float[Array, "B Q D"], seen: KeyValue, mask: Bool[Array, "#B #K #Q S"] | None = None, *, train: bool
+        self,
+        x: Float[Array, "B Q D"],
+        seen: KeyValue,
+        mask: Bool[Array, "#B #K #Q S"] | None = None,
+        *,
+        train: bool,
+        change: Callable[[Array], Array] = lambda weights: weights,
     ) -> tuple[Float[Array, "B Q F"], Float[Array, "B K Q S"]]:
-        """Lets every position of x read where `mask` is True. Returns the result and the weights."""
-        drop = functools.partial(self.drop, train=train)
+        """Lets every position of x read where `mask` is True. Returns the result and the weights.
+
+        `change` is applied to the weights before they are dropped: adding zeros asks for their gradients.
+        """
+
+        def drop(weights: Array) -> Array:
+            return self.drop(change(weights), train=train)
+
         read, weights = attend(self._split(self.query(x)), seen, mask, scale=self._scale, drop=drop)
         return self._join(read), weights
 

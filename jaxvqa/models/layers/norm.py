@@ -36,3 +36,9 @@ class StdNorm(nn.Module):
         s = jnp.where(constant, 0.0, jnp.sqrt(jnp.where(constant, 1.0, variance)))
         scale, bias = (jnp.expand_dims(p, range(x.ndim - 1)) for p in (scale, bias))
         return (scale * (centred / (s + self.epsilon)) + bias).astype(self.dtype)
+
+
+def unit(x: Float[Array, "*batch E"]) -> Float[Array, "*batch E"]:
+    """x / max(|x|, 1e-12), whose gradient at 0 is finite."""
+    square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
+    return x * jnp.where(square > 0, jax.lax.rsqrt(jnp.maximum(square, 1e-24)), 0)

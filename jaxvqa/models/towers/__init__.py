@@ -26,6 +26,7 @@ from jaxvqa.models.towers.densenet import DenseNet
 from jaxvqa.models.towers.gpt2 import GPT2
 from jaxvqa.models.towers.inception_resnet import InceptionResNetV2
 from jaxvqa.models.towers.inception_v4 import InceptionV4
+from jaxvqa.models.towers.med import MED
 from jaxvqa.models.towers.palm import PaLM
 from jaxvqa.models.towers.polynet import PolyNet
 from jaxvqa.models.towers.regions import Regions
@@ -34,6 +35,7 @@ from jaxvqa.models.towers.resnest import ResNeSt
 from jaxvqa.models.towers.resnet import STAGES, PatchResNet, ResNet
 from jaxvqa.models.towers.se_resnet import SEResNet
 from jaxvqa.models.towers.vgg import VGG
+from jaxvqa.models.towers.vit import RegionViT, ViT
 from jaxvqa.models.towers.xception import Xception
 
 Tower = tuple[type[nn.Module], Mapping[str, Any]]
@@ -59,7 +61,11 @@ IMAGE_ENCODERS: Mapping[str, Tower] = {
     "ViT-L/14": (VisionTransformer, {"patch": 14, "width": 1024, "depth": 24, "heads": 16, "features": 768}),
     "resnet": (PatchResNet, {}),
     "regions": (Regions, {}),
+    "vit-base": (ViT, {}),
+    "vit-large": (ViT, {"width": 1024, "depth": 24, "heads": 16, "drop_path": 0.1}),
+    "region-vit": (RegionViT, {}),
 }
+TEXT_ABOUT_IMAGES: Mapping[str, Tower] = {"med": (MED, {})}
 TEXT_ENCODERS: Mapping[str, Tower] = {
     "ViT-B/32": (TextTransformer, {}),
     "ViT-B/16": (TextTransformer, {}),
@@ -89,6 +95,7 @@ TOWERS: Mapping[str, Mapping[str, Tower]] = {
     "language model": LANGUAGE_MODELS,
     "image encoder": IMAGE_ENCODERS,
     "text encoder": TEXT_ENCODERS,
+    "text about images": TEXT_ABOUT_IMAGES,
     "network in stages": IN_STAGES,
 }
 """Kind -> published name -> the tower."""

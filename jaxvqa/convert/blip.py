@@ -1,0 +1,241 @@
+"""BLIP's checkpoints (github.com/salesforce/BLIP): keys, sizes, and what fine-tuning takes of a pre-training's file.
+
+A file is a dict of `model`, `optimizer`, `config` and `epoch`. A tensor that encoder and decoder share stands in it once under
+each of its names. docs/originals/blip.md, section 12.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxvqa import models
+from jaxvqa.convert.files import TorchFile
+from jaxvqa.convert.layers import LINEAR, under
+from jaxvqa.convert.layout import Layout
+from jaxvqa.convert.original import TOKEN, Checkpoint, Config, Original, Shapes, System, image, sizes_of
+from jaxvqa.convert.table import Rule, Table, Tensors, nested
+from jaxvqa.convert.towers.med import DECODER, ENCODER, POSITION_IDS
+from jaxvqa.convert.towers.vit import VIT, VIT_STACKED, resized_positions
+from jaxvqa.tasks.image_text import with_memory
+
+_FEATURE_QUEUE = [
+    Rule("image_queue", "queue/image", "e q -> q e"),
+    Rule("text_queue", "queue/text", "e q -> q e"),
+]
+QUEUES = {
+    "pair": [*_FEATURE_QUEUE, Rule("queue_ptr", "queue/place", "1 ->", "int64")],
+    "image": [
+        *_FEATURE_QUEUE,
+        Rule("idx_queue", "queue/id", "1 q -> q", "int64"),
+        Rule("ptr_queue", "queue/place", "1 ->", "int64"),
+    ],
+}
+"""What the queue holds, by what belongs together: of pre-training, and of retrieval."""
+
+
+def layout(config: Config) -> Layout:
+    """How a model of this config is written; `positives` says whether there is a queue, and of what."""
+    queue = config.get("positives", "")
+
+    def part(key: str, path: str, rules: list[Rule], there: bool = True) -> list[Rule]:
+        return nested(key, path, rules) if there else []
+
+    features = bool(config.get("features"))
+    of_encoder = [
+        *part("vision_proj", "params/image_projection", LINEAR, features),
+        *part("text_proj", "params/text_projection", LINEAR, features),
+        *part("itm_head", "params/match_head", LINEAR, config.get("matches", True)),
+    ]
+    copies = [
+        *nested("visual_encoder_m", "momentum/vision_tower", VIT),
+        *nested("vision_proj_m", "momentum/image_projection", LINEAR),
+        *nested("text_encoder_m", "momentum/text_tower", ENCODER),
+        *nested("text_proj_m", "momentum/text_projection", LINEAR),
+    ]
+    rules = [
+        *([Rule("temp", "params/temperature")] if config.get("temperature") else []),
+        *(QUEUES[queue] if queue else []),
+        *nested("visual_encoder", "params/vision_tower", VIT),
+        *part("text_encoder", "params/text_tower", ENCODER, config.get("reads", True)),
+        *of_encoder,
+        *(copies if queue else []),
+        *part("text_decoder", "params/text_tower", DECODER, config.get("writes", True)),
+    ]
+    return Layout(
+        Table(tuple(rules), (r".*\.position_ids",)), stacked=(VIT_STACKED,), constants=(POSITION_IDS,)
+    )
+
+
+VISION_SIZES = {"width": ("visual_encoder.cls_token", -1), "patch": ("visual_encoder.patch_embed.proj.weight", -1)}
+HEAD_WIDTH = 64
+"""Of each attention in the published sizes; no tensor says it."""
+
+
+def text_sizes(tensors: Tensors, prefix: str) -> dict[str, int]:
+    """The sizes of a text model whose keys begin so."""
+    first = f"{prefix}embeddings."
+    found = sizes_of(
+        tensors,
+        {
+            "width": (f"{first}word_embeddings.weight", 1),
+            "positions": (f"{first}position_embeddings.weight", 0),
+            "hidden": (f"{prefix}encoder.layer.0.intermediate.dense.weight", 0),
+        },
+    )
+    return found | {"depth": _count(tensors, rf"{re.escape(prefix)}encoder\.layer\.(\d+)\..*")} | _heads(found)
+
+
+def vision_sizes(tensors: Tensors) -> dict[str, int]:
+    """The sizes of the image encoder."""
+    found = sizes_of(tensors, VISION_SIZES)
+    hidden = sizes_of(tensors, {"hidden": ("visual_encoder.blocks.0.mlp.fc1.weight", 0)})
+    if hidden.get("hidden") == 4 * found.get("width", 0):
+        hidden = {}  # as it is by default
+    return found | hidden | {"depth": _count(tensors, r"visual_encoder\.blocks\.(\d+)\..*")} | _heads(found)
+
+
+def _heads(sizes: Mapping[str, int]) -> dict[str, int]:
+    width = sizes.get("width", HEAD_WIDTH)
+    return {"heads": width // HEAD_WIDTH} if width % HEAD_WIDTH == 0 else {}
+
+
+def _count(tensors: Tensors, pattern: str) -> int:
+    return 1 + max((int(m[1]) for key in tensors if (m := re.fullmatch(pattern, key))), default=-1)
+
+
+def _infer(file: TorchFile, given: Config) -> dict[str, Any]:
+    """What the tensors decide, and of the towers' sizes what is not given."""
+    tensors = file.tensors
+    reads, writes = ("text_encoder.embeddings.word_embeddings.weight" in tensors), any(
+        key.startswith("text_decoder.") for key in tensors
+    )
+    prefix = "text_encoder." if reads else "text_decoder.bert."
+    found: dict[str, Any] = sizes_of(
+        tensors,
+        {"vocab_size": (f"{prefix}embeddings.word_embeddings.weight", 0), "features": ("vision_proj.weight", 0)},
+    )
+    vision, text = vision_sizes(tensors), text_sizes(tensors, prefix)
+    queue = {"queue_ptr": "pair", "ptr_queue": "image"}
+    return {
+        "features": 0,
+        **found,
+        **{"reads": reads, "writes": writes, "matches": "itm_head.weight" in tensors},
+        "temperature": 0.07 if "temp" in tensors else 0.0,
+        "positives": next((name for key, name in queue.items() if key in tensors), ""),
+        "queue": np.shape(tensors["image_queue"])[-1] if "image_queue" in tensors else 0,
+        "vision": "vit-large" if vision.get("width") == 1024 else "vit-base",
+        "vision_sizes": {**vision, **given.get("vision_sizes", {})},
+        "text_sizes": {**text, **given.get("text_sizes", {})},
+    }
+
+
+def image_inputs(tensors: Tensors, config: Config) -> Shapes:
+    """One image of the size that the position embeddings are of."""
+    patch = config.get("vision_sizes", {}).get("patch", 16)
+    tokens = np.shape(tensors["visual_encoder.pos_embed"])[1] if "visual_encoder.pos_embed" in tensors else 2
+    side = patch * max(round((tokens - 1) ** 0.5), 1)
+    return {"image": image(side, side)}
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A model with what its training keeps besides parameters: what a checkpoint's variables are.
+
+    Attributes:
+      config: the `model` part of a config, with the rows of the `queue` and its `positives` besides.
+    """
+
+    config: Mapping[str, Any]
+
+    def init(self, key: jax.Array, **inputs: Any) -> dict[str, Any]:
+        """Fresh variables; the momentum copies are as if they had moved already, since a file's have."""
+        own = {name: value for name, value in self.config.items() if name not in ("queue", "positives")}
+        model: Any = models.build(own)
+        variables = model.init(key, **inputs)
+        if not self.config.get("positives"):
+            return dict(variables)
+        found = with_memory(variables, key, self.config["queue"], model.features)
+        return {**found, "queue": {**found["queue"], "batches": jnp.ones((), jnp.int32)}}
+
+
+ORIGINAL = Original(
+    layouts=lambda config: [layout(config)],
+    infer=_infer,
+    inputs=lambda tensors, config: {**image_inputs(tensors, config), "text": TOKEN},
+    module=Whole,
+    start={"name": "blip", "vocab_size": 1},
+    decides=True,
+    entry="model",
+    entries={"epoch": None, "config": None},
+    fresh=r"queue/(id|batches)",
+    name="checkpoint of BLIP",
+    variants=tuple(
+        ("", {"positives": positives, "features": 1, "temperature": 0.07, "writes": writes, "reads": reads})
+        for positives, reads, writes in (("pair", True, True), ("image", True, False), ("", True, False))
+    ),
+)
+
+
+# --- fine-tuning from a pre-training --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """What a model takes of another one's file.
+
+    Attributes:
+      tensors: those that it takes, by its own keys.
+      missing: its keys that the file does not give.
+      unexpected: the file's keys that it has no use for.
+      dropped: keys whose tensors have another shape.
+      interpolated: position embeddings that were resized.
+    """
+
+    tensors: dict[str, np.ndarray]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    dropped: tuple[str, ...]
+    interpolated: tuple[str, ...]
+
+
+POSITIONS = ("visual_encoder.pos_embed", "visual_encoder_m.pos_embed")
+
+
+def adapted(tensors: Tensors, target: Mapping[str, tuple[int, ...]]) -> Adapted:
+    """What a model of other keys and sizes takes of a file, as the original loads it (docs/originals/blip.md, section 12).
+
+    Args:
+      tensors: the file's.
+      target: the shapes of the model's own tensors by key, in its order.
+    """
+    found, interpolated = dict(tensors), []
+    for key in POSITIONS:
+        if key in found and key in target and found[key].shape != target[key]:
+            found[key] = resized_positions(found[key], target[key][1])
+            interpolated.append(key)
+    dropped = [key for key, shape in target.items() if key in found and found[key].shape != tuple(shape)]
+    taken = {key: found[key] for key in target if key in found and key not in dropped}
+    return Adapted(
+        taken,
+        missing=tuple(key for key in target if key not in taken),
+        unexpected=tuple(key for key in found if key not in target),
+        dropped=tuple(dropped),
+        interpolated=tuple(interpolated),
+    )
+
+
+def _settings(checkpoint: Checkpoint) -> dict[str, Mapping[str, Any]]:
+    config = dict(checkpoint.config)
+    queue, positives = config.pop("queue"), config.pop("positives")
+    config.pop("vocab_size")
+    side = checkpoint.inputs["image"].shape[1]
+    loss = {"queue": queue, "positives": positives} if positives else {}
+    return {"model": config, "data": {"image_size": side}, "loss": loss}
+
+
+SYSTEMS = {"blip": System(ORIGINAL, "configs/blip_pretrain.py:published", counts={}, options=("tokenizer",), settings=_settings)}

@@ -1,0 +1,165 @@
+"""BLIP: an image transformer and one text model that contrasts, matches and writes.
+
+J. Li, D. Li, C. Xiong, S. Hoi, "BLIP: Bootstrapping Language-Image Pre-training for Unified Vision-Language Understanding and
+Generation", ICML 2022; docs/originals/blip.md, sections 3 to 9:
+
+    image ── vision ──┬── class token ── image_projection ──────────── image feature ┐
+                      │                                                              ├ contrast
+    text ── text ─────┼── first state ── text_projection ───────────── text feature  ┘
+                      │
+                      └── keys and values of every block, once an image
+                             ├── text, encoder ── first state ── match_head          do they belong together?
+                             └── text, decoder ── readout                            which token comes next?
+
+What training compares, and the copies that move slowly behind the parameters, are the task's.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax.numpy as jnp
+from flax.core import FrozenDict
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxvqa.models import towers
+from jaxvqa.models.layers.attention import KeyValue
+from jaxvqa.models.layers.linear import Linear
+from jaxvqa.models.layers.norm import unit
+from jaxvqa.precision import widened
+
+
+class Seen(flax.struct.PyTreeNode):
+    """An image as texts read it.
+
+    Attributes:
+      memory: keys and values for each block of the text model.
+      mask: bool[B, N], which image tokens are there; None for all.
+    """
+
+    memory: tuple[KeyValue, ...]
+    mask: Bool[Array, "B N"] | None
+
+
+class BLIP(nn.Module):
+    """The whole network.
+
+    Attributes:
+      vocab_size: number of tokens V, with the two that begin texts for the encoder and for the decoder.
+      vision: a name of `towers.IMAGE_ENCODERS` whose tokens are normalised: `vit-base`, `vit-large`, `region-vit`.
+      vision_sizes: fields of that tower that differ from its defaults.
+      text: a name of `towers.TEXT_ABOUT_IMAGES`.
+      text_sizes: fields of that tower that differ from its defaults.
+      features: width E of the features that are contrasted; 0 for none.
+      reads: whether there is an encoder of text; a captioner has a decoder alone.
+      matches: whether there is a matching head.
+      writes: whether there is a decoder.
+      temperature: what similarities are divided by at first; 0 for a model that is not trained to contrast.
+    """
+
+    vocab_size: int
+    vision: str = "vit-base"
+    vision_sizes: Mapping[str, Any] = FrozenDict()
+    text: str = "med"
+    text_sizes: Mapping[str, Any] = FrozenDict()
+    features: int = 256
+    reads: bool = True
+    matches: bool = True
+    writes: bool = True
+    temperature: float = 0.07
+    dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        """Makes the parts."""
+        fixed = {"dtype": self.dtype}
+        self.vision_tower = towers.make(
+            "image encoder", self.vision, self.vision_sizes, "config.model.vision", "config.model.vision_sizes", **fixed
+        )
+        self.text_tower = towers.make(
+            *("text about images", self.text, self.text_sizes, "config.model.text", "config.model.text_sizes"),
+            vocab_size=self.vocab_size,
+            **fixed,
+        )
+        if self.features:
+            self.image_projection, self.text_projection = (Linear(self.features, self.dtype) for _ in range(2))
+        if self.matches:
+            self.match_head = Linear(2, self.dtype)
+        if self.temperature:
+            self.temp = self.param("temperature", nn.initializers.constant(self.temperature), ())
+
+    def see(
+        self, image: Float[Array, "B H W C"], *, train: bool = False
+    ) -> tuple[Float[Array, "B N D"], Bool[Array, "B N"] | None, dict[str, Array]]:
+        """Encodes images: all tokens, which of them are there (None: all), and the tower's intermediates, with `feature` [B, E].
+
+        The feature, of length 1, is there where features are contrasted.
+        """
+        pooled, out = self.vision_tower(image, train=train)
+        if self.features:
+            out = out | {"feature": unit(widened(self.image_projection(pooled)))}
+        return out["tokens"], out.get("real"), out
+
+    def read(
+        self, text: Int[Array, "B T"], text_mask: Bool[Array, "B T"], *, train: bool = False
+    ) -> tuple[Float[Array, "B T D"], dict[str, Array]]:
+        """Encodes texts alone: their states, and the tower's intermediates, with `feature` [B, E] as of `see`."""
+        states, out = self.text_tower.encode(text, text_mask, train=train)
+        if self.features:
+            out = out | {"feature": unit(widened(self.text_projection(states[:, 0])))}
+        return states, out
+
+    def remember(self, tokens: Float[Array, "B N D"], mask: Bool[Array, "B N"] | None = None) -> Seen:
+        """Makes the keys and values of images, for all texts about them."""
+        return Seen(self.text_tower.remember(tokens), mask)
+
+    def match(
+        self,
+        text: Int[Array, "B T"],
+        text_mask: Bool[Array, "B T"],
+        seen: Seen,
+        *,
+        train: bool = False,
+        changes: dict[int, Callable[[Array], Array]] | None = None,
+    ) -> tuple[Float[Array, "B 2"], dict[str, Array]]:
+        """Reads texts beside images, B / M texts in a row for each of M images.
+
+        Returns:
+          float32[B, 2] logits, no and yes; and the tower's intermediates with `states` [B, T, D].
+        """
+        states, out = self.text_tower.encode(text, text_mask, seen.memory, seen.mask, train=train, changes=changes)
+        logits = widened(self.match_head(states[:, 0])) if self.matches else jnp.zeros((len(text), 2))
+        return logits, out | {"states": states}
+
+    def write(
+        self, text: Int[Array, "B T"], text_mask: Bool[Array, "B T"], seen: Seen, *, train: bool = False
+    ) -> tuple[Float[Array, "B T V"], dict[str, Array]]:
+        """Scores every next token of texts about images: float32[B, T, V], and the tower's intermediates."""
+        return self.text_tower.write(text, text_mask, seen.memory, seen.mask, train=train)
+
+    def __call__(
+        self,
+        image: Float[Array, "B H W C"],
+        text: Int[Array, "B T"],
+        text_mask: Bool[Array, "B T"] | None = None,
+        *,
+        train: bool = False,
+    ) -> tuple[Float[Array, "B 2"], dict[str, Array]]:
+        """Everything that the network does with images and a text about each, whose first token the caller has set.
+
+        Returns:
+          The matching logits, and `image_feature`, `text_feature` [B, E], `image_states`, `text_states`, `states`, `logits`.
+        """
+        text_mask = jnp.ones(text.shape, bool) if text_mask is None else text_mask
+        tokens, mask, image_out = self.see(image, train=train)
+        seen, out = self.remember(tokens, mask), {"image_states": tokens}
+        result = jnp.zeros((len(text), 2))
+        if self.reads:
+            states, text_out = self.read(text, text_mask, train=train)
+            result, beside = self.match(text, text_mask, seen, train=train)
+            out |= beside | {"text_states": states}
+            if self.features:
+                out |= {"image_feature": image_out["feature"], "text_feature": text_out["feature"]}
+        if self.writes:
+            out["logits"], _ = self.write(text, text_mask, seen, train=train)
+        return result, out

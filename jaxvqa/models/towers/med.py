@@ -1,0 +1,261 @@
+"""MED, BLIP's text model: one BERT that encodes text, encodes text beside an image, and writes text about an image.
+
+J. Li, D. Li, C. Xiong, S. Hoi, "BLIP: Bootstrapping Language-Image Pre-training for Unified Vision-Language Understanding and
+Generation", ICML 2022; docs/originals/blip.md, section 4:
+
+    text ── embed + positions ── norm ── block_0 ── … ── readout
+
+    block:  self-attention ── cross-attention to `memory` ── feed-forward, a normalisation behind each
+
+Encoder and decoder share everything but their self-attention, which a block therefore has twice (section 5). Keys and values of
+an image are made once (`remember`) and read by all texts about it, whoever reads them.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxvqa.kernels import times_transposed
+from jaxvqa.models.layers.attention import KeyValue, MultiHeadAttention, Past, causal, recall
+from jaxvqa.models.layers.dropout import Dropout
+from jaxvqa.models.layers.feed_forward import FeedForward
+from jaxvqa.models.layers.linear import Linear
+from jaxvqa.models.layers.transformer import INIT, LayerNorm, numbered
+from jaxvqa.models.towers.bert import EPSILON
+
+Memory = Sequence[KeyValue]
+"""For each block the keys and values of what its cross-attention reads."""
+
+
+class MEDBlock(nn.Module):
+    """Self-attention, the encoder's or the decoder's, then cross-attention where there is something to read, then a map.
+
+    Attributes:
+      width: size D of a state.
+      heads: heads of each attention.
+      hidden: width between the two linear layers.
+      dropout: rate, of attention weights and of what each part adds.
+    """
+
+    width: int
+    heads: int
+    hidden: int
+    dropout: float
+    dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        """Makes the parts; those that are never used get no parameters."""
+
+        def attention() -> MultiHeadAttention:
+            options = {"dropout": self.dropout, "kernel_init": INIT, "dtype": self.dtype}
+            return MultiHeadAttention(self.heads, self.width // self.heads, self.width, **options)
+
+        def norm() -> nn.Module:
+            return LayerNorm(epsilon=EPSILON, dtype=self.dtype)
+
+        self.attention, self.attention_norm = attention(), norm()
+        self.decoder_attention, self.decoder_attention_norm = attention(), norm()
+        self.cross_attention, self.cross_attention_norm = attention(), norm()
+        self.feed_forward = FeedForward(
+            self.hidden, self.width, dtype=self.dtype, activation="gelu", kernel_init=INIT
+        )
+        self.feed_forward_norm = norm()
+        self.drop = Dropout(self.dropout)
+
+    def remember(self, memory: Float[Array, "B N E"]) -> KeyValue:
+        """Keys and values for the cross-attention."""
+        return self.cross_attention.project(memory)
+
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        mask: Bool[Array, "#B #K #T S"] | None,
+        past: Past | None = None,
+        *,
+        memory: KeyValue | None,
+        memory_mask: Bool[Array, "#M 1 1 N"] | None,
+        writes: bool,
+        train: bool,
+        change: Callable[[Array], Array] | None = None,
+    ) -> tuple[Float[Array, "B T D"], dict[str, Array], KeyValue]:
+        """Refines texts.
+
+        Args:
+          x: float[B, T, D].
+          mask: where each position may read, `past`'s places included.
+          past: earlier positions.
+          memory: of M images; the texts of an image stand in a row, B / M each, and read the same keys and values.
+          memory_mask: bool[M, 1, 1, N], where an image may be read.
+          writes: whether the self-attention is the decoder's.
+          train: applies dropout, which needs the random stream "dropout".
+          change: of the weights of the cross-attention before they are dropped, to ask for their gradients.
+
+        Returns:
+          The states, the attention weights by the part's name, and keys and values of all positions up to these.
+        """
+        maps: dict[str, Array] = {}
+
+        def behind(norm: nn.Module, x: Array, y: Array) -> Array:
+            return norm(x + self.drop(y, train=train))
+
+        attention = self.decoder_attention if writes else self.attention
+        seen = recall(attention.project(x), past)
+        y, maps["attention"] = attention(x, seen, mask, train=train)
+        x = behind(self.decoder_attention_norm if writes else self.attention_norm, x, y)
+        if memory is not None:
+            beside = x.reshape(len(memory.key), -1, x.shape[-1])
+            options = {} if change is None else {"change": change}
+            y, weights = self.cross_attention(beside, memory, memory_mask, train=train, **options)
+            # [M, K, P·T, N] of P texts beside each image
+            weights = weights.reshape(*weights.shape[:2], -1, x.shape[1], weights.shape[-1])
+            maps["cross_attention"] = jnp.moveaxis(weights, 2, 1).reshape(len(x), -1, *weights.shape[3:])
+            x = behind(self.cross_attention_norm, x, y.reshape(x.shape))
+        x = behind(self.feed_forward_norm, x, self.feed_forward(x, train=train))
+        return x, maps, seen
+
+
+class MED(nn.Module):
+    """The whole network; the defaults are the base size.
+
+    Attributes:
+      vocab_size: number of tokens V, the two special ones of BLIP among them.
+      width: size D of a state.
+      depth: number of blocks.
+      heads: heads of each block's attention.
+      hidden: width between the two linear layers of a block.
+      positions: the longest text that it takes.
+      dropout: dropout rate.
+    """
+
+    vocab_size: int = 30524
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    hidden: int = 3072
+    positions: int = 512
+    dropout: float = 0.1
+    dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        """Makes the parts; those that are never used get no parameters."""
+
+        def table(count: int) -> nn.Embed:
+            return nn.Embed(count, self.width, dtype=self.dtype, embedding_init=INIT)
+
+        self.embed, self.position = table(self.vocab_size), table(self.positions)
+        self.embed_norm = LayerNorm(epsilon=EPSILON, dtype=self.dtype)
+        self.drop = Dropout(self.dropout)
+        self.block = [
+            MEDBlock(self.width, self.heads, self.hidden, self.dropout, self.dtype) for _ in range(self.depth)
+        ]
+        self.transform = Linear(self.width, self.dtype, kernel_init=INIT)
+        self.transform_norm = LayerNorm(epsilon=EPSILON, dtype=self.dtype)
+        self.readout = Readout(self.vocab_size, self.dtype)
+
+    def remember(self, memory: Float[Array, "B N E"]) -> tuple[KeyValue, ...]:
+        """Keys and values of what texts are to be about, for each block."""
+        return tuple(block.remember(memory) for block in self.block)
+
+    def embed_text(
+        self, text: Int[Array, "B T"], positions: Int[Array, "B T"] | None = None, *, train: bool
+    ) -> Float[Array, "B T D"]:
+        """The states that the first block reads; positions count from 0 without."""
+        where = jnp.arange(text.shape[1])[None] if positions is None else positions
+        return self.drop(self.embed_norm(self.embed(text) + self.position(where)), train=train)
+
+    def encode(
+        self,
+        text: Int[Array, "B T"],
+        text_mask: Bool[Array, "B T"] | None = None,
+        memory: Memory | None = None,
+        memory_mask: Bool[Array, "M N"] | None = None,
+        *,
+        train: bool = False,
+        changes: dict[int, Callable[[Array], Array]] | None = None,
+    ) -> tuple[Float[Array, "B T D"], dict[str, Array]]:
+        """Encodes texts, alone or beside images.
+
+        Args:
+          text: int[B, T], token ids.
+          text_mask: bool[B, T], False for padding, which nothing reads.
+          memory: what `remember` made of M images, each beside B / M texts in a row; without, there is no cross-attention.
+          memory_mask: bool[M, N], False for image tokens that nothing reads.
+          train: applies dropout, which needs the random stream "dropout".
+          changes: of the weights of some blocks' cross-attention (`MEDBlock`).
+
+        Returns:
+          [B, T, D] last states, and the named intermediates: `embedded`, `block_0`, …, `attention_0`, …, `cross_attention_0`, ….
+        """
+        mask = None if text_mask is None else text_mask[:, None, None]
+        x = self.embed_text(text, train=train)
+        x, out, _ = self._blocks(x, mask, memory, memory_mask, writes=False, train=train, changes=changes)
+        return x, out
+
+    def write(
+        self,
+        text: Int[Array, "B T"],
+        text_mask: Bool[Array, "B T"] | None = None,
+        memory: Memory | None = None,
+        memory_mask: Bool[Array, "M N"] | None = None,
+        *,
+        train: bool = False,
+    ) -> tuple[Float[Array, "B T V"], dict[str, Array]]:
+        """Scores every next token of texts about images; arguments and intermediates as of `encode`, and `hidden`."""
+        mask = causal(text.shape[1])
+        if text_mask is not None:
+            mask = mask & text_mask[:, None, None]
+        x = self.embed_text(text, train=train)
+        x, out, _ = self._blocks(x, mask, memory, memory_mask, writes=True, train=train)
+        return self.logits(x), out | {"hidden": x}
+
+    def logits(self, x: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
+        """Token scores, float32."""
+        x = self.transform_norm(nn.gelu(self.transform(x), approximate=False))
+        return self.readout(x, self.embed.embedding)
+
+    def _blocks(
+        self,
+        x: Array,
+        mask: Array | None,
+        memory: Memory | None,
+        memory_mask: Array | None,
+        past: Sequence[Past | None] | None = None,
+        changes: dict[int, Callable[[Array], Array]] | None = None,
+        **options: bool,
+    ) -> tuple[Array, dict[str, Array], tuple[KeyValue, ...]]:
+        out, kept = {"embedded": x}, []
+        rows = None if memory_mask is None else memory_mask[:, None, None]
+        for i, block in enumerate(self.block):
+            x, maps, seen = block(
+                x,
+                mask,
+                None if past is None else past[i],
+                memory=None if memory is None else memory[i],
+                memory_mask=rows,
+                change=(changes or {}).get(i),
+                **options,
+            )
+            kept.append(seen)
+            out |= {f"block_{i}": x} | numbered(maps, i)
+        return x, out, tuple(kept)
+
+
+class Readout(nn.Module):
+    """logits = table · x + bias, with the table of the embedding.
+
+    Attributes:
+      vocab_size: number of tokens V.
+    """
+
+    vocab_size: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T D"], table: Float[Array, "V D"]) -> Float[Array, "B T V"]:
+        """The logits, float32."""
+        bias = self.param("bias", nn.initializers.zeros, (self.vocab_size,))
+        logits = times_transposed(x.reshape(-1, x.shape[-1]), table.astype(self.dtype))
+        return logits.reshape(*x.shape[:-1], -1) + bias.astype(logits.dtype)
