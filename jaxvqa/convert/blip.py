@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxvqa import models
 from jaxvqa.convert.files import TorchFile
-from jaxvqa.convert.layers import LINEAR, under
+from jaxvqa.convert.layers import LINEAR
 from jaxvqa.convert.layout import Layout
 from jaxvqa.convert.original import TOKEN, Checkpoint, Config, Original, Shapes, System, image, sizes_of
 from jaxvqa.convert.table import Rule, Table, Tensors, nested
@@ -66,9 +66,7 @@ def layout(config: Config) -> Layout:
         *(copies if queue else []),
         *part("text_decoder", "params/text_tower", DECODER, config.get("writes", True)),
     ]
-    return Layout(
-        Table(tuple(rules), (r".*\.position_ids",)), stacked=(VIT_STACKED,), constants=(POSITION_IDS,)
-    )
+    return Layout(Table(tuple(rules), (r".*\.position_ids",)), stacked=(VIT_STACKED,), constants=(POSITION_IDS,))
 
 
 VISION_SIZES = {"width": ("visual_encoder.cls_token", -1), "patch": ("visual_encoder.patch_embed.proj.weight", -1)}
@@ -111,8 +109,9 @@ def _count(tensors: Tensors, pattern: str) -> int:
 def _infer(file: TorchFile, given: Config) -> dict[str, Any]:
     """What the tensors decide, and of the towers' sizes what is not given."""
     tensors = file.tensors
-    reads, writes = ("text_encoder.embeddings.word_embeddings.weight" in tensors), any(
-        key.startswith("text_decoder.") for key in tensors
+    reads, writes = (
+        ("text_encoder.embeddings.word_embeddings.weight" in tensors),
+        any(key.startswith("text_decoder.") for key in tensors),
     )
     prefix = "text_encoder." if reads else "text_decoder.bert."
     found: dict[str, Any] = sizes_of(
@@ -163,22 +162,29 @@ class Whole:
         return {**found, "queue": {**found["queue"], "batches": jnp.ones((), jnp.int32)}}
 
 
-ORIGINAL = Original(
-    layouts=lambda config: [layout(config)],
-    infer=_infer,
-    inputs=lambda tensors, config: {**image_inputs(tensors, config), "text": TOKEN},
-    module=Whole,
-    start={"name": "blip", "vocab_size": 1},
-    decides=True,
-    entry="model",
-    entries={"epoch": None, "config": None},
-    fresh=r"queue/(id|batches)",
-    name="checkpoint of BLIP",
-    variants=tuple(
-        ("", {"positives": positives, "features": 1, "temperature": 0.07, "writes": writes, "reads": reads})
-        for positives, reads, writes in (("pair", True, True), ("image", True, False), ("", True, False))
-    ),
-)
+def _original(fresh: str, **config: Any) -> Original:
+    return Original(
+        layouts=lambda config: [layout(config)],
+        infer=_infer,
+        inputs=lambda tensors, config: {**image_inputs(tensors, config), "text": TOKEN},
+        module=Whole,
+        start={"name": "blip", "vocab_size": 1},
+        decides=True,
+        entry="model",
+        entries={"epoch": None, "config": None},
+        fresh=fresh,
+        name="checkpoint of BLIP",
+        variants=(("", config),),
+    )
+
+
+_TRAINED = {"features": 1, "temperature": 0.07, "matches": True, "reads": True}
+ORIGINALS = {
+    "pair": _original("queue/(id|batches)", positives="pair", writes=True, **_TRAINED),
+    "image": _original("queue/batches", positives="image", writes=False, **_TRAINED),
+    "": _original("(?!)", positives="", reads=True, writes=False, features=1, matches=True),
+}
+"""By what its queue holds: of pre-training, of retrieval; and of what needs none: matching, features, captions."""
 
 
 # --- fine-tuning from a pre-training --------------------------------------------------------------------------------------
@@ -238,4 +244,10 @@ def _settings(checkpoint: Checkpoint) -> dict[str, Mapping[str, Any]]:
     return {"model": config, "data": {"image_size": side}, "loss": loss}
 
 
-SYSTEMS = {"blip": System(ORIGINAL, "configs/blip_pretrain.py:published", counts={}, options=("tokenizer",), settings=_settings)}
+SYSTEMS = {
+    name: System(ORIGINALS[positives], config, counts={}, options=("tokenizer",), settings=_settings)
+    for name, positives, config in (
+        ("blip_pretrain", "pair", "configs/blip_pretrain.py:published"),
+        ("blip_retrieval", "image", "configs/blip_retrieval.py:published"),
+    )
+}

@@ -166,7 +166,10 @@ class Original:
     def to_original(self, checkpoint: Checkpoint) -> dict[str, np.ndarray]:
         """The original's tensors, with what it writes besides: counters and constants."""
         batches = checkpoint.entries.get("batches") or 0
-        return self._layout_of(checkpoint).write(checkpoint.variables, batches, checkpoint.unused)
+        leaves = traverse_util.flatten_dict(dict(checkpoint.variables), sep="/")
+        held = {path: leaf for path, leaf in leaves.items() if not re.fullmatch(self.fresh, path)}
+        written = traverse_util.unflatten_dict(held, sep="/")
+        return self._layout_of(checkpoint).write(written, batches, checkpoint.unused)
 
     def fields(self, file: Any, given: Config) -> dict[str, Any]:
         """The `model` part of a config: what is given, completed by what the file determines."""

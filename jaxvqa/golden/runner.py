@@ -13,6 +13,7 @@ A system adds one module beside this file and one row for each of its manifests'
 import argparse
 import importlib
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -49,6 +50,13 @@ MODELS = {
     "BertModel": "jaxvqa.golden.towers",
     "CLIPVisionModelWithProjection": "jaxvqa.golden.towers",
     "VisionTransformer (CLIP, original key names)": "jaxvqa.golden.towers",
+    **dict.fromkeys(
+        (
+            *("VisionTransformer", "BertModel + BertLMHeadModel (MED), not tied to each other"),
+            *("BLIP_Pretrain", "BLIP_Retrieval", "BLIP_ITM", "BLIP_Base (feature extractor)"),
+        ),
+        "jaxvqa.golden.blip",
+    ),
     **dict.fromkeys((*BACKBONES, "resnest", "RepVGG", "densenet"), "jaxvqa.golden.sysu_hcp"),
 }
 """A manifest's `model` -> the module that runs it, with `run(case) -> list of Row`."""
@@ -169,6 +177,8 @@ def _how(content: Any) -> Run | None:
 
 def _manifest(case: Case) -> Iterator[Row]:
     model = case.manifest.get("model")
+    if isinstance(model, str):  # a model on several processes is that model
+        model = re.sub(r" on \d+ process(es)?$", "", model)
     if model not in MODELS:
         known = ", ".join(MODELS)
         yield Row(case.name, "", False, note=f"no system here runs the model {model!r}; there is {known}")

@@ -15,7 +15,6 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from jaxvqa.models.layers.norm import unit
 from jaxvqa.precision import wide
 
-
 NO_IMAGE = -100
 """Id of a row of the queue that is of no image; those of images are 0 and up."""
 
@@ -181,9 +180,7 @@ def negative_scores(
 Choice = Literal["drawn", "hardest"]
 
 
-def choose(
-    scores: Float[Array, "G C M"], choice: Choice, key: Key[Array, ""] | None, *, local: bool
-) -> Negatives:
+def choose(scores: Float[Array, "G C M"], choice: Choice, key: Key[Array, ""] | None, *, local: bool) -> Negatives:
     """Chooses a candidate for each row.
 
     Args:

@@ -85,8 +85,8 @@ class BLIP(nn.Module):
             self.image_projection, self.text_projection = (Linear(self.features, self.dtype) for _ in range(2))
         if self.matches:
             self.match_head = Linear(2, self.dtype)
-        if self.temperature:
-            self.temp = self.param("temperature", nn.initializers.constant(self.temperature), ())
+        if self.temperature and self.is_initializing():  # nothing here reads it, and momentum copies have none
+            self.param("temperature", nn.initializers.constant(self.temperature), ())
 
     def see(
         self, image: Float[Array, "B H W C"], *, train: bool = False

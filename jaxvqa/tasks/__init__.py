@@ -156,6 +156,7 @@ TASKS = {
     "answer_classification": "jaxvqa.tasks.answer_classification:AnswerClassification",
     "radiology_vqa": "jaxvqa.tasks.radiology_vqa:RadiologyVqa",
     "image_classification": "jaxvqa.tasks.image_classification:ImageClassification",
+    "image_text": "jaxvqa.tasks.image_text:ImageText",
     "text_generation": "jaxvqa.tasks.text_generation:TextGeneration",
     "multi_task_pretraining": "jaxvqa.tasks.multi_task_pretraining:MultiTaskPretraining",
 }

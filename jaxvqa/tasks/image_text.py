@@ -4,9 +4,10 @@ docs/originals/blip.md, sections 5 and 6.
 """
 
 import functools
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, cast, get_args
+from typing import Any, ClassVar, NamedTuple, cast, get_args
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,6 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
 from jaxvqa import losses, models, paths
 from jaxvqa.data import images, tokenizers
 from jaxvqa.data.data_set import DataSet
-from jaxvqa.data.transforms import Keep, RegionsAsImage, Transform
 from jaxvqa.errors import ConfigError, nearest
 from jaxvqa.losses import contrast
 from jaxvqa.losses.contrast import Choice, Negatives, Queue
@@ -37,8 +37,28 @@ SIMILARITIES = ("momentum", "online")
 AMONG = ("group", "batch")
 """Where hard negatives are taken from."""
 
-NOT_COPIED = r"text_tower/(transform|transform_norm|readout)/.*|text_tower/block_\d+/decoder_.*|(match_head/.*|temperature)"
+NOT_COPIED = (
+    r"text_tower/(transform|transform_norm|readout)/.*|text_tower/block_\d+/decoder_.*|(match_head/.*|temperature)"
+)
 """Parameters without a momentum copy."""
+
+
+class Special(NamedTuple):
+    """Token ids by their use.
+
+    Attributes:
+      pad: fills texts up.
+      cls: begins a text that is read alone.
+      sep: ends a text.
+      dec: begins a text that is written.
+      enc: begins a text that is read beside an image.
+    """
+
+    pad: int
+    cls: int
+    sep: int
+    dec: int
+    enc: int
 
 
 class Features(NamedTuple):
@@ -65,6 +85,7 @@ class Parts(NamedTuple):
     Attributes:
       features: of the trained models.
       losses: `contrast`, `matching`, `writing` by name, each a mean.
+      contrast: that of each row, float32[B].
       queue: with this batch in it.
       scores: (of texts for images, of images for texts): what `contrast.negative_scores` gives.
       negatives: (an image for each text, a text for each image).
@@ -75,6 +96,7 @@ class Parts(NamedTuple):
 
     features: Features
     losses: dict[str, Array]
+    contrast: Float[Array, " B"]
     queue: Queue
     scores: tuple[Array, Array]
     negatives: tuple[Negatives, Negatives]
@@ -94,7 +116,7 @@ class ImageText(Task):
     """
 
     streams = ("dropout", "momentum", "negatives")
-    kinds: Kinds = {"momentum": "mirror", "queue": "memory"}
+    kinds: ClassVar[Kinds] = {"momentum": "mirror", "queue": "memory"}
     additive = False
 
     def __init__(self, config: ml_collections.ConfigDict, assets: Assets):
@@ -147,6 +169,38 @@ class ImageText(Task):
             "match": Predict(self._predict_match, ("image_states", "text", "text_mask")),
         }
 
+    # --- assets and data ---------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def make_assets(config: ml_collections.ConfigDict, data: DataSet) -> Assets:
+        """Reads the tokenizer that the config names, or trains one on the captions."""
+        raise NotImplementedError
+
+    @staticmethod
+    def stand_in_assets(config: ml_collections.ConfigDict) -> Assets:
+        """Assets of the size `config.compile.vocab_size`, without any data."""
+        size = config.compile.vocab_size
+        special = Special(0, 1, 2, size - 2, size - 1)
+        return {"tokenizer": tokenizers.stand_in(size), "special": special._asdict()}
+
+    def init_batch(self, batch_size: int) -> dict[str, np.ndarray]:
+        """`image`, `text` int32[B, T] with `text_mask`, `image_id` int32[B], `mask` float32[B].
+
+        `image` is uint8[B, S, S, 3], with regions float16[B, R, 1, F + 4].
+        """
+        data = self._data
+        if self._regions:
+            image: np.ndarray = np.zeros((batch_size, data.max_regions, 1, data.region_width + 4), np.float16)
+        else:
+            image = np.zeros((batch_size, data.image_size, data.image_size, 3), np.uint8)
+        return {
+            "image": image,
+            "text": np.zeros((batch_size, data.max_tokens), np.int32),
+            "text_mask": np.ones((batch_size, data.max_tokens), np.bool_),
+            "image_id": np.arange(batch_size, dtype=np.int32),
+            "mask": np.ones((batch_size,), np.float32),
+        }
+
     # --- the state ---------------------------------------------------------------------------------------------------------
 
     def init(self, key: Key[Array, ""]) -> Collections:
@@ -159,6 +213,7 @@ class ImageText(Task):
     def before(self, state: TrainState) -> TrainState:
         """Moves the momentum copies: m ← momentum · m + (1 - momentum) · parameter; at first they are the parameters."""
         of_path = paths.flatten(state.params)
+        # An init_from may have brought parameters alone.
         started, keep = state.collections["queue"]["batches"] > 0, self._loss.momentum
 
         def move(path: Any, copy: Array) -> Array:
@@ -198,8 +253,8 @@ class ImageText(Task):
         real, ids = batch["mask"] > 0, batch["image_id"].astype(jnp.int32)
         call = self._caller(params, rngs.get("dropout"), train=train)
         mine = self._features(call, batch)
-        calm = train and options.momentum_dropout
-        copies = self._caller(collections["momentum"], rngs.get("momentum"), train=calm)
+        drops = train and options.momentum_dropout
+        copies = self._caller(collections["momentum"], rngs.get("momentum"), train=drops)
         theirs = jax.tree.map(jax.lax.stop_gradient, self._features(copies, batch))
         keys, queue = (theirs.image, theirs.text), Queue(**collections["queue"])
 
@@ -213,7 +268,8 @@ class ImageText(Task):
             contrast.contrast(similarity, contrast.soft_targets(hard.astype(similarity.dtype), other, alpha))
             for similarity, other in zip(ours, soft, strict=True)
         ]
-        found = {"contrast": _mean(sum(each) / 2, real)}
+        rows = (each[0] + each[1]) / 2
+        found = {"contrast": _mean(rows, real)}
 
         scores = self._scores(mine, ours, temperature, ids, real)
         negatives = self._negatives(scores, rngs.get("negatives"))
@@ -229,7 +285,7 @@ class ImageText(Task):
             text = _begun(batch["text"], self.special.dec)
             written, _ = call("write", text=text, text_mask=batch["text_mask"], seen=seen)
             found["writing"] = self._writing(written, text, batch["text_mask"] & real[:, None])
-        return Parts(mine, found, queue.put(*keys, ids), scores, negatives, logits, weights, written)
+        return Parts(mine, found, rows, queue.put(*keys, ids), scores, negatives, logits, weights, written)
 
     def _caller(self, params: Params, key: Key[Array, ""] | None, *, train: bool) -> Callable[..., Any]:
         """Calls a method of the model; what each call drops does not depend on the others."""
@@ -346,7 +402,7 @@ class ImageText(Task):
 def with_memory(variables: Mapping[str, Any], key: Key[Array, ""], rows: int, width: int) -> dict[str, Any]:
     """Parameters with `momentum` copies of those that have them, and a fresh `queue`."""
     of_path = paths.flatten(variables["params"])
-    copied = {path: jnp.copy(leaf) for path, leaf in of_path.items() if not paths.matches(NOT_COPIED, path)}
+    copied = {path: jnp.copy(leaf) for path, leaf in of_path.items() if not re.fullmatch(NOT_COPIED, path)}
     return {**variables, "momentum": paths.nest(copied), "queue": vars_of(Queue.fresh(key, rows, width))}
 
 

@@ -1,8 +1,9 @@
-"""Normalisation by mean and sample standard deviation."""
+"""Normalisation by mean and sample standard deviation, and to length 1."""
 
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 

@@ -59,9 +59,7 @@ class MEDBlock(nn.Module):
         self.attention, self.attention_norm = attention(), norm()
         self.decoder_attention, self.decoder_attention_norm = attention(), norm()
         self.cross_attention, self.cross_attention_norm = attention(), norm()
-        self.feed_forward = FeedForward(
-            self.hidden, self.width, dtype=self.dtype, activation="gelu", kernel_init=INIT
-        )
+        self.feed_forward = FeedForward(self.hidden, self.width, dtype=self.dtype, activation="gelu", kernel_init=INIT)
         self.feed_forward_norm = norm()
         self.drop = Dropout(self.dropout)
 
