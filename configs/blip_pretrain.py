@@ -1,8 +1,21 @@
-"""BLIP's pre-training: contrast, matching and writing on images with captions.
+"""BLIP's pre-training on images with captions: contrast, matching, and writing, by one network.
 
-arg                  hardware     time        score
-(none)               2 CPU cores  not run     not measured: phantoms by their regions
-small                2 CPU cores  1 minute    none: to see that everything runs
+    arg                  hardware     time        score
+    (none)               2 CPU cores  not run     not measured: phantoms by their regions
+    pixels               2 CPU cores  not run     not measured: phantoms by their pixels
+    small                2 CPU cores  1 minute    none: to see that everything runs
+    published            8 GPUs       not run     published: docs/originals/blip.md, section 17
+    coco                 8 GPUs       not run     not measured: the published recipe on COCO's captions alone
+    pubmed               4 GPUs       not run     published: docs/originals/blip.md, section 17, MedVL
+
+`published` is the base size; its images and captions are lists in the form of the original's (`caption_list`, see
+docs/data_sets.md). It starts from DeiT and BERT in the original; `pubmed` from the published pre-training:
+
+    python -m jaxvqa.convert --system=blip_pretrain --from=model_base.pth --to=runs/blip --tokenizer=DIR
+    … --config.init_from.model.workdir=runs/blip
+
+`config.loss.groups` is the number of the original's processes: what a batch of so many groups contrasts, and where it finds its
+hard negatives, is the same on any number of devices.
 """
 
 from typing import Any
@@ -10,13 +23,13 @@ from typing import Any
 import ml_collections
 
 from configs import common
-from jaxvqa.data.images import CLIP_MEAN, CLIP_STD
 
-VARIANTS = ("published", "pixels", "small")
+DATA_SETS = ("published", "coco", "pubmed")
+VARIANTS = (*DATA_SETS, "pixels", "small")
 
 SHARDING = (
     (r"text_tower/embed/embedding", (None, "fsdp")),
-    (r".*/(up|query|key|value)/kernel", ("fsdp", "tensor")),
+    (r".*/(up|query|key|value|transform)/kernel", ("fsdp", "tensor")),
     (r".*/(down|output)/kernel", ("tensor", "fsdp")),
     (r".*", ()),
 )
@@ -37,34 +50,116 @@ PRETRAINING: dict[str, Any] = {
 }
 """`config.loss` of pre-training (docs/originals/blip.md, section 5)."""
 
-RETRIEVAL: dict[str, Any] = PRETRAINING | {
-    "positives": "image",
-    "alpha_epochs": 1.0,
-    "negatives": {"choice": "drawn", "similarity": "online", "floor": 0.0, "among": "batch"},
-}
-"""That of retrieval (docs/originals/blip.md, section 6)."""
-
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """Returns the config of a variant; several are joined by commas."""
     variants = common.parse_variants(arg, VARIANTS)
     config = base(PRETRAINING)
-    config.name = "blip_pretrain"
-    del variants
+    chosen = next((name for name in DATA_SETS if name in variants), "")
+    config.name = "blip_pretrain" + (f"-{chosen}" if chosen else "-phantom_vqa")
+    if chosen:
+        published(config)
+        {"published": _published, "coco": _coco, "pubmed": _pubmed}[chosen](config)
+    else:
+        phantom_vqa(config, pixels="pixels" in variants)
+    if "small" in variants:
+        small(config)
     return config
 
 
 def base(loss: dict[str, Any], **model: Any) -> ml_collections.ConfigDict:
     """What pre-training and retrieval share; `model`: fields that differ from the published ones."""
     config = common.base()
-    config.data = common.data_section(
-        *(common.TEXTS, common.IMAGES, common.REGIONS), **{"mean": CLIP_MEAN, "std": CLIP_STD}
-    )
+    config.data = common.data_section(common.CAPTIONS, common.IMAGES, common.REGIONS, common.RANDOM_AUGMENT)
     config.task = "image_text"
     config.compile.vocab_size = 30524
     config.model = common.model("blip", **model)
     config.loss = ml_collections.ConfigDict(loss)
     config.optim.bounds = BOUNDS
     config.sharding.params = SHARDING
-    config.evals = ml_collections.ConfigDict()
+    config.sharding.memory = ((r".*/(image|text)", ("fsdp", None)), (r".*", ()))
     return config
+
+
+# --- the embedded phantoms -----------------------------------------------------------------------------------------------
+
+
+def phantom_vqa(config: ml_collections.ConfigDict, *, pixels: bool) -> None:
+    """A small network from nothing, which reads the phantoms' regions, or their pixels."""
+    config.data.update({"examples": "phantom_vqa/captions", "images": "phantom_vqa/images"})
+    config.data.update({"max_regions": 16, "region_width": 320, "image_size": 96, "vocab_size": 400})
+    config.data.update({"max_tokens": 40, "max_words": 50})
+    sizes = {"width": 128, "depth": 2, "heads": 4}
+    config.model.vision = "vit-base" if pixels else "region-vit"
+    config.model.vision_sizes = {**sizes, "patch": 8} if pixels else sizes
+    config.model.text_sizes = {**sizes, "hidden": 512, "positions": 64, "dropout": 0.0}
+    config.model.features = 64
+    config.compile.vocab_size = 400
+    config.loss.queue = 1024
+    config.batch_size = 64
+    config.total = "20 epochs"
+    config.optim.lr = 1e-3
+    config.optim.clip_norm = 1.0
+    config.optim.schedule = ml_collections.ConfigDict(common.COSINE)
+    config.checkpoint.every = "25 %"
+
+
+# --- the published recipes -----------------------------------------------------------------------------------------------
+
+
+def published(config: ml_collections.ConfigDict) -> None:
+    """What all published recipes share (docs/originals/blip.md, section 14)."""
+    config.data.tokenizer = "bert-base-uncased"
+    config.data.cache_mib = 4096.0
+    config.optim.decay = ((r".*", 0.05),)
+    config.loss.groups = 8
+    config.log_every = "50 steps"
+
+
+def _pretraining(config: ml_collections.ConfigDict, *, batch_size: int, epochs: int, lr: float, warmup: int) -> None:
+    config.data.augment.scale = 0.2
+    config.batch_size = batch_size
+    config.total = f"{epochs} epochs"
+    config.optim.lr = lr
+    schedule = {"name": "decay_per_epoch", "warmup": f"{warmup} steps", "warmup_from": 1e-6, "decay_rate": 0.9, "floor": 1e-6}
+    config.optim.schedule = ml_collections.ConfigDict(schedule)
+
+
+def _published(config: ml_collections.ConfigDict) -> None:
+    config.data.update({"examples": "caption_list/captions", "images": "caption_list/images"})
+    _pretraining(config, batch_size=600, epochs=20, lr=3e-4, warmup=3000)
+
+
+def _coco(config: ml_collections.ConfigDict) -> None:
+    _published(config)
+    config.data.update({"examples": "coco_captions/captions", "images": "coco_captions/images"})
+
+
+def _pubmed(config: ml_collections.ConfigDict) -> None:
+    """MedVL's recipe: long captions, whose panels of one figure are each for themselves in pre-training."""
+    _pretraining(config, batch_size=40, epochs=60, lr=3e-5, warmup=300)
+    config.data.update({"examples": "pubmed_figures/captions", "images": "pubmed_figures/images"})
+    config.data.update({"max_tokens": 200, "max_words": 300})
+    config.loss.groups = 4
+    config.loss.queue = 57600
+
+
+def small(config: ml_collections.ConfigDict) -> None:
+    """Runs end to end on 2 CPU cores in little time; its numbers mean nothing."""
+    config.name += "-small"
+    config.data.limit = 160
+    config.data.tokenizer = ""
+    config.data.vocab_size = 300
+    config.data.image_size = 32
+    config.data.max_tokens = 24
+    config.model.vision = "region-vit" if config.model.vision == "region-vit" else "vit-base"
+    patch = {} if config.model.vision == "region-vit" else {"patch": 16}
+    config.model.vision_sizes = {"width": 32, "depth": 1, "heads": 2, **patch}
+    config.model.text_sizes = {"width": 32, "depth": 1, "heads": 2, "hidden": 64, "positions": 64}
+    config.model.features = 16
+    config.loss.groups = 1
+    config.loss.queue = 64
+    config.batch_size = 16
+    config.total = "2 epochs"
+    config.log_every = "5 steps"
+    config.checkpoint.every = "1 epoch"

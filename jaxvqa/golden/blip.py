@@ -5,6 +5,7 @@ docs/originals/blip.md, section 1.
 
 import dataclasses
 import functools
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tokenizers
 
 from jaxvqa import models, optim, paths
 from jaxvqa.convert import blip
@@ -20,7 +22,6 @@ from jaxvqa.convert.original import Checkpoint
 from jaxvqa.convert.table import Rule, Table, nested
 from jaxvqa.convert.towers.med import DECODER, ENCODER, POSITION_IDS
 from jaxvqa.convert.towers.vit import VIT, VIT_STACKED
-from jaxvqa.data import tokenizers
 from jaxvqa.data.images import CLIP_MEAN, CLIP_STD
 from jaxvqa.golden.cases import Case, Row
 from jaxvqa.golden.parts import compare_all
@@ -28,7 +29,7 @@ from jaxvqa.golden.training import Named, Precision, Run, Step, Training, config
 from jaxvqa.losses import text_loss
 from jaxvqa.models.towers.med import MED
 from jaxvqa.models.towers.vit import ViT
-from jaxvqa.tasks.image_text import ImageText, Parts, Special, vars_of
+from jaxvqa.tasks.image_text import ImageText, Parts, vars_of
 
 VIT_OPTIONS = {"patch_size": "patch", "embed_dim": "width", "depth": "depth", "num_heads": "heads"}
 MED_OPTIONS = {
@@ -71,13 +72,10 @@ def text_sizes(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _part(tensors: Mapping[str, np.ndarray], name: str, rules: list[Rule], target: Any) -> tuple[dict[str, Any], Any]:
     """A part's tensors through its rules: what is written again, and its parameters."""
-    layout = Layout(
-        Table(tuple(nested(name, "params", rules)), (r".*\.position_ids",)),
-        stacked=(VIT_STACKED,),
-        constants=(POSITION_IDS,),
-    )
+    table = Table(tuple(nested(name, "params", rules)), (r".*\.position_ids",))
+    layout = Layout(table, stacked=(VIT_STACKED,), constants=(POSITION_IDS,))
     mine = {key: value for key, value in tensors.items() if key.startswith(f"{name}.")}
-    made = {path: leaf for path, leaf in paths.flatten(target).items() if layout.table.making(f"params/{path}")}
+    made = {path: leaf for path, leaf in paths.flatten(target).items() if table.making(f"params/{path}")}
     variables, _ = layout.read(mine, {"params": paths.nest(made)})
     return layout.write(variables), jax.tree.map(jnp.asarray, variables)
 
@@ -158,8 +156,11 @@ def _load(case: Case) -> tuple[Row, Checkpoint]:
     return case.back_again(tensors, original.to_original(found)), found
 
 
-def _special(options: Mapping[str, Any]) -> Special:
-    return Special(*(options["special_ids"][name] for name in Special._fields))
+def _tokenizer(special: Mapping[str, int], size: int) -> dict[str, Any]:
+    """A tokenizer of that many tokens whose special ones have the case's ids, by their use."""
+    named = {f"[{use.upper()}]": number for use, number in special.items()}
+    words = {f"word{i}": i for i in range(size) if i not in named.values()} | named
+    return json.loads(tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="[UNK]")).to_str())
 
 
 def _tensors(found: Checkpoint) -> Callable[[Mapping[str, Any]], Mapping[str, np.ndarray]]:
@@ -198,8 +199,7 @@ def _training(case: Case, found: Checkpoint) -> Training:
         "text_mask": given["attention_mask"].astype(bool),
         "image_id": given.get("idx", np.arange(size)),
     }
-    special = {name: int(options["special_ids"][name]) for name in Special._fields}
-    assets = {"tokenizer": tokenizers.stand_in(model["vocab_size"]), "special": special}
+    assets = {"tokenizer": _tokenizer(options["special_ids"], model["vocab_size"])}
     tensors = _tensors(found)
     names = case.manifest.get("names_of_out_grad_norms", ())
     # A softmax does not feel what is added to all of its scores.
@@ -323,7 +323,7 @@ def _all_pairs(run: Run, state: Any) -> dict[str, Any]:
     """Each image with its own text, and with all texts."""
     task: Any = run.task
     model, batch, params = task.model, run.batch, state.params
-    text = jnp.asarray(batch["text"]).at[:, 0].set(task.special.enc)
+    text = jnp.asarray(batch["text"]).at[:, 0].set(task.tokenizer.encode_begin)
     mask, count = batch["text_mask"], len(text)
     call = functools.partial(model.apply, {"params": params})
     tokens, _, _ = call(image=task._pixels(batch["image"]), method="see")
@@ -368,7 +368,7 @@ def _heads(case: Case) -> Iterator[Row]:
     image = jnp.asarray(np.moveaxis(case.inputs["image"], 1, -1))
     text = jnp.asarray(case.inputs["input_ids"], jnp.int32)
     mask = jnp.asarray(case.inputs.get("attention_mask", np.ones(text.shape)), bool)
-    text = text.at[:, 0].set(_special(case.manifest["options"]).cls)
+    text = text.at[:, 0].set(case.manifest["options"]["special_ids"]["cls"])
     tokens, _, seen_out = call(image, method="see")
     seen = call(tokens, method="remember")
     states, read_out = call(text, mask, method="read")
@@ -378,7 +378,7 @@ def _heads(case: Case) -> Iterator[Row]:
     if model.matches:
         logits, _ = call(text, mask, seen, method="match")
         ours |= {"itm_logits": logits, "itm_probability": jax.nn.softmax(logits)[:, 1]}
-    beside = text.at[:, 0].set(_special(case.manifest["options"]).enc)
+    beside = text.at[:, 0].set(case.manifest["options"]["special_ids"]["enc"])
     _, out = call(beside, mask, seen, method="match")
     yield from compare_all(case, ours | {"multimodal": out["states"]})
 

@@ -91,9 +91,9 @@ class BLIP(nn.Module):
     def see(
         self, image: Float[Array, "B H W C"], *, train: bool = False
     ) -> tuple[Float[Array, "B N D"], Bool[Array, "B N"] | None, dict[str, Array]]:
-        """Encodes images: all tokens, which of them are there (None: all), and the tower's intermediates, with `feature` [B, E].
+        """Encodes images: all tokens, which of them are there (None: all), and the tower's intermediates.
 
-        The feature, of length 1, is there where features are contrasted.
+        Among these is `feature` [B, E], of length 1, where features are contrasted.
         """
         pooled, out = self.vision_tower(image, train=train)
         if self.features:

@@ -16,8 +16,10 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
 
 from jaxvqa import losses, models, paths
-from jaxvqa.data import images, tokenizers
+from jaxvqa.data import image_text, images, tokenizers
+from jaxvqa.data.blip_text import ADDED, CaptionTokenizer
 from jaxvqa.data.data_set import DataSet
+from jaxvqa.data.transforms import RegionsAsImage, Transform
 from jaxvqa.errors import ConfigError, nearest
 from jaxvqa.losses import contrast
 from jaxvqa.losses.contrast import Choice, Negatives, Queue
@@ -41,24 +43,6 @@ NOT_COPIED = (
     r"text_tower/(transform|transform_norm|readout)/.*|text_tower/block_\d+/decoder_.*|(match_head/.*|temperature)"
 )
 """Parameters without a momentum copy."""
-
-
-class Special(NamedTuple):
-    """Token ids by their use.
-
-    Attributes:
-      pad: fills texts up.
-      cls: begins a text that is read alone.
-      sep: ends a text.
-      dec: begins a text that is written.
-      enc: begins a text that is read beside an image.
-    """
-
-    pad: int
-    cls: int
-    sep: int
-    dec: int
-    enc: int
 
 
 class Features(NamedTuple):
@@ -124,14 +108,13 @@ class ImageText(Task):
 
         Args:
           config: the whole config.
-          assets: `tokenizer` (see `Tokenizer.asset`) and `special`, its token ids by use: pad, cls, sep, dec, enc.
+          assets: `tokenizer` (see `Tokenizer.asset`).
 
         Raises:
           ConfigError: options are not known, or do not go together; all in one message.
         """
         self.assets, self._data, self._loss = assets, config.data, config.loss
-        self.special = Special(**assets["special"])
-        self.tokenizer = tokenizers.Tokenizer(assets["tokenizer"])
+        self.tokenizer = CaptionTokenizer(assets["tokenizer"])
         negatives = self._loss.negatives
         rows = (
             ("positives", self._loss.positives, POSITIVES),
@@ -173,15 +156,24 @@ class ImageText(Task):
 
     @staticmethod
     def make_assets(config: ml_collections.ConfigDict, data: DataSet) -> Assets:
-        """Reads the tokenizer that the config names, or trains one on the captions."""
-        raise NotImplementedError
+        """Reads the tokenizer that the config names, or trains one on the captions; raises as `image_text.tokenizer_of`."""
+        return {"tokenizer": image_text.tokenizer_of(data)}
 
     @staticmethod
     def stand_in_assets(config: ml_collections.ConfigDict) -> Assets:
         """Assets of the size `config.compile.vocab_size`, without any data."""
-        size = config.compile.vocab_size
-        special = Special(0, 1, 2, size - 2, size - 1)
-        return {"tokenizer": tokenizers.stand_in(size), "special": special._asdict()}
+        return {"tokenizer": tokenizers.stand_in(config.compile.vocab_size, (*tokenizers.BERT_SPECIAL, *ADDED))}
+
+    def transforms(self, *, train: bool) -> Sequence[Transform]:
+        """Raw example to `image`, `text`, `text_mask`, `image_id` and `id`; in training, images are changed at random."""
+        data = self._data
+        see: Sequence[Transform] = (
+            (RegionsAsImage(data.max_regions, data.region_width),)
+            if self._regions
+            else image_text.image_steps(data, train=train)
+        )
+        write = image_text.WriteCaption(self.tokenizer, data.max_tokens, data.max_words, strip_tags=data.strip_tags)
+        return (image_text.ImageText(see, write),)
 
     def init_batch(self, batch_size: int) -> dict[str, np.ndarray]:
         """`image`, `text` int32[B, T] with `text_mask`, `image_id` int32[B], `mask` float32[B].
@@ -282,7 +274,7 @@ class ImageText(Task):
 
         written = None
         if self.model.writes:
-            text = _begun(batch["text"], self.special.dec)
+            text = _begun(batch["text"], self.tokenizer.decode_begin)
             written, _ = call("write", text=text, text_mask=batch["text_mask"], seen=seen)
             found["writing"] = self._writing(written, text, batch["text_mask"] & real[:, None])
         return Parts(mine, found, rows, queue.put(*keys, ids), scores, negatives, logits, weights, written)
@@ -354,7 +346,7 @@ class ImageText(Task):
 
         An image's two texts stand side by side: its keys and values are there once.
         """
-        text, mask = _begun(batch["text"], self.special.enc), batch["text_mask"]
+        text, mask = _begun(batch["text"], self.tokenizer.encode_begin), batch["text_mask"]
         image, other = (n.index for n in negatives)
         both = [jnp.stack([x, self._take(x, other)], axis=1).reshape(-1, x.shape[-1]) for x in (text, mask)]
         own, _ = call("match", text=both[0], text_mask=both[1], seen=seen)
@@ -394,7 +386,7 @@ class ImageText(Task):
         call = self._caller(params, None, train=False)
         rows, count, length = batch["text"].shape
         seen = call("remember", tokens=batch["image_states"], mask=batch.get("image_mask"))
-        text = _begun(batch["text"].reshape(-1, length), self.special.enc)
+        text = _begun(batch["text"].reshape(-1, length), self.tokenizer.encode_begin)
         logits, _ = call("match", text=text, text_mask=batch["text_mask"].reshape(-1, length), seen=seen)
         return {"match_logits": logits.reshape(rows, count, 2)}
 

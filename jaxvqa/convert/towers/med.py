@@ -1,4 +1,4 @@
-"""The keys of MED, BLIP's text model: those of BERT, with a cross-attention in every layer (docs/originals/blip.md, section 4)."""
+"""The keys of MED, BLIP's text model: BERT's, with a cross-attention in every layer (docs/originals/blip.md, section 4)."""
 
 import numpy as np
 

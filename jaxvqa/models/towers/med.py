@@ -185,7 +185,7 @@ class MED(nn.Module):
           changes: of the weights of some blocks' cross-attention (`MEDBlock`).
 
         Returns:
-          [B, T, D] last states, and the named intermediates: `embedded`, `block_0`, …, `attention_0`, …, `cross_attention_0`, ….
+          [B, T, D] last states, and the named intermediates: `embedded`, `block_0`, `attention_0`, `cross_attention_0`, ….
         """
         mask = None if text_mask is None else text_mask[:, None, None]
         x = self.embed_text(text, train=train)
