@@ -121,7 +121,13 @@ def _pretraining(config: ml_collections.ConfigDict, *, batch_size: int, epochs: 
     config.batch_size = batch_size
     config.total = f"{epochs} epochs"
     config.optim.lr = lr
-    schedule = {"name": "decay_per_epoch", "warmup": f"{warmup} steps", "warmup_from": 1e-6, "decay_rate": 0.9, "floor": 1e-6}
+    schedule = {
+        "name": "decay_per_epoch",
+        "warmup": f"{warmup} steps",
+        "warmup_from": 1e-6,
+        "decay_rate": 0.9,
+        "floor": 1e-6,
+    }
     config.optim.schedule = ml_collections.ConfigDict(schedule)
 
 
