@@ -102,6 +102,11 @@ def phantom_vqa(config: ml_collections.ConfigDict, *, pixels: bool) -> None:
     config.optim.clip_norm = 1.0
     config.optim.schedule = ml_collections.ConfigDict(common.COSINE)
     config.checkpoint.every = "25 %"
+    config.evals = ml_collections.ConfigDict()
+    wordings = {"wordings": common.PHANTOM_WORDINGS}
+    config.evals.val = common.retrieval("val", every="25 %", batch_size=100, k_test=32, **wordings)
+    config.main_eval = "val"
+    config.best.metric, config.best.mode = "val/r_mean", "max"
 
 
 # --- the published recipes -----------------------------------------------------------------------------------------------
@@ -114,6 +119,14 @@ def published(config: ml_collections.ConfigDict) -> None:
     config.optim.decay = ((r".*", 0.05),)
     config.loss.groups = 8
     config.log_every = "50 steps"
+
+
+def evaluations(config: ml_collections.ConfigDict, split: str, **changes: Any) -> None:
+    """Retrieval over a split at the end of each epoch, which says which state is the best."""
+    config.evals = ml_collections.ConfigDict()
+    config.evals[split] = common.retrieval(split, every="1 epoch", batch_size=64, **changes)
+    config.main_eval = split
+    config.best.metric, config.best.mode = f"{split}/r_mean", "max"
 
 
 def _pretraining(config: ml_collections.ConfigDict, *, batch_size: int, epochs: int, lr: float, warmup: int) -> None:
@@ -133,12 +146,14 @@ def _pretraining(config: ml_collections.ConfigDict, *, batch_size: int, epochs: 
 
 def _published(config: ml_collections.ConfigDict) -> None:
     config.data.update({"examples": "caption_list/captions", "images": "caption_list/images"})
+    config.evals = ml_collections.ConfigDict()
     _pretraining(config, batch_size=600, epochs=20, lr=3e-4, warmup=3000)
 
 
 def _coco(config: ml_collections.ConfigDict) -> None:
     _published(config)
     config.data.update({"examples": "coco_captions/captions", "images": "coco_captions/images"})
+    evaluations(config, "val", k_test=256)
 
 
 def _pubmed(config: ml_collections.ConfigDict) -> None:
@@ -146,6 +161,7 @@ def _pubmed(config: ml_collections.ConfigDict) -> None:
     _pretraining(config, batch_size=40, epochs=60, lr=3e-5, warmup=300)
     config.data.update({"examples": "pubmed_figures/captions", "images": "pubmed_figures/images"})
     config.data.update({"max_tokens": 200, "max_words": 300})
+    evaluations(config, "val", k_test=256, one_to_one=True)
     config.loss.groups = 4
     config.loss.queue = 57600
 
@@ -169,3 +185,5 @@ def small(config: ml_collections.ConfigDict) -> None:
     config.total = "2 epochs"
     config.log_every = "5 steps"
     config.checkpoint.every = "1 epoch"
+    for row in config.evals.values():
+        row.every, row.batch_size, row.k_test, row.texts_per_step = config.total, 16, 8, 8

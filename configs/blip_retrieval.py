@@ -63,6 +63,7 @@ def _published(config: ml_collections.ConfigDict, name: str) -> None:
     config.total = "6 epochs"
     config.optim.lr = 1e-5
     config.optim.schedule = ml_collections.ConfigDict({"name": "cosine_per_epoch", "floor": 0.0})
+    blip_pretrain.evaluations(config, "val", k_test=128 if name == "flickr30k" else 256, one_to_one=name == "pubmed")
     if name == "coco":
         config.data.update({"examples": "coco_captions/captions", "images": "coco_captions/images"})
     if name == "flickr30k":

@@ -210,7 +210,7 @@ class Pairs:
                 beside = start + np.arange(self._beside)
                 here = np.where(beside < many[:, None], first[images][:, None] + beside, -1)
                 batch = {name: self._on_devices(ids[texts[here]]) for name, ids in features.tokens.items()}
-                batch["image_states"] = found["image_states"]
+                batch |= {name: found[name] for name in self._match.keys if name in found}
                 yield here, self._match.jitted(*state.eval_variables, batch)
 
     def _on_devices(self, array: np.ndarray) -> jax.Array:

@@ -19,7 +19,7 @@ from jaxvqa import losses, models, paths
 from jaxvqa.data import image_text, images, tokenizers
 from jaxvqa.data.blip_text import ADDED, CaptionTokenizer
 from jaxvqa.data.data_set import DataSet
-from jaxvqa.data.transforms import RegionsAsImage, Transform
+from jaxvqa.data.transforms import Keep, RegionsAsImage, Transform
 from jaxvqa.errors import ConfigError, nearest
 from jaxvqa.losses import contrast
 from jaxvqa.losses.contrast import Choice, Negatives, Queue
@@ -149,7 +149,7 @@ class ImageText(Task):
         self.predictions: dict[str, Predict] = {
             "image_features": Predict(self._predict_image, ("image",)),
             "text_features": Predict(self._predict_text, ("text", "text_mask")),
-            "match": Predict(self._predict_match, ("image_states", "text", "text_mask")),
+            "match": Predict(self._predict_match, ("image_states", "image_mask", "text", "text_mask")),
         }
 
     # --- assets and data ---------------------------------------------------------------------------------------------------
@@ -172,8 +172,15 @@ class ImageText(Task):
             if self._regions
             else image_text.image_steps(data, train=train)
         )
-        write = image_text.WriteCaption(self.tokenizer, data.max_tokens, data.max_words, strip_tags=data.strip_tags)
-        return (image_text.ImageText(see, write),)
+        return (image_text.ImageText(see, self._write_caption()),)
+
+    def text_transforms(self) -> Sequence[Transform]:
+        """An example's own record to `text` and `text_mask`, as the model reads texts in evaluation."""
+        return (self._write_caption(), Keep(("text", "text_mask")))
+
+    def _write_caption(self) -> image_text.WriteCaption:
+        data = self._data
+        return image_text.WriteCaption(self.tokenizer, data.max_tokens, data.max_words, strip_tags=data.strip_tags)
 
     def init_batch(self, batch_size: int) -> dict[str, np.ndarray]:
         """`image`, `text` int32[B, T] with `text_mask`, `image_id` int32[B], `mask` float32[B].
@@ -385,7 +392,7 @@ class ImageText(Task):
         """`match_logits` float32[B, P, 2], no and yes, of P texts int32[B, P, T] about each image's `image_states`."""
         call = self._caller(params, None, train=False)
         rows, count, length = batch["text"].shape
-        seen = call("remember", tokens=batch["image_states"], mask=batch.get("image_mask"))
+        seen = call("remember", tokens=batch["image_states"], mask=batch["image_mask"])
         text = _begun(batch["text"].reshape(-1, length), self.tokenizer.encode_begin)
         logits, _ = call("match", text=text, text_mask=batch["text_mask"].reshape(-1, length), seen=seen)
         return {"match_logits": logits.reshape(rows, count, 2)}
