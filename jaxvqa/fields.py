@@ -385,7 +385,11 @@ FIELDS: tuple[Row, ...] = (
     ("loss.text_smoothing", SHARE, "share of the target that is spread over all tokens"),
     ("loss.class_smoothing", SHARE, "share of the target that is spread over all classes"),
     ("loss.prompt", ANY, "the tokens of the prompt are learned too"),
-    ("loss.positives", Choice("jaxvqa.tasks.image_text:POSITIVES"), "what belongs together: a text and its own image alone"),
+    (
+        "loss.positives",
+        Choice("jaxvqa.tasks.image_text:POSITIVES"),
+        "what belongs together: a text and its own image alone",
+    ),
     ("loss.groups", COUNT, "parts of a batch that are contrasted each by itself, as the original's processes"),
     ("loss.queue", COUNT, "features of earlier batches that a batch is contrasted with"),
     ("loss.momentum", Range(0, 1), "share that a momentum copy keeps in a step"),

@@ -4,6 +4,7 @@ A file is a dict of `model`, `optimizer`, `config` and `epoch`. A tensor that en
 each of its names. docs/originals/blip.md, section 12.
 """
 
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -106,7 +107,7 @@ def _count(tensors: Tensors, pattern: str) -> int:
     return 1 + max((int(m[1]) for key in tensors if (m := re.fullmatch(pattern, key))), default=-1)
 
 
-def _infer(file: TorchFile, given: Config) -> dict[str, Any]:
+def _infer(file: TorchFile, given: Config, *, positives: str) -> dict[str, Any]:
     """What the tensors decide, and of the towers' sizes what is not given."""
     tensors = file.tensors
     reads, writes = (
@@ -119,14 +120,13 @@ def _infer(file: TorchFile, given: Config) -> dict[str, Any]:
         {"vocab_size": (f"{prefix}embeddings.word_embeddings.weight", 0), "features": ("vision_proj.weight", 0)},
     )
     vision, text = vision_sizes(tensors), text_sizes(tensors, prefix)
-    queue = {"queue_ptr": "pair", "ptr_queue": "image"}
     return {
         "features": 0,
         **found,
         **{"reads": reads, "writes": writes, "matches": "itm_head.weight" in tensors},
         "temperature": 0.07 if "temp" in tensors else 0.0,
-        "positives": next((name for key, name in queue.items() if key in tensors), ""),
-        "queue": np.shape(tensors["image_queue"])[-1] if "image_queue" in tensors else 0,
+        "positives": positives,
+        "queue": np.shape(tensors["image_queue"])[-1] if positives and "image_queue" in tensors else 0,
         "vision": "vit-large" if vision.get("width") == 1024 else "vit-base",
         "vision_sizes": {**vision, **given.get("vision_sizes", {})},
         "text_sizes": {**text, **given.get("text_sizes", {})},
@@ -165,7 +165,7 @@ class Whole:
 def _original(fresh: str, **config: Any) -> Original:
     return Original(
         layouts=lambda config: [layout(config)],
-        infer=_infer,
+        infer=functools.partial(_infer, positives=config["positives"]),
         inputs=lambda tensors, config: {**image_inputs(tensors, config), "text": TOKEN},
         module=Whole,
         start={"name": "blip", "vocab_size": 1},

@@ -29,7 +29,7 @@ from jaxvqa.golden.training import Named, Precision, Run, Step, Training, config
 from jaxvqa.losses import text_loss
 from jaxvqa.models.towers.med import MED
 from jaxvqa.models.towers.vit import ViT
-from jaxvqa.tasks.image_text import ImageText, Parts, vars_of
+from jaxvqa.tasks.image_text import ImageText, Parts
 
 VIT_OPTIONS = {"patch_size": "patch", "embed_dim": "width", "depth": "depth", "num_heads": "heads"}
 MED_OPTIONS = {
@@ -261,7 +261,7 @@ def _steps(case: Case, run: Run) -> Named:
     named["step1_temp"] = ("values", steps[0].after["temp"])
     if any(name.startswith("step2") for name in case.expected):
         _, parts = _seen_by_loss(run, steps[1].state)
-        image, text = (_by_process(case, run, n.index) for n in parts.negatives)
+        image, text = (_by_process(case, run, n.row) for n in parts.negatives)
         named |= {"step2_neg_image_idx": ("values", image), "step2_neg_text_idx": ("values", text)}
         named["step2_queue_ptr"] = ("values", np.reshape(parts.queue.place, 1))
         named["step2_losses"] = ("loss", _losses(steps[1]))
@@ -301,11 +301,11 @@ def _forward(case: Case, run: Run, found: Checkpoint, state: Any, parts: Parts) 
     ours |= {"itm_logits": logits if several else logits[0], "sims": features.image @ features.text.T}
     texts, pictures = (np.exp(scores) for scores in parts.scores)
     ours |= {"weights_i2t": texts if several else texts[0], "weights_t2i": pictures if several else pictures[0]}
-    image, text = (_by_process(case, run, n.index) for n in parts.negatives)
+    image, text = (_by_process(case, run, n.row) for n in parts.negatives)
     ours |= {"neg_image_idx": image, "neg_text_idx": text}
     if parts.logits is not None:
         ours |= {"lm_logits": parts.logits, "loss_lm": parts.losses["writing"]}
-    for when, queue in (("before", state.collections["queue"]), ("after", vars_of(parts.queue))):
+    for when, queue in (("before", state.collections["queue"]), ("after", parts.queue._asdict())):
         ours |= {f"{side}_queue_{when}": np.asarray(queue[side]).T for side in ("image", "text")}
         ours[f"idx_queue_{when}"] = np.asarray(queue["id"])[None]
         ours |= {f"{name}_{when}": np.reshape(queue["place"], 1) for name in ("queue_ptr", "ptr_queue")}

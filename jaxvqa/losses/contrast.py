@@ -7,7 +7,6 @@ of a feature, all of which are of length 1. Similarities are inner products divi
 
 from typing import Literal, NamedTuple
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
@@ -23,7 +22,7 @@ FAR = -1e9
 """Similarity of what is not compared: no similarity over a temperature comes near it."""
 
 
-class Queue(flax.struct.PyTreeNode):
+class Queue(NamedTuple):
     """Features of earlier batches, written over in turn.
 
     Attributes:
@@ -43,9 +42,9 @@ class Queue(flax.struct.PyTreeNode):
     @classmethod
     def fresh(cls, key: Key[Array, ""], size: int, width: int) -> "Queue":
         """Random features of length 1, of no image."""
-        rows = [unit(jax.random.normal(one, (size, width))) for one in jax.random.split(key)]
+        image, text = unit(jax.random.normal(key, (2, size, width)))
         zero = jnp.zeros((), jnp.int32)
-        return cls(*rows, jnp.full((size,), NO_IMAGE, jnp.int32), zero, zero)
+        return cls(image, text, jnp.full((size,), NO_IMAGE, jnp.int32), zero, zero)
 
     def put(self, image: Float[Array, "B E"], text: Float[Array, "B E"], ids: Int[Array, " B"]) -> "Queue":
         """The same with a batch in the next rows; B divides Q, so that a batch never goes over the end."""
@@ -155,11 +154,11 @@ class Negatives(NamedTuple):
     """A hard negative for each of B rows.
 
     Attributes:
-      index: int32[B], its row among all candidates.
-      found: bool[B], whether there is any; where there is none, the index is of no use.
+      row: int32[B], its place in the batch.
+      found: bool[B], whether there is any; where there is none, the place is of no use.
     """
 
-    index: Int[Array, " B"]
+    row: Int[Array, " B"]
     found: Bool[Array, " B"]
 
 

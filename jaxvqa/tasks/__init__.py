@@ -144,8 +144,8 @@ class Matches(Protocol):
     - `image_features`: `image_states` float[B, N, D], what matching reads of an image, and `image_feature` float32[B, E] of
       length 1.
     - `text_features`: of `text` int32[B, T] and `text_mask` bool or int[B, T], `text_feature` float32[B, E] of length 1.
-    - `match`: of `image_states` [B, N, D] and what else its keys name of an image's features, and of `text` and `text_mask` [B, P, T], P texts beside each image,
-      `match_logits` float32[B, P, 2]; the second is that of a match.
+    - `match`: of `image_states` [B, N, D] and what else its keys name of an image's features, and of `text` and `text_mask`
+      [B, P, T], P texts beside each image, `match_logits` float32[B, P, 2]; the second is that of a match.
     """
 
     def text_transforms(self) -> Sequence[Transform]:

@@ -241,7 +241,7 @@ class ImageText(Task):
             "without_negative": (jnp.sum(~found * batch["mask"][None]), 2 * count),
             "temperature": (params["temperature"], one),
         }
-        queue = {"queue": vars_of(parts.queue)} if train else {}
+        queue = {"queue": parts.queue._asdict()} if train else {}
         return total * count, (metrics, {**collections, **queue})
 
     def parts(
@@ -262,7 +262,8 @@ class ImageText(Task):
         ours = compared(mine.image, mine.text, temperature=temperature)
         soft = compared(*keys, temperature=jax.lax.stop_gradient(temperature))
         hard = contrast.positives(ids, queue, groups, same_image=options.positives == "image", real=real)
-        alpha = options.alpha * (jnp.minimum(1, epoch / options.alpha_epochs) if options.alpha_epochs else 1)
+        ramp = jnp.minimum(1, epoch / options.alpha_epochs) if options.alpha_epochs else 1.0
+        alpha = jnp.asarray(options.alpha * ramp, ours.image_to_text.dtype)
         each = [
             contrast.contrast(similarity, contrast.soft_targets(hard.astype(similarity.dtype), other, alpha))
             for similarity, other in zip(ours, soft, strict=True)
@@ -354,7 +355,7 @@ class ImageText(Task):
         An image's two texts stand side by side: its keys and values are there once.
         """
         text, mask = _begun(batch["text"], self.tokenizer.encode_begin), batch["text_mask"]
-        image, other = (n.index for n in negatives)
+        image, other = (n.row for n in negatives)
         both = [jnp.stack([x, self._take(x, other)], axis=1).reshape(-1, x.shape[-1]) for x in (text, mask)]
         own, _ = call("match", text=both[0], text_mask=both[1], seen=seen)
         elsewhere = jax.tree.map(lambda x: self._take(x, image), seen)
@@ -402,12 +403,7 @@ def with_memory(variables: Mapping[str, Any], key: Key[Array, ""], rows: int, wi
     """Parameters with `momentum` copies of those that have them, and a fresh `queue`."""
     of_path = paths.flatten(variables["params"])
     copied = {path: jnp.copy(leaf) for path, leaf in of_path.items() if not re.fullmatch(NOT_COPIED, path)}
-    return {**variables, "momentum": paths.nest(copied), "queue": vars_of(Queue.fresh(key, rows, width))}
-
-
-def vars_of(queue: Queue) -> dict[str, Array]:
-    """A queue as a collection."""
-    return {name: getattr(queue, name) for name in ("image", "text", "id", "place", "batches")}
+    return {**variables, "momentum": paths.nest(copied), "queue": Queue.fresh(key, rows, width)._asdict()}
 
 
 def _begun(text: Int[Array, "B T"], token: int) -> Int[Array, "B T"]:

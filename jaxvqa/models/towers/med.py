@@ -256,4 +256,4 @@ class Readout(nn.Module):
         """The logits, float32."""
         bias = self.param("bias", nn.initializers.zeros, (self.vocab_size,))
         logits = times_transposed(x.reshape(-1, x.shape[-1]), table.astype(self.dtype))
-        return logits.reshape(*x.shape[:-1], -1) + bias.astype(logits.dtype)
+        return (logits + bias.astype(logits.dtype)[None]).reshape(*x.shape[:-1], -1)

@@ -1,0 +1,125 @@
+"""What BLIP promises: padding changes nothing, no look-ahead, an image is read alike by one text or several."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxvqa import models
+
+TEXT = {"width": 16, "depth": 2, "heads": 2, "hidden": 32, "positions": 16, "dropout": 0.0}
+VISION = {"width": 16, "depth": 2, "heads": 2}
+
+
+def make(vision="vit-base", **fields):
+    sizes = VISION | ({"patch": 4} if vision == "vit-base" else {})
+    config = {"name": "blip", "vision": vision, "vision_sizes": sizes, "text_sizes": TEXT, "features": 8}
+    return models.build(config | fields, vocab_size=20)
+
+
+@pytest.fixture(scope="module")
+def seen():
+    rng = np.random.default_rng(0)
+    image = jnp.asarray(rng.standard_normal((3, 8, 8, 3), dtype=np.float32))
+    text = jnp.asarray(rng.integers(1, 20, (3, 7)), jnp.int32)
+    mask = jnp.arange(7)[None] < jnp.asarray([7, 5, 3])[:, None]
+    model = make()
+    variables = jax.jit(model.init)(jax.random.key(0), image=image, text=text)
+    return model, variables, image, text, mask
+
+
+def call(model, variables, **inputs):
+    return jax.jit(model.apply)(variables, **inputs)
+
+
+def test_padding_of_texts_changes_nothing(seen):
+    model, variables, image, text, mask = seen
+    logits, out = call(model, variables, image=image, text=text, text_mask=mask)
+    other = jnp.where(mask, text, 19)
+    changed, found = call(model, variables, image=image, text=other, text_mask=mask)
+    np.testing.assert_allclose(changed, logits, atol=1e-6)
+    np.testing.assert_allclose(found["text_feature"], out["text_feature"], atol=1e-6)
+    np.testing.assert_allclose(found["logits"][mask], out["logits"][mask], atol=1e-5)
+
+
+def test_features_are_of_length_1(seen):
+    model, variables, image, text, mask = seen
+    _, out = call(model, variables, image=image, text=text, text_mask=mask)
+    for name in ("image_feature", "text_feature"):
+        np.testing.assert_allclose(jnp.linalg.norm(out[name], axis=-1), 1, rtol=1e-5)
+
+
+def test_the_decoder_does_not_look_ahead_and_the_encoder_does(seen):
+    model, variables, image, text, mask = seen
+    mask = jnp.ones_like(mask)
+    _, out = call(model, variables, image=image, text=text, text_mask=mask)
+    _, changed = call(model, variables, image=image, text=text.at[:, 4].add(1), text_mask=mask)
+    np.testing.assert_allclose(changed["logits"][:, :4], out["logits"][:, :4], atol=1e-6)
+    assert np.abs(changed["logits"][:, 4] - out["logits"][:, 4]).max() > 1e-3
+    assert np.abs(changed["text_states"][:, 0] - out["text_states"][:, 0]).max() > 1e-3
+
+
+def test_regions_that_are_padding_change_nothing():
+    rng = np.random.default_rng(0)
+    regions = rng.standard_normal((2, 5, 1, 6), dtype=np.float32)
+    text = jnp.asarray(rng.integers(1, 20, (2, 4)), jnp.int32)
+    model = make("region-vit")
+    variables = jax.jit(model.init)(jax.random.key(0), image=jnp.asarray(regions), text=text)
+    found = call(model, variables, image=jnp.asarray(regions), text=text)
+    padded = jnp.asarray(np.pad(regions, ((0, 0), (0, 3), (0, 0), (0, 0))))
+    more = call(model, variables, image=padded, text=text)
+    np.testing.assert_allclose(more[0], found[0], atol=1e-6)
+    np.testing.assert_allclose(more[1]["image_feature"], found[1]["image_feature"], atol=1e-6)
+    np.testing.assert_allclose(more[1]["logits"], found[1]["logits"], atol=1e-5)
+
+
+def test_texts_side_by_side_are_read_as_each_alone(seen):
+    """Two texts beside each image: the image's keys and values are there once, and the maps are each text's."""
+    model, variables, image, text, mask = seen
+
+    @jax.jit
+    def matched(rows):
+        tokens, real, _ = model.apply(variables, image=image, method="see")
+        there = model.apply(variables, tokens, real, method="remember")
+        order = jnp.stack([jnp.arange(3), rows], axis=1).reshape(-1)
+        both = model.apply(variables, text[order], mask[order], there, method="match")
+        alone = model.apply(variables, text[rows], mask[rows], there, method="match")
+        return both, alone
+
+    rows = jnp.asarray([2, 0, 1])
+    (both, out), (alone, own) = matched(rows)
+    np.testing.assert_allclose(both[1::2], alone, atol=1e-6)
+    np.testing.assert_allclose(out["cross_attention_1"][1::2], own["cross_attention_1"], atol=1e-6)
+    np.testing.assert_allclose(out["cross_attention_1"].sum(-1), 1, rtol=1e-5)
+
+
+def test_blocks_that_are_computed_again_give_the_same_gradients(seen):
+    _, variables, image, text, mask = seen
+
+    def gradients(model):
+        def loss(params):
+            logits, out = model.apply({"params": params}, image=image, text=text, text_mask=mask)
+            return logits[:, 1].sum() + out["image_feature"].sum()
+
+        return jax.jit(jax.grad(loss))(variables["params"])
+
+    kept, again = gradients(make()), gradients(make(vision_sizes=VISION | {"patch": 4, "remat": 1}))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), kept, again)
+
+
+def test_drop_path_drops_whole_images_in_training_alone():
+    rng = np.random.default_rng(0)
+    image = jnp.asarray(rng.standard_normal((64, 4, 4, 3), dtype=np.float32))
+    model = make(vision_sizes=VISION | {"patch": 4, "drop_path": 0.5})
+    text = jnp.ones((64, 2), jnp.int32)
+    variables = jax.jit(model.init)(jax.random.key(0), image=image, text=text)
+
+    @jax.jit
+    def see(key):
+        return model.apply(variables, image=image, train=True, rngs={"dropout": key}, method="see")[2]
+
+    out, calm = see(jax.random.key(1)), model.apply(variables, image=image, method="see")[2]
+    first = np.abs(out["block_0"] - calm["block_0"]).max()
+    assert first < 1e-5  # the rate grows from 0 at the first block
+    unchanged = np.abs(out["block_1"] - out["block_0"]).max((1, 2)) < 1e-6
+    assert 4 <= unchanged.sum() <= 32  # both parts of a quarter of the images
