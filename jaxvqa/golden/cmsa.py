@@ -126,7 +126,8 @@ class FromMaps(Recorder):
         given = variables["given"] | {"question": options.pop("question")}
         del options["image"]
         called, method = _called(given)
-        return super().apply({k: v for k, v in variables.items() if k != "given"}, **called, **method, **options)
+        options |= called | method
+        return super().apply({k: v for k, v in variables.items() if k != "given"}, **options)
 
 
 def _optimizer_options(options: Mapping[str, Any]) -> Read:

@@ -108,7 +108,7 @@ def compared(
 
 
 def positives(
-    ids: Int[Array, " B"], queue: Queue, groups: int, *, same_image: bool, real: Bool[Array, " B"] | None = None
+    ids: Int[Array, " B"], queue: Queue, groups: int, *, same_image: bool, real: Bool[Array, " B"]
 ) -> Float[Array, "G C M"]:
     """What belongs to each row of a group, as shares that sum to 1: of its own columns, then of the queue's.
 
