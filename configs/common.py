@@ -140,6 +140,7 @@ TEXTS: Mapping[str, Any] = {
 
 CAPTIONS: Mapping[str, Any] = {
     "positives_by": "image_id",
+    "in_turn": "",
     "tokenizer": "",
     "vocabulary_splits": "train",
     "vocab_size": 1000,

@@ -302,6 +302,7 @@ FIELDS: tuple[Row, ...] = (
     ("data.question_types", ANY, "keeps the questions of these types; empty: all"),
     ("data.question_list", ANY, "the part with the questions to draw from"),
     ("data.train_split", ANY, "the split to train on, or several joined by +"),
+    ("data.in_turn", ANY, "splits of train_split, joined by +, of which each epoch has one, besides all others"),
     ("data.held_out", SHARE, "share of the images of train_split that are the split held_out instead; 0: none"),
     ("data.examples_per_image", COUNT, "examples of one image side by side in training; Flamingo encodes it once"),
     ("data.limit", COUNT_OR_0, "keeps the first examples of each split; 0: all"),

@@ -63,7 +63,7 @@ def train(config: Config, workdir: Path, command: str = "") -> dict[str, float]:
 
     with jax.set_mesh(mesh), contextlib.ExitStack() as cleanup:
         cleanup.callback(saved.close)  # however the run ends, a save that was begun is finished
-        program = make_program(config, task, mesh, data_size=len(data.source), total_steps=total)
+        program = make_program(config, task, mesh, data_size=data.order.size, total_steps=total)
         state = _first_state(config, task, program, saved, workdir)
         log.info("%s", sharding.plan(config.sharding, program.shapes, task.kinds))
         first = int(state.step)
@@ -174,7 +174,7 @@ class TrainingData:
 
     def steps(self, duration: str, total: int | None = None) -> int:
         """A duration of the config in steps; one of the `total` steps is at least a step."""
-        sizes = {"data_size": len(self.source), "batch_size": self.order.batch_size}
+        sizes = {"data_size": self.order.size, "batch_size": self.order.batch_size}
         steps = optim.in_steps(duration, **sizes, total_steps=total)
         return steps if total is None else max(1, steps)
 

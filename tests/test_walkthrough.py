@@ -213,6 +213,13 @@ ELSEWHERE = {
         "tests/test_compiling.py: a GPU needs a plugin that tests do not install"
     ),
     "python -m tfds_builders.build mimic_cxr --manual_dir=DIR": "tests/tfds_builders/test_mimic_cxr.py: on made files",
+    **dict.fromkeys(
+        (
+            f"python -m tfds_builders.build {name} --manual_dir=DIR"
+            for name in ("coco_captions", "flickr30k", "caption_list")
+        ),
+        "tests/tfds_builders/test_caption_lists.py: on made files",
+    ),
     "python -m jaxvqa.golden tests/golden/cmsa": "tests/models: each of its cases",
     "python -m jaxvqa.golden tests/golden/flamingo": "tests/models: each of its cases",
     "python -m jaxvqa.golden tests/golden/sysu_hcp": "tests/models, tests/testing: each of its cases",

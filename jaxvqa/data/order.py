@@ -19,7 +19,10 @@ import numpy as np
 from jaxvqa.data.data_set import DataSet, Split
 from jaxvqa.errors import ConfigError, DataError
 
-Stage = tuple[int, tuple[tuple[int, int], ...]]
+Parts = tuple[tuple[int, int], ...]
+"""Positions of a split, each from a start to an end."""
+
+Stage = tuple[int, Parts]
 """A first epoch, and the positions (start, end) of the split that epochs from then on draw from."""
 
 
@@ -67,11 +70,12 @@ class TrainOrder:
     """Which examples make up the batch of a step.
 
     Attributes:
-      size: examples in the split.
+      size: examples in an epoch: those in the split, unless epochs have parts of it in turn.
       batch_size: examples in the batch of all processes together.
       seed: decides the order.
       stages: in ascending order; before the first of them all of the split.
       together: which examples stand side by side; None: none.
+      in_turn: the positions (start, end) that epochs draw from, in turn, instead of all of the split; none: all.
     """
 
     size: int
@@ -79,6 +83,7 @@ class TrainOrder:
     seed: int
     stages: tuple[Stage, ...] = ()
     together: Together | None = None
+    in_turn: tuple[Parts, ...] = ()
 
     def __post_init__(self) -> None:
         if self.size < self.batch_size:
@@ -96,7 +101,8 @@ class TrainOrder:
         """Indices into the split, int64[B]."""
         epoch, position = divmod(step, self.steps_per_epoch)
         start = position * self.batch_size
-        parts = next((parts for first, parts in reversed(self.stages) if epoch >= first), ((0, self.size),))
+        whole = self.in_turn[epoch % len(self.in_turn)] if self.in_turn else ((0, self.size),)
+        parts = next((parts for first, parts in reversed(self.stages) if epoch >= first), whole)
         return epoch_order(self.size, self.seed, epoch, parts, self.together)[start : start + self.batch_size]
 
 
@@ -121,12 +127,48 @@ class EvalOrder:
 def train_order(config: ml_collections.ConfigDict, data: DataSet) -> TrainOrder:
     """The order of a run: `config.seed`, `batch_size`, `curriculum` and `config.data.examples_per_image` over `train_split`.
 
+    Of the splits that `config.data.in_turn` names an epoch has one, and it is as long as the first epoch.
+
     Raises:
       ConfigError, DataError: the curriculum, the groups or the batches cannot be made of these examples.
     """
     split = data.split(config.data.train_split)
     stages, together = curriculum_stages(config, data), examples_together(config, split)
-    return TrainOrder(len(split), config.batch_size, config.seed, stages, together)
+    in_turn = parts_in_turn(config, data)
+    size = sum(end - start for start, end in in_turn[0]) if in_turn else len(split)
+    return TrainOrder(size, config.batch_size, config.seed, stages, together, in_turn)
+
+
+def _places(config: ml_collections.ConfigDict, data: DataSet) -> dict[str, tuple[int, int]]:
+    """Where each split of `config.data.train_split` lies in it."""
+    splits = config.data.train_split.split("+")
+    ends = list(itertools.accumulate(len(data.split(split)) for split in splits))
+    if config.data.limit:
+        ends = [min(end, config.data.limit) for end in ends]
+    return dict(zip(splits, itertools.pairwise([0, *ends]), strict=True))
+
+
+def parts_in_turn(config: ml_collections.ConfigDict, data: DataSet) -> tuple[Parts, ...]:
+    """What each epoch draws from, until the turn is over: one split of `config.data.in_turn`, and all others of `train_split`.
+
+    Raises:
+      ConfigError: a split is not trained with, or there is a curriculum too; lists all faults.
+    """
+    names = [name for name in config.data.get("in_turn", "").split("+") if name]
+    if not names:
+        return ()
+    where = _places(config, data)
+    faults = [
+        f"{name!r} is not in config.data.train_split = {config.data.train_split!r}"
+        for name in names
+        if name not in where
+    ]
+    if config.curriculum:
+        faults.append("config.curriculum says which splits epochs draw from, too; empty one of the two")
+    if faults:
+        raise ConfigError("config.data.in_turn:\n  " + "\n  ".join(faults))
+    always = tuple(place for name, place in where.items() if name not in names)
+    return tuple((*always, where[name]) for name in names)
 
 
 def curriculum_stages(config: ml_collections.ConfigDict, data: DataSet) -> tuple[Stage, ...]:
@@ -142,11 +184,7 @@ def curriculum_stages(config: ml_collections.ConfigDict, data: DataSet) -> tuple
     """
     if not config.curriculum:
         return ()
-    splits = config.data.train_split.split("+")
-    ends = list(itertools.accumulate(len(data.split(split)) for split in splits))
-    if config.data.limit:
-        ends = [min(end, config.data.limit) for end in ends]
-    where = dict(zip(splits, itertools.pairwise([0, *ends]), strict=True))
+    where = _places(config, data)
     stages: list[Stage] = []
     faults: list[str] = []
     for first, names in config.curriculum:

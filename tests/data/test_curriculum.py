@@ -5,7 +5,7 @@ import pytest
 
 from jaxvqa import configs
 from jaxvqa.data.data_set import DataSet
-from jaxvqa.data.order import TrainOrder, curriculum_stages
+from jaxvqa.data.order import TrainOrder, curriculum_stages, train_order
 from jaxvqa.errors import ConfigError
 
 
@@ -66,3 +66,22 @@ def test_all_faults_of_a_curriculum_are_named_at_once(phantoms):
     assert "'vall' is not in config.data.train_split = 'val+test'" in message
     assert "epoch 3 stands behind epoch 3" in message
     assert "'test' has no examples" in message  # the limit leaves none
+
+
+def test_epochs_take_splits_in_turn_and_are_as_long_as_the_first(phantoms):
+    config = curriculum(phantoms, (), train_split="train[:6]+val[:5]+test[:3]")
+    with config.unlocked():
+        config.data.question_types, config.data.in_turn, config.batch_size = (), "val[:5]+test[:3]", 2
+    order = train_order(config, DataSet(config.data))
+    assert (order.size, order.steps_per_epoch) == (11, 5)
+    for epoch, (first, last, times) in enumerate(((6, 11, 1), (11, 14, 2), (6, 11, 1))):
+        visited = epoch_of(order, epoch).tolist()
+        assert len(visited) == 10
+        assert set(visited) <= {*range(6), *range(first, last)}
+        assert len(set(visited)) >= 9
+        assert max(map(visited.count, visited)) == times
+    assert epoch_of(order, 0).tolist() != epoch_of(order, 2).tolist()
+    config.data.in_turn = "val[:5]+other"
+    config.curriculum = ((0, "val[:5]"),)
+    with pytest.raises(ConfigError, match=r"(?s)'other' is not in .*config\.curriculum says"):
+        train_order(config, DataSet(config.data))

@@ -1,0 +1,1 @@
+"""Your own images with captions, as JSON lists of {image, caption}."""

@@ -1,0 +1,1 @@
+"""COCO: photographs with five captions each, in Karpathy's splits."""

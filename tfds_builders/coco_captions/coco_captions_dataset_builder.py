@@ -1,0 +1,14 @@
+"""Builder of COCO's captions; README.md beside it describes the data."""
+
+from tfds_builders.caption_lists import CaptionLists
+from tfds_builders.coco_captions.release import CAPTIONS, IMAGES, RELEASE
+
+
+class Builder(CaptionLists):
+    """COCO in Karpathy's splits: `captions`, and the `images` they describe."""
+
+    release = RELEASE
+    EXPECTED_COUNTS = {"captions": CAPTIONS, "images": IMAGES}  # noqa: RUF012
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        "Put Karpathy's lists and the images there; see tfds_builders/coco_captions/README.md."
+    )

@@ -1,0 +1,1 @@
+"""Flickr30K: photographs with five captions each, in Karpathy's splits."""
