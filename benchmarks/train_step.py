@@ -1,7 +1,7 @@
 """Times the training step of a config at its own sizes, on random data.
 
     python -m benchmarks.train_step [--config=configs/rwsan.py:vqa_v2] [--config.FIELD=VALUE …] [--inference] [--steps=3]
-                                    [--peer] [--json=FILE]
+                                    [--peer] [--passes] [--json=FILE]
 
 Each row is a process of its own, so that its peak memory is its own. `share_of_matmul` is the number of the step's
 operations in matrix products and convolutions (`benchmarks.flop`) over its time, over the rate of a large square matrix
@@ -9,6 +9,8 @@ multiplication: that rate is taken for a second or more before and after each st
 its best rate for moments only; of the steps' shares the median is given. `share_of_best_matmul` compares the fastest
 step with the single fastest multiplication. `--peer` times the same training step in PyTorch, and `--inference` times in
 place of training the answers to a batch (the predict function `answers`). `cpu_seconds` are the fastest step's, of all cores.
+`--passes` times apart what a step does to the parameters alone: `optimiser_seconds`, and `momentum_seconds` where there are
+momentum encoders.
 
 A step of the published size takes gigabytes from the system and gives them back each time. Large pages
 make that cheaper on Linux: `GLIBC_TUNABLES=glibc.malloc.hugetlb=1`, which `make bench` sets for both rows.
@@ -33,6 +35,7 @@ from jaxvqa.errors import run_command
 MATMUL = 2048  # rows and columns
 MATMUL_FLOP = 2 * MATMUL**3
 MATMULS = 12  # a second or more on 2 cores
+PASSES = 5  # times that a pass over the parameters is timed
 
 
 def timed(run: Callable[[], Any], times: int = 1) -> np.ndarray:
@@ -93,7 +96,51 @@ def random_batch(shapes: dict[str, Any], vocab_size: int) -> dict[str, np.ndarra
     return {key: np.asarray(values(key, spec)).astype(spec.dtype) for key, spec in shapes.items()}
 
 
-def ours(config: Any, steps: int, inference: bool) -> dict[str, float]:
+class ParametersAlone:
+    """A task whose loss is made of nothing but the parameters: what is left of its step are the passes over them."""
+
+    def __init__(self, task: Any):
+        self._task = task
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._task, name)
+
+    def before(self, state: Any) -> Any:
+        """The momentum encoders stay: they are timed apart."""
+        return state
+
+    def loss(self, params: Any, collections: Any, *_: Any, **__: Any) -> Any:
+        """Half the squared norm, whose gradient the optimiser's own pass makes."""
+        import jax
+        import jax.numpy as jnp
+
+        half = sum(jnp.vdot(leaf, leaf) / 2 for leaf in jax.tree.leaves(params))
+        return half, ({"loss": (half, jnp.ones(()))}, collections)
+
+
+def our_passes(config: Any, task: Any, mesh: Any, program: Any, box: list[Any], batch: Any) -> dict[str, float]:
+    """The median seconds of each pass over the parameters; `box` holds the state, which each of them donates."""
+    import jax
+
+    from jaxvqa import state as states
+    from jaxvqa.step import make_program
+
+    alone = make_program(config, ParametersAlone(task), mesh, data_size=10**6, total_steps=10**4)
+    passes = {"optimiser": lambda state: alone.step(state, batch)[0]}
+    if states.of_kind(program.shapes.collections, task.kinds, "mirror"):
+        passes["momentum"] = jax.jit(task.before, donate_argnums=0)
+
+    def times(function: Callable[[Any], Any]) -> float:
+        def run() -> None:
+            box[0] = jax.block_until_ready(function(box[0]))
+
+        run()
+        return float(np.median(timed(run, PASSES)))
+
+    return {f"{name}_seconds": times(function) for name, function in passes.items()}
+
+
+def ours(config: Any, steps: int, inference: bool, passes: bool) -> dict[str, float]:
     """Times our step; the first call's compilation apart."""
     import jax
     import jax.numpy as jnp
@@ -128,18 +175,16 @@ def ours(config: Any, steps: int, inference: bool) -> dict[str, float]:
             jax.block_until_ready(result)
 
         times = beside_matmul(step, lambda: multiply(square).block_until_ready(), steps, flop(traced) / 1e9)
-    return times | {
-        "examples_per_second": config.batch_size / times["seconds"],
-        "peak_mib": peak_mib(),
-        "compile_seconds": compile_seconds,
-    }
+        times |= {"examples_per_second": config.batch_size / times["seconds"], "peak_mib": peak_mib()}
+        times["compile_seconds"] = compile_seconds
+        return times | (our_passes(config, task, mesh, program, box, batch) if passes else {})
 
 
 def _answers(task: Any) -> Callable[[Any, Any], Any]:
     return lambda state, batch: task.predictions["answers"].function(state.params, state.collections, batch)
 
 
-def peer(config: Any, steps: int, inference: bool) -> dict[str, float]:
+def peer(config: Any, steps: int, inference: bool, passes: bool) -> dict[str, float]:
     """Times the same step in PyTorch: same sizes, loss, dropout and optimiser."""
     import importlib
 
@@ -156,7 +201,9 @@ def peer(config: Any, steps: int, inference: bool) -> dict[str, float]:
     square = torch.ones((MATMUL, MATMUL))
     times = beside_matmul(lambda: step(batch), lambda: square @ square, steps, gflop=math.nan)
     known = {key: value for key, value in times.items() if not math.isnan(value)}  # PyTorch counts no operations
-    return known | {"examples_per_second": config.batch_size / times["seconds"], "peak_mib": peak_mib()}
+    known |= {"examples_per_second": config.batch_size / times["seconds"], "peak_mib": peak_mib()}
+    apart = step.passes() if passes and hasattr(step, "passes") else {}
+    return known | {f"{name}_seconds": float(np.median(timed(run, PASSES))) for name, run in apart.items()}
 
 
 ROWS = {"jaxvqa": ours, "pytorch": peer}
@@ -170,6 +217,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--inference", action="store_true")
     parser.add_argument("--peer", action="store_true")
+    parser.add_argument("--passes", action="store_true")
     parser.add_argument("--json", default="")
     parser.add_argument("--row", choices=ROWS, help=argparse.SUPPRESS)
     args, changes = parser.parse_known_args()
@@ -181,7 +229,7 @@ def main() -> None:
         config = configs.load(args.config)
         pairs = (change.removeprefix("--config.").partition("=") for change in changes)
         configs.override(config, [(name, value) for name, _, value in pairs])
-        print(json.dumps(ROWS[args.row](config, args.steps, args.inference)))
+        print(json.dumps(ROWS[args.row](config, args.steps, args.inference, args.passes)))
         return
     rows = {}
     for row in ROWS if args.peer else ["jaxvqa"]:

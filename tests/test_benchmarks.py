@@ -90,3 +90,44 @@ def test_a_peer_of_sysu_that_is_not_there_is_an_error():
 
     with pytest.raises(ConfigError, match="not densenet121"):
         sysu_hcp.inference(configs.load("configs/sysu_hcp.py:vqa_med_2021,densenet121"))
+
+
+TINY_BLIP = {
+    **{"image": 32, "vision_width": 16, "vision_depth": 2, "vision_heads": 2, "width": 24, "depth": 2, "heads": 2},
+    **{"hidden": 32, "positions": 12, "vocabulary": 50, "shared": 8, "queue": 8, "start": 48, "encode": 49},
+}
+
+
+@pytest.mark.oracle
+def test_blips_peer_has_the_published_sizes():
+    from benchmarks.peers.blip import Blip, Sizes
+
+    with torch.device("meta"):
+        model = Blip(Sizes())
+    assert sum(p.numel() for p in model.parameters()) == 475_892_799
+    assert sum(p.numel() for p in model.trained()) == 252_441_919
+
+
+@pytest.mark.oracle
+def test_blips_peer_learns_and_keeps_its_queue_and_momentum():
+    from benchmarks.peers.blip import MOMENTUM, Sizes, Step
+
+    torch.manual_seed(0)
+    step = Step(Sizes(**TINY_BLIP), lr=1e-3, mean=(0.5,) * 3, std=(0.2,) * 3)
+    model, mask = step.model, torch.ones(4, 6)
+    mask[1, 4:] = 0
+    image = torch.randint(256, (4, 32, 32, 3), dtype=torch.uint8)
+    batch = {"image": image, "text": torch.randint(1, 48, (4, 6)), "text_mask": mask}
+    weights = {name: module.vision.norm.weight for name, module in (("fast", model.online), ("slow", model.momentum))}
+    before = weights["fast"].detach().clone()
+    losses, queues = [step(batch)], [model.image_queue.clone()]
+    moved = weights["fast"].detach().clone()
+    assert torch.equal(weights["slow"], before)  # the momentum encoders move before the first gradient
+    losses.append(step(batch))
+    torch.testing.assert_close(weights["slow"], MOMENTUM * before + (1 - MOMENTUM) * moved)
+    assert torch.equal(model.image_queue[:, :4], queues[0][:, :4])  # the second batch went to the other half
+    assert not torch.equal(model.image_queue[:, 4:], queues[0][:, 4:])
+    assert model.place == 0
+    losses += [step(batch) for _ in range(8)]
+    assert losses[-1] < losses[0] - 2
+    assert set(step.passes()) == {"optimiser", "momentum"}
