@@ -86,7 +86,7 @@ class Parts:
             for key, spec in self.shapes[name].items()
         }
         with jax.set_mesh(self.mesh):
-            return self.predictions[name].jitted.trace(*self._variables(), batch)
+            return jax.jit(self.predictions[name].function).trace(*self._variables(), batch)
 
 
 def values_of(shapes: dict[str, Any], vocabulary: int) -> dict[str, np.ndarray]:

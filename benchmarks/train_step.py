@@ -125,7 +125,8 @@ def our_passes(config: Any, task: Any, mesh: Any, program: Any, box: list[Any], 
     from jaxvqa import state as states
     from jaxvqa.step import make_program
 
-    alone = make_program(config, ParametersAlone(task), mesh, data_size=10**6, total_steps=10**4)
+    parameters: Any = ParametersAlone(task)
+    alone = make_program(config, parameters, mesh, data_size=10**6, total_steps=10**4)
     passes = {"optimiser": lambda state: alone.step(state, batch)[0]}
     if states.of_kind(program.shapes.collections, task.kinds, "mirror"):
         passes["momentum"] = jax.jit(task.before, donate_argnums=0)

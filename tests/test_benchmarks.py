@@ -100,12 +100,16 @@ TINY_BLIP = {
 
 @pytest.mark.oracle
 def test_blips_peer_has_the_published_sizes():
-    from benchmarks.peers.blip import Blip, Sizes
+    from benchmarks.peers import blip
 
+    config = configs.load("configs/blip_pretrain.py:published")
+    assert blip.sizes_of(config) == blip.Sizes()
     with torch.device("meta"):
-        model = Blip(Sizes())
+        model = blip.Blip(blip.Sizes())
     assert sum(p.numel() for p in model.parameters()) == 475_892_799
     assert sum(p.numel() for p in model.trained()) == 252_441_919
+    with pytest.raises(ConfigError, match=r"reads pixels.*'region-vit'"):
+        blip.sizes_of(configs.load("configs/blip_pretrain.py"))
 
 
 @pytest.mark.oracle
@@ -131,3 +135,15 @@ def test_blips_peer_learns_and_keeps_its_queue_and_momentum():
     losses += [step(batch) for _ in range(8)]
     assert losses[-1] < losses[0] - 2
     assert set(step.passes()) == {"optimiser", "momentum"}
+
+
+def test_the_time_of_a_whole_retrieval_is_that_of_its_parts():
+    from benchmarks import retrieval
+
+    assert retrieval.sizes("5000,25010,256") == (5000, 25010, 256)
+    with pytest.raises(ConfigError, match="--of=5000: expected images, texts and k"):
+        retrieval.sizes("5000")
+    assert retrieval.union(100, 500, 16) == (8000, 9600)
+    row = retrieval.per_second({"image_features": 0.5, "text_features": 0.1, "match": 2.0}, images=4, texts=8)
+    assert row == {"images_per_second": 8, "texts_per_second": 40, "pairs_per_second": 16}
+    assert retrieval.reckoned(row, 100, 500, 8000, passes=2) == 25 + 12.5 + 500

@@ -292,10 +292,17 @@ class Step:
 
 
 def sizes_of(config: Any) -> Sizes:
-    """The sizes that a config names."""
+    """The sizes that a config names.
+
+    Raises:
+      ConfigError: its images are not pixels.
+    """
+    from jaxvqa.errors import ConfigError
     from jaxvqa.models import towers
 
     model, vocabulary = config.model, config.compile.vocab_size
+    if not model.vision.startswith("vit-"):
+        raise ConfigError(f"The peer reads pixels, by vit-base or vit-large; config.model.vision is {model.vision!r}.")
     found = {}
     for table, chosen, fields in (
         (towers.IMAGE_ENCODERS, model.vision, model.vision_sizes),
