@@ -51,6 +51,19 @@ PRETRAINING: dict[str, Any] = {
 """`config.loss` of pre-training (docs/originals/blip.md, section 5)."""
 
 
+GENERATE: dict[str, Any] = {
+    "max_length": 10,
+    "min_length": 1,
+    "beams": 3,
+    "repetition_penalty": 1.0,
+    "top_p": 0.0,
+    "seed": 0,
+}
+"""`config.generate` of what BLIP writes (docs/originals/blip.md, sections 7 and 8)."""
+
+WITHOUT = "the original starts from BLIP's pre-training (configs/blip_pretrain.py)."
+
+
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """Returns the config of a variant; several are joined by commas."""
     variants = common.parse_variants(arg, VARIANTS)
@@ -73,7 +86,7 @@ def base(loss: dict[str, Any], **model: Any) -> ml_collections.ConfigDict:
     config.data = common.data_section(common.CAPTIONS, common.IMAGES, common.REGIONS, common.RANDOM_AUGMENT)
     config.task = "image_text"
     config.compile.vocab_size = 30524
-    config.model = common.model("blip", **model)
+    config.model = common.model(model.pop("name", "blip"), **model)
     config.loss = ml_collections.ConfigDict(loss)
     config.optim.bounds = BOUNDS
     config.sharding.params = SHARDING
@@ -93,20 +106,22 @@ def phantom_vqa(config: ml_collections.ConfigDict, *, pixels: bool) -> None:
     config.model.vision = "vit-base" if pixels else "region-vit"
     config.model.vision_sizes = {**sizes, "patch": 8} if pixels else sizes
     config.model.text_sizes = {**sizes, "hidden": 512, "positions": 64, "dropout": 0.0}
-    config.model.features = 64
     config.compile.vocab_size = 400
-    config.loss.queue = 1024
+    if "queue" in config.loss:
+        config.model.features = 64
+        config.loss.queue = 1024
     config.batch_size = 64
     config.total = "20 epochs"
     config.optim.lr = 1e-3
     config.optim.clip_norm = 1.0
     config.optim.schedule = ml_collections.ConfigDict(common.COSINE)
     config.checkpoint.every = "25 %"
-    config.evals = ml_collections.ConfigDict()
-    wordings = {"wordings": common.PHANTOM_WORDINGS}
-    config.evals.val = common.retrieval("val", every="25 %", batch_size=100, k_test=32, **wordings)
-    config.main_eval = "val"
-    config.best.metric, config.best.mode = "val/r_mean", "max"
+    if "queue" in config.loss:
+        config.evals = ml_collections.ConfigDict()
+        wordings = {"wordings": common.PHANTOM_WORDINGS}
+        config.evals.val = common.retrieval("val", every="25 %", batch_size=100, k_test=32, **wordings)
+        config.main_eval = "val"
+        config.best.metric, config.best.mode = "val/r_mean", "max"
 
 
 # --- the published recipes -----------------------------------------------------------------------------------------------
@@ -117,8 +132,19 @@ def published(config: ml_collections.ConfigDict) -> None:
     config.data.tokenizer = "bert-base-uncased"
     config.data.cache_mib = 4096.0
     config.optim.decay = ((r".*", 0.05),)
-    config.loss.groups = 8
+    if "groups" in config.loss:
+        config.loss.groups = 8
     config.log_every = "50 steps"
+
+
+def finetuning(config: ml_collections.ConfigDict, *, image_size: int, batch_size: int, epochs: int, lr: float) -> None:
+    """What the recipes of fine-tuning share (docs/originals/blip.md, section 14)."""
+    published(config)
+    config.data.image_size = image_size
+    config.batch_size = batch_size
+    config.total = f"{epochs} epochs"
+    config.optim.lr = lr
+    config.optim.schedule = ml_collections.ConfigDict({"name": "cosine_per_epoch", "floor": 0.0})
 
 
 def evaluations(config: ml_collections.ConfigDict, split: str, **changes: Any) -> None:
@@ -178,12 +204,15 @@ def small(config: ml_collections.ConfigDict) -> None:
     patch = {} if config.model.vision == "region-vit" else {"patch": 16}
     config.model.vision_sizes = {"width": 32, "depth": 1, "heads": 2, **patch}
     config.model.text_sizes = {"width": 32, "depth": 1, "heads": 2, "hidden": 64, "positions": 64}
-    config.model.features = 16
-    config.loss.groups = 1
-    config.loss.queue = 64
+    if "queue" in config.loss:
+        config.model.features = 16
+        config.loss.groups = 1
+        config.loss.queue = 64
     config.batch_size = 16
     config.total = "2 epochs"
     config.log_every = "5 steps"
     config.checkpoint.every = "1 epoch"
     for row in config.evals.values():
-        row.every, row.batch_size, row.k_test, row.texts_per_step = config.total, 16, 8, 8
+        row.every, row.batch_size = config.total, 16
+        if "k_test" in row:
+            row.k_test, row.texts_per_step = 8, 8

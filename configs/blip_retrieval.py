@@ -36,9 +36,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.data.max_tokens = 35
     chosen = next((name for name in DATA_SETS if name in variants), "")
     config.name = "blip_retrieval" + (f"-{chosen}" if chosen else "-phantom_vqa")
-    config.init_from.model = common.start_from(TAKEN, WITHOUT)
+    config.init_from.model = common.start_from(TAKEN, blip_pretrain.WITHOUT)
     if chosen:
-        blip_pretrain.published(config)
         _published(config, "coco" if chosen == "published" else chosen)
     else:
         blip_pretrain.phantom_vqa(config, pixels="pixels" in variants)
@@ -52,17 +51,12 @@ TAKEN = ((r"queue/.*", False), (r"momentum/.*", False), (r".*", True))
 """Of a pre-training, the network. Its queue's texts and images would be of no image here, and its momentum copies begin anew.
 """
 
-WITHOUT = "the original starts from BLIP's pre-training (configs/blip_pretrain.py)."
-
 
 def _published(config: ml_collections.ConfigDict, name: str) -> None:
     """The recipes of docs/originals/blip.md, sections 14 and 16.4."""
-    config.data.update({"examples": f"{name}/captions", "images": f"{name}/images", "image_size": 384})
+    blip_pretrain.finetuning(config, image_size=384, batch_size=256, epochs=6, lr=1e-5)
+    config.data.update({"examples": f"{name}/captions", "images": f"{name}/images"})
     config.model.vision_sizes = {"remat": 4}
-    config.batch_size = 256
-    config.total = "6 epochs"
-    config.optim.lr = 1e-5
-    config.optim.schedule = ml_collections.ConfigDict({"name": "cosine_per_epoch", "floor": 0.0})
     blip_pretrain.evaluations(config, "val", k_test=128 if name == "flickr30k" else 256, one_to_one=name == "pubmed")
     if name == "coco":
         config.data.update({"examples": "coco_captions/captions", "images": "coco_captions/images"})

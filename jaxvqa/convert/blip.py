@@ -6,7 +6,7 @@ each of its names. docs/originals/blip.md, section 12.
 
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from jaxvqa.convert.layers import LINEAR
 from jaxvqa.convert.layout import Layout
 from jaxvqa.convert.original import TOKEN, Checkpoint, Config, Original, Shapes, System, image, sizes_of
 from jaxvqa.convert.table import Rule, Table, Tensors, nested
-from jaxvqa.convert.towers.med import DECODER, ENCODER, POSITION_IDS
+from jaxvqa.convert.towers.med import DECODER, ENCODER, POSITION_IDS, TWIN_ENCODER
 from jaxvqa.convert.towers.vit import VIT, VIT_STACKED, resized_positions
 from jaxvqa.tasks.image_text import with_memory
 
@@ -41,6 +41,14 @@ QUEUES = {
 
 def layout(config: Config) -> Layout:
     """How a model of this config is written; `positives` says whether there is a queue, and of what."""
+    return Layout(
+        Table(tuple(RULES[config.get("name", "blip")](config)), (r".*\.position_ids",)),
+        stacked=(VIT_STACKED,),
+        constants=(POSITION_IDS,),
+    )
+
+
+def _rules(config: Config) -> list[Rule]:
     queue = config.get("positives", "")
 
     def part(key: str, path: str, rules: list[Rule], there: bool = True) -> list[Rule]:
@@ -58,7 +66,7 @@ def layout(config: Config) -> Layout:
         *nested("text_encoder_m", "momentum/text_tower", ENCODER),
         *nested("text_proj_m", "momentum/text_projection", LINEAR),
     ]
-    rules = [
+    return [
         *([Rule("temp", "params/temperature")] if config.get("temperature") else []),
         *(QUEUES[queue] if queue else []),
         *nested("visual_encoder", "params/vision_tower", VIT),
@@ -67,7 +75,27 @@ def layout(config: Config) -> Layout:
         *(copies if queue else []),
         *part("text_decoder", "params/text_tower", DECODER, config.get("writes", True)),
     ]
-    return Layout(Table(tuple(rules), (r".*\.position_ids",)), stacked=(VIT_STACKED,), constants=(POSITION_IDS,))
+
+
+def _vqa_rules(config: Config) -> list[Rule]:
+    return [
+        *nested("visual_encoder", "params/vision_tower", VIT),
+        *nested("text_encoder", "params/question_tower", ENCODER),
+        *nested("text_decoder", "params/answer_tower", DECODER),
+    ]
+
+
+def _nlvr_rules(config: Config) -> list[Rule]:
+    return [
+        *nested("visual_encoder", "params/vision_tower", VIT),
+        *nested("text_encoder", "params/text_tower", TWIN_ENCODER),
+        *nested("cls_head.0", "params/head_0", LINEAR),
+        *nested("cls_head.2", "params/head_1", LINEAR),
+    ]
+
+
+RULES = {"blip": _rules, "blip_vqa": _vqa_rules, "blip_nlvr": _nlvr_rules}
+"""A model's name -> the rules of its keys."""
 
 
 VISION_SIZES = {"width": ("visual_encoder.cls_token", -1), "patch": ("visual_encoder.patch_embed.proj.weight", -1)}
@@ -119,7 +147,7 @@ def _infer(file: TorchFile, given: Config, *, positives: str) -> dict[str, Any]:
         tensors,
         {"vocab_size": (f"{prefix}embeddings.word_embeddings.weight", 0), "features": ("vision_proj.weight", 0)},
     )
-    vision, text = vision_sizes(tensors), text_sizes(tensors, prefix)
+    sizes = _towers(tensors, prefix, given)
     return {
         "features": 0,
         **found,
@@ -127,10 +155,29 @@ def _infer(file: TorchFile, given: Config, *, positives: str) -> dict[str, Any]:
         "temperature": 0.07 if "temp" in tensors else 0.0,
         "positives": positives,
         "queue": np.shape(tensors["image_queue"])[-1] if positives and "image_queue" in tensors else 0,
+        **sizes,
+    }
+
+
+def _towers(tensors: Tensors, prefix: str, given: Config) -> dict[str, Any]:
+    """Both towers; of their sizes those that are given count."""
+    vision, text = vision_sizes(tensors), text_sizes(tensors, prefix)
+    return {
         "vision": "vit-large" if vision.get("width") == 1024 else "vit-base",
         "vision_sizes": {**vision, **given.get("vision_sizes", {})},
         "text_sizes": {**text, **given.get("text_sizes", {})},
     }
+
+
+def _infer_answers(file: TorchFile, given: Config) -> dict[str, Any]:
+    """Sizes of the model that answers, or judges two images."""
+    tensors = file.tensors
+    found: dict[str, Any] = sizes_of(tensors, {"vocab_size": ("text_encoder.embeddings.word_embeddings.weight", 0)})
+    found |= _towers(tensors, "text_encoder.", given)
+    if given.get("name") == "blip_nlvr":
+        merged = [int(m[1]) for key in tensors if (m := re.fullmatch(r".*layer\.(\d+)\..*merge_layer\.weight", key))]
+        found["merge_from"] = min(merged, default=found["text_sizes"]["depth"])
+    return found
 
 
 def image_inputs(tensors: Tensors, config: Config) -> Shapes:
@@ -178,6 +225,26 @@ def _original(fresh: str, **config: Any) -> Original:
     )
 
 
+def _two_images(tensors: Tensors, config: Config) -> Shapes:
+    one = image_inputs(tensors, config)["image"]
+    return {"image": jax.ShapeDtypeStruct((1, 2, *one.shape[1:]), one.dtype), "text": TOKEN}
+
+
+def _original_of(name: str, inputs: Callable[[Tensors, Config], Shapes]) -> Original:
+    return Original(
+        layouts=lambda config: [layout({"name": name, **config})],
+        infer=lambda file, given: _infer_answers(file, {"name": name, **given}),
+        inputs=inputs,
+        module=Whole,
+        start={"name": name, "vocab_size": 1},
+        decides=True,
+        entry="model",
+        entries={"epoch": None, "config": None},
+        name=f"checkpoint of BLIP ({name})",
+        variants=(("", {"name": name}),),
+    )
+
+
 _TRAINED = {"features": 1, "temperature": 0.07, "matches": True, "reads": True}
 ORIGINALS = {
     "pair": _original("queue/(id|batches)", positives="pair", writes=True, **_TRAINED),
@@ -185,6 +252,11 @@ ORIGINALS = {
     "": _original("(?!)", positives="", reads=True, writes=False, features=1, matches=True),
 }
 """By what its queue holds: of pre-training, of retrieval; and of what needs none: matching, features, captions."""
+
+VQA = _original_of(
+    "blip_vqa", lambda tensors, config: {**image_inputs(tensors, config), "question": TOKEN, "text": TOKEN}
+)
+NLVR = _original_of("blip_nlvr", _two_images)
 
 
 # --- fine-tuning from a pre-training --------------------------------------------------------------------------------------
@@ -220,6 +292,8 @@ def adapted(tensors: Tensors, target: Mapping[str, tuple[int, ...]]) -> Adapted:
       target: the shapes of the model's own tensors by key, in its order.
     """
     found, interpolated = dict(tensors), []
+    if any(".crossattention.self0." in key for key in target):
+        found |= _doubled(tensors)
     for key in POSITIONS:
         if key in found and key in target and found[key].shape != target[key]:
             found[key] = resized_positions(found[key], target[key][1])
@@ -233,6 +307,16 @@ def adapted(tensors: Tensors, target: Mapping[str, tuple[int, ...]]) -> Adapted:
         dropped=tuple(dropped),
         interpolated=tuple(interpolated),
     )
+
+
+def _doubled(tensors: Tensors) -> dict[str, np.ndarray]:
+    """Each cross-attention's tensors under the names of the first image's, and of the second's."""
+    found: dict[str, np.ndarray] = {}
+    for key, value in tensors.items():
+        for one in (".crossattention.self.", ".crossattention.output.dense."):
+            if one in key:
+                found |= {key.replace(one, f"{one[:-1]}{i}."): value for i in (0, 1)}
+    return found
 
 
 def _settings(checkpoint: Checkpoint) -> dict[str, Mapping[str, Any]]:

@@ -212,6 +212,36 @@ class SearchRule:
         return longest <= jnp.max(ended, axis=1)
 
 
+@dataclasses.dataclass(frozen=True)
+class FullBeamsRule(SearchRule):
+    """transformers' rule of version 4.15, which BLIP's captions and answers were written with.
+
+    docs/originals/blip.md, section 8. The prompt counts in lengths, and the end does not; a text ends only if it is among
+    the first K candidates; and a search is over once K texts have ended of which the worst is at least as good as the best
+    candidate is at the length before the step.
+    """
+
+    with_prompt: bool = True
+    with_end: bool = False
+
+    def ends(self, ends: Bool[Array, "B C"]) -> Bool[Array, "B C"]:
+        """Those among the first half of the candidates."""
+        return ends & (jnp.arange(ends.shape[1]) < ends.shape[1] // 2)[None]
+
+    def over(
+        self,
+        ended: Float32[Array, "B K"],
+        going: Float32[Array, " B"],
+        candidate: Float32[Array, " B"],
+        tokens: Int[Array, ""],
+        most: int,
+        prompt: Int[Array, " B"],
+    ) -> Bool[Array, " B"]:
+        """Where K texts have ended, and no candidate is better than the worst of them; see `SearchRule.over`."""
+        best = self.score(candidate[:, None], tokens - 1, False, prompt)[:, 0]
+        return best <= jnp.min(ended, axis=1)
+
+
 class _Beams(flax.struct.PyTreeNode):
     """`ended`: the best texts that have ended, int32[B, K, W], their lengths int32[B, K] and scores float32[B, K]."""
 

@@ -18,17 +18,20 @@ import tokenizers
 from jaxvqa import models, optim, paths
 from jaxvqa.convert import blip
 from jaxvqa.convert.layout import Layout
-from jaxvqa.convert.original import Checkpoint
+from jaxvqa.convert.original import Checkpoint, Original
 from jaxvqa.convert.table import Rule, Table, nested
 from jaxvqa.convert.towers.med import DECODER, ENCODER, POSITION_IDS
 from jaxvqa.convert.towers.vit import VIT, VIT_STACKED
 from jaxvqa.data.images import CLIP_MEAN, CLIP_STD
-from jaxvqa.golden.cases import Case, Row
+from jaxvqa.decoding import rules
+from jaxvqa.decoding.loop import Generator
+from jaxvqa.golden.cases import Case, Results, Row
 from jaxvqa.golden.parts import compare_all
 from jaxvqa.golden.training import Named, Precision, Run, Step, Training, config_of, pixels, train
-from jaxvqa.losses import text_loss
+from jaxvqa.losses import cross_entropy, text_loss
 from jaxvqa.models.towers.med import MED
 from jaxvqa.models.towers.vit import ViT
+from jaxvqa.tasks.image_captioning import search_of
 from jaxvqa.tasks.image_text import ImageText, Parts
 
 VIT_OPTIONS = {"patch_size": "patch", "embed_dim": "width", "depth": "depth", "num_heads": "heads"}
@@ -48,7 +51,7 @@ BOUNDS = (0.001, 0.5)
 def run(case: Case) -> Iterator[Row]:
     """Runs one case in float32, and a training case in float64 too."""
     with jax.default_matmul_precision("highest"):
-        yield from RUNNERS[kind_of(case.manifest["model"])](case)
+        yield from MODELS[kind_of(case.manifest["model"])](case)
 
 
 def kind_of(model: str) -> str:
@@ -145,12 +148,13 @@ def _window(logits: np.ndarray, expected: np.ndarray) -> np.ndarray:
 # --- the whole model -------------------------------------------------------------------------------------------------------
 
 
-def _load(case: Case) -> tuple[Row, Checkpoint]:
+def _load(case: Case, original: Original | None = None) -> tuple[Row, Checkpoint]:
     """Sends a checkpoint through a file, and back."""
     options, tensors = case.manifest["options"], case.checkpoint()
-    given: dict[str, Any] = {"vision_sizes": vision_sizes(options["vit"]), "text_sizes": text_sizes(options["med"])}
+    med = options.get("med", options.get("med_encoder"))
+    given: dict[str, Any] = {"vision_sizes": vision_sizes(options["vit"]), "text_sizes": text_sizes(med)}
     queue = {"queue_ptr": "pair", "ptr_queue": "image"}
-    original = blip.ORIGINALS[next((name for key, name in queue.items() if key in tensors), "")]
+    original = original or blip.ORIGINALS[next((name for key, name in queue.items() if key in tensors), "")]
     read = functools.partial(original.load, config=given)
     found = case.through_file(tensors, {"epoch": 3}, read, "model")
     return case.back_again(tensors, original.to_original(found)), found
@@ -326,7 +330,7 @@ def _all_pairs(run: Run, state: Any) -> dict[str, Any]:
     text = jnp.asarray(batch["text"]).at[:, 0].set(task.tokenizer.encode_begin)
     mask, count = batch["text_mask"], len(text)
     call = functools.partial(model.apply, {"params": params})
-    tokens, _, _ = call(image=task._pixels(batch["image"]), method="see")
+    tokens, _, _ = call(image=task.pixels(batch["image"]), method="see")
     seen = call(tokens, method="remember")
     _, own = call(text, mask, seen, method="match")
     tiled = [jnp.tile(x, (count, 1)) for x in (text, mask)]
@@ -383,11 +387,282 @@ def _heads(case: Case) -> Iterator[Row]:
     yield from compare_all(case, ours | {"multimodal": out["states"]})
 
 
-RUNNERS: Mapping[str, Callable[[Case], Iterator[Row]]] = {
+# --- captions, answers, two images ---------------------------------------------------------------------------------------
+
+
+def _written(case: Case, found: Checkpoint, name: str, batch: Mapping[str, Any], **changes: Any) -> Training:
+    """Captions, or answers, in the program's terms: the loss's gradients, without a step."""
+    options, model = case.manifest["options"], dict(found.config)
+    for field in ("queue", "positives"):
+        model.pop(field, None)
+    model = {"name": "blip", **model}
+    config = config_of(
+        name,
+        model,
+        {"name": "AdamW"},
+        batch_size=len(case.inputs["image"]),
+        data__image_size=case.inputs["image"].shape[-1],
+        **changes,
+    )
+    config.compile.vocab_size = model["vocab_size"]
+    assets = {"tokenizer": _tokenizer(options["special_ids"], model["vocab_size"]), "answers": ["word5"]}
+    names = case.manifest.get("names_of_out_grad_norms", ())
+    zero = [key for key in names if key.endswith("self.key.bias")]
+    given = {"image": pixels(case.inputs["image"], CLIP_MEAN, CLIP_STD), **batch}
+    written = blip.layout(model).write
+    return Training(config, given, found.variables, written, names, zero, assets=assets, recorder=_Silent)
+
+
+def _search(options: Mapping[str, Any], output: str, prompt: int) -> Any:
+    """The search of an output such as `generate_beam3_rp11`: three beams, a penalty of 1.1."""
+    match = re.fullmatch(r"generate_beam(\d+)(?:_rp(\d)(\d+))?", output)
+    assert match is not None
+    penalty = float(f"{match[2]}.{match[3]}") if match[2] else 1.0
+    limits = {"max_length": 30, "min_length": 10} | dict(options.get("generate", {}))
+    settings = {"beams": int(match[1]), "repetition_penalty": penalty, "top_p": 0.0}
+    settings |= {name: limits[name] for name in ("max_length", "min_length")}
+    special = options["special_ids"]
+    return search_of(settings, end=special["sep"], padding=special["pad"], prompt=prompt)
+
+
+def _as_ids(case: Case, output: str, prompt: np.ndarray, found: Any) -> np.ndarray:
+    """What was written as the original returns it: behind the prompt, with the end where there is room for it."""
+    special, limits = case.manifest["options"]["special_ids"], case.manifest["options"].get("generate", {})
+    most, rows = limits.get("max_length", 30), []
+    for begin, tokens, length in zip(prompt, np.asarray(found.tokens), np.asarray(found.lengths), strict=True):
+        ids = [*begin, *tokens[:length]]
+        rows.append(ids + [special["sep"]] * (len(ids) < most))
+    width = case.expected[output].shape[1]
+    return np.asarray([(ids + [special["pad"]] * width)[:width] for ids in rows])
+
+
+def _generated(case: Case, model: Any, params: Any, prompt: np.ndarray, **inputs: Any) -> dict[str, Any]:
+    """The ids of every search that the case holds, and the scores of its texts."""
+    ours: dict[str, Any] = {}
+    for output in case.expected:
+        if re.fullmatch(r"generate_beam\d+(_rp\d+)?", output):
+            generator = Generator(model, _search(case.manifest["options"], output, prompt.shape[1]), buckets=())
+            found = generator({"params": params}, list(prompt), **inputs)
+            ours |= {output: _as_ids(case, output, prompt, found), f"{output}_score": found.scores}
+    return ours
+
+
+def _captions(case: Case) -> Iterator[Row]:
+    row, found = _load(case)
+    yield row
+    options, given = case.manifest["options"], case.inputs
+    text, count = given["input_ids"], options["prompt_length"]
+    smoothing = {"loss__smoothing": options.get("label_smoothing", 0.1)}
+
+    def training() -> Training:
+        batch = {"text": text, "text_mask": given["attention_mask"].astype(bool)}
+        changes = {"data__max_tokens": text.shape[1], "data__prompt": "", **smoothing}
+        return _written(case, found, "blip_caption", batch, **changes)
+
+    def of_run(run: Run) -> Run:
+        task: Any = run.task
+        task._prompt = np.asarray(text[0, :count])
+        return run
+
+    run = of_run(Run(training(), Precision(case, np.float32)))
+    task, params = run.task, run.start.params
+    each, tokens, logits = jax.jit(lambda params: task.of_captions(params, run.batch, {}, train=False))(params)
+    image = jnp.asarray(np.moveaxis(given["image"], 1, -1))
+    embeds, _, _ = task.model.apply({"params": params}, image, method="see")
+    ours = {"logits": logits, "loss": each.sum() / tokens.sum(), "image_embeds": embeds}
+    ours |= _generated(case, found_model(found), params, np.asarray(text[:, :count]), image=image)
+    if "sample_logits" in given:
+        ours["sample_probabilities"] = _sampling(options, given)
+    yield from compare_all(case, ours | _summaries(case, ours))
+    if "grad_norms" in case.expected:
+        named = lambda run: {"grad_norms": ("gradients", run.norms(of_run(run).follow([0.0])[0].gradients))}  # noqa: E731
+        alone = dataclasses.replace(case, expected={"grad_norms": case.expected["grad_norms"]})
+        yield from train(alone, training, named)
+
+
+def found_model(found: Checkpoint) -> Any:
+    """The network of a checkpoint."""
+    return models.build({key: value for key, value in found.config.items() if key not in ("queue", "positives")})
+
+
+def _sampling(options: Mapping[str, Any], given: Mapping[str, np.ndarray]) -> Any:
+    """The distribution that a token is drawn from, behind a context."""
+    special = options["special_ids"]
+    stated = {"min_length": 10, "top_p": 0.9} | dict(options.get("sample", {}))
+    settings = {"beams": 1, "repetition_penalty": 1.0, "max_length": 100} | stated
+    search = search_of(settings, end=special["sep"], padding=special["pad"], prompt=1)
+    context = jnp.asarray(given["sample_context"], jnp.int32)
+    nothing = jnp.zeros((len(context), 1), jnp.int32)
+    written = rules.Written(context, jnp.ones(context.shape, bool), nothing, jnp.zeros((), jnp.int32))
+    return jax.nn.softmax(rules.apply(search.limits.rules, jnp.asarray(given["sample_logits"]), written), axis=-1)
+
+
+def _answers(case: Case) -> Iterator[Row]:
+    row, found = _load(case, blip.VQA)
+    yield row
+    options, given = case.manifest["options"], case.inputs
+    question, question_mask = given["question_ids"], given["question_mask"].astype(bool)
+    counts, weights = given["n"].astype(int), given["weights"]
+    answers = given.get("answer_ids")
+    special = options["special_ids"]
+    if answers is None:  # the answers are among the candidates, by their texts
+        texts, known = (list(case.manifest["inputs"][name]) for name in ("answers", "candidates"))
+        if not set(texts) <= set(known):
+            answers = None
+        else:
+            places = [known.index(text) for text in texts]
+            answers, mask = given["candidate_ids"][places], given["candidate_mask"][places].astype(bool)
+    else:
+        mask = given["answer_mask"].astype(bool)
+    batch: dict[str, Any] = {"question": question, "question_mask": question_mask}
+    width = 2 if answers is None else answers.shape[1]
+    most = int(counts.max())
+    text = np.full((len(question), most, width), special["pad"], np.int64)
+    there, weight = np.zeros(text.shape, bool), np.zeros(text.shape[:2], np.float32)
+    if answers is not None:
+        for i, (start, count) in enumerate(zip(np.cumsum(counts) - counts, counts, strict=True)):
+            rows = slice(start, start + count)
+            text[i, :count], there[i, :count], weight[i, :count] = answers[rows], mask[rows], weights[rows]
+    there[..., 0] = True
+    batch |= {"text": text, "text_mask": there, "weight": weight}
+    changes = {"data__max_tokens": question.shape[1], "loss__smoothing": options.get("label_smoothing", 0.1)}
+    changes |= {"data__max_answers": most, "data__max_answer_tokens": width}
+
+    def training() -> Training:
+        return _written(case, found, "blip_vqa", batch, **changes)
+
+    run = Run(training(), Precision(case, np.float32))
+    task: Any = run.task
+    params, image = run.start.params, jnp.asarray(np.moveaxis(given["image"], 1, -1))
+
+    @jax.jit
+    def forward(params: Any, batch: Any) -> Any:
+        _, (metrics, _) = type(task).loss(task, params, {}, batch, {}, train=False)
+        flat = [batch[name].reshape(-1, width) for name in ("text", "text_mask")]
+        asked = {"question": batch["question"], "question_mask": batch["question_mask"]}
+        logits, out = task.model.apply({"params": params}, image=image, text=flat[0], text_mask=flat[1], **asked)
+        return metrics["loss"], logits, out["question_states"]
+
+    (total, images), logits, states = forward(params, run.batch)
+    ours: dict[str, Any] = {"question_states": states}
+    if answers is not None:
+        kept = np.concatenate([np.arange(count) + i * most for i, count in enumerate(counts)])
+        ours |= {"train_decoder_logits": np.asarray(logits)[kept], "loss": total / images}
+    if "candidate_ids" in given:
+        candidates = given["candidate_ids"].astype(np.int32), given["candidate_mask"].astype(bool)
+        ranked = jax.jit(lambda params, batch: task.rank(params, batch, candidates, options["k_test"]))(
+            params, run.batch
+        )
+        ours |= {"first_token_prob": ranked.first, "topk_ids": ranked.kept, "topk_loss": ranked.loss}
+        ours["rank_answer"] = ranked.best
+    vision = found_model(found)
+    if any(name.startswith("image_embeds") for name in case.expected):
+        ours["image_embeds"] = vision.apply(
+            {"params": params}, method=lambda model: model.vision_tower(image)[1]["tokens"]
+        )
+    prompt = np.full((len(question), 1), special["dec"])
+    asked = {"question": jnp.asarray(question, jnp.int32), "question_mask": jnp.asarray(question_mask)}
+    ours |= _generated(case, vision, params, prompt, image=image, attend_padding=jnp.asarray(True), **asked)
+    yield from compare_all(case, ours | _summaries(case, ours))
+    if "grad_norms" in case.expected:
+        named = lambda run: {"grad_norms": ("gradients", run.norms(run.follow([0.0])[0].gradients))}  # noqa: E731
+        alone = dataclasses.replace(case, expected={"grad_norms": case.expected["grad_norms"]})
+        yield from train(alone, training, named)
+
+
+def _two_images(case: Case) -> Iterator[Row]:
+    row, found = _load(case, blip.NLVR)
+    yield row
+    first, second = np.split(np.moveaxis(case.inputs["image"], 1, -1), 2)
+    text = jnp.asarray(case.inputs["input_ids"], jnp.int32).at[:, 0].set(case.manifest["options"]["special_ids"]["enc"])
+    mask = jnp.asarray(case.inputs["attention_mask"], bool)
+    params = jax.tree.map(jnp.asarray, found.params)
+    image = jnp.asarray(np.stack([first, second], axis=1))
+    logits, _ = jax.jit(found_model(found).apply)({"params": params}, image=image, text=text, text_mask=mask)
+    targets = jnp.asarray(case.inputs["targets"], jnp.int32)
+    yield from compare_all(case, {"logits": logits, "loss": cross_entropy(logits, targets).mean()})
+
+
+# --- what fine-tuning takes of a pre-training -------------------------------------------------------------------------------
+
+_NONE = {"reads": True, "writes": False, "matches": False, "features": 0, "temperature": 0.0}
+TARGETS: Mapping[str, tuple[Original, Mapping[str, Any]]] = {
+    "BLIP_Decoder": (blip.ORIGINALS[""], _NONE | {"reads": False, "writes": True}),
+    "BLIP_Base": (blip.ORIGINALS[""], _NONE),
+    "BLIP_ITM": (blip.ORIGINALS[""], _NONE | {"matches": True, "features": "embed_dim"}),
+    "BLIP_Retrieval": (
+        blip.ORIGINALS["image"],
+        _NONE | {"matches": True, "features": "embed_dim", "temperature": 0.07, "queue": "queue_size"},
+    ),
+    "BLIP_VQA": (blip.VQA, {}),
+    "BLIP_NLVR": (blip.NLVR, {}),
+}
+"""The original's class -> how its checkpoints are written, and its config, where a text names one of the case's sizes."""
+
+
+def _is_loading(content: Mapping[str, Any]) -> bool:
+    cases = content.get("cases")
+    return isinstance(cases, list) and bool(cases) and all("missing_keys" in one and "target" in one for one in cases)
+
+
+def _loading(case: Case) -> Iterator[Row]:
+    """For each target: what it takes of the source's file."""
+    source = case.beside_by_content(
+        "the manifest of a pre-training", lambda content: content.get("model") == "BLIP_Pretrain"
+    )
+    source = next((p for p in case.folder.glob(f"{case.manifest['source'].split()[0]}.manifest.json")), source)
+    of_source = Case.read(source)
+    options, tensors = of_source.manifest["options"], dict(of_source.checkpoint())
+    for group in of_source.manifest.get("tied", ()):
+        tensors |= dict.fromkeys(group, tensors[group[-1]])
+    for one in case.manifest["cases"]:
+        yield case.counted(one["target"], _loaded(one, options, tensors))
+
+
+def _loaded(one: Mapping[str, Any], options: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> Results:
+    name, _, changes = one["target"].partition(" with ")
+    sizes = {size: options[size] for size in ("embed_dim", "queue_size")}
+    sizes |= {size: int(value) for size, value in re.findall(r"(\w+) (\d+)", changes)}
+    original, fields = TARGETS[name]
+    config = {field: sizes.get(value, value) if isinstance(value, str) else value for field, value in fields.items()}
+    config |= {"name": original.start["name"], "vocab_size": options["med"]["vocab_size"]}
+    config |= {"vision_sizes": vision_sizes(options["vit"]), "text_sizes": text_sizes(options["med"])}
+    if original is blip.ORIGINALS["image"]:
+        config["positives"] = "image"
+    inputs = {key: jax.ShapeDtypeStruct((1, 1), jnp.int32) for key in ("text", "question")[: 1 + (name == "BLIP_VQA")]}
+    side = one["image_size"]
+    shape = (1, *((2,) if name == "BLIP_NLVR" else ()), side, side, 3)
+    shapes = original.shapes(config, {"image": jax.ShapeDtypeStruct(shape, jnp.float32), **inputs})
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    target = {key: value.shape for key, value in original.to_original(Checkpoint(zeros, config)).items()}
+    found = blip.adapted(tensors, target)
+    ours = {
+        "missing_keys": sorted(found.missing),
+        "unexpected_keys": sorted(found.unexpected),
+        "dropped_for_shape": sorted(found.dropped),
+        "position_embeddings_interpolated": sorted(found.interpolated),
+        "keys_in_target": len(target),
+    }
+    for key, value in one.items():
+        if key not in ("target", "image_size"):
+            yield (
+                key,
+                ours.get(key, "the runner does not know this"),
+                sorted(value) if isinstance(value, list) else value,
+            )
+
+
+RUNNERS = ((_is_loading, _loading),)
+"""What recognises a file of cases by its content -> what runs it."""
+
+MODELS: Mapping[str, Callable[[Case], Iterator[Row]]] = {
     "VisionTransformer": _vision,
     "BertModel": _text,
     "BLIP_Pretrain": _whole,
     "BLIP_Retrieval": _whole,
     "BLIP_ITM": _heads,
     "BLIP_Base": _heads,
+    "BLIP_Decoder": _captions,
+    "BLIP_VQA": _answers,
+    "BLIP_NLVR": _two_images,
 }

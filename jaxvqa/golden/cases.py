@@ -172,20 +172,21 @@ class Case:
         Args:
           output: its name, without `out_`.
           ours: our value, or what gives it.
-          limit: the largest relative difference allowed.
+          limit: the largest relative difference allowed; none is where the original's are whole numbers.
           entrywise: take each row's difference relative to that row's own scale, not to that of the whole array.
           only: rows to compare; all by default.
         """
 
         def row() -> Row:
             found, expected = ours() if callable(ours) else ours, self.expected[output]
+            largest = 0.0 if np.issubdtype(expected.dtype, np.integer) else limit
             if np.shape(found) != expected.shape:
                 note = f"shape {list(np.shape(found))}, expected {list(expected.shape)}"
-                return Row(self.name, output, False, None, limit, note)
+                return Row(self.name, output, False, None, largest, note)
             errors = differences(found, expected, entrywise=entrywise, only=only)
             error = float(np.max(errors, initial=0.0))
             note = "" if only is None else f"{np.count_nonzero(only)} of {len(only)} rows"
-            return Row(self.name, output, error <= limit, error, limit, note)
+            return Row(self.name, output, error <= largest, error, largest, note)
 
         return self.attempt(output, row)
 

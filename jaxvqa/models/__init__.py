@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from jaxvqa.errors import ConfigError, nearest
 from jaxvqa.models import towers
-from jaxvqa.models.blip import BLIP
+from jaxvqa.models.blip import BLIP, BlipNlvr, BlipVqa
 from jaxvqa.models.cmsa import CMSA
 from jaxvqa.models.flamingo import Flamingo
 from jaxvqa.models.mevf import BAN, SAN
@@ -32,12 +32,14 @@ MODELS: dict[str, type[nn.Module]] = {
     "sysu_hcp": SysuHcp,
     "flamingo": Flamingo,
     "blip": BLIP,
+    "blip_vqa": BlipVqa,
+    "blip_nlvr": BlipNlvr,
 }
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 
 FOLLOWING = (
     *("vocab_size", "num_answers", "classes", "image_token", "dtype"),
-    *("mlmi", "types", "pooler", "with_readout"),
+    *("mlmi", "types", "pooler", "with_readout", "twin"),
 )
 """Fields that a config does not have: a task gives those of models, Flamingo those of its language models."""
 

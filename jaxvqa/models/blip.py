@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from flax.core import FrozenDict
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxvqa.decoding.cache import DecoderCache
 from jaxvqa.models import towers
 from jaxvqa.models.layers.attention import KeyValue
 from jaxvqa.models.layers.linear import Linear
@@ -72,15 +73,8 @@ class BLIP(nn.Module):
 
     def setup(self) -> None:
         """Makes the parts."""
-        fixed = {"dtype": self.dtype}
-        self.vision_tower = towers.make(
-            "image encoder", self.vision, self.vision_sizes, "config.model.vision", "config.model.vision_sizes", **fixed
-        )
-        self.text_tower = towers.make(
-            *("text about images", self.text, self.text_sizes, "config.model.text", "config.model.text_sizes"),
-            vocab_size=self.vocab_size,
-            **fixed,
-        )
+        self.vision_tower, make_text = _towers(self)
+        self.text_tower = make_text()
         if self.features:
             self.image_projection, self.text_projection = (Linear(self.features, self.dtype) for _ in range(2))
         if self.matches:
@@ -137,6 +131,28 @@ class BLIP(nn.Module):
         """Scores every next token of texts about images: float32[B, T, V], and the tower's intermediates."""
         return self.text_tower.write(text, text_mask, seen.memory, seen.mask, train=train)
 
+    def prefill(
+        self,
+        *,
+        text: Int[Array, "B P"],
+        text_mask: Bool[Array, "B P"],
+        image: Float[Array, "B H W C"],
+        slots: int,
+        texts: int = 1,
+    ) -> tuple[Float[Array, "B V"], DecoderCache]:
+        """Reads prompts about images, whose keys and values all texts of a prompt share; see `Writer`."""
+        tokens, mask, _ = self.see(image)
+        memory = self.text_tower.remember(tokens)
+        return self.text_tower.start_writing(text, text_mask, memory, mask, slots=slots, texts=texts)
+
+    def decode(self, token: Int[Array, " N"], cache: DecoderCache) -> tuple[Float[Array, "N V"], DecoderCache]:
+        """Adds one token to each text; see `Writer`."""
+        return self.text_tower.go_on(token, cache)
+
+    def decode_given(self, tokens: Int[Array, "C W"], cache: DecoderCache) -> Float[Array, "B C W V"]:
+        """Reads C texts behind each of the cache's; see `Writer`."""
+        return self.text_tower.read_behind(tokens, cache)
+
     def __call__(
         self,
         image: Float[Array, "B H W C"],
@@ -163,3 +179,155 @@ class BLIP(nn.Module):
         if self.writes:
             out["logits"], _ = self.write(text, text_mask, seen, train=train)
         return result, out
+
+
+class BlipVqa(nn.Module):
+    """Answers to questions about images: an encoder reads the question beside the image, a decoder writes from its states.
+
+    docs/originals/blip.md, section 7.
+
+    Attributes:
+      vocab_size: number of tokens V.
+      vision: as of `BLIP`.
+      vision_sizes: as of `BLIP`.
+      text: as of `BLIP`; encoder and decoder are two of them.
+      text_sizes: as of `BLIP`, of both.
+    """
+
+    vocab_size: int
+    vision: str = "vit-base"
+    vision_sizes: Mapping[str, Any] = FrozenDict()
+    text: str = "med"
+    text_sizes: Mapping[str, Any] = FrozenDict()
+    dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        """Makes the parts."""
+        self.vision_tower, make_text = _towers(self)
+        self.question_tower, self.answer_tower = make_text(), make_text()
+
+    def ask(
+        self,
+        image: Float[Array, "B H W C"],
+        question: Int[Array, "B T"],
+        question_mask: Bool[Array, "B T"],
+        *,
+        train: bool = False,
+    ) -> tuple[Float[Array, "B T D"], dict[str, Array]]:
+        """The states of questions, each read beside its image, and the encoder's intermediates."""
+        _, out = self.vision_tower(image, train=train)
+        memory = self.question_tower.remember(out["tokens"])
+        return self.question_tower.encode(question, question_mask, memory, out.get("real"), train=train)
+
+    def write(
+        self,
+        states: Float[Array, "B T D"],
+        question_mask: Bool[Array, "B T"] | None,
+        text: Int[Array, "N W"],
+        text_mask: Bool[Array, "N W"],
+        *,
+        train: bool = False,
+    ) -> tuple[Float[Array, "N W V"], dict[str, Array]]:
+        """Scores every next token of answers, N / B of them in a row for each question."""
+        memory = self.answer_tower.remember(states)
+        return self.answer_tower.write(text, text_mask, memory, question_mask, train=train)
+
+    def prefill(
+        self,
+        *,
+        text: Int[Array, "B P"],
+        text_mask: Bool[Array, "B P"],
+        image: Float[Array, "B H W C"],
+        question: Int[Array, "B T"],
+        question_mask: Bool[Array, "B T"],
+        attend_padding: Bool[Array, ""] | None = None,
+        slots: int,
+        texts: int = 1,
+    ) -> tuple[Float[Array, "B V"], DecoderCache]:
+        """Reads questions and the beginnings of their answers; see `Writer`.
+
+        Where `attend_padding` is true, the answers read the states of the questions' padding too, as in the original's
+        generation (docs/originals/blip.md, section 18, quirk 3).
+        """
+        states, _ = self.ask(image, question, question_mask)
+        mask = question_mask if attend_padding is None else question_mask | attend_padding
+        memory = self.answer_tower.remember(states)
+        return self.answer_tower.start_writing(text, text_mask, memory, mask, slots=slots, texts=texts)
+
+    def decode(self, token: Int[Array, " N"], cache: DecoderCache) -> tuple[Float[Array, "N V"], DecoderCache]:
+        """Adds one token to each text; see `Writer`."""
+        return self.answer_tower.go_on(token, cache)
+
+    def decode_given(self, tokens: Int[Array, "C W"], cache: DecoderCache) -> Float[Array, "B C W V"]:
+        """Reads C texts behind each of the cache's; see `Writer`."""
+        return self.answer_tower.read_behind(tokens, cache)
+
+    def __call__(
+        self,
+        image: Float[Array, "B H W C"],
+        question: Int[Array, "B T"],
+        text: Int[Array, "N W"],
+        question_mask: Bool[Array, "B T"] | None = None,
+        text_mask: Bool[Array, "N W"] | None = None,
+        *,
+        train: bool = False,
+    ) -> tuple[Float[Array, "N W V"], dict[str, Array]]:
+        """Scores every next token of answers, N / B of them in a row for each question, and `question_states` [B, T, D]."""
+        question_mask = jnp.ones(question.shape, bool) if question_mask is None else question_mask
+        text_mask = jnp.ones(text.shape, bool) if text_mask is None else text_mask
+        states, _ = self.ask(image, question, question_mask, train=train)
+        logits, out = self.write(states, question_mask, text, text_mask, train=train)
+        return logits, out | {"question_states": states}
+
+
+class BlipNlvr(nn.Module):
+    """Whether a sentence is true of two images (docs/originals/blip.md, section 10).
+
+    Attributes:
+      vocab_size: number of tokens V.
+      vision: as of `BLIP`.
+      vision_sizes: as of `BLIP`.
+      text: as of `BLIP`.
+      text_sizes: as of `BLIP`.
+      merge_from: the first block that merges what it reads of the two images; those before take the mean.
+    """
+
+    vocab_size: int
+    vision: str = "vit-base"
+    vision_sizes: Mapping[str, Any] = FrozenDict()
+    text: str = "med"
+    text_sizes: Mapping[str, Any] = FrozenDict()
+    merge_from: int = 6
+    dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        """Makes the parts."""
+        self.vision_tower, make_text = _towers(self, twin=self.merge_from)
+        self.text_tower = make_text()
+        self.head = [Linear(features, self.dtype) for features in (self.text_tower.width, 2)]
+
+    def __call__(
+        self,
+        image: Float[Array, "B 2 H W C"],
+        text: Int[Array, "B T"],
+        text_mask: Bool[Array, "B T"] | None = None,
+        *,
+        train: bool = False,
+    ) -> tuple[Float[Array, "B 2"], dict[str, Array]]:
+        """float32[B, 2] logits, no and yes, and the text model's intermediates."""
+        text_mask = jnp.ones(text.shape, bool) if text_mask is None else text_mask
+        flat = jnp.swapaxes(image, 0, 1).reshape(-1, *image.shape[2:])  # all first images, then all second ones
+        _, out = self.vision_tower(flat, train=train)
+        memory = self.text_tower.remember(out["tokens"])
+        states, inside = self.text_tower.encode(text, text_mask, memory, out.get("real"), train=train)
+        return widened(self.head[1](nn.relu(self.head[0](states[:, 0])))), inside | {"states": states}
+
+
+def _towers(model: Any, **fixed: Any) -> tuple[nn.Module, Callable[[], nn.Module]]:
+    """A model's image encoder, and what makes its text models; to be called where it makes its parts."""
+    given, sizes = "config.model.{}", "config.model.{}_sizes"
+    of_vision = (model.vision, model.vision_sizes, given.format("vision"), sizes.format("vision"))
+    of_text = (model.text, model.text_sizes, given.format("text"), sizes.format("text"))
+    vision = towers.make("image encoder", *of_vision, dtype=model.dtype)
+    fixed |= {"vocab_size": model.vocab_size, "dtype": model.dtype}
+    return vision, lambda: towers.make("text about images", *of_text, **fixed)

@@ -156,6 +156,8 @@ TASKS = {
     "answer_classification": "jaxvqa.tasks.answer_classification:AnswerClassification",
     "radiology_vqa": "jaxvqa.tasks.radiology_vqa:RadiologyVqa",
     "image_classification": "jaxvqa.tasks.image_classification:ImageClassification",
+    "image_captioning": "jaxvqa.tasks.image_captioning:ImageCaptioning",
+    "answer_writing": "jaxvqa.tasks.answer_writing:AnswerWriting",
     "image_text": "jaxvqa.tasks.image_text:ImageText",
     "text_generation": "jaxvqa.tasks.text_generation:TextGeneration",
     "multi_task_pretraining": "jaxvqa.tasks.multi_task_pretraining:MultiTaskPretraining",

@@ -7,7 +7,7 @@ import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, NamedTuple, cast, get_args
+from typing import Any, ClassVar, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -15,18 +15,16 @@ import ml_collections
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
 
-from jaxvqa import losses, models, paths
-from jaxvqa.data import image_text, images, tokenizers
-from jaxvqa.data.blip_text import ADDED, CaptionTokenizer
-from jaxvqa.data.data_set import DataSet
-from jaxvqa.data.transforms import Keep, RegionsAsImage, Transform
+from jaxvqa import losses, paths
+from jaxvqa.data import image_text
+from jaxvqa.data.transforms import Keep, Transform
 from jaxvqa.errors import ConfigError, nearest
 from jaxvqa.losses import contrast
 from jaxvqa.losses.contrast import Choice, Negatives, Queue
 from jaxvqa.models.blip import Seen
-from jaxvqa.precision import widened
 from jaxvqa.state import Kinds, TrainState, fold
-from jaxvqa.tasks import Assets, Loss, Metrics, Task
+from jaxvqa.tasks import Assets, Loss, Metrics
+from jaxvqa.tasks.blip import BlipTask, as_jax, begun, empty_texts
 from jaxvqa.tasks.predictions import Predict
 from jaxvqa.types import Arrays, Batch, Collections, Params, Rngs
 
@@ -89,7 +87,7 @@ class Parts(NamedTuple):
     logits: Float[Array, "B T V"] | None
 
 
-class ImageText(Task):
+class ImageText(BlipTask):
     """Contrast with soft targets and queues, matching with hard negatives, and the loss of writing.
 
     `config.loss`: `positives` (one of `POSITIVES`), `groups` (how many parts of a batch are contrasted each by itself, as the
@@ -113,8 +111,8 @@ class ImageText(Task):
         Raises:
           ConfigError: options are not known, or do not go together; all in one message.
         """
-        self.assets, self._data, self._loss = assets, config.data, config.loss
-        self.tokenizer = CaptionTokenizer(assets["tokenizer"])
+        super().__init__(config, assets)
+        self._loss = config.loss
         negatives = self._loss.negatives
         rows = (
             ("positives", self._loss.positives, POSITIVES),
@@ -143,8 +141,6 @@ class ImageText(Task):
             )
         if faults:
             raise ConfigError("\n".join(faults))
-        self.model: Any = models.build(config.model.to_dict(), dtype=config.dtype, vocab_size=len(self.tokenizer))
-        self._regions = self.model.vision == "region-vit"
         self.batch_keys: Sequence[str] = ("image", "text", "text_mask", "image_id", "mask")
         self.predictions: dict[str, Predict] = {
             "image_features": Predict(self._predict_image, ("image",)),
@@ -154,25 +150,9 @@ class ImageText(Task):
 
     # --- assets and data ---------------------------------------------------------------------------------------------------
 
-    @staticmethod
-    def make_assets(config: ml_collections.ConfigDict, data: DataSet) -> Assets:
-        """Reads the tokenizer that the config names, or trains one on the captions; raises as `image_text.tokenizer_of`."""
-        return {"tokenizer": image_text.tokenizer_of(data)}
-
-    @staticmethod
-    def stand_in_assets(config: ml_collections.ConfigDict) -> Assets:
-        """Assets of the size `config.compile.vocab_size`, without any data."""
-        return {"tokenizer": tokenizers.stand_in(config.compile.vocab_size, (*tokenizers.BERT_SPECIAL, *ADDED))}
-
     def transforms(self, *, train: bool) -> Sequence[Transform]:
         """Raw example to `image`, `text`, `text_mask`, `image_id` and `id`; in training, images are changed at random."""
-        data = self._data
-        see: Sequence[Transform] = (
-            (RegionsAsImage(data.max_regions, data.region_width),)
-            if self._regions
-            else image_text.image_steps(data, train=train)
-        )
-        return (image_text.ImageText(see, self._write_caption()),)
+        return (image_text.ImageText(self.see(train=train), self._write_caption()),)
 
     def text_transforms(self) -> Sequence[Transform]:
         """An example's own record to `text` and `text_mask`, as the model reads texts in evaluation."""
@@ -187,15 +167,11 @@ class ImageText(Task):
 
         `image` is uint8[B, S, S, 3], with regions float16[B, R, 1, F + 4].
         """
-        data = self._data
-        if self._regions:
-            image: np.ndarray = np.zeros((batch_size, data.max_regions, 1, data.region_width + 4), np.float16)
-        else:
-            image = np.zeros((batch_size, data.image_size, data.image_size, 3), np.uint8)
+        text, text_mask = empty_texts((batch_size, self._data.max_tokens))
         return {
-            "image": image,
-            "text": np.zeros((batch_size, data.max_tokens), np.int32),
-            "text_mask": np.ones((batch_size, data.max_tokens), np.bool_),
+            "image": self.init_image(batch_size),
+            "text": text,
+            "text_mask": text_mask,
             "image_id": np.arange(batch_size, dtype=np.int32),
             "mask": np.ones((batch_size,), np.float32),
         }
@@ -204,9 +180,9 @@ class ImageText(Task):
 
     def init(self, key: Key[Array, ""]) -> Collections:
         """Fresh variables: parameters, their momentum copies, and a queue of random features."""
-        batch = {name: jnp.asarray(array) for name, array in self.init_batch(1).items()}
+        batch = as_jax(self.init_batch(1))
         inputs = {name: batch[name] for name in ("text", "text_mask")}
-        variables = self.model.init({"params": key}, image=self._pixels(batch["image"]), **inputs)
+        variables = self.model.init({"params": key}, image=self.pixels(batch["image"]), **inputs)
         return with_memory(variables, fold(key, "queue"), self._loss.queue, self.model.features)
 
     def before(self, state: TrainState) -> TrainState:
@@ -250,10 +226,10 @@ class ImageText(Task):
         """What the loss of a batch is made of; arguments as of `loss`."""
         options, groups = self._loss, self._loss.groups
         real, ids = batch["mask"] > 0, batch["image_id"].astype(jnp.int32)
-        call = self._caller(params, rngs.get("dropout"), train=train)
+        call = self.caller(params, rngs.get("dropout"), train=train)
         mine = self._features(call, batch)
         drops = train and options.momentum_dropout
-        copies = self._caller(collections["momentum"], rngs.get("momentum"), train=drops)
+        copies = self.caller(collections["momentum"], rngs.get("momentum"), train=drops)
         theirs = jax.tree.map(jax.lax.stop_gradient, self._features(copies, batch))
         keys, queue = (theirs.image, theirs.text), Queue(**collections["queue"])
 
@@ -282,24 +258,13 @@ class ImageText(Task):
 
         written = None
         if self.model.writes:
-            text = _begun(batch["text"], self.tokenizer.decode_begin)
+            text = begun(batch["text"], self.tokenizer.decode_begin)
             written, _ = call("write", text=text, text_mask=batch["text_mask"], seen=seen)
             found["writing"] = self._writing(written, text, batch["text_mask"] & real[:, None])
         return Parts(mine, found, rows, queue.put(*keys, ids), scores, negatives, logits, weights, written)
 
-    def _caller(self, params: Params, key: Key[Array, ""] | None, *, train: bool) -> Callable[..., Any]:
-        """Calls a method of the model; what each call drops does not depend on the others."""
-
-        def call(method: str, place: str = "", **inputs: Any) -> Any:
-            if method == "remember":
-                return self.model.apply({"params": params}, method=method, **inputs)
-            rngs = {"dropout": fold(cast(Any, key), method + place)} if train else {}
-            return self.model.apply({"params": params}, method=method, train=train, rngs=rngs, **inputs)
-
-        return call
-
     def _features(self, call: Callable[..., Any], batch: Batch) -> Features:
-        tokens, mask, image = call("see", image=self._pixels(batch["image"]))
+        tokens, mask, image = call("see", image=self.pixels(batch["image"]))
         states, text = call("read", text=batch["text"], text_mask=batch["text_mask"])
         return Features(tokens, mask, image["feature"], states, text["feature"])
 
@@ -354,7 +319,7 @@ class ImageText(Task):
 
         An image's two texts stand side by side: its keys and values are there once.
         """
-        text, mask = _begun(batch["text"], self.tokenizer.encode_begin), batch["text_mask"]
+        text, mask = begun(batch["text"], self.tokenizer.encode_begin), batch["text_mask"]
         image, other = (n.row for n in negatives)
         both = [jnp.stack([x, self._take(x, other)], axis=1).reshape(-1, x.shape[-1]) for x in (text, mask)]
         own, _ = call("match", text=both[0], text_mask=both[1], seen=seen)
@@ -370,31 +335,26 @@ class ImageText(Task):
         sums = [contrast.in_groups(x, self._loss.groups).sum(1) for x in (each, jnp.sum(mask[:, 1:], axis=1))]
         return jnp.mean(sums[0] / jnp.maximum(sums[1], 1))
 
-    def _pixels(self, image: Array) -> Float[Array, "B H W C"]:
-        if self._regions:
-            return widened(image)
-        return images.normalised(image, self._data.mean, self._data.std)
-
     # --- predictions -------------------------------------------------------------------------------------------------------
 
     def _predict_image(self, params: Params, collections: Collections, batch: Batch) -> Arrays:
         """`image_states` float32[B, N, D], `image_mask` bool[B, N] and `image_feature` float32[B, E], of length 1."""
-        call = self._caller(params, None, train=False)
-        tokens, mask, out = call("see", image=self._pixels(batch["image"]))
+        call = self.caller(params, None, train=False)
+        tokens, mask, out = call("see", image=self.pixels(batch["image"]))
         mask = jnp.ones(tokens.shape[:2], bool) if mask is None else mask
         return {"image_states": tokens, "image_mask": mask, "image_feature": out["feature"]}
 
     def _predict_text(self, params: Params, collections: Collections, batch: Batch) -> Arrays:
         """`text_feature` float32[B, E], of length 1."""
-        call = self._caller(params, None, train=False)
+        call = self.caller(params, None, train=False)
         return {"text_feature": call("read", text=batch["text"], text_mask=batch["text_mask"])[1]["feature"]}
 
     def _predict_match(self, params: Params, collections: Collections, batch: Batch) -> Arrays:
         """`match_logits` float32[B, P, 2], no and yes, of P texts int32[B, P, T] about each image's `image_states`."""
-        call = self._caller(params, None, train=False)
+        call = self.caller(params, None, train=False)
         rows, count, length = batch["text"].shape
         seen = call("remember", tokens=batch["image_states"], mask=batch["image_mask"])
-        text = _begun(batch["text"].reshape(-1, length), self.tokenizer.encode_begin)
+        text = begun(batch["text"].reshape(-1, length), self.tokenizer.encode_begin)
         logits, _ = call("match", text=text, text_mask=batch["text_mask"].reshape(-1, length), seen=seen)
         return {"match_logits": logits.reshape(rows, count, 2)}
 
@@ -404,11 +364,6 @@ def with_memory(variables: Mapping[str, Any], key: Key[Array, ""], rows: int, wi
     of_path = paths.flatten(variables["params"])
     copied = {path: jnp.copy(leaf) for path, leaf in of_path.items() if not re.fullmatch(NOT_COPIED, path)}
     return {**variables, "momentum": paths.nest(copied), "queue": Queue.fresh(key, rows, width)._asdict()}
-
-
-def _begun(text: Int[Array, "B T"], token: int) -> Int[Array, "B T"]:
-    """Texts whose first token is this one, which says what they are read for."""
-    return text.at[:, 0].set(token)
 
 
 def _mean(x: Float[Array, " B"], real: Bool[Array, " B"]) -> Float[Array, ""]:

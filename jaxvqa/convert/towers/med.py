@@ -17,28 +17,31 @@ def _attention(key: str, path: str) -> list[Rule]:
     ]
 
 
-def _block(own: str) -> list[Rule]:
+_CROSS = _attention("crossattention", "cross_attention")
+
+
+def _block(own: str, cross: list[Rule] = _CROSS) -> list[Rule]:
     return [
         *_attention("attention", own),
-        *_attention("crossattention", "cross_attention"),
+        *cross,
         *nested("intermediate.dense", "feed_forward/up", LINEAR),
         *nested("output.dense", "feed_forward/down", LINEAR),
         *nested("output.LayerNorm", "feed_forward_norm", LAYER_NORM),
     ]
 
 
-def _bert(own: str) -> list[Rule]:
+def _bert(block: list[Rule]) -> list[Rule]:
     return [
         Rule("embeddings.word_embeddings.weight", "embed/embedding"),
         Rule("embeddings.position_embeddings.weight", "position/embedding"),
         *nested("embeddings.LayerNorm", "embed_norm", LAYER_NORM),
-        *nested("encoder.layer.{i}", "block_{i}", _block(own)),
+        *nested("encoder.layer.{i}", "block_{i}", block),
     ]
 
 
-ENCODER = _bert("attention")
+ENCODER = _bert(_block("attention"))
 DECODER = [
-    *(Rule(f"bert.{r.key}", r.path, r.change) for r in _bert("decoder_attention")),
+    *(Rule(f"bert.{r.key}", r.path, r.change) for r in _bert(_block("decoder_attention"))),
     Rule("cls.predictions.bias", "readout/bias"),
     *nested("cls.predictions.transform.dense", "transform", LINEAR),
     *nested("cls.predictions.transform.LayerNorm", "transform_norm", LAYER_NORM),
@@ -46,6 +49,44 @@ DECODER = [
     Rule("cls.predictions.decoder.bias", "readout/bias"),
 ]
 """What encoder and decoder share has a name of each, of which a model's table takes one or both."""
+
+
+_OF_IMAGE = ("cross_attention", "second_cross_attention")
+_TWIN_CROSS = [
+    *(
+        rule
+        for i, path in enumerate(_OF_IMAGE)
+        for part in ("query", "key", "value")
+        for rule in nested(f"crossattention.self{i}.{part}", f"{path}/{part}", LINEAR)
+    ),
+    *nested("crossattention.output.LayerNorm", "cross_attention_norm", LAYER_NORM),
+    *(
+        rule
+        for i, path in enumerate(_OF_IMAGE)
+        for rule in nested(f"crossattention.output.dense{i}", f"{path}/output", LINEAR)
+    ),
+    *nested("crossattention.output.merge_layer", "merge", LINEAR),
+]
+
+
+def _norm_first(rules: list[Rule]) -> list[Rule]:
+    """The order of the original's file for two images: an output's normalisation before its linear layer."""
+    norms = [rule for rule in rules if ".output.LayerNorm." in rule.key]
+    rest = [rule for rule in rules if rule not in norms]
+    place = next(i for i, rule in enumerate(rest) if ".output.dense." in rule.key)
+    return [*rest[:place], *norms, *rest[place:]]
+
+
+TWIN_ENCODER = _bert(
+    [
+        *_norm_first(_attention("attention", "attention")),
+        *_TWIN_CROSS,
+        *nested("intermediate.dense", "feed_forward/up", LINEAR),
+        *nested("output.dense", "feed_forward/down", LINEAR),
+        *nested("output.LayerNorm", "feed_forward_norm", LAYER_NORM),
+    ]
+)
+"""The encoder about two images (docs/originals/blip.md, section 10)."""
 
 
 def _counter(tensors: Tensors, key: str) -> np.ndarray:

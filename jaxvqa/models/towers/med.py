@@ -15,9 +15,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxvqa.decoding.cache import DecoderCache
+from jaxvqa.errors import ConfigError
 from jaxvqa.kernels import times_transposed
 from jaxvqa.models.layers.attention import KeyValue, MultiHeadAttention, Past, causal, recall
 from jaxvqa.models.layers.dropout import Dropout
@@ -28,6 +31,25 @@ from jaxvqa.models.towers.bert import EPSILON
 
 Memory = Sequence[KeyValue]
 """For each block the keys and values of what its cross-attention reads."""
+
+
+def look(
+    attention: MultiHeadAttention,
+    x: Float[Array, "B T D"],
+    memory: KeyValue,
+    mask: Bool[Array, "#M 1 1 N"] | None,
+    *,
+    train: bool,
+    change: Callable[[Array], Array] | None = None,
+) -> tuple[Float[Array, "B T D"], Float[Array, "B K T N"]]:
+    """What the texts beside each of M images read of it, and the weights; arguments as of `MEDBlock`."""
+    beside = x.reshape(len(memory.key), -1, x.shape[-1])
+    options = {} if change is None else {"change": change}
+    y, weights = attention(beside, memory, mask, train=train, **options)
+    weights = weights.reshape(
+        *weights.shape[:2], -1, x.shape[1], weights.shape[-1]
+    )  # [M, K, P, T, N], P texts an image
+    return y.reshape(x.shape), jnp.moveaxis(weights, 2, 1).reshape(len(x), -1, *weights.shape[3:])
 
 
 class MEDBlock(nn.Module):
@@ -67,6 +89,12 @@ class MEDBlock(nn.Module):
         """Keys and values for the cross-attention."""
         return self.cross_attention.project(memory)
 
+    def look(
+        self, x: Array, memory: KeyValue, mask: Array | None, *, train: bool, change: Callable[[Array], Array] | None
+    ) -> tuple[Array, Array]:
+        """What texts read of their images, and the weights."""
+        return look(self.cross_attention, x, memory, mask, train=train, change=change)
+
     def __call__(
         self,
         x: Float[Array, "B T D"],
@@ -104,15 +132,49 @@ class MEDBlock(nn.Module):
         y, maps["attention"] = attention(x, seen, mask, train=train)
         x = behind(self.decoder_attention_norm if writes else self.attention_norm, x, y)
         if memory is not None:
-            beside = x.reshape(len(memory.key), -1, x.shape[-1])
-            options = {} if change is None else {"change": change}
-            y, weights = self.cross_attention(beside, memory, memory_mask, train=train, **options)
-            # [M, K, P·T, N] of P texts beside each image
-            weights = weights.reshape(*weights.shape[:2], -1, x.shape[1], weights.shape[-1])
-            maps["cross_attention"] = jnp.moveaxis(weights, 2, 1).reshape(len(x), -1, *weights.shape[3:])
-            x = behind(self.cross_attention_norm, x, y.reshape(x.shape))
+            y, maps["cross_attention"] = self.look(x, memory, memory_mask, train=train, change=change)
+            x = behind(self.cross_attention_norm, x, y)
         x = behind(self.feed_forward_norm, x, self.feed_forward(x, train=train))
         return x, maps, seen
+
+
+class TwinMEDBlock(MEDBlock):
+    """The same about two images: NLVR2's (docs/originals/blip.md, section 10).
+
+    Attributes:
+      merges: whether what is read of the two is put together by a linear layer; else their mean counts.
+    """
+
+    merges: bool = False
+
+    def setup(self) -> None:
+        """Makes the parts: the cross-attention and its second one, for the second image."""
+        super().setup()
+        options = {"dropout": self.dropout, "kernel_init": INIT, "dtype": self.dtype}
+        self.second_cross_attention = MultiHeadAttention(self.heads, self.width // self.heads, self.width, **options)
+        if self.merges:
+            self.merge = Linear(self.width, self.dtype, kernel_init=INIT)
+
+    def remember(self, memory: Float[Array, "2*B N E"]) -> KeyValue:
+        """Keys and values of all first images, and of all second ones, in two halves."""
+        first, second = jnp.split(memory, 2)
+        both = self.cross_attention.project(first), self.second_cross_attention.project(second)
+        return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), *both)
+
+    def look(
+        self, x: Array, memory: KeyValue, mask: Array | None, *, train: bool, change: Callable[[Array], Array] | None
+    ) -> tuple[Array, Array]:
+        """What texts read of their two images; the weights are of both, one behind the other."""
+        (key, second_key), (value, second_value) = (jnp.split(x, 2) for x in (memory.key, memory.value))
+        halves = (KeyValue(key, value), KeyValue(second_key, second_value))
+        masks = [None, None] if mask is None else jnp.split(mask, 2)
+        attentions = (self.cross_attention, self.second_cross_attention)
+        read, weights = zip(
+            *(look(a, x, m, part, train=train) for a, m, part in zip(attentions, halves, masks, strict=True)),
+            strict=True,
+        )
+        y = self.merge(jnp.concatenate(read, axis=-1)) if self.merges else (read[0] + read[1]) / 2
+        return y, jnp.concatenate(weights, axis=-1)
 
 
 class MED(nn.Module):
@@ -126,6 +188,8 @@ class MED(nn.Module):
       hidden: width between the two linear layers of a block.
       positions: the longest text that it takes.
       dropout: dropout rate.
+      twin: how many of the first blocks take the mean of what they read of two images, while the others merge it; None: texts
+        are about one image.
     """
 
     vocab_size: int = 30524
@@ -135,6 +199,7 @@ class MED(nn.Module):
     hidden: int = 3072
     positions: int = 512
     dropout: float = 0.1
+    twin: int | None = None
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
@@ -146,8 +211,10 @@ class MED(nn.Module):
         self.embed, self.position = table(self.vocab_size), table(self.positions)
         self.embed_norm = LayerNorm(epsilon=EPSILON, dtype=self.dtype)
         self.drop = Dropout(self.dropout)
+        sizes = (self.width, self.heads, self.hidden, self.dropout, self.dtype)
         self.block = [
-            MEDBlock(self.width, self.heads, self.hidden, self.dropout, self.dtype) for _ in range(self.depth)
+            MEDBlock(*sizes) if self.twin is None else TwinMEDBlock(*sizes, merges=i >= self.twin)
+            for i in range(self.depth)
         ]
         self.transform = Linear(self.width, self.dtype, kernel_init=INIT)
         self.transform_norm = LayerNorm(epsilon=EPSILON, dtype=self.dtype)
@@ -208,6 +275,50 @@ class MED(nn.Module):
         x = self.embed_text(text, train=train)
         x, out, _ = self._blocks(x, mask, memory, memory_mask, writes=True, train=train)
         return self.logits(x), out | {"hidden": x}
+
+    def start_writing(
+        self,
+        text: Int[Array, "B P"],
+        text_mask: Bool[Array, "B P"],
+        memory: Memory,
+        memory_mask: Bool[Array, "B N"] | None,
+        *,
+        slots: int,
+        texts: int,
+    ) -> tuple[Float[Array, "B V"], DecoderCache]:
+        """Reads prompts (`jaxvqa.decoding.writer.Writer.prefill`), whose texts read `memory`, a row for each prompt.
+
+        Raises:
+          ConfigError: there are no positions for texts of this length.
+        """
+        if slots > self.positions:
+            raise ConfigError(
+                f"Prompt and answer take {slots} tokens; the text model has positions for {self.positions}."
+            )
+        positions = jnp.maximum(jnp.cumsum(text_mask, axis=-1, dtype=jnp.int32) - 1, 0)
+        mask = causal(text.shape[1]) & text_mask[:, None, None]
+        x = self.embed_text(text, positions, train=False)
+        x, _, kept = self._blocks(x, mask, memory, memory_mask, writes=True, train=False)
+        last = jnp.max(jnp.where(text_mask, jnp.arange(text.shape[1])[None], 0), axis=-1)
+        logits = self.logits(jnp.take_along_axis(x, last[:, None, None], axis=1))[:, 0]
+        return logits, DecoderCache.start(kept, text_mask, slots=slots, texts=texts, shared=(memory, memory_mask))
+
+    def go_on(self, token: Int[Array, " N"], cache: DecoderCache) -> tuple[Float[Array, "N V"], DecoderCache]:
+        """Adds a token to each text (`Writer.decode`)."""
+        cache = cache.reserve()
+        text, positions = (cache.side_by_side(x) for x in (token, cache.position))
+        x = self.embed_text(text, positions, train=False)
+        memory, seen = cache.shared
+        x, _, kept = self._blocks(x, cache.mask, memory, seen, cache.past, writes=True, train=False)
+        return self.logits(x).reshape(len(token), -1), cache.advance(kept, own=cache.own)
+
+    def read_behind(self, tokens: Int[Array, "C W"], cache: DecoderCache) -> Float[Array, "B C W V"]:
+        """Reads C continuations behind each text (`Writer.decode_given`)."""
+        text, positions, mask, past = cache.behind(tokens)
+        x = self.embed_text(text, positions, train=False)
+        memory, seen = cache.shared
+        x, _, _ = self._blocks(x, mask, memory, seen, past, writes=True, train=False)
+        return self.logits(x).reshape(len(text), *tokens.shape, -1)
 
     def logits(self, x: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
         """Token scores, float32."""

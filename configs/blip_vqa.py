@@ -1,0 +1,82 @@
+"""BLIP that answers questions: it writes its answers, or ranks those of a list.
+
+    arg                  hardware     time        score
+    (none)               2 CPU cores  not run     not measured: phantoms by their regions
+    pixels               2 CPU cores  not run     not measured: phantoms by their pixels
+    easy_vqa             2 CPU cores  not run     not measured
+    vqa_rad              2 CPU cores  not run     not measured
+    small                2 CPU cores  1 minute    none: to see that everything runs
+    vqa_v2               16 GPUs      not run     published: 78.24 % on test-dev
+    published            16 GPUs      not run     as vqa_v2
+
+It starts from a pre-training: `--config.init_from.model.workdir=RUN`, whose text model becomes the question's encoder and the
+answers' decoder.
+"""
+
+import ml_collections
+
+from configs import blip_pretrain, common
+
+DATA_SETS = ("vqa_v2", "published", "easy_vqa", "vqa_rad")
+VARIANTS = (*DATA_SETS, "pixels", "small")
+
+TAKEN = (
+    (r"(vision_tower/.*)", r"\1"),
+    (r"question_tower/(.*)", r"text_tower/\1"),
+    (r"answer_tower/(.*)", r"text_tower/\1"),
+)
+"""Of a pre-training: its image encoder, and its text model twice."""
+
+
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
+    """Returns the config of a variant; several are joined by commas."""
+    variants = common.parse_variants(arg, VARIANTS)
+    config = blip_pretrain.base({"smoothing": 0.1}, name="blip_vqa")
+    config.task = "answer_writing"
+    config.optim.bounds = ()
+    config.sharding.memory = ()
+    config.sharding.params = (
+        (r"(question|answer)_tower/embed/embedding", (None, "fsdp")),
+        *blip_pretrain.SHARDING[1:],
+    )
+    config.data.update({"positives_by": "", "answers": common.ANSWERS["answers"]})
+    config.data.update({"max_tokens": 35, "max_answers": 10, "max_answer_tokens": 10})
+    config.ranking = ml_collections.ConfigDict({"first": 128})
+    config.generate = ml_collections.ConfigDict(blip_pretrain.GENERATE | {"attend_padding": True})
+    config.init_from.model = common.start_from(TAKEN, blip_pretrain.WITHOUT)
+    chosen = next((name for name in DATA_SETS if name in variants), "")
+    config.compile.num_answers = 3128
+    if chosen in ("vqa_v2", "published"):
+        config.name = "blip_vqa-vqa_v2"
+        blip_pretrain.finetuning(config, image_size=480, batch_size=256, epochs=10, lr=2e-5)
+        config.model.vision_sizes = {"drop_path": 0.1}
+        config.data.update({"examples": "vqa_v2/questions", "images": "vqa_v2/images"})
+        config.data.answers.update({"rule": "soft", "min_count": 9})
+        evaluations(config, "1 epoch", 64)
+    else:
+        blip_pretrain.phantom_vqa(config, pixels="pixels" in variants or bool(chosen))
+        config.name = f"blip_vqa-{chosen or 'phantom_vqa'}"
+        name = chosen or "phantom_vqa"
+        config.data.update({"examples": f"{name}/questions", "images": f"{name}/images"})
+        config.data.update({"max_tokens": 24, "max_answers": 2, "max_answer_tokens": 8})
+        config.data.answers.update({"rule": "soft" if not chosen else "exact", "min_count": 1 if chosen else 10})
+        config.generate.update({"beams": 1, "attend_padding": False})
+        config.ranking.first = 16
+        evaluations(config, "25 %", 128, split="test" if chosen else "val")
+    if "small" in variants:
+        blip_pretrain.small(config)
+        config.data.answers.min_count = 1
+        config.init_from.model.without = ""
+    return config
+
+
+def evaluations(config: ml_collections.ConfigDict, every: str, batch_size: int, split: str = "val") -> None:
+    """Answers that are ranked, and that are written."""
+    config.evals = ml_collections.ConfigDict()
+    kind = "vqa_rad" if config.data.examples.startswith("vqa_rad") else "vqa"
+    controls = {"train_split": config.data.train_split}
+    config.evals[split] = common.evaluation(
+        split, every=every, batch_size=batch_size, type=kind, predict="ranked", **controls
+    )
+    config.evals.written = common.evaluation(split, every=every, batch_size=batch_size, type="generation")
+    config.main_eval = split

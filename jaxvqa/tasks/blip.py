@@ -1,0 +1,97 @@
+"""What BLIP's tasks have in common: images by their pixels or regions, word pieces, and calls of the model that drop apart."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from jaxtyping import Array, Float, Int, Key
+
+from jaxvqa import models
+from jaxvqa.data import image_text, images, tokenizers
+from jaxvqa.data.blip_text import ADDED, CaptionTokenizer
+from jaxvqa.data.data_set import DataSet
+from jaxvqa.data.transforms import RegionsAsImage, Transform
+from jaxvqa.precision import widened
+from jaxvqa.state import fold
+from jaxvqa.tasks import Assets, Task
+from jaxvqa.types import Params
+
+
+class BlipTask(Task):
+    """A task of one of BLIP's models.
+
+    Attributes:
+      model: the network.
+      tokenizer: BERT's word pieces with BLIP's two special tokens.
+    """
+
+    model: Any
+    tokenizer: CaptionTokenizer
+
+    def __init__(self, config: ml_collections.ConfigDict, assets: Assets):
+        """Args: the whole config; and `tokenizer` (see `Tokenizer.asset`)."""
+        self.assets, self._data = assets, config.data
+        self.tokenizer = CaptionTokenizer(assets["tokenizer"])
+        self.model = models.build(config.model.to_dict(), dtype=config.dtype, vocab_size=len(self.tokenizer))
+        self._regions = self.model.vision == "region-vit"
+
+    @staticmethod
+    def make_assets(config: ml_collections.ConfigDict, data: DataSet) -> Assets:
+        """Reads the tokenizer that the config names, or trains one on the captions; raises as `image_text.tokenizer_of`."""
+        return {"tokenizer": image_text.tokenizer_of(data)}
+
+    @staticmethod
+    def stand_in_assets(config: ml_collections.ConfigDict) -> Assets:
+        """Assets of the size `config.compile.vocab_size`, without any data."""
+        return {"tokenizer": tokenizers.stand_in(config.compile.vocab_size, (*tokenizers.BERT_SPECIAL, *ADDED))}
+
+    def see(self, *, train: bool) -> Sequence[Transform]:
+        """From a raw example to its `image`; pixels are changed at random in training."""
+        data = self._data
+        if self._regions:
+            return (RegionsAsImage(data.max_regions, data.region_width),)
+        return image_text.image_steps(data, train=train)
+
+    def init_image(self, rows: int) -> np.ndarray:
+        """All-zero images: uint8[B, S, S, 3], or of regions float16[B, R, 1, F + 4]."""
+        data = self._data
+        if self._regions:
+            return np.zeros((rows, data.max_regions, 1, data.region_width + 4), np.float16)
+        return np.zeros((rows, data.image_size, data.image_size, 3), np.uint8)
+
+    def pixels(self, image: Array) -> Float[Array, "B H W C"]:
+        """What the model sees of a batch's images."""
+        if self._regions:
+            return widened(image)
+        return images.normalised(image, self._data.mean, self._data.std)
+
+    def caller(self, params: Params, key: Key[Array, ""] | None, *, train: bool) -> Callable[..., Any]:
+        """Calls a method of the model; what each call drops does not depend on the others.
+
+        The first argument is the method, and `place` tells two calls of the same one apart.
+        """
+
+        def call(method: str = "__call__", *, place: str = "", **inputs: Any) -> Any:
+            if method == "remember":  # no dropout
+                return self.model.apply({"params": params}, method=method, **inputs)
+            rngs = {"dropout": fold(cast(Any, key), method + place)} if train else {}
+            return self.model.apply({"params": params}, method=method, train=train, rngs=rngs, **inputs)
+
+        return call
+
+
+def begun(text: Int[Array, "*batch T"], token: int) -> Int[Array, "*batch T"]:
+    """Texts whose first token is this one, which says what they are read for."""
+    return text.at[..., 0].set(token)
+
+
+def empty_texts(shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids and masks of texts for an all-zero batch."""
+    return np.zeros(shape, np.int32), np.ones(shape, np.bool_)
+
+
+def as_jax(batch: dict[str, np.ndarray]) -> dict[str, Any]:
+    """The arrays of a batch."""
+    return {name: jnp.asarray(array) for name, array in batch.items()}

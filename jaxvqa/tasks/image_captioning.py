@@ -1,0 +1,162 @@
+"""Writing captions, as BLIP's captioner does (docs/originals/blip.md, section 8)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from jaxtyping import Array, ArrayLike, Key
+
+from jaxvqa import losses
+from jaxvqa.data.blip_text import CaptionTokenizer, pre_caption
+from jaxvqa.data.transforms import Example, Keep, Transform
+from jaxvqa.decoding import rules
+from jaxvqa.decoding.loop import Generator
+from jaxvqa.decoding.search import Beams, FullBeamsRule, Limits, Search, Single
+from jaxvqa.errors import ConfigError
+from jaxvqa.tasks import Assets, Loss
+from jaxvqa.tasks.blip import BlipTask, as_jax, empty_texts
+from jaxvqa.tasks.predictions import Predict
+from jaxvqa.types import Arrays, Batch, Collections, Config, Params, Rngs
+
+HIDDEN_TOP_K = 50
+SAMPLING_PENALTY = 1.1
+"""What the original's sampling does without being asked: only so many tokens, and a penalty of repetitions."""
+
+
+def search_of(settings: Config | Mapping[str, Any], *, end: int, padding: int, prompt: int) -> Search:
+    """The search that `config.generate` names, by the rules that BLIP was published with.
+
+    Args:
+      settings: `max_length` and `min_length`, both with the prompt's tokens; `beams`, `repetition_penalty`; or `top_p`, which
+        draws tokens.
+      end: id of the token that ends a text.
+      padding: id of the token that fills it up.
+      prompt: how many tokens the prompt has.
+    """
+    penalty = SAMPLING_PENALTY if settings["top_p"] else settings["repetition_penalty"]
+    own: list[rules.Rule] = [rules.RepetitionPenalty(penalty)] if penalty != 1 else []
+    own.append(rules.MinimumLength(settings["min_length"], end, with_prompt=True))
+    if settings["top_p"]:
+        own += [rules.TopK(HIDDEN_TOP_K), rules.TopP(settings["top_p"])]
+    limits = Limits(settings["max_length"] - prompt, end, padding, tuple(own))
+    if settings["beams"] > 1 and not settings["top_p"]:
+        return Beams(limits, settings["beams"], FullBeamsRule())
+    return Single(limits, draw=bool(settings["top_p"]))
+
+
+@dataclass(frozen=True)
+class WritePromptAndCaption:
+    """`caption` str -> `text` int32[T], the prompt and the cleaned caption, and `text_mask` bool[T]; [DEC] comes first."""
+
+    tokenizer: CaptionTokenizer = field(repr=False)
+    prompt: str
+    max_tokens: int
+    max_words: int
+
+    def __call__(self, example: Example) -> Example:
+        """Adds the text."""
+        ids = self.tokenizer.whole(self.prompt + pre_caption(example["caption"], self.max_words), self.max_tokens)
+        text = np.full(self.max_tokens, self.tokenizer.padding, np.int32)
+        text[: len(ids)] = [self.tokenizer.decode_begin, *ids[1:]]
+        return example | {"text": text, "text_mask": np.arange(self.max_tokens) < len(ids)}
+
+
+class ImageCaptioning(BlipTask):
+    """The loss of captions behind a prompt, which is not learned itself.
+
+    `config.data.prompt` begins every caption. `config.loss.smoothing`: share of the target that is spread over all tokens.
+    """
+
+    def __init__(self, config: ml_collections.ConfigDict, assets: Assets):
+        """Args: as of `BlipTask`.
+
+        Raises:
+          ConfigError: the longest text leaves no room behind the prompt.
+        """
+        super().__init__(config, assets)
+        self._smoothing = config.loss.smoothing
+        data = config.data
+        prompt = self.tokenizer.whole(data.prompt)[:-1]
+        self._prompt = np.asarray([self.tokenizer.decode_begin, *prompt[1:]], np.int32)
+        longest = min(data.max_tokens, config.generate.max_length)
+        if longest <= len(prompt):
+            raise ConfigError(
+                f"The prompt {data.prompt!r} has {len(prompt)} tokens; config.data.max_tokens = {data.max_tokens} and "
+                f"config.generate.max_length = {config.generate.max_length} leave no room behind it."
+            )
+        ends = {"end": self.tokenizer.end, "padding": self.tokenizer.padding}
+        self._generator = Generator(self.model, search_of(config.generate, prompt=len(prompt), **ends))
+        self._seed = config.generate.seed
+        self.batch_keys: Sequence[str] = ("image", "text", "text_mask", "mask")
+        answers = Predict(self._predict_text, ("image",), text=self._text_of)
+        self.predictions: dict[str, Predict] = {"answers": answers, "answers_blank": answers.blank("image")}
+        self.predictions["likelihood"] = Predict(self._predict_likelihood, ("image", "text", "text_mask"))
+
+    def transforms(self, *, train: bool) -> Sequence[Transform]:
+        """Raw example to `image`, `text`, `text_mask` and `id`; in training, images are changed at random."""
+        data = self._data
+        write = WritePromptAndCaption(self.tokenizer, data.prompt, data.max_tokens, data.max_words)
+        return (*self.see(train=train), write, Keep(("image", "text", "text_mask")))
+
+    def init_batch(self, batch_size: int) -> dict[str, np.ndarray]:
+        """`image` as of `BlipTask.init_image`, `text` int32[B, T] with `text_mask`, `mask` float32[B]."""
+        text, text_mask = empty_texts((batch_size, self._data.max_tokens))
+        image = self.init_image(batch_size)
+        return {"image": image, "text": text, "text_mask": text_mask, "mask": np.ones((batch_size,), np.float32)}
+
+    def init(self, key: Key[Array, ""]) -> Collections:
+        """Fresh variables."""
+        batch = as_jax(self.init_batch(1))
+        return self.model.init({"params": key}, image=self.pixels(batch["image"]), text=batch["text"])
+
+    def loss(
+        self, params: Params, collections: Collections, batch: Batch, rngs: Rngs, *, train: bool, epoch: ArrayLike = 0.0
+    ) -> Loss:
+        """The sum over all tokens behind the prompt; what is counted are tokens."""
+        each, count, _ = self.of_captions(params, batch, rngs, train=train)
+        real = batch["mask"]
+        return jnp.sum(each * real), ({"loss": (jnp.sum(each * real), jnp.sum(count * real))}, collections)
+
+    def of_captions(
+        self, params: Params, batch: Batch, rngs: Rngs, *, train: bool, smoothing: float | None = None
+    ) -> tuple[Array, Array, Array]:
+        """Each caption's loss, summed over its tokens, how many these are, and the logits."""
+        call = self.caller(params, rngs.get("dropout"), train=train)
+        _, out = call(image=self.pixels(batch["image"]), text=batch["text"], text_mask=batch["text_mask"])
+        mask = self._learnt(batch)
+        smoothing = self._smoothing if smoothing is None else smoothing
+        each = losses.text_loss(out["logits"][:, :-1], batch["text"][:, 1:], mask, smoothing=smoothing)
+        return each, jnp.sum(mask, axis=1, dtype=each.dtype), out["logits"]
+
+    def _learnt(self, batch: Batch) -> Array:
+        """Which tokens behind the first one are learned: bool[B, T - 1]."""
+        behind = jnp.arange(batch["text"].shape[1]) >= len(self._prompt)
+        return (batch["text_mask"] & behind[None])[:, 1:]
+
+    def _predict_text(self, params: Params, collections: Collections, batch: Batch) -> Arrays:
+        """`tokens` int32[B, W], `length` int32[B] and `score` float32[B]: the caption behind the prompt."""
+        rows = len(batch["image"])
+        prompt = jnp.broadcast_to(jnp.asarray(self._prompt)[None], (rows, len(self._prompt)))
+        found = self._generator.write(
+            {"params": params},
+            prompt,
+            jnp.ones(prompt.shape, bool),
+            jax.random.key(self._seed),
+            image=self.pixels(batch["image"]),
+        )
+        return {"tokens": found.tokens, "length": found.lengths, "score": found.scores}
+
+    def _text_of(self, output: Mapping[str, np.ndarray]) -> str:
+        return self.tokenizer.decode(output["tokens"][: int(output["length"])])
+
+    def _predict_likelihood(self, params: Params, collections: Collections, batch: Batch) -> Arrays:
+        """What `jaxvqa.evaluators.likelihood` adds up, float32[B] each: the captions' loss, probability and right tokens."""
+        each, count, logits = self.of_captions(params, batch, {}, train=False)
+        plain, _, _ = self.of_captions(params, batch, {}, train=False, smoothing=0.0)
+        mask = self._learnt(batch)
+        right = jnp.sum((jnp.argmax(logits[:, :-1], axis=-1) == batch["text"][:, 1:]) & mask, axis=1, dtype=each.dtype)
+        return {"loss": each, "loss_words": count, "words": count, "nll": plain, "right": right}
