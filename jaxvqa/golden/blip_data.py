@@ -14,23 +14,28 @@ import ml_collections
 import numpy as np
 from PIL import Image
 
-from jaxvqa import optim
+from jaxvqa import configs, optim
+from jaxvqa.convert.towers import vit
 from jaxvqa.data import augment, blip_text, images, tokenizers
 from jaxvqa.errors import DataError
 from jaxvqa.golden import weights
 from jaxvqa.golden.cases import Case, Results, Row, Skipped
 from jaxvqa.golden.runner import Check, Sections
+from jaxvqa.losses import contrast
+from jaxvqa.models.towers.vit import drop_paths
 
 # --- images ------------------------------------------------------------------------------------------------------------------
 
 GREY_LEVELS, SHARE = 3, 0.25
 """By how many grey levels, and in which share of the values, a warp may differ: releases of OpenCV differ among themselves."""
 
+POSITIONS = "position_interpolation"
+
 LEVELS = "level_to_first_argument_magnitude"
 
 
 def _images(case: Case) -> Iterator[Row]:
-    parts = {"cases": _operation, "eval_transform": _evaluated, "resized_crop": _cropped}
+    parts = {"cases": _operation, "eval_transform": _evaluated, "resized_crop": _cropped, POSITIONS: _positions}
     yield from case.unknown(case.manifest, (*parts, LEVELS, "sign"))
     for name, rows in parts.items():
         content = case.manifest.get(name) or ()
@@ -102,6 +107,12 @@ def _prepared(image: np.ndarray) -> np.ndarray:
     return np.moveaxis(np.asarray(found[0]), -1, 0)
 
 
+def _positions(case: Case, entry: Mapping[str, Any]) -> Iterator[Row]:
+    yield from case.unknown(entry, ("in", "from_grid", "to_grid", "out"), POSITIONS)
+    tokens = 1 + entry["to_grid"] ** 2
+    yield case.compare(_output(case, entry["out"]), lambda: vit.resized_positions(_array(case, entry["in"]), tokens))
+
+
 def _levels(table: Mapping[str, Any]) -> Results:
     for name, expected in table.items():
         if name == "levels":
@@ -143,7 +154,7 @@ def _alike(ours: float | None, expected: Any) -> tuple[Any, Any]:
 def _is_about_images(content: Mapping[str, Any]) -> bool:
     entries = content.get("cases")
     operations = isinstance(entries, list) and any(isinstance(entry, dict) and "op" in entry for entry in entries)
-    return operations or bool({"eval_transform", "resized_crop", LEVELS} & content.keys())
+    return operations or bool({"eval_transform", "resized_crop", POSITIONS, LEVELS} & content.keys())
 
 
 RUNNERS: Sequence[tuple[Callable[[Mapping[str, Any]], bool], Callable[[Case], Iterator[Row]]]] = (
@@ -266,12 +277,31 @@ def _captions(cases: list[dict[str, Any]], case: Case) -> Results:
 # --- learning rates ----------------------------------------------------------------------------------------------------------
 
 
-def _rate(lr: Any, step: int, schedule: Mapping[str, Any], data_size: int, total_steps: int) -> float:
-    given = {name: float(value) if isinstance(value, int) else value for name, value in schedule.items()}
-    none = {"warmup": "0 steps", "warmup_from": 0.0}
-    config = ml_collections.ConfigDict({"lr": float(lr), "schedule": none | given})
-    made = optim.make_schedule(config, data_size=data_size, batch_size=1, total_steps=total_steps)
-    return float(made(step))
+Cases = list[dict[str, Any]]
+
+
+def _scheduled(
+    cases: Cases, schedule_of: Callable[[Mapping[str, Any]], dict[str, Any]], at: str, *, by_step: bool = False
+) -> Results:
+    """The rates of cases, those of one schedule together.
+
+    Args:
+      cases: the cases.
+      schedule_of: a case -> `config.optim.schedule`.
+      at: which field of a case says the epoch, or the step.
+      by_step: whether it is the step; all steps are of epoch 0 then, and otherwise an epoch is a step.
+    """
+    made: dict[str, Any] = {}
+    for case in cases:
+        schedule = {"warmup": "0 steps", "warmup_from": 0.0} | schedule_of(case)
+        key = str((case["init_lr"], schedule, case.get("max_epoch")))
+        if key not in made:
+            config = ml_collections.ConfigDict({"lr": float(case["init_lr"]), "schedule": schedule})
+            length = case.get("max_epoch", 1 + max(other[at] for other in cases))
+            size = length if by_step else 1
+            made[key] = optim.make_schedule(config, data_size=size, batch_size=1, total_steps=length)
+        label = f"{at} {case[at]}" + (f" of {case['max_epoch']}" if "max_epoch" in case else "")
+        yield label, *_near(float(made[key](case[at])), case["lr"])
 
 
 def _near(ours: float, expected: Any) -> tuple[Any, Any]:
@@ -279,28 +309,42 @@ def _near(ours: float, expected: Any) -> tuple[Any, Any]:
     return (expected if np.isclose(ours, expected, rtol=1e-6, atol=0) else ours), expected
 
 
-def _cosine(cases: list[dict[str, Any]]) -> Results:
+def _cosine(cases: Cases) -> Results:
+    return _scheduled(cases, lambda case: {"name": "cosine_per_epoch", "floor": float(case["min_lr"])}, "epoch")
+
+
+def _decayed(cases: Cases) -> Results:
+    def schedule(case: Mapping[str, Any]) -> dict[str, Any]:
+        floor, rate = float(case["min_lr"]), float(case["decay"])
+        return {"name": "decay_per_epoch", "floor": floor, "decay_rate": rate}
+
+    return _scheduled(cases, schedule, "epoch")
+
+
+def _warmed_up(cases: Cases) -> Results:
+    def schedule(case: Mapping[str, Any]) -> dict[str, Any]:
+        warmup = {"warmup": f"{case['warmup_steps']} steps", "warmup_from": float(case["warmup_lr"])}
+        return {"name": "decay_per_epoch", "floor": 0.0, "decay_rate": 1.0} | warmup
+
+    return _scheduled(cases, schedule, "step", by_step=True)
+
+
+def _soft_shares(system: str, cases: list[dict[str, Any]]) -> Results:
+    options = configs.load(f"configs/{system}.py").loss
     for case in cases:
-        schedule = {"name": "cosine_per_epoch", "floor": case["min_lr"]}
-        ours = _rate(case["init_lr"], case["epoch"], schedule, 1, case["max_epoch"])
-        yield f"epoch {case['epoch']} of {case['max_epoch']}", *_near(ours, case["lr"])
+        epoch, step, count = case["epoch"], case["step"], case["steps_per_epoch"]
+        ours = contrast.soft_share(options.alpha, options.alpha_epochs, epoch + step / count)
+        yield f"step {step} of {count} in epoch {epoch}", *_near(float(ours), case["alpha"])
 
 
-def _decayed(cases: list[dict[str, Any]]) -> Results:
+def _drop_paths(cases: list[dict[str, Any]]) -> Results:
     for case in cases:
-        schedule = {"name": "decay_per_epoch", "floor": case["min_lr"], "decay_rate": case["decay"]}
-        ours = _rate(case["init_lr"], case["epoch"], schedule, 1, case["epoch"] + 1)
-        yield f"epoch {case['epoch']}", *_near(ours, case["lr"])
+        ours = drop_paths(float(case["rate"]), case["depth"])
+        pairs = [_near(*pair) for pair in zip(ours, case["per_block"], strict=True)]
+        yield f"{case['rate']} over {case['depth']}", [a for a, _ in pairs], [b for _, b in pairs]
 
 
-def _warmed_up(cases: list[dict[str, Any]]) -> Results:
-    for case in cases:
-        warmup = {"warmup": f"{case['warmup_steps']} steps", "warmup_from": case["warmup_lr"]}
-        schedule = {"name": "decay_per_epoch", "floor": 0.0, "decay_rate": 1.0} | warmup
-        epoch = case["step"] + 1
-        ours = _rate(case["init_lr"], case["step"], schedule, epoch, epoch)
-        yield f"step {case['step']} of {case['warmup_steps']}", *_near(ours, case["lr"])
-
+_OF_SHARES = ("epoch", "step", "steps_per_epoch", "alpha")
 
 SECTIONS: Sections = {
     "pre_caption": (Check.of(partial(_cleaned, blip_text.pre_caption), "in", "max_words", "out"),),
@@ -314,5 +358,8 @@ SECTIONS: Sections = {
     "caption_postprocess_cases": (Check.of(_captions, "ids", "out", of_case=True),),
     "cosine": (Check.of(_cosine, "epoch", "max_epoch", "init_lr", "min_lr", "lr"),),
     "step": (Check.of(_decayed, "epoch", "init_lr", "min_lr", "decay", "lr"),),
+    "alpha_pretrain": (Check.of(partial(_soft_shares, "blip_pretrain"), *_OF_SHARES),),
+    "alpha_retrieval": (Check.of(partial(_soft_shares, "blip_retrieval"), *_OF_SHARES),),
+    "drop_path": (Check.of(_drop_paths, "rate", "depth", "per_block"),),
     "warmup": (Check.of(_warmed_up, "step", "warmup_steps", "warmup_lr", "init_lr", "lr"),),
 }

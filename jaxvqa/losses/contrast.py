@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
 
 from jaxvqa.models.layers.norm import unit
 from jaxvqa.precision import wide
@@ -130,6 +130,17 @@ def positives(
     earlier = own[:, :, None] == queue.id[None, None]
     both = jnp.concatenate([same, earlier], axis=-1).astype(jnp.float32)
     return both / jnp.sum(both, axis=-1, keepdims=True)
+
+
+def soft_share(alpha: float, epochs: float, epoch: ArrayLike) -> Float[Array, ""]:
+    """The share of soft targets: it grows from 0 to `alpha` in the first `epochs`, evenly; 0: at once.
+
+    Args:
+      alpha: the share at the end.
+      epochs: in how many epochs.
+      epoch: the epochs so far, with the part of the one that is under way.
+    """
+    return jnp.asarray(alpha * (jnp.minimum(1.0, epoch / epochs) if epochs else 1.0))
 
 
 def soft_targets(

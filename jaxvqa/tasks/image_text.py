@@ -238,8 +238,7 @@ class ImageText(BlipTask):
         ours = compared(mine.image, mine.text, temperature=temperature)
         soft = compared(*keys, temperature=jax.lax.stop_gradient(temperature))
         hard = contrast.positives(ids, queue, groups, same_image=options.positives == "image", real=real)
-        ramp = jnp.minimum(1, epoch / options.alpha_epochs) if options.alpha_epochs else 1.0
-        alpha = jnp.asarray(options.alpha * ramp, ours.image_to_text.dtype)
+        alpha = contrast.soft_share(options.alpha, options.alpha_epochs, epoch).astype(ours.image_to_text.dtype)
         each = [
             contrast.contrast(similarity, contrast.soft_targets(hard.astype(similarity.dtype), other, alpha))
             for similarity, other in zip(ours, soft, strict=True)

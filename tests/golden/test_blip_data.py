@@ -36,16 +36,24 @@ def no_vocabulary(monkeypatch):
 
 
 def test_images_are_the_originals():
-    rows = [row for row in runner.run(GOLDEN / "image_cases.npz") if not row.output.startswith("pos")]
+    rows = runner.run(GOLDEN / "image_cases.npz")
     assert [row for row in rows if not row.passed] == []
-    assert len(rows) == 40 + 5 + 1
+    assert len(rows) == 40 + 5 + 4 + 1
     # The fixed point of the warps is that of OpenCV 4.10, from which the case is.
     assert {row.note for row in rows if "grey levels" in row.note} == {"0 grey levels at most, in 0% of the values"}
 
 
 def test_learning_rates_are_the_originals():
-    rows = [row for row in runner.run(GOLDEN / "schedule_cases.json") if row.passed]
-    assert {row.output: row.note for row in rows} == {"cosine": "36/36", "warmup": "18/18", "step": "18/18"}
+    rows = runner.run(GOLDEN / "schedule_cases.json")
+    assert [row for row in rows if not row.passed] == []
+    assert {row.output: row.note for row in rows} == {
+        "cosine": "36/36",
+        "warmup": "18/18",
+        "step": "18/18",
+        "alpha_pretrain": "18/18",
+        "alpha_retrieval": "6/6",
+        "drop_path": "2/2",
+    }
 
 
 def test_texts_are_the_originals_and_tokens_skip_visibly():
@@ -157,6 +165,9 @@ def test_tokens_by_a_vocabulary_beside_the_case_or_one_that_is_named(tmp_path, m
             {"annotation": {"question": "Is it?", "answer": ["no", "yes", "no"]}, "answers": ["no", "yes"]},
             {"answers": ["yes", "no"]},
         ),
+        ("alpha_pretrain", {"epoch": 1, "step": 1, "steps_per_epoch": 4, "alpha": 0.25}, {"epoch": 0}),
+        ("alpha_retrieval", {"epoch": 0, "step": 1, "steps_per_epoch": 4, "alpha": 0.1}, {"alpha": 0.2}),
+        ("drop_path", {"rate": 0.3, "depth": 4, "per_block": [0.0, 0.1, 0.2, 0.3]}, {"rate": 0.2}),
         ("cosine", {"epoch": 3, "max_epoch": 4, "init_lr": 2.0, "min_lr": 1.0, "lr": 1.5 - 0.5**1.5}, {"lr": 1.1464}),
         ("step", {"epoch": 5, "init_lr": 1.0, "min_lr": 0.04, "decay": 0.5, "lr": 0.04}, {"min_lr": 0.03}),
         (

@@ -19,6 +19,11 @@ from jaxvqa.models.layers.transformer import INIT, Block, LayerNorm, numbered, u
 EPSILON = 1e-6
 
 
+def drop_paths(rate: float, depth: int) -> list[float]:
+    """The probability of each block, which grows evenly from 0 to `rate`, that its parts add nothing in training."""
+    return [rate * i / max(depth - 1, 1) for i in range(depth)]
+
+
 class PreNormEncoder(nn.Module):
     """Blocks behind a class token, and a last normalisation: what follows the embedding of patches or regions.
 
@@ -65,7 +70,7 @@ class PreNormEncoder(nn.Module):
                 "gelu",
                 norm_first=True,
                 epsilon=EPSILON,
-                drop_path=self.drop_path * i / max(self.depth - 1, 1),
+                drop_path=drop_paths(self.drop_path, self.depth)[i],
                 maps=not again,
                 dtype=self.dtype,
                 name=f"block_{i}",
