@@ -5,7 +5,7 @@
 `separate` is what the models use (`jaxvqa.kernels.convolve_in_groups`): a convolution for each group. `grouped` is
 XLA's own convolution in groups, and `dense` one convolution whose kernel has zeros between the groups. `local` times them on
 this machine, in milliseconds; another target, which need not be at hand, compiles them for it (`jaxvqa.compiling`), with the
-batch split over its devices, and tells each device's operations (10⁹; not told for GPUs) and temporary memory (MiB).
+batch split over its devices, and reports each device's operations (10⁹; not for GPUs) and temporary memory (MiB).
 """
 
 import argparse

@@ -4,7 +4,7 @@
 
 Runs `python -m jaxvqa.main` with a compilation cache of its own: a first start, which compiles; the same command again, which
 goes on from the first one's checkpoint; and a new run with the warm cache, which reads the data's vocabulary anew. The new
-run takes twice `--steps` steps, and tells the share of the latter half that it waited for data. The data set of the config
+run takes twice `--steps` steps, and reports the share of the latter half that it waited for data. The data set of the config
 must be built; `--published` makes features of the published size (as `benchmarks.input_pipeline` does) and trains
 `configs/rwsan.py:vqa_v2` on them.
 """

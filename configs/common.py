@@ -7,7 +7,7 @@ import ml_collections
 
 from jaxvqa import models
 from jaxvqa.data import images
-from jaxvqa.errors import ConfigError, nearest
+from jaxvqa.errors import ConfigError, choose
 
 
 def parse_variants(arg: str | None, known: tuple[str, ...]) -> set[str]:
@@ -19,10 +19,7 @@ def parse_variants(arg: str | None, known: tuple[str, ...]) -> set[str]:
     variants = {part for part in (arg or "").split(",") if part}
     unknown = sorted(variants - set(known))
     if unknown:
-        raise ConfigError(
-            f"This config has no variant {', '.join(map(repr, unknown))}; it has {', '.join(known)}."
-            + "".join(nearest(name, known) for name in unknown)
-        )
+        raise ConfigError("\n".join(f"This config has no variant {name!r}{choose(name, known)}" for name in unknown))
     return variants
 
 

@@ -162,7 +162,7 @@ def _published(config: ml_collections.ConfigDict, *, mlmi: bool) -> None:
     config.optim.freeze = FREEZE["vision"]
     config.log_every = "50 steps"
     config.compile.vocab_size = 50261
-    # GPT-2 as it is published but for the new words; MLMI's form has positions and a last normalisation of its own.
+    # GPT-2 as it is published but for the new tokens; MLMI's form has positions and a last normalisation of its own.
     own = ((r"language/(position|readout)/.*", False),) if mlmi else ()
     gpt2 = ((r"language/embed/embedding", LEADING_ROWS), *own, (r"language/.*", True), (r".*", False))
     config.init_from.language = common.start_from(gpt2, NOT_TRAINED.format("GPT-2"))
@@ -184,7 +184,7 @@ def _pretraining(config: ml_collections.ConfigDict, name: str, texts: str, **cha
 
 
 def _mimic_cxr(config: ml_collections.ConfigDict) -> None:
-    config.model.language_sizes.maps = False  # memory grows linearly with the words
+    config.model.language_sizes.maps = False  # memory grows linearly with the tokens
     changes = {"data.mean": (0.4719,) * 3, "data.std": (0.3029,) * 3, "data.max_tokens": 256}
     _pretraining(config, "mimic_cxr", "reports", **changes, **{"generate.max_new_tokens": 180})
     config.optim.freeze = FREEZE["flamingo_mode"]

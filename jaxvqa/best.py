@@ -8,7 +8,7 @@ from typing import Any
 
 import ml_collections
 
-from jaxvqa.errors import ConfigError, nearest
+from jaxvqa.errors import ConfigError, choose
 
 DIRECTIONS = {"min": -1, "max": 1}
 
@@ -47,18 +47,16 @@ class Best:
         """Reads `config.best` and the rows of metrics.jsonl so far.
 
         Raises:
-          ConfigError: the metric is none of an evaluation, or the mode is not known.
+          ConfigError: the metric is not one of an evaluation, or the mode is not known.
         """
         best = cls(**config.best)
         faults = []
         evaluation = best.metric.partition("/")[0]
         if best.metric and evaluation not in config.evals:
-            faults.append(
-                f"config.best.metric is {best.metric!r}, and no evaluation is called {evaluation!r}; there is "
-                f"{', '.join(config.evals) or 'none'}.{nearest(evaluation, config.evals)}"
-            )
+            hint = choose(evaluation, config.evals)
+            faults.append(f"config.best.metric is {best.metric!r}, and no evaluation is called {evaluation!r}{hint}")
         if best.mode not in DIRECTIONS:
-            faults.append(f"config.best.mode is {best.mode!r}; known are {', '.join(DIRECTIONS)}.")
+            faults.append(f"config.best.mode is {best.mode!r}{choose(best.mode, DIRECTIONS)}")
         if best.patience and not best.metric:
             faults.append(f"config.best.patience is {best.patience}; it needs a config.best.metric to look at.")
         if faults:
@@ -87,8 +85,7 @@ class Best:
         """
         if self.metric.partition("/")[0] == name and self.metric not in values:
             raise ConfigError(
-                f"config.best.metric is {self.metric!r}; the evaluation gives {', '.join(values)}."
-                + nearest(self.metric, values)
+                f"config.best.metric is {self.metric!r}, which the evaluation does not give{choose(self.metric, values)}"
             )
 
     @staticmethod

@@ -128,7 +128,7 @@ class Checkpoints:
     def model_shapes(self, step: int | None = None, sharding: Any = None) -> dict[str, Any]:
         """The saved {"params", "collections", "ema"} as ShapeDtypeStructs, read without the arrays.
 
-        To restore by them, give the `sharding` that every array shall have: without one, orbax wants the very devices that
+        To restore by them, give the `sharding` that every array is to have: without one, orbax wants the very devices that
         the checkpoint was written from.
         """
         tree = self._metadata("model", self._step(step))

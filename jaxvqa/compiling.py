@@ -1,8 +1,8 @@
 """`--mode=compile`: compiles the training step for hardware that is not here, and says what it needs.
 
 XLA compiles for a TPU topology without any TPU (libtpu must be installed: the extra `tpu`), and for GPUs without any GPU or
-driver (the extra `cuda`). So memory for each device, flops (not told for GPUs) and the communication between devices are known
-before a machine is booked.
+driver (the extra `cuda`). So memory for each device, flops (not for GPUs) and communication between devices are known before a
+machine is booked.
 """
 
 import os
@@ -83,7 +83,7 @@ def devices_of(target: str) -> Any:
     except Exception as error:
         raise ConfigError(
             f"config.compile.target = {target!r} cannot be compiled for: {str(error).splitlines()[0]}. Expected 'local', "
-            "'h100:8' for so many GPUs, or a TPU topology such as 'v5e:2x4', 'v6e:2x4', 'v4:2x2x2', which need libtpu: "
+            "'h100:8' for 8 GPUs, or a TPU topology such as 'v5e:2x4', 'v6e:2x4', 'v4:2x2x2', which need libtpu: "
             f"{install('tpu')}"
         ) from error
 
@@ -151,7 +151,7 @@ def report(config: ml_collections.ConfigDict) -> str:
         ),
         f"flops for each device and step: {values['flops']:.4g}"
         if "flops" in values
-        else "flops: not told by this backend",
+        else "flops: not reported by this backend",
         "collectives: "
         + (
             ", ".join(

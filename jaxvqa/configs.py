@@ -12,7 +12,7 @@ from typing import Any
 import ml_collections
 
 from jaxvqa import models
-from jaxvqa.errors import ConfigError, UserError, first_line, nearest
+from jaxvqa.errors import ConfigError, UserError, choose, first_line, nearest
 from jaxvqa.inputs import read_json
 
 
@@ -20,7 +20,7 @@ def load(argument: str) -> ml_collections.ConfigDict:
     """Loads "path/to/config.py" or "path/to/config.py:arg": the locked ConfigDict that its `get_config(arg)` returns.
 
     Raises:
-      ConfigError: the file is missing or has no `get_config`, or `arg` is none that it knows.
+      ConfigError: the file is missing or has no `get_config`, or it does not know `arg`.
     """
     path, _, arg = argument.partition(":")
     module = _module(path)
@@ -51,7 +51,7 @@ def _module(path: str) -> Any:
         if not packaged.is_file():
             known = sorted(str(p.relative_to(root)) for p in (root / "configs").glob("[a-z]*.py") if p.stem != "common")
             kind = "is a folder, not a config file" if file.is_dir() else "is not there"
-            raise ConfigError(f"--config: {path!r} {kind}.{nearest(path, known)} The configs are {', '.join(known)}.")
+            raise ConfigError(f"--config: {path!r} {kind}{choose(path, known)}")
         file = packaged
     spec = importlib.util.spec_from_file_location(f"jaxvqa_config_{file.stem}", file)
     assert spec is not None
@@ -147,8 +147,8 @@ def main_evaluation(config: ml_collections.ConfigDict) -> str:
         return evals[0]
     if name not in evals:
         raise ConfigError(
-            f"config.main_eval is {name!r}; expected the evaluation that a run is judged by, one of config.evals: "
-            f"{', '.join(evals) or 'there are none'}.{nearest(name, evals)} Give it with --config.main_eval=NAME."
+            f"The evaluation that a run is judged by, config.main_eval, is {name!r}{choose(name, evals)} "
+            "Give it with --config.main_eval=NAME."
         )
     return name
 

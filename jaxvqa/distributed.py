@@ -287,7 +287,7 @@ def _check_port_is_free(port: int) -> None:
 
 
 def _end_after(seconds: int, code: int, message: str) -> threading.Timer:
-    """Ends this process after so many seconds, whatever it waits for, unless the timer is cancelled."""
+    """Ends this process after this many seconds, whatever it waits for, unless the timer is cancelled."""
 
     def end() -> None:
         print(f"jaxvqa: {message}", file=sys.stderr, flush=True)

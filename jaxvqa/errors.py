@@ -73,6 +73,15 @@ def nearest(name: str, names: Iterable[str]) -> str:
     return f" Did you mean {' or '.join(repr(c) for c in close)}?" if close else ""
 
 
+def choose(value: object, known: Iterable[object]) -> str:
+    """Returns what follows a value that is not among the known ones: ": choose A, B or C. Did you mean 'B'?"."""
+    *first, last = [str(name) for name in known] or [""]
+    if not last:
+        return ", and there are none."
+    hint = nearest(value, [*first, last]) if isinstance(value, str) else ""
+    return f": choose {', '.join(first) + ' or ' if first else ''}{last}.{hint}"
+
+
 def install(extra: str) -> str:
     """The command that installs an extra, in the folder of the checkout; jaxvqa is on no package index."""
     pins = "" if extra in ("beam", "tf") else f"-c constraints/py31{'1' if sys.version_info < (3, 12) else '2'}.txt "

@@ -17,7 +17,7 @@ import ml_collections
 from jaxvqa import models, optim, sharding
 from jaxvqa.best import Best
 from jaxvqa.configs import field_names
-from jaxvqa.errors import ConfigError, nearest
+from jaxvqa.errors import ConfigError, choose
 from jaxvqa.inputs import expand_home
 
 INT32 = 2**31 - 1
@@ -106,7 +106,7 @@ class Choice(Rule):
 
     def _faults(self, value: Any) -> Iterator[str]:
         if value not in self.names:
-            yield f" is {value!r}; known are {', '.join(self.names)}.{nearest(str(value), self.names)}"
+            yield f" is {value!r}{choose(value, self.names)}"
 
 
 @dataclass(frozen=True)

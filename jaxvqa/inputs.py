@@ -70,7 +70,7 @@ def read_json(path: str | Path, expected: str, form: Any = Any) -> Any:
       form: what the content must look like (see the module).
 
     Raises:
-      DataError: as `read_text`; or the file is no JSON, or not of that form, in which case all faults are listed.
+      DataError: as `read_text`; or the file is not JSON, or not of that form, in which case all faults are listed.
       StorageError: as `read_text`.
     """
     return parse_json(_decoded(path, expected), path, expected, form)

@@ -72,18 +72,18 @@ def decide(version: str, platforms: str, flags: str, started: bool) -> tuple[str
     fault = FAULTS.get(re.sub(r"(\.?(dev|rc)\d+)?(\+.*)?$", "", version))
     if fault is None or (platforms and "cpu" not in platforms.lower().split(",")):
         return flags, "", False
-    told = f"jaxlib {version} {fault.what}."
+    says = f"jaxlib {version} {fault.what}."
     out = "Python 3.12 or newer has a jaxlib without this fault."
     given = re.findall(rf"(?<!\S){fault.flag}(?:=(\S*))?(?!\S)", flags)
     if given:
         chosen = given[-1].strip("\"'")
         if chosen == fault.value:
             return flags, "", False
-        return flags, f"{told} Your XLA_FLAGS leave that in: remove {fault.flag}={chosen} from them. {out}", True
+        return flags, f"{says} Your XLA_FLAGS leave that in: remove {fault.flag}={chosen} from them. {out}", True
     mended = f"{flags} {fault.flag}={fault.value}".strip()
     if started:
-        return mended, f"{told} JAX has started already, too late to keep that away: import jaxvqa before. {out}", True
-    return mended, f"{told} XLA_FLAGS now has {fault.flag}={fault.value}, which keeps that away. {out}", False
+        return mended, f"{says} JAX has started already, too late to keep that away: import jaxvqa before. {out}", True
+    return mended, f"{says} XLA_FLAGS now has {fault.flag}={fault.value}, which keeps that away. {out}", False
 
 
 def _read(flags: str) -> str:

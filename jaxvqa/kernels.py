@@ -15,7 +15,7 @@ PER_IMAGE_FLOP = 50e6
 """Operations of an image's share in a kernel's gradient from which `_kernel_gradient_by_rows` is the faster one on CPU."""
 
 BLOCK = 1024
-"""Places whose share is one matrix product there: what they read shall stay in a core's cache."""
+"""Places whose share is one matrix product there: what they read should stay in a core's cache."""
 
 WIDE = 128
 """Channels on both sides from which a matrix product over places is faster on CPU with the transposed inputs copied first."""

@@ -62,7 +62,7 @@ def _console() -> rich.console.Console:
 
 
 def _is_first() -> bool:
-    # A process alone shall not start JAX's devices for this.
+    # A single process should not start JAX's devices for this.
     return not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
@@ -182,7 +182,7 @@ class Progress:
         return time.monotonic() - self._shown >= (BAR_SECONDS if self._task is not None else LINE_SECONDS)
 
     def update(self, done: int, words: str | None = None, *, line: bool = False) -> None:
-        """Notes that so many parts are done.
+        """Notes how many parts are done.
 
         Args:
           done: how many.

@@ -38,7 +38,7 @@ import jax
 
 from jaxvqa import compiling, configs, distributed, evaluate, fields, logs, train
 from jaxvqa.ensembles.evaluation import evaluate as ensemble
-from jaxvqa.errors import ConfigError, UserError, nearest, run_command
+from jaxvqa.errors import ConfigError, UserError, choose, nearest, run_command
 from jaxvqa.inputs import user_path
 from jaxvqa.logs import log
 from jaxvqa.runs import Run
@@ -107,7 +107,7 @@ def _command(args: argparse.Namespace, changes: Sequence[tuple[str, str]]) -> st
 
 def _write_report(workdir: Path) -> None:
     log.info("writing the report …")
-    from jaxvqa.report import page  # after training: it brings matplotlib, for which no first step shall wait
+    from jaxvqa.report import page  # after training: it brings matplotlib, which no first step should wait for
 
     try:
         log.info("report: %s", page.write(workdir))
@@ -140,7 +140,7 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[tuple[str, str
     given = [word.partition("=")[0] for word in argv if word.startswith("--")]
     faults += [f"{name}: given {given.count(name)} times" for name in dict.fromkeys(given) if given.count(name) > 1]
     if args.mode not in MODES:
-        faults.append(f"--mode={args.mode}: expected {', '.join(MODES)}.{nearest(args.mode, MODES)}")
+        faults.append(f"--mode={args.mode}{choose(args.mode, MODES)}")
     if not args.help and not args.config and args.mode in ("train", "compile"):
         faults.append("--config is missing, as in --config=configs/rwsan.py")
     if args.distributed and args.mode == "train" and not args.help and not args.workdir:

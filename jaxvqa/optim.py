@@ -1,6 +1,6 @@
 """Durations, learning-rate schedules and optimisers.
 
-The learning rate is no part of the optimiser's own state: it is a pure function of the train state's step, so a
+The learning rate is not part of the optimiser's state: it is a pure function of the train state's step, so a
 restored or converted step gives the right rate whatever the optimiser holds.
 """
 
@@ -16,7 +16,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from jaxvqa import paths
-from jaxvqa.errors import ConfigError
+from jaxvqa.errors import ConfigError, choose
 from jaxvqa.types import Params
 
 UNITS = ("steps", "epochs", "examples", "%")
@@ -212,7 +212,7 @@ def make_schedule(
         return lambda step: jnp.asarray(joined(step), jnp.float32)
     if name in ("cosine_per_epoch", "decay_per_epoch"):
         return _per_epoch(config, data_size=data_size, batch_size=batch_size, total_steps=total_steps)
-    raise ConfigError(f"config.optim.schedule.name is {name!r}; known are {', '.join(SCHEDULES)}.")
+    raise ConfigError(f"config.optim.schedule.name is {name!r}{choose(name, SCHEDULES)}")
 
 
 # --- optimisers ------------------------------------------------------------------------------------------------------
@@ -225,7 +225,7 @@ def make_optimizer(
 
     Args:
       config: `config.optim`: `name` (`adam`: b1, b2, eps, the eps outside the root as in PyTorch; `adamax`: the largest
-        gradient in place of the root mean square, eps added to each gradient's size; `sgd`: momentum, nesterov,
+        gradient instead of the root mean square, eps added to each gradient's size; `sgd`: momentum, nesterov,
         `restart_epochs`, see `restarted_momentum`), `clip_norm` (global norm, 0 = none), and tables over parameter paths
         (`jaxvqa.paths.lookup`; empty = nothing): `coupled_decay` (weight decay that goes through the rule: added to the
         gradient, after clipping, as PyTorch's SGD has it), `decay` (decoupled weight decay: added behind the rule),
@@ -248,7 +248,7 @@ def make_optimizer(
         ),
     }
     if config.name not in rules:
-        raise ConfigError(f"config.optim.name is {config.name!r}; known are {', '.join(rules)}.")
+        raise ConfigError(f"config.optim.name is {config.name!r}{choose(config.name, rules)}")
     if restarts and config.name != "sgd":
         raise ConfigError(f"config.optim.restart_epochs is for sgd; config.optim.name is {config.name!r}.")
     parts = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
@@ -312,7 +312,7 @@ def restarted_momentum(
 
     Args:
       momentum: what is kept of the buffer a step; buffer = momentum · buffer + gradient.
-      nesterov: whether, up to the first restart, the update is gradient + momentum · buffer in place of the buffer.
+      nesterov: whether, up to the first restart, the update is gradient + momentum · buffer instead of the buffer.
       restarts: steps, counted from 0, before which the buffers are emptied.
     """
 

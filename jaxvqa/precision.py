@@ -1,7 +1,7 @@
 """The type of what must not lose precision: statistics, scores, softmaxes, logits, sums of losses.
 
 It is float32, also in a model that multiplies in half precision. Where docstrings say float32 they mean this type: a model
-whose `dtype` is float64, with float64 parameters under `jax.enable_x64`, computes in float64 throughout. That tells a wrong
+whose `dtype` is float64, with float64 parameters under `jax.enable_x64`, computes in float64 throughout. That separates a wrong
 formula from rounding (`jaxvqa.golden.training`).
 """
 

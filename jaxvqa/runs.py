@@ -29,7 +29,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxvqa import checkpoints, configs, distributed, fields, logs, optim, sharding
 from jaxvqa import state as states
 from jaxvqa.data.data_set import DataSet
-from jaxvqa.errors import CheckpointError, ConfigError, nearest, os_errors
+from jaxvqa.errors import CheckpointError, ConfigError, choose, os_errors
 from jaxvqa.inputs import read_json, read_json_lines
 from jaxvqa.state import TrainState
 from jaxvqa.tasks import Task, task_with_assets
@@ -278,10 +278,7 @@ class Run:
         """
         known = self.task.predictions
         if name not in known:
-            raise ConfigError(
-                f"The task {self.config.task!r} has no predict function {name!r}; it has {', '.join(known)}."
-                + nearest(name, known)
-            )
+            raise ConfigError(f"The task {self.config.task!r} has no predict function {name!r}{choose(name, known)}")
         predict, size, found = known[name], min(batch_size, len(examples)), []
         for start in range(0, len(examples), max(size, 1)):
             part = examples[start : start + size]

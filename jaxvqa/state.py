@@ -69,7 +69,7 @@ def update_ema(ema: Any, decay: float, params: Params, collections: Collections)
     """The averages after a step: decay · average + (1 - decay) · new value.
 
     Batch statistics are averaged as the parameters are: those of the parameters in training would not fit the averaged ones.
-    Leaves that are no floats, such as counters, have no average and are taken over.
+    Leaves that are not floats, such as counters, have no average and are taken over.
     """
 
     def average(old: Array, new: Array) -> Array:

@@ -41,7 +41,7 @@ def test_gpus_report_memory_and_collectives():
     done = runs.run([*command, "--config.compile.target=h100:8"])
     assert done.returncode == 0, done.stderr
     assert "8 x NVIDIA H100" in done.stdout
-    assert "flops: not told by this backend" in done.stdout
+    assert "flops: not reported by this backend" in done.stdout
     assert "all-reduce" in done.stdout
 
 

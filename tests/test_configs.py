@@ -105,7 +105,7 @@ def test_overrides_take_the_type_of_the_field():
     assert config.sharding.params == ((".*", ()),)
 
 
-def test_all_bad_overrides_are_told_at_once():
+def test_all_bad_overrides_are_reported_at_once():
     config = configs.load("configs/rwsan.py")
     with pytest.raises(ConfigError) as error:
         configs.override(

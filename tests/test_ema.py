@@ -191,7 +191,7 @@ def test_another_run_gives_its_averages_where_it_keeps_them(run):
     assert_same(state.eval_variables, states[2].eval_variables)
 
 
-def test_a_run_without_a_model_is_told(run, tmp_path):
+def test_a_run_without_a_model_is_reported(run, tmp_path):
     _, program, workdir, _ = run
     shutil.copytree(workdir, tmp_path / "run")
     shutil.rmtree(next((tmp_path / "run").rglob("model")))

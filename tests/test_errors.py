@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxvqa.errors import DataError, StorageError, UserError, from_os_error, os_errors, run_command
+from jaxvqa.errors import DataError, StorageError, UserError, choose, from_os_error, os_errors, run_command
 
 
 def _file_for_folder(tmp_path):
@@ -128,3 +128,10 @@ def test_a_reader_that_has_enough():
         ["bash", "-c", command], capture_output=True, text=True, check=False, cwd=Path(__file__).parent.parent
     )
     assert (done.stdout, done.stderr) == ("0\n141\n", "")
+
+
+def test_what_is_not_known_is_answered_with_what_is():
+    assert choose("bart", ("gpt2", "bert", "palm")) == ": choose gpt2, bert or palm. Did you mean 'bert'?"
+    assert choose(19, (18, 34)) == ": choose 18 or 34."
+    assert choose("x", ("flamingo",)) == ": choose flamingo."
+    assert choose("x", ()) == ", and there are none."

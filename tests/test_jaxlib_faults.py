@@ -106,7 +106,7 @@ def test_a_backend_that_has_started():
     assert "too late" in words
 
 
-def test_the_flag_is_set_and_told_once_and_children_say_nothing():
+def test_the_flag_is_set_and_reported_once_and_children_say_nothing():
     child = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {pretend('0.10.2')!r}])"
     result = run(pretend("0.10.2", then=f"import jaxvqa, jaxvqa.errors; {child}"))
     assert result.stdout == f"{FLAG}=\n" * 2
@@ -124,7 +124,7 @@ def test_flags_in_a_file_are_kept(tmp_path):
     assert result.stdout.split() == ["--xla_a=1", f"{FLAG}="]
 
 
-def test_jax_that_started_before_is_told_as_a_warning():
+def test_jax_that_started_before_is_reported_as_a_warning():
     result = run(pretend("0.10.2", before="import jax; jax.devices()"))
     assert "RuntimeWarning: jaxlib 0.10.2" in result.stderr
     assert "too late" in result.stderr

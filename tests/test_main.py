@@ -116,7 +116,7 @@ def test_parameters_start_from_another_run(finished, phantoms, tmp_path):
         (["--config=configs/rwsan.py:small", "--config.batch_size=4096"], ["fewer than one batch"]),
     ],
 )
-def test_mistakes_are_told_in_one_message(phantoms, tmp_path, capsys, arguments, words):
+def test_mistakes_are_reported_in_one_message(phantoms, tmp_path, capsys, arguments, words):
     changes = [c for c in call(phantoms) if c.partition("=")[0] not in {a.partition("=")[0] for a in arguments}]
     with_run = arguments if "--mode" in arguments[0] else [*changes, f"--workdir={tmp_path}", *arguments]
     assert main.main(with_run) == 2
@@ -218,7 +218,7 @@ def test_a_full_disk_keeps_the_earlier_checkpoints(phantoms, tmp_path, monkeypat
     assert checkpoints.Checkpoints(tmp_path, read_only=True).latest_step() == 2
 
 
-def test_a_write_that_fails_is_told(tmp_path):
+def test_a_write_that_fails_is_reported(tmp_path):
     with pytest.raises(StorageError, match="Free space"), os_errors(tmp_path):
         raise OSError(28, "No space left on device")
 

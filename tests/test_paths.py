@@ -14,7 +14,7 @@ def test_first_matching_row_wins():
     assert found == {"encoder": {"up": {"kernel": "e", "bias": "b"}}, "embed": {"embedding": "rest"}}
 
 
-def test_uncovered_parameters_and_idle_rows_are_told_together():
+def test_uncovered_parameters_and_idle_rows_are_reported_together():
     with pytest.raises(ConfigError) as error:
         paths.lookup([(r"encodr/.*", 1), (r".*/bias", 2)], TREE, "optim.freeze")
     text = str(error.value)

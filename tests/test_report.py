@@ -379,7 +379,7 @@ def test_a_picture_that_cannot_be_read_is_said_and_the_rest_is_shown(tmp_path, m
     broken = lambda *_, positions, **__: [explanation_of(rows[p], image=b"broken") for p in positions]  # noqa: E731
     monkeypatch.setattr(examples, "explain", broken)
     page = page_of(workdir)
-    assert "A picture of 6 bytes cannot be decoded" in words_of(page)
+    assert "An image of 6 bytes cannot be decoded" in words_of(page)
     assert "62.5 %" in words_of(page)
     assert "img" not in page.tags
 

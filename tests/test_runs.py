@@ -58,7 +58,7 @@ def test_predictions_are_those_of_the_task(written):
             assert found[i].answer == predict.choices[answer[0]]
             np.testing.assert_allclose(found[i].probability, probability[0], rtol=1e-5)
     assert run.predict("answers", []) == []
-    with pytest.raises(ConfigError, match="no predict function 'answer'; it has answers, explain"):
+    with pytest.raises(ConfigError, match="no predict function 'answer': choose answers"):
         run.predict("answer", examples)
 
 

@@ -1,4 +1,4 @@
-"""Every command in README and docs is run: here, in the order a reader would take, with small sizes in place of large ones."""
+"""Every command in README and docs is run: here, in the order a reader would take, with small sizes instead of large ones."""
 
 import json
 import os

@@ -34,7 +34,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from jaxvqa.errors import DataError, install, nearest, os_errors, run_command
+from jaxvqa.errors import DataError, choose, install, os_errors, run_command
 from jaxvqa.inputs import user_path
 from tfds_builders.manual import require_files
 
@@ -56,7 +56,7 @@ def builder_class(name: str) -> Any:
     """
     known = builder_names()
     if name not in known:
-        raise DataError(f"No data set {name!r}.{nearest(name, known)} Known: {', '.join(known)}.")
+        raise DataError(f"No data set {name!r}{choose(name, known)}")
     return importlib.import_module(f"tfds_builders.{name}.{name}_dataset_builder").Builder
 
 
@@ -70,8 +70,7 @@ def config_names(name: str, configs: Sequence[str] = ()) -> list[str | None]:
     known = [config.name for config in cls.BUILDER_CONFIGS]
     for config in configs:
         if config not in known:
-            have = f"Known: {', '.join(known)}." if known else "It has no configs."
-            raise DataError(f"{name} has no config {config!r}.{nearest(config, known)} {have}")
+            raise DataError(f"{name} has no config {config!r}{choose(config, known)}")
     return list(configs) or list(getattr(cls, "DEFAULT_CONFIGS", known)) or [None]
 
 

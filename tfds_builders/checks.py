@@ -19,7 +19,7 @@ from jaxvqa.data import pictures
 from jaxvqa.errors import DataError
 
 MOST_SHOWN = 20
-"""Faults that a message shows; of the others it tells the number."""
+"""Faults that a message shows; of the others it gives the number."""
 
 _MOST_CHARACTERS = 60  # of a wrong value
 _READ_AHEAD = 8  # files for each thread
@@ -198,7 +198,7 @@ def filled_splits(what: str, splits: Mapping[str, Sized], because: str, *, parti
       what: The data set, for messages.
       splits: Records by split.
       because: Why a split may have none.
-      partial: Whether the user asked for what there is: then an empty split is told, and not built.
+      partial: Whether the user asked for what there is: then an empty split is reported, and not built.
 
     Raises:
       DataError: A split is empty, and `partial` is not asked for; or all are.

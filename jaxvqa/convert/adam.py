@@ -84,7 +84,7 @@ class Optimizer:
         ):
             count = "one group" if len(sizes) == 1 else f"{len(sizes)} groups"
             raise CheckpointError(
-                f"The optimiser's state is none of one torch.optim.Adam: expected `state` and {count}." + ALONE
+                f"The optimiser's state is not that of one torch.optim.Adam: expected `state` and {count}." + ALONE
             )
         held = [len(group["params"]) for group in groups]
         if held != sizes:
@@ -104,7 +104,9 @@ class Optimizer:
                 if broken
                 else f"its parameters are at different steps {sorted(steps)}"
             )
-            raise CheckpointError(f"The optimiser's state is none of torch.optim.Adam after a step: {what}." + ALONE)
+            raise CheckpointError(
+                f"The optimiser's state is not that of a torch.optim.Adam after a step: {what}." + ALONE
+            )
 
         def moments(name: str) -> dict[str, Any]:
             tensors = {key: np.asarray(state[i][name]) for i, key in zip(indices, keys, strict=True)}

@@ -234,7 +234,7 @@ class _Machine:
 
     def call(self, called: Any, arguments: Any) -> Any:
         if not isinstance(called, Name) or not isinstance(arguments, tuple):
-            raise PickleError("a call of something that is no name")
+            raise PickleError("a call of something that is not a name")
         return Foreign(called.name) if called.make is None else called.make(*arguments)
 
     def named(self, name: str) -> Name:
@@ -281,7 +281,7 @@ class _Machine:
         elif isinstance(holder, list):
             holder += items
         elif not isinstance(holder, Foreign):
-            raise PickleError("items of something that is no list")
+            raise PickleError("items of something that is not a list")
 
     def SETITEM(self, _: Any) -> None:  # noqa: N802
         value, key = self.stack.pop(), self.stack.pop()
@@ -295,7 +295,7 @@ class _Machine:
         if isinstance(holder, dict):
             holder |= _dict(list(zip(items[::2], items[1::2], strict=True)))
         elif not isinstance(holder, Foreign):
-            raise PickleError("entries of something that is no dict")
+            raise PickleError("entries of something that is not a dict")
 
     def GLOBAL(self, argument: Any) -> None:  # noqa: N802
         self.stack.append(self.named(argument.replace(" ", ".")))
@@ -303,7 +303,7 @@ class _Machine:
     def STACK_GLOBAL(self, _: Any) -> None:  # noqa: N802
         name, module = self.stack.pop(), self.stack.pop()
         if not isinstance(name, str) or not isinstance(module, str):
-            raise PickleError("a name that is no text")
+            raise PickleError("a name that is not a text")
         self.stack.append(self.named(f"{module}.{name}"))
 
     def INST(self, argument: Any) -> None:  # noqa: N802

@@ -94,7 +94,7 @@ LR_SCALE = ((r"(embed|question)/.*", 0.2), (r".*", 1.0))
 def infer_sizes(tensors: Tensors) -> dict[str, Any]:
     """Reads the model's sizes and options from the tensors' names and shapes.
 
-    Nothing tells `dropout`. A size whose tensor is missing is left out.
+    No tensor shows `dropout`. A size whose tensor is missing is left out.
     """
     shapes = {key: tensor.shape for key, tensor in tensors.items()}
     where = {  # field -> (key, axis)

@@ -35,7 +35,7 @@ _BEGINNINGS: tuple[tuple[bytes, str, str], ...] = (
 
 
 def unreadable(path: Path, expected: str, why: str = "") -> CheckpointError:
-    """The error for a file that is no `expected`.
+    """The error for a file that is not the `expected` one.
 
     Args:
       path: the file.
@@ -51,11 +51,11 @@ def unreadable(path: Path, expected: str, why: str = "") -> CheckpointError:
     with path.open("rb") as file:
         start = file.read(512)
     if not start:
-        return CheckpointError(f"{path} is empty (0 bytes), and no readable {expected}: fetch it again.")
+        return CheckpointError(f"{path} is empty (0 bytes), and not a readable {expected}: fetch it again.")
     reason = f" ({why})" if why else ""
     for beginning, what, way_out in _BEGINNINGS:
         if re.match(beginning, start, re.IGNORECASE):
-            return CheckpointError(f"{path} ({size:,} bytes) {what}, and no readable {expected}{reason}: {way_out}.")
+            return CheckpointError(f"{path} ({size:,} bytes) {what}, and not a readable {expected}{reason}: {way_out}.")
     return CheckpointError(
-        f"{path} ({size:,} bytes) is no readable {expected}{reason}. Is it cut off? Fetch it again; or {ORIGINAL}."
+        f"{path} ({size:,} bytes) is not a readable {expected}{reason}. Is it cut off? Fetch it again; or {ORIGINAL}."
     )

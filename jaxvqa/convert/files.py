@@ -15,7 +15,7 @@ import safetensors.numpy
 
 from jaxvqa.convert import torch_files
 from jaxvqa.convert.file_kinds import ORIGINAL, unreadable
-from jaxvqa.errors import CheckpointError, DataError, nearest
+from jaxvqa.errors import CheckpointError, DataError, choose
 from jaxvqa.inputs import read_json
 
 TORCH_SUFFIXES = (".pth", ".pt", ".pkl", ".bin", ".ckpt")
@@ -68,7 +68,7 @@ Source = str | Path | TorchFile
 def read(source: Source, weights_entry: str = "state_dict", *, weights: str = "", prefix: str = "") -> TorchFile:
     """Reads a checkpoint: a `.safetensors` file, what `torch.save` or `torch.jit.save` wrote, or an index of parts.
 
-    What a file is, its content tells, not its name. A file of `torch.save` holds either key -> tensor, or an outer dict with
+    The content says what a file is, not its name. A file of `torch.save` holds either key -> tensor, or an outer dict with
     an entry that does.
 
     Args:
@@ -95,7 +95,7 @@ def read(source: Source, weights_entry: str = "state_dict", *, weights: str = ""
         raise CheckpointError(f"{path} holds tensors that are not read here: {several(lost)}.")
     other = [f"{inside}{key} ({type(value).__name__})" for key, value in held.items() if not _is_array(value)]
     if left_out := [*content.dropped, *other]:
-        notes.append(f"left out, being no tensor, number or text: {several(left_out)}")
+        notes.append(f"left out, being neither tensor, number nor text: {several(left_out)}")
     tensors = {str(key): value for key, value in held.items() if _is_array(value)}
     tensors, taken_off = _bare(path, tensors, prefix, notes)
     others = {str(key): value for key, value in extra.items()} if name else None
@@ -108,7 +108,7 @@ def write(path: str | Path, file: TorchFile) -> None:
     safetensors keeps no order and nothing but tensors: `extra` is left out there.
 
     Raises:
-      CheckpointError: the file's ending is none of the known ones, or PyTorch has no such numbers.
+      CheckpointError: the file's ending is not one of the known ones, or PyTorch has no such numbers.
     """
     path = Path(path)
     if path.suffix not in (".safetensors", *TORCH_SUFFIXES):
@@ -189,7 +189,7 @@ def _parts(index: Path) -> dict[str, np.ndarray]:
     places = content["weight_map"]
     parts = sorted(set(places.values()))
     if outside := [part for part in parts if Path(part).name != part]:
-        raise CheckpointError(f"{index} names {outside[0]!r}, which is no file beside it.")
+        raise CheckpointError(f"{index} names {outside[0]!r}, which is not a file beside it.")
     if missing := [part for part in parts if not (index.parent / part).is_file()]:
         raise CheckpointError(f"{index} lists parts that are not beside it: {several(missing)}. Fetch them too.")
     tensors: dict[str, np.ndarray] = {}
@@ -227,9 +227,8 @@ def _choose(
         return "", content, {}, []
     if wanted:
         if wanted not in found:
-            there = f"there is {', '.join(found)}" if found else "it has none"
             raise CheckpointError(
-                f"{path} has no entry {wanted!r} of tensors; {there}.{nearest(wanted, found)} Give --weights=NAME."
+                f"{path} has no entry of tensors {wanted!r}{choose(wanted, found)} Give --weights=NAME."
             )
         name = wanted
     else:
@@ -237,9 +236,9 @@ def _choose(
     if not found:
         entries = [f"{key} ({type(value).__name__})" for key, value in content.items()]
         raise CheckpointError(
-            f"{path} is no checkpoint of tensors: it is empty."
+            f"{path} is not a checkpoint of tensors: it is empty."
             if not content
-            else f"{path} is no checkpoint of tensors: it holds {several(entries)}. Expected key -> tensor, or "
+            else f"{path} is not a checkpoint of tensors: it holds {several(entries)}. Expected key -> tensor, or "
             f"{{{usual!r}: key -> tensor, …}}; {ORIGINAL}."
         )
     others = [other for other in found if other != name]

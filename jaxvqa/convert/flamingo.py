@@ -1,6 +1,6 @@
 """MLMI's checkpoints (github.com/caghankoksal/vqa-med), and those of flamingo-pytorch's PaLM variant: keys, sizes, options.
 
-A file of MLMI is PyTorch Lightning's: an outer dict of `state_dict`, `hyper_parameters` and more. Nothing in it tells the heads
+A file of MLMI is PyTorch Lightning's: an outer dict of `state_dict`, `hyper_parameters` and more. It does not state the heads
 of the vision transformer, which is run with 8, nor in which year it was trained, which changes what it computes
 (`jaxvqa.models.flamingo_quirks.PUBLISHED`). docs/originals/flamingo.md, section 16.
 
@@ -27,7 +27,7 @@ from jaxvqa.convert.towers.gpt2 import GPT2_ATTENTION, GPT2_FEED_FORWARD, GPT2_S
 from jaxvqa.convert.towers.palm import GAIN, PALM_BLOCK
 from jaxvqa.data.data_set import DataSet
 from jaxvqa.data.prompts import PromptTokenizer
-from jaxvqa.errors import CheckpointError, DataError, nearest
+from jaxvqa.errors import CheckpointError, DataError, choose
 from jaxvqa.tasks import task_class
 
 PREFIX = "flamingo_palm."
@@ -221,9 +221,7 @@ def model_config(options: Mapping[str, Any], *, year: str = "2023") -> dict[str,
     """
     name = options.get("language_encoder", options.get("language_model", "palm"))
     if name not in LANGUAGES:
-        raise CheckpointError(
-            f"The language model is {name!r}; there is {', '.join(LANGUAGES)}.{nearest(name, LANGUAGES)}"
-        )
+        raise CheckpointError(f"The language model is {name!r}{choose(name, LANGUAGES)}")
     language = LANGUAGES[name]
     config: dict[str, Any] = {"name": "flamingo", "language": language}
     config |= {field: options[key] for key, field in OPTIONS.items() if key in options}

@@ -51,7 +51,7 @@ BILINEAR = [
     *nested("q_prj.{k}.main.1", "merge_{k}", layers.WEIGHT_NORM_LINEAR),
 ]
 MAX_STACKS = 16
-"""The tables know the layers of so many stacks; the published model has two."""
+"""The tables know the layers of this many stacks; the published model has two."""
 
 
 def _stack(stack: int, question: str, image: str, score: str) -> list[Rule]:
@@ -91,7 +91,7 @@ KEYS = {"ban": _table(BILINEAR), "san": _table(STACKED)}
 def infer_sizes(tensors: Tensors) -> dict[str, Any]:
     """Reads the model's `name`, sizes and options from the tensors' names and shapes.
 
-    Nothing tells the rates of dropout. A size whose tensor is missing is left out.
+    No tensor shows the rates of dropout. A size whose tensor is missing is left out.
     """
     shapes = {key: tensor.shape for key, tensor in tensors.items()}
     name = "san" if "v_att.fc11.weight" in shapes else "ban"

@@ -65,7 +65,7 @@ KEYS = {
 def infer_sizes(tensors: Mapping[str, Tensors]) -> dict[str, Any]:
     """Reads the model's sizes and options from the tensors' names and shapes.
 
-    Nothing tells the rates of dropout. A size whose tensor is missing is left out.
+    No tensor shows the rates of dropout. A size whose tensor is missing is left out.
 
     Args:
       tensors: network -> its file's tensors.

@@ -1,7 +1,7 @@
 """SYSU-HCP's checkpoints (github.com/Rodger-Huang/SYSU-HCP-at-ImageCLEF-VQA-Med-2021): keys and the layout of the file.
 
 A file is `backbone_epoch-E_ACC_ACCPP.pth`, an outer dict of `epoch`, `run_id` and `state_dict`, whose keys begin with
-`module.`, or the tensors alone, with or without that prefix. Only its name tells the backbone.
+`module.`, or the tensors alone, with or without that prefix. Only its name states the backbone.
 docs/originals/sysu_hcp.md, section 11.
 
 The networks with HAGAP list every tensor of their tower twice: as part of the ImageNet network that they were made from, and
@@ -31,7 +31,7 @@ from jaxvqa.convert.towers.se_resnet import SE_RESNET
 from jaxvqa.convert.towers.vgg import vgg
 from jaxvqa.convert.towers.xception import XCEPTION
 from jaxvqa.data.med_text import DiseaseList
-from jaxvqa.errors import CheckpointError, nearest
+from jaxvqa.errors import CheckpointError, choose
 from jaxvqa.models.sysu_hcp import BACKBONES
 
 IMAGENET_CLASSES = 1000
@@ -139,8 +139,7 @@ def layout(config: Config) -> Layout:
 
 def _known(backbone: str | None) -> str:
     if backbone is None or backbone not in KEYS:
-        hint = nearest(str(backbone), KEYS)
-        raise CheckpointError(f"The model's backbone is {backbone!r}; there are keys of {', '.join(KEYS)}.{hint}")
+        raise CheckpointError(f"The model's backbone is {backbone!r}{choose(backbone, KEYS)}")
     return backbone
 
 

@@ -9,7 +9,7 @@ ours, empty when nothing changes; sizes that it leaves open come from the array 
 left writes the original's checkpoint.
 
 Both directions are strict: each original key is used or excused, each of our leaves is filled, every shape is checked, and
-one error tells all faults: the first of each kind, and how many more there are.
+one error lists all faults: the first of each kind, and how many more there are.
 
 Several rules may name the same path: a parameter that the original holds under several names. Loading takes the name that
 comes last in the checkpoint, as the original's own loading does; writing gives every name.

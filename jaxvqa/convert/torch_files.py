@@ -116,7 +116,7 @@ class _Tensor:
         if not isinstance(sizes, tuple | list) or not isinstance(strides, tuple | list) or len(sizes) != len(strides):
             raise PickleError("a tensor without shape or strides")
         if not all(type(n) is int and 0 <= n < 2**62 for n in (offset, *sizes, *strides)) or len(sizes) > 64:
-            raise PickleError("a tensor whose shape, strides or offset are no sizes")
+            raise PickleError("a tensor whose shape, strides or offset are not sizes")
         if self.dtype is not None:
             numbers = numbers[: len(numbers) // self.dtype.itemsize * self.dtype.itemsize].view(self.dtype)
         count = math.prod(sizes)

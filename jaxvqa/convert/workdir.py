@@ -29,7 +29,7 @@ class Contents:
       meta: the position in the data, the versions that wrote it, and what the converter noted.
       params: the parameters that training goes on from, not their moving average; the optimiser's state is theirs.
       collections: the other collections, such as `batch_stats`.
-      adam: the optimiser's state, or None when it is no Adam or Adamax, or has not made a step.
+      adam: the optimiser's state, or None when it is not an Adam or Adamax, or has not made a step.
     """
 
     config: ml_collections.ConfigDict

@@ -33,7 +33,7 @@ class Readers:
       threads: batches read at the same time, by threads.
       prefetch_mib: an upper bound for the batches held ready, in MiB.
       workers: worker processes; 0 for threads alone, which is faster for arrays (moving batches between processes
-        costs more than reading them). Worth it for heavy Python work such as decoding and augmenting pictures.
+        costs more than reading them). Worth it for heavy Python work such as decoding and augmenting images.
     """
 
     threads: int = 4

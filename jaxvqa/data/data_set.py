@@ -234,7 +234,7 @@ def _positions_of(records: Records, types: Sequence[str], keep: Callable[[int], 
     """Positions of the examples of these types (none: of all) about images that are kept, in order.
 
     Raises:
-      DataError: there is none; names the types that there are.
+      DataError: no question is of these types; names those that there are.
     """
     seen: set[str] = set()
     kept = False

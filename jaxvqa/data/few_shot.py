@@ -3,7 +3,7 @@
     <image> question: … <EOQ> answer: … <EOC> <image> question: … <EOQ> answer: … <EOC> <image> question: … <EOQ> answer:
     └──────────── an example ───────────────┘ └─────── the example nearest to it ─────┘ └──── what is asked ────────────┘
 
-Examples are drawn by a seed, or are those whose pictures are most similar to the one asked about (RICES: Z. Yang and others,
+Examples are drawn by a seed, or are those whose images are most similar to the one asked about (RICES: Z. Yang and others,
 "An Empirical Study of GPT-3 for Few-Shot Knowledge-Based VQA", AAAI 2022).
 """
 
@@ -22,12 +22,12 @@ from jaxvqa.errors import ConfigError
 WAYS = ("seed", "image")
 """`config.data.shots_by`: how examples are chosen."""
 
-_CHUNK = 256  # pictures that are compared with all others at a time
+_CHUNK = 256  # images that are compared with all others at a time
 
 
 @runtime_checkable
 class Questions(Source, Protocol):
-    """A source of questions, or captions, about pictures (`jaxvqa.data.Split`)."""
+    """A source of questions, or captions, about images (`jaxvqa.data.Split`)."""
 
     @property
     def images(self) -> Images:
@@ -55,18 +55,18 @@ class Shots:
 
 @dataclass(frozen=True)
 class Support:
-    """Chooses examples: `count` pictures, never the one asked about, and of each a question by (seed, question asked).
+    """Chooses examples: `count` images, never the one asked about, and of each a question by (seed, question asked).
 
     Attributes:
       source: the examples.
       shots: how many, and the seed.
-      pictures: theirs.
-      similar: id of a picture asked about -> positions in `pictures`, see `most_similar`; without, pictures are drawn too.
+      images: theirs.
+      similar: id of an image asked about -> positions in `images`, see `most_similar`; without, images are drawn too.
     """
 
     source: Questions = field(repr=False)
     shots: Shots
-    pictures: Images = field(repr=False)
+    images: Images = field(repr=False)
     similar: Mapping[int, Sequence[int]] | None = field(default=None, repr=False)
 
     @classmethod
@@ -74,46 +74,46 @@ class Support:
         """Those of a source.
 
         Raises:
-          ConfigError: it has too few pictures.
+          ConfigError: it has too few images.
         """
-        pictures = source.images
-        if len(pictures) <= shots.count:
+        images = source.images
+        if len(images) <= shots.count:
             raise ConfigError(
-                f"config.data.shots is {shots.count}, which takes {shots.count + 1} pictures, so that none is the one asked "
-                f"about; config.data.shots_split = {shots.split!r} has {len(pictures)}. Lower it, or take a larger split."
+                f"config.data.shots is {shots.count}, which takes {shots.count + 1} images, so that none is the one asked "
+                f"about; config.data.shots_split = {shots.split!r} has {len(images)}. Lower it, or take a larger split."
             )
-        return cls(source, shots, pictures)
+        return cls(source, shots, images)
 
     def __call__(self, asked: Example) -> list[Example]:
-        """The examples for a question, with their pictures, in the order of the text."""
+        """The examples for a question, with their images, in the order of the text."""
         rng = np.random.default_rng([self.shots.seed, int(asked["question_id"])])
-        picture = int(asked["image_id"])
+        image = int(asked["image_id"])
         if self.similar is None:
-            others = np.flatnonzero(self.pictures.ids != picture)
+            others = np.flatnonzero(self.images.ids != image)
             chosen: Sequence[int] = rng.choice(others, self.shots.count, replace=False).tolist()
         else:
-            chosen = self.similar[picture]
-        return self.source.read([int(rng.choice(self.pictures.examples[i])) for i in chosen])
+            chosen = self.similar[image]
+        return self.source.read([int(rng.choice(self.images.examples[i])) for i in chosen])
 
 
 def most_similar(
     asked: Images,
     asked_vectors: Float[np.ndarray, "Q E"],
-    pictures: Images,
+    images: Images,
     vectors: Float[np.ndarray, "N E"],
     count: int,
 ) -> dict[int, tuple[int, ...]]:
-    """The `count` pictures nearest to each one by the cosine of their vectors, the most similar last; itself is none of them.
+    """The `count` images nearest to each one by the cosine of their vectors, the most similar last; never itself.
 
     Returns:
-      Id of an asked picture -> positions in `pictures`, which has more than `count`.
+      Id of an asked image -> positions in `images`, which has more than `count`.
     """
     asked_vectors, vectors = _unit(asked_vectors), _unit(vectors)
     found: dict[int, tuple[int, ...]] = {}
     for start in range(0, len(asked), _CHUNK):
         ids = asked.ids[start : start + _CHUNK]
         cosine = asked_vectors[start : start + _CHUNK] @ vectors.T
-        cosine[ids[:, None] == pictures.ids[None]] = -np.inf
+        cosine[ids[:, None] == images.ids[None]] = -np.inf
         best = np.argpartition(cosine, -count, axis=1)[:, -count:]
         order = np.argsort(np.take_along_axis(cosine, best, axis=1), axis=1)
         rows: Int[np.ndarray, "Q k"] = np.take_along_axis(best, order, axis=1)
@@ -138,12 +138,12 @@ class ShowExamples:
     see: Sequence[Transform]
 
     def __call__(self, example: Example) -> Example:
-        """Adds the examples and their pictures."""
+        """Adds the examples and their images."""
         shots = self.support(example)
-        pictures = [self._picture(shot | {"draw": (*example["draw"], i)}) for i, shot in enumerate(shots)]
-        return example | {"shots": shots, "image": np.stack([*pictures, example["image"]])}
+        images = [self._image(shot | {"draw": (*example["draw"], i)}) for i, shot in enumerate(shots)]
+        return example | {"shots": shots, "image": np.stack([*images, example["image"]])}
 
-    def _picture(self, example: Example) -> np.ndarray:
+    def _image(self, example: Example) -> np.ndarray:
         for transform in self.see:
             example = transform(example)
         return example["image"]

@@ -1,4 +1,4 @@
-"""Pictures to arrays: decoding, resizing, and small random changes in training."""
+"""Images to arrays: decoding, resizing, and small random changes in training."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -29,7 +29,7 @@ def resized(picture: Image.Image, size: int, channels: int, *, bicubic: bool = F
 
     docs/originals/cmsa.md, section 7.4; docs/originals/blip.md, section 13.
 
-    Pictures of other kinds than 8-bit grey and RGB become those by the rule of `jaxvqa.data.pictures`.
+    Images of other kinds than 8-bit grey and RGB become those by the rule of `jaxvqa.data.pictures`.
     """
     picture = pictures.eight_bit(picture).convert(pictures.MODES[channels])
     picture = picture.resize((size, size), Image.Resampling.BICUBIC if bicubic else Image.Resampling.BILINEAR)
@@ -77,10 +77,10 @@ class DecodeImage:
     _kept: _Kept = field(init=False, repr=False, compare=False, default_factory=_Kept)
 
     def __call__(self, example: Example) -> Example:
-        """Adds the decoded pictures.
+        """Adds the decoded images.
 
         Raises:
-          DataError: names the picture that cannot be decoded.
+          DataError: names the image that cannot be decoded.
         """
         image_id = int(example["image_id"])
         arrays = self._kept.get(image_id)
@@ -104,7 +104,7 @@ class DecodeImage:
 
 def _named(error: DataError, source: str, image_id: int) -> DataError:
     return DataError(
-        f"The picture {source!r} of image {image_id} {error}. Build the data set anew from a whole PNG or JPEG file."
+        f"The entry {source!r} of image {image_id} {error}. Build the data set anew from a whole PNG or JPEG file."
     )
 
 

@@ -19,7 +19,7 @@ REFERENCES = ("image", "answer", "*")
 """The columns of the files; "*" takes the rest of a line, separators and all."""
 
 NO_DISEASES = frozenset({"yes", "no"})
-"""Answers, in lower case, of questions whether an image is normal: they are no class, and not trained on."""
+"""Answers, in lower case, of questions whether an image is normal: they are not classes, and not trained on."""
 
 _MOST_FAULTS_SHOWN = 10
 

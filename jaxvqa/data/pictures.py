@@ -58,7 +58,7 @@ def decode(encoded: bytes, channels: int | None = None) -> Image.Image:
       A picture of mode "L" or "RGB".
 
     Raises:
-      DataError: the file is no picture, is damaged, too large to be meant, or of values that have no rule; says why.
+      DataError: the file is not a picture, is damaged, too large to be meant, or of values that have no rule; says why.
     """
     picture = eight_bit(_opened(encoded))
     return picture.convert(MODES[channels]) if channels else picture
@@ -68,7 +68,7 @@ def decode_labels(encoded: bytes) -> UInt8[np.ndarray, "H W"]:
     """Decodes a label map: the values of an 8-bit picture of one channel, or the numbers of a palette's colours, as they are.
 
     Raises:
-      DataError: the file is no picture, is damaged, or has other values.
+      DataError: the file is not a picture, is damaged, or has other values.
     """
     picture = _opened(encoded)
     _load(picture)

@@ -95,7 +95,7 @@ _VQA = "<image> question: {question} <EOQ> answer:"
 TEMPLATES: Mapping[str, Template] = {
     "vqa": Template(f"{_BEGIN}{_VQA}{ANSWER}", f"{_BEGIN}{_VQA}"),
     "caption": Template(f"{_BEGIN}<image> Output:{ANSWER}", f"{_BEGIN}<image> Output:"),
-    # The prompt of the original's notebooks has a blank at its end, which no text of the training has there as a word.
+    # The prompt of the original's notebooks has a blank at its end, which no text of the training has there as a token.
     "report": Template(f"{_BEGIN}<image> Output:{ANSWER}", f"{_BEGIN}<image> Output: "),
     "bert": Template(
         "[CLS] <image> question: {question} <EOQ> [SEP]", "[CLS] <image> question: {question} <EOQ> [SEP]"
@@ -113,7 +113,7 @@ TEMPLATES: Mapping[str, Template] = {
         f"{_BEGIN}<image> question: {{question}} answer:{ANSWER}",
         f"{_BEGIN}<image> question: {{question}} answer:",
     ),
-    # The current code begins with a mark that GPT-2's vocabulary has not, and which becomes four words (Q10).
+    # The current code begins with a text that GPT-2's vocabulary has not, and which becomes four tokens (Q10).
     "imageclef_bos": Template(f"<BOS> {_VQA}{ANSWER}", f"{_BEGIN}{_VQA}"),
 }
 """`config.data.template` -> the template. `vqa` and `caption` are the sound ones; the others are for published checkpoints."""
@@ -143,7 +143,7 @@ FORMS: Mapping[str, tuple[Callable[[str], str], Callable[[str], str]]] = {
 def asked_and_true(record: Mapping[str, Any]) -> tuple[str, str]:
     """The question of a record and its annotated answer; a record without a question is a caption, the answer to none.
 
-    A picture may have a caption too, which is not what its questions ask for.
+    An image may have a caption too, which is not what its questions ask for.
     """
     return (record["question"], record["multiple_choice_answer"]) if "question" in record else ("", record["caption"])
 
@@ -152,7 +152,7 @@ def training_texts(data: DataSet) -> Iterator[str]:
     """The texts that a tokenizer is trained on: the templates of questions and captions without their special tokens."""
     config = data.config
     question_form, answer_form = FORMS[config.text_form]
-    # Of named parts all, so that every run has the same words.
+    # Of named parts all, so that every run has the same tokens.
     others = {"images": ""} | ({"question_types": ()} if config.vocabulary_parts else {})
     for part in config.vocabulary_parts or (config.examples,):
         own = data.changed(examples=part, **others)
@@ -166,10 +166,10 @@ def training_texts(data: DataSet) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class WriteText:
-    """A question with its answer, or a caption -> numbers of words, int32, filled up with padding.
+    """A question with its answer, or a caption -> token ids, int32, filled up with padding.
 
-    Adds `text` [T] and `text_mask` bool[T], the whole text, cut at its end; `question_end` int32, the place of the mark behind
-    the question, or of the last word where there is none; `answer_start` int32, the place of the first word behind the prompt,
+    Adds `text` [T] and `text_mask` bool[T], the whole text, cut at its end; `question_end` int32, the place of the special token
+    behind the question, else of the last token; `answer_start` int32, the place of the first token behind the prompt,
     which is behind the text where that is cut before; `prompt` [P] and `prompt_mask` bool[P], in which a question that is too
     long is cut at its end. Records `shots` stand before it as examples, whose longest questions, or captions, are cut first
     until all of it fits.
@@ -193,30 +193,30 @@ class WriteText:
         question_form, answer_form = FORMS[self.form]
         question, answer = asked_and_true(example)
         parts = {"question": question_form(question), "answer": answer_form(answer)}
-        words = self.tokenizer.fill(self.template.text, parts)[: self.max_tokens]
+        tokens = self.tokenizer.fill(self.template.text, parts)[: self.max_tokens]
         prompt = self.tokenizer.fill(self.template.prompt, parts)
         mark = self.tokenizer.question_end
-        text, text_mask = _filled(words, self.max_tokens, self.tokenizer.padding)
+        text, text_mask = _filled(tokens, self.max_tokens, self.tokenizer.padding)
         fitting = self._with_shots(example, parts) if example.get("shots") else self._fitting(prompt)
         asked, prompt_mask = _filled(fitting, self.max_prompt, self.tokenizer.padding)
         return example | {
             "text": text,
             "text_mask": text_mask,
-            "question_end": np.int32(words.index(mark) if mark in words else len(words) - 1),
-            "answer_start": np.int32(_alike(words, prompt)),
+            "question_end": np.int32(tokens.index(mark) if mark in tokens else len(tokens) - 1),
+            "answer_start": np.int32(_alike(tokens, prompt)),
             "prompt": asked,
             "prompt_mask": prompt_mask,
         }
 
     def _fitting(self, prompt: list[int]) -> list[int]:
-        """The prompt, less words at the question's end, so that what asks for the answer stays."""
+        """The prompt, less tokens at the question's end, so that what asks for the answer stays."""
         if len(prompt) <= self.max_prompt:
             return prompt
         tail = self.tokenizer.fill(self.template.prompt.partition("{question}")[2], {})
         return prompt[: self.max_prompt - len(tail)] + tail
 
     def least(self, shots: int) -> int:
-        """How many words a prompt with so many examples, or none, takes at least: without questions and answers."""
+        """How many tokens a prompt with this many examples takes at least: without questions and answers."""
         nothing = {"question": "", "answer": ""}
         if not shots:
             part = self._part(self.template.prompt, nothing)
@@ -230,51 +230,51 @@ class WriteText:
         shots = [{"question": question_form(question), "answer": answer_form(answer)} for question, answer in pairs]
         parts = [*(self._part(self.template.example, shot) for shot in shots), self._part(self.template.asked, asked)]
         opening = self.tokenizer.fill(self.template.opening, {})
-        while (length := len(opening) + sum(len(part.words) for part in parts)) > self.max_prompt:
+        while (length := len(opening) + sum(len(part.tokens) for part in parts)) > self.max_prompt:
             longest = max(parts[:-1], key=lambda part: part.spare)
             longest = longest if longest.spare > 0 else parts[-1]
             if longest.spare <= 0:
                 raise ConfigError(
-                    f"Question {example['question_id']} with {len(shots)} examples takes {length} words, with nothing left to "
+                    f"Question {example['question_id']} with {len(shots)} examples takes {length} tokens, with nothing left to "
                     f"cut; config.data.max_prompt is {self.max_prompt}. Raise it, or lower config.data.shots."
                 )
             longest.cut()
-        return [*opening, *(word for part in parts for word in part.words)]
+        return [*opening, *(token for part in parts for token in part.tokens)]
 
     def _part(self, form: str, parts: Mapping[str, str]) -> "_Part":
-        words = self.tokenizer.fill(form, parts)
+        tokens = self.tokenizer.fill(form, parts)
         head, mark, tail = form.partition("{question}" if "{question}" in form else "{answer}")
         if not mark:
-            return _Part(words, len(words), 0)
+            return _Part(tokens, len(tokens), 0)
         # A blank before a word is part of it.
         before, behind = self.tokenizer.fill(head.rstrip(), parts), self.tokenizer.fill(tail, parts)
-        return _Part(words, len(before), len(behind))
+        return _Part(tokens, len(before), len(behind))
 
 
 @dataclass
 class _Part:
-    """The words of an example or a prompt, of which those between `head` and `tail` may be cut."""
+    """The tokens of an example or a prompt, of which those between `head` and `tail` may be cut."""
 
-    words: list[int]
+    tokens: list[int]
     head: int
     tail: int
 
     @property
     def spare(self) -> int:
-        return len(self.words) - self.head - self.tail
+        return len(self.tokens) - self.head - self.tail
 
     def cut(self) -> None:
-        del self.words[len(self.words) - self.tail - 1]
+        del self.tokens[len(self.tokens) - self.tail - 1]
 
 
-def _filled(words: Sequence[int], length: int, padding: int) -> tuple[np.ndarray, np.ndarray]:
+def _filled(tokens: Sequence[int], length: int, padding: int) -> tuple[np.ndarray, np.ndarray]:
     text, mask = np.full(length, padding, np.int32), np.zeros(length, np.bool_)
-    text[: len(words)], mask[: len(words)] = words, True
+    text[: len(tokens)], mask[: len(tokens)] = tokens, True
     return text, mask
 
 
 def _alike(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many words two texts begin with alike."""
+    """How many tokens two texts begin with alike."""
     return next(
         (i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second))
     )

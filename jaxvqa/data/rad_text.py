@@ -171,7 +171,7 @@ def load_fasttext(path: str | Path, vocabulary: RadVocabulary, *, width: int | N
         float32[V, E].
 
     Raises:
-        DataError: the file is missing, is no such model, is quantised, cut off, or of another width.
+        DataError: the file is missing, is not such a model, is quantised, cut off, or of another width.
     """
     path = Path(path)
     if not path.is_file() or not path.stat().st_size:
@@ -223,7 +223,7 @@ class _FastText:
         magic, version = struct.unpack_from("<ii", content, 0)
         if magic != _FASTTEXT_MAGIC or version not in _FASTTEXT_VERSIONS:
             raise DataError(
-                f"{path} is no fastText model (it starts with {magic}, {version}; expected {_FASTTEXT_MAGIC} and 11 or 12)."
+                f"{path} is not a fastText model (it starts with {magic}, {version}; expected {_FASTTEXT_MAGIC} and 11 or 12)."
                 " Files of the word2vec format, such as *.vec.bin, have no n-grams; take the model's own .bin file."
             )
         # dim, ws, epoch, minCount, neg, wordNgrams, loss, model, bucket, minn, maxn, lrUpdateRate, t

@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from jaxvqa.errors import DataError, nearest
+from jaxvqa.errors import DataError, choose
 
 
 def data_dir(folder: str = "") -> Path:
@@ -47,7 +47,7 @@ class Records:
         known = sorted(builder.info.splits)
         for split in splits.split("+"):
             if split.partition("[")[0] not in known:
-                raise DataError(f"{part} has no split {split!r}; it has {', '.join(known)}.{nearest(split, known)}")
+                raise DataError(f"{part} has no split {split!r}{choose(split, known)}")
         decoders = {
             name: tfds.decode.SkipDecoding()
             for name, feature in builder.info.features.items()

@@ -128,7 +128,7 @@ def load_glove(path: str | Path, vocabulary: Vocabulary, *, width: int | None = 
         float32[V, E].
 
     Raises:
-        DataError: the file is missing, of another width, cut off, or holds something that is no finite number.
+        DataError: the file is missing, of another width, cut off, or holds something that is not a finite number.
     """
     path = Path(path)
     if not path.is_file():

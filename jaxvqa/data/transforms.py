@@ -47,7 +47,7 @@ class ScoreAnswers:
 
 @dataclass(frozen=True)
 class ClassOfAnswer:
-    """`multiple_choice_answer` str -> `answer_class` int32, -1 where it is none of the classes, or where there is none."""
+    """`multiple_choice_answer` str -> `answer_class` int32, -1 where it is not one of the classes, or is missing."""
 
     classes: AnswerList = field(repr=False)
 
@@ -82,8 +82,8 @@ class BlindRegions:
 class RegionsAsImage:
     """`features` [n, F] and `boxes` [n, 4] -> `image` float16[R, 1, F + 4], the first R, zero rows at the end.
 
-    What takes pictures takes regions so: a row for each, whose channels are its features and its box, x1, y1, x2, y2 in shares
-    of the picture's width and height. All zero if `blind`.
+    What takes images takes regions so: a row for each, whose channels are its features and its box, x1, y1, x2, y2 in shares
+    of the image's width and height. All zero if `blind`.
 
     Raises:
         DataError: it is not known where the regions lie.
@@ -99,9 +99,9 @@ class RegionsAsImage:
             size = np.asarray([example["image_w"], example["image_h"]] * 2, np.float32)
             if not ((size > 0).all() and np.any(example["boxes"])):
                 raise DataError(
-                    f"Nothing tells where the regions of image {example['image_id']} lie: its region file had no bbox, or no "
+                    f"Nothing says where the regions of image {example['image_id']} lie: its region file had no bbox, or no "
                     "image_w and image_h. This model reads boxes: build the data set from files with them, or take a part with "
-                    "pictures (config.data.images)."
+                    "images (config.data.images)."
                 )
             rows = np.concatenate(
                 [example["features"], example["boxes"] / size], axis=1, dtype=np.float16, casting="same_kind"
@@ -114,7 +114,7 @@ class Label:
     """An entry -> its position in `values`, int32.
 
     Raises:
-        DataError: it is none of them.
+        DataError: it is not one of them.
     """
 
     key: str

@@ -25,7 +25,7 @@ BUCKETS = (16, 32, 64, 128, 256, 512, 1024)
 """Lengths of prompts for which there are programs; a longer one gets a program of its own length."""
 
 MANY_TOKENS = 8
-"""From so many tokens on, what `_with_transposed` takes (four or five tokens' time) is won back; with a single row never."""
+"""From this many tokens on, what `_with_transposed` takes (four or five tokens' time) is won back; with a single row never."""
 
 Prompts = Sequence[Sequence[int] | np.ndarray]
 """Token ids of each prompt."""

@@ -7,7 +7,7 @@ import importlib
 from collections.abc import Callable, Iterator
 from typing import Protocol, runtime_checkable
 
-from jaxvqa.errors import ConfigError, nearest
+from jaxvqa.errors import ConfigError, choose
 from jaxvqa.evaluators.context import Context
 from jaxvqa.metrics.score import Scores
 from jaxvqa.report.tables import Table, Values
@@ -71,8 +71,6 @@ def evaluator(name: str) -> Callable[[Context], Evaluator]:
       ConfigError: names the known ones.
     """
     if name not in EVALUATORS:
-        raise ConfigError(
-            f"An evaluator's type is {name!r}; known are {', '.join(EVALUATORS)}.{nearest(name, EVALUATORS)}"
-        )
+        raise ConfigError(f"An evaluator's type is {name!r}{choose(name, EVALUATORS)}")
     module, _, attribute = EVALUATORS[name].partition(":")
     return getattr(importlib.import_module(module), attribute)

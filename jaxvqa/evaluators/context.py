@@ -17,7 +17,7 @@ from jaxvqa.data.batches import DEFAULT_READERS, LoadBatch, Readers, Source, rea
 from jaxvqa.data.data_set import Split
 from jaxvqa.data.order import EvalOrder
 from jaxvqa.data.transforms import Transform
-from jaxvqa.errors import ConfigError, DivergedError, nearest, os_errors
+from jaxvqa.errors import ConfigError, DivergedError, choose, os_errors
 from jaxvqa.logs import write_whole
 from jaxvqa.sharding import batch_sharding, check_batch_size
 from jaxvqa.state import TrainState
@@ -58,9 +58,7 @@ class Context:
         check_batch_size(self.config.batch_size, 1, self.mesh, f"config.evals.{self.name}.batch_size")
         known, wanted = self.task.predictions, self.config.predict
         if wanted not in known:
-            raise ConfigError(
-                f"config.evals.{self.name}.predict is {wanted!r}; the task has {', '.join(known)}.{nearest(wanted, known)}"
-            )
+            raise ConfigError(f"config.evals.{self.name}.predict is {wanted!r}{choose(wanted, known)}")
 
     @property
     def predict(self) -> Predict:

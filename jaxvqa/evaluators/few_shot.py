@@ -24,9 +24,9 @@ def with_examples(context: Context, shots: Shots | None) -> Callable[[TrainState
     def by_similarity(state: TrainState) -> Sequence[Transform]:
         mine, others = (
             context.outputs(state, predict=predict, source=images, what="comparing images")["vector"]
-            for images in (asked, support.pictures)
+            for images in (asked, support.images)
         )
-        similar = most_similar(asked, mine, support.pictures, others, shots.count)
+        similar = most_similar(asked, mine, support.images, others, shots.count)
         return shots.transforms(dataclasses.replace(support, similar=similar))
 
     return by_similarity

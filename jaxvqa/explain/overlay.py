@@ -17,10 +17,10 @@ from jaxvqa.errors import DataError
 from jaxvqa.explain.explanation import Explanation
 
 SIDE = 320
-"""Longer side to which small pictures are enlarged, in pixels."""
+"""Longer side to which small images are enlarged, in pixels."""
 
 BLANK = 224
-"""Grey of the canvas where a data set holds boxes but no picture."""
+"""Grey of the canvas where a data set holds boxes but no image."""
 
 _HEAT = matplotlib.colormaps["inferno"]
 _HEAT_OPACITY = 0.6
@@ -28,15 +28,15 @@ _OUTLINE = (64, 224, 255)  # not a colour of the heat, and bright on dark scans
 
 
 def decode(image: bytes) -> UInt8[np.ndarray, "H W 3"]:
-    """Decodes a picture to RGB, just as training does (`jaxvqa.data.pictures`).
+    """Decodes an image to RGB, just as training does (`jaxvqa.data.pictures`).
 
     Raises:
-      DataError: the bytes are no picture.
+      DataError: the bytes are not an image.
     """
     try:
         return np.array(pictures.decode(image, 3))
     except DataError as error:
-        raise DataError(f"A picture of {len(image)} bytes cannot be decoded: it {error}.") from error
+        raise DataError(f"An image of {len(image)} bytes cannot be decoded: it {error}.") from error
 
 
 def encode(image: UInt8[np.ndarray, "H W 3"], kind: str = "PNG") -> bytes:
@@ -48,9 +48,9 @@ def encode(image: UInt8[np.ndarray, "H W 3"], kind: str = "PNG") -> bytes:
 
 
 def canvas(explanation: Explanation) -> tuple[UInt8[np.ndarray, "H W 3"], Float[np.ndarray, "R 4"]] | None:
-    """The picture to draw on and its boxes, both at a legible size.
+    """The image to draw on and its boxes, both at a legible size.
 
-    Without a picture, a plain canvas of the picture's size; None when not even the size is known.
+    Without an image, a plain canvas of the image's size; None when not even the size is known.
     """
     width, height = explanation.size
     if explanation.image:
@@ -60,7 +60,7 @@ def canvas(explanation: Explanation) -> tuple[UInt8[np.ndarray, "H W 3"], Float[
     else:
         return None
     boxes = explanation.boxes
-    if width > 0 and height > 0:  # the stored picture may be a smaller copy of the one that the boxes were found on
+    if width > 0 and height > 0:  # the stored image may be a smaller copy of the one that the boxes were found on
         sx, sy = image.shape[1] / width, image.shape[0] / height
         boxes = boxes * np.array([sx, sy, sx, sy], np.float32)
     return enlarge(image, boxes)
@@ -69,7 +69,7 @@ def canvas(explanation: Explanation) -> tuple[UInt8[np.ndarray, "H W 3"], Float[
 def enlarge(
     image: UInt8[np.ndarray, "H W 3"], boxes: Float[np.ndarray, "R 4"], side: int = SIDE
 ) -> tuple[UInt8[np.ndarray, "h w 3"], Float[np.ndarray, "R 4"]]:
-    """Enlarges a picture and its boxes so that the longer side has at least `side` pixels; larger ones stay."""
+    """Enlarges an image and its boxes so that the longer side has at least `side` pixels; larger ones stay."""
     height, width = image.shape[:2]
     factor = max(1.0, side / max(height, width))
     if factor == 1.0:
@@ -80,7 +80,7 @@ def enlarge(
 
 
 def clip_boxes(boxes: Float[np.ndarray, "R 4"], height: int, width: int) -> Float[np.ndarray, "R 4"]:
-    """Moves the corners of boxes into a picture of that size; x1 <= x2 and y1 <= y2 afterwards."""
+    """Moves the corners of boxes into an image of that size; x1 <= x2 and y1 <= y2 afterwards."""
     x1, y1, x2, y2 = np.clip(boxes.T, 0, np.array([width, height, width, height], np.float32)[:, None])
     return np.stack([np.minimum(x1, x2), np.minimum(y1, y2), np.maximum(x1, x2), np.maximum(y1, y2)], 1).astype(
         np.float32
@@ -90,10 +90,10 @@ def clip_boxes(boxes: Float[np.ndarray, "R 4"], height: int, width: int) -> Floa
 def heat_map(
     boxes: Float[np.ndarray, "R 4"], weights: Float[np.ndarray, " R"], height: int, width: int
 ) -> Float[np.ndarray, "{height} {width}"]:
-    """Spreads each box's weight over the picture as a smooth bump of the box's size, and scales the sum to at most 1.
+    """Spreads each box's weight over the image as a smooth bump of the box's size, and scales the sum to at most 1.
 
     A bump is a Gaussian with half the box's sides as standard deviations. Its height is the weight over the square root of
-    its area: between height = weight, which drowns a lesion in the box of the whole picture, and volume = weight, which
+    its area: between height = weight, which drowns a lesion in the box of the whole image, and volume = weight, which
     makes a tiny box glow whatever its weight. All zero when all weights are.
     """
     x1, y1, x2, y2 = clip_boxes(boxes, height, width).T
@@ -114,16 +114,16 @@ def overlay(
     weights: Float[np.ndarray, " R"],
     outlined: int = 3,
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Draws region attention on a picture: heat, every box by its weight, and the strongest boxes with their share.
+    """Draws region attention on an image: heat, every box by its weight, and the strongest boxes with their share.
 
     Args:
-      image: the picture.
+      image: what to draw on.
       boxes: x1, y1, x2, y2 in its pixels; what lies outside is cut off.
       weights: a weight for each box, not negative.
       outlined: how many of the strongest boxes get a full outline and a number.
 
     Returns:
-      A new picture; the same as `image` when all weights are zero.
+      A new image; the same as `image` when all weights are zero.
     """
     height, width = image.shape[:2]
     top = float(np.max(weights, initial=0.0))

@@ -138,7 +138,7 @@ class Case:
         """Files in the case's own folder, or else in the folder `data` below the one that JAXVQA_DATA names.
 
         Raises:
-          Skipped: there are none of these names.
+          Skipped: a file is missing.
         """
         found = [_in_folders(self.folder, data, name) for name in names]
         if None in found:

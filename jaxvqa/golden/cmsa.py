@@ -86,7 +86,7 @@ def _inputs(case: Case) -> dict[str, Any]:
     return given | {"organ_logits": case.inputs["modal_logits"]}
 
 
-def _called(inputs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+def _called(inputs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The arguments of the model's method that takes these inputs, and which method that is."""
     if "image" in inputs:
         return dict(inputs), {}

@@ -31,7 +31,7 @@ _ABOUT_LISTS = ("words", "n_words", "words_sha256", "answers", "n_answers", "ans
 
 
 def _questions(cases: list[dict[str, Any]]) -> Results:
-    # The dictionary is no part of the cases, but what they use of it follows from them.
+    # The dictionary is not part of the cases, but what they use of it follows from them.
     pad = max((i for case in cases for i in case["ids"]), default=0)
     words = [f"<{i}>" for i in range(pad)]
     for case in cases:

@@ -28,7 +28,7 @@ from jaxvqa.golden.parts import compare_all
 from jaxvqa.golden.training import Named, Run, Training, config_of, pixels, train
 from jaxvqa.models.flamingo import FREEZE
 from jaxvqa.models.layers.perceiver import GatedCrossAttention, PerceiverResampler, visible_media
-from jaxvqa.tasks.text_generation import next_words
+from jaxvqa.tasks.text_generation import next_tokens
 
 TRAINING = {
     "label_smoothing": 0.1,
@@ -264,7 +264,7 @@ def _stated(case: Case) -> dict[str, Any]:
 
 
 def _tokenizer(options: Mapping[str, Any], size: int) -> dict[str, Any]:
-    """A tokenizer of that many words whose special tokens have the case's numbers."""
+    """A tokenizer of that many tokens whose special tokens have the ids of the case."""
     spelt = {"bos_token_id": prompts.GPT2_END, "pad_token_id": prompts.PADDING}
     spelt |= {
         "media_token_id": prompts.IMAGE,
@@ -331,9 +331,9 @@ PARTS = {"generation_loss": "text_loss", "classification_loss": "class_loss", "a
 
 def _named_of_run(case: Case, name: str, run: Run) -> Named:
     (step,) = run.follow([0.0])
-    expected = next_words(run.batch, run.task.tokenizer.padding)
+    expected = next_tokens(run.batch, run.task.tokenizer.padding)
     if not np.array_equal(expected, case.inputs["targets"][: len(expected)]):
-        raise ValueError("the targets are not the next words, with padding behind the last")
+        raise ValueError("the targets are not the next tokens, with padding behind the last")
     named: Named = {
         f"{name} {part}": ("loss", np.divide(*step.metrics[metric]))
         for part, metric in PARTS.items()
@@ -353,34 +353,34 @@ def _prompts(case: Case) -> tuple[list[list[int]], Any]:
 
 
 def _greedy(case: Case, model: Any, params: Any) -> Iterator[Row]:
-    """Writes to all prompts at once, and compares the words; and the scores on the way, from the cache."""
+    """Writes to all prompts at once, and compares the tokens; and the scores on the way, from the cache."""
     prompts, images = _prompts(case)
     expected = [case.expected[f"ids_{i}"][len(prompt) :] for i, prompt in enumerate(prompts)]
-    count = max(len(words) for words in expected)
+    count = max(len(tokens) for tokens in expected)
     generator = Generator(model, search_of({"max_new_tokens": count}))
     variables = {"params": params}
     ours = generator(variables, prompts, image=images)
     for i, prompt in enumerate(prompts):
-        words = np.concatenate([prompt, ours.tokens[i][: len(expected[i])]])
-        yield case.attempt(f"ids_{i}", functools.partial(case.compare, f"ids_{i}", words, 0.0))
+        tokens = np.concatenate([prompt, ours.tokens[i][: len(expected[i])]])
+        yield case.attempt(f"ids_{i}", functools.partial(case.compare, f"ids_{i}", tokens, 0.0))
 
     read = generator.prefill(variables, *pad(prompts, 0), {"image": images})
 
     @jax.jit
-    def follow(logits: Any, cache: Any, words: Any) -> Any:
-        def step(carry: Any, word: Any) -> Any:
+    def follow(logits: Any, cache: Any, tokens: Any) -> Any:
+        def step(carry: Any, token: Any) -> Any:
             logits, cache = carry
-            return model.apply(variables, word, cache, method="decode"), logits
+            return model.apply(variables, token, cache, method="decode"), logits
 
-        return jax.lax.scan(step, (logits, cache), words)[1]
+        return jax.lax.scan(step, (logits, cache), tokens)[1]
 
-    padded = [np.pad(words, (0, count - len(words))) for words in expected]
+    padded = [np.pad(tokens, (0, count - len(tokens))) for tokens in expected]
     steps = np.asarray(follow(read.logits, read.cache, jnp.asarray(np.stack(padded, axis=1), jnp.int32)))
     best = np.sort(steps, axis=-1)
     found: dict[str, Any] = {}
-    for i, words in enumerate(expected):
-        found[f"step_logits_{i}"] = steps[: len(words), i]
-        found[f"margin_{i}"] = best[: len(words), i, -1] - best[: len(words), i, -2]
+    for i, tokens in enumerate(expected):
+        found[f"step_logits_{i}"] = steps[: len(tokens), i]
+        found[f"margin_{i}"] = best[: len(tokens), i, -1] - best[: len(tokens), i, -2]
     yield from compare_all(case, found)
 
 
@@ -426,16 +426,16 @@ def best_first(
 ) -> list[tuple[float, list[int]]]:
     """MLMI's search, which it calls a beam search (docs/originals/flamingo.md, section 14): for comparing with its numbers.
 
-    Always the text with the best mean log-probability goes on, by each of its `width` best words; probabilities are among the
-    `branch` best words only. Nothing bounds the length but `limit`, on the texts in all.
+    Always the text with the best mean log-probability goes on, by each of its `width` best tokens; probabilities are among the
+    `branch` best tokens only. Nothing bounds the length but `limit`, on the texts in all.
 
     Args:
-      next_scores: a text to the scores float[V] of its next word.
-      prompt: numbers of the words.
-      stop: number of the word that ends a text.
+      next_scores: a text to the scores float[V] of its next token.
+      prompt: token ids.
+      stop: id of the token that ends a text.
       width: continuations of a text.
       count: ended texts after which the search is over.
-      branch: words among which probabilities are taken.
+      branch: tokens among which probabilities are taken.
       limit: texts after which the search is over.
 
     Returns:
@@ -443,8 +443,8 @@ def best_first(
     """
 
     def entry(total: float, text: list[int]) -> tuple[float, int, float, list[int]]:
-        words = len(text) - len(prompt)
-        return (-total / (words + 1e-6), next(number), total, text)
+        tokens = len(text) - len(prompt)
+        return (-total / (tokens + 1e-6), next(number), total, text)
 
     number = itertools.count()
     queue, ended, texts = [entry(0.0, list(prompt))], [], 1
@@ -459,8 +459,8 @@ def best_first(
         scores = np.asarray(next_scores(text), np.float64)
         best = np.argsort(-scores, kind="stable")[:branch]
         logs = scores[best] - functools.reduce(np.logaddexp, scores[best])
-        for word, log in list(zip(best, logs, strict=True))[:width]:
-            heapq.heappush(queue, entry(total + float(log), [*text, int(word)]))
+        for token, log in list(zip(best, logs, strict=True))[:width]:
+            heapq.heappush(queue, entry(total + float(log), [*text, int(token)]))
         texts += width - 1
     ended = ended or [heapq.heappop(queue) for _ in range(min(count, len(queue)))]
     return [(score, text) for score, _, _, text in sorted(ended)]

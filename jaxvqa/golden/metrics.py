@@ -39,7 +39,7 @@ def _vqa_v2(content: dict[str, Any]) -> Results:
         yield name, ours, round(case["accuracy"], 2)
         if "rwsan_target" not in case:
             continue
-        # The answer list of the original is no part of the case: of its answers, those with a score are checked.
+        # The answer list of the original is not part of the case: of its answers, those with a score are checked.
         answers = AnswerList(tuple(case["rwsan_target"]))
         scores = dict(zip(answers.answers, answers.soft_scores(case["answers"]).tolist(), strict=True))
         yield f"{name}, target", scores, case["rwsan_target"]

@@ -18,7 +18,7 @@ def compare_all(case: Case, ours: Mapping[str, Any], slices: Mapping[str, Index]
     Args:
       case: the case.
       ours: name -> the whole array, or for `NAME_summaries` the arrays `NAME_0`, `NAME_1` and so on.
-      slices: name -> what `NAME_slice` holds of it, where neither the manifest tells nor it is the leading entries.
+      slices: name -> what `NAME_slice` holds of it, where the manifest does not say it, and it is not the leading entries.
     """
     for name in case.expected:
         whole, _, part = name.rpartition("_")

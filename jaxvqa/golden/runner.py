@@ -27,7 +27,7 @@ import rich.markup
 import rich.table
 
 from jaxvqa import logs
-from jaxvqa.errors import run_command
+from jaxvqa.errors import choose, run_command
 from jaxvqa.golden.cases import COMMENTS, Case, Results, Row, kept, results_of
 from jaxvqa.inputs import user_path
 from jaxvqa.logs import log
@@ -123,7 +123,7 @@ def run(path: Path) -> list[Row]:
             case = Case.read(path)
             case.name = case.name if how is _manifest else path.name
         rows = list(kept(case, how(case)))
-    except Exception as error:  # one broken case shall not hide the others' results
+    except Exception as error:  # one broken case must not hide the others' results
         return [case.failed("", error)]
     if not rows:
         rows.append(Row(case.name, "", None, note="empty"))
@@ -141,7 +141,7 @@ def run(path: Path) -> list[Row]:
 def find(folder: Path) -> list[Path]:
     """Lists the cases below a folder: manifests, case files, and results that none of them belongs to.
 
-    A JSON file that is none of these is data of a case beside it, unless it calls itself a case: by its name, by results beside
+    Any other JSON file is data of a case beside it, unless it calls itself a case: by its name, by results beside
     it, or by being broken.
     """
     kinds: dict[Path, Run | None] = {}
@@ -165,7 +165,7 @@ def _calls_itself_a_case(path: Path) -> bool:
 
 
 def _how(content: Any) -> Run | None:
-    """What runs a file, by what it holds; None for one that is no case."""
+    """What runs a file, by what it holds; None for one that is not a case."""
     if not isinstance(content, dict):
         return None
     if content.keys() & {"tensors", "manifest", "base"}:  # before rules: it may also have images and inputs
@@ -181,8 +181,7 @@ def _manifest(case: Case) -> Iterator[Row]:
     if isinstance(model, str):  # a model on several processes is that model
         model = re.sub(r" on \d+ process(es)?$", "", model)
     if model not in MODELS:
-        known = ", ".join(MODELS)
-        yield Row(case.name, "", False, note=f"no system here runs the model {model!r}; there is {known}")
+        yield Row(case.name, "", False, note=f"no system here runs the model {model!r}{choose(model, MODELS)}")
         return
     case.need_arrays()
     yield from importlib.import_module(MODELS[model]).run(case)

@@ -1,4 +1,4 @@
-"""SYSU-HCP's golden cases of everything but the networks: losses, schedule, votes, reading, pictures.
+"""SYSU-HCP's golden cases of everything but the networks: losses, schedule, votes, reading, images.
 
 docs/originals/sysu_hcp.md, section 14.
 """
@@ -307,7 +307,7 @@ def _class_list(text: str, source: str) -> list[list[str]]:
     return [list(pair) for pair in pairs]
 
 
-# --- pictures ----------------------------------------------------------------------------------------------------------------
+# --- images ----------------------------------------------------------------------------------------------------------------
 
 
 PICTURE_OPTIONS = (
@@ -347,7 +347,7 @@ def _preprocess(case: Case) -> Iterator[Row]:
 
 
 def _synthetic(seed: int, height: int, width: int) -> Image.Image:
-    """The case's picture: noise in red, a ramp down in green and to the right in blue."""
+    """The case's image: noise in red, a ramp down in green and to the right in blue."""
     noise = weights.make_input({"seed": seed, "shape": [height, width, 3], "kind": "int", "high": 256})
     rows, columns = np.indices((height, width))
     channels = [noise[..., 0], rows * 255 // (height - 1), columns * 255 // (width - 1)]
@@ -355,7 +355,7 @@ def _synthetic(seed: int, height: int, width: int) -> Image.Image:
 
 
 def _prepared(picture: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
-    """What the case has of a picture: normalised, channels first, every third row and column."""
+    """What the case has of an image: normalised, channels first, every third row and column."""
     pictures = images.normalised(jnp.asarray(picture)[None], tuple(mean), tuple(std))
     return np.asarray(pictures[0]).transpose(2, 0, 1)[:, ::3, ::3]
 
@@ -367,4 +367,4 @@ RUNNERS: Sequence[tuple[Callable[[Mapping[str, Any]], bool], Callable[[Case], It
     (lambda content: "images" in content and bool({"test_size", "train_input_size"} & content.keys()), _preprocess),
     (lambda content: isinstance(content.get("files"), dict) or "bad_lines" in content, _reading),
 )
-"""What tells a file of cases by its content -> what runs it."""
+"""What recognises a file of cases by its content -> what runs it."""

@@ -38,7 +38,7 @@ def run(case: Case) -> Iterator[Row]:
         fields = {field: options[name] for name, field in OPENAI_OPTIONS.items()}
     else:
         fields = towers.TOWERS[kind].from_json(options)
-    # What no file tells: the recipe draws two tables for GPT-2's tied one, of which the original takes the last.
+    # What no file says: the recipe draws two tables for GPT-2's tied one, of which the original takes the last.
     fields = {"gpt2": {"lm_head": "output"}, "clip_vision": {"activation": "quick_gelu"}}.get(kind, {}) | fields
     found = case.through_file(tensors, None, lambda path: towers.TOWERS[kind].load(path, **fields))
     yield case.back_again(tensors, towers.TOWERS[kind].original.to_original(found))

@@ -27,6 +27,7 @@ import numpy as np
 import optax
 
 from jaxvqa import configs, optim
+from jaxvqa.errors import choose
 from jaxvqa.golden.cases import LIMIT, Case, Row, differences
 from jaxvqa.state import TrainState
 from jaxvqa.step import make_train_step
@@ -165,7 +166,7 @@ def config_of(
     """
     name = str(optimizer.get("name", default)).lower()
     if name not in OPTIMIZERS:
-        raise ValueError(f"no optimiser {name!r}; there is {', '.join(OPTIMIZERS)}")
+        raise ValueError(f"the optimiser is {name!r}{choose(name, OPTIMIZERS)}")
     b1, b2 = optimizer.get("betas", (0.9, 0.999))
     decay = optimizer.get("weight_decay", 0.0)
     table = ((".*", decay),) if decay else ()
@@ -307,7 +308,7 @@ class Run:
         return value, (metrics, {**collections, "output": self.task.model.output})
 
     def follow(self, rates: Iterable[float]) -> list[Step]:
-        """The steps from the start on, one for each learning rate; one of rate 0 tells the loss at the end."""
+        """The steps from the start on, one for each learning rate; one of rate 0 gives the loss at the end."""
         scale, tensors, state, steps = self.training.scale, self.training.tensors, self.start, []
         after = tensors(self.variables_of(state))
         for rate in rates:

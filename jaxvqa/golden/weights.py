@@ -1,4 +1,4 @@
-"""The recipe by which golden cases name their weights and inputs in place of shipping them. NumPy only.
+"""The recipe by which golden cases name their weights and inputs instead of shipping them. NumPy only.
 
 A checkpoint tensor is a pure function of its key, shape and dtype; an input one of its seed and shape. Anyone who follows
 the same rules gets the same numbers, bit for bit.
@@ -31,7 +31,7 @@ def tensor(key: str, shape: tuple[int, ...], dtype: str, constant: Sequence[Any]
     """Makes one checkpoint tensor.
 
     Matrices and larger are normal with variance 1 / fan-in, gains 1 + normal/10, other vectors normal/10; running
-    variances are uniform in [0.5, 1.5); integers are ones. `constant` gives the flat value of a tensor that is no
+    variances are uniform in [0.5, 1.5); integers are ones. `constant` gives the flat value of a tensor that is not a
     parameter.
     """
     if constant is not None:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
 
-from jaxvqa.errors import ConfigError
+from jaxvqa.errors import ConfigError, choose
 from jaxvqa.logs import log
 from jaxvqa.precision import wide, widened
 
@@ -119,7 +119,7 @@ def lambert_w(y: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     start = jnp.log1p(jnp.maximum(safe, 0.0))
     w = jnp.where(safe < 0.5, jnp.where(near, 0.5, series), start * (1 - jnp.log1p(start) / (2 + start)))
     for _ in range(_HALLEY_STEPS):
-        # exp(-w) in place of exp(w): nothing overflows, however large y is.
+        # exp(-w) instead of exp(w): nothing overflows, however large y is.
         error = w - safe * jnp.exp(-w)
         w = w - error / (w + 1 - (w + 2) * error / (2 * w + 2))
     return jnp.where(near, series, w)
@@ -155,7 +155,7 @@ class Mixup:
         return Mixup(jnp.where(condition, self.share, 1.0), self.partner)
 
     def images(self, images: Float[Array, "B ..."]) -> Float[Array, "B ..."]:
-        """lambda x + (1 - lambda) x[partner] of prepared pictures."""
+        """lambda x + (1 - lambda) x[partner] of prepared images."""
         return self.share * images + (1 - self.share) * images[self.partner]
 
     def loss(self, each: ExampleLoss, logits: Float[Array, "B C"], targets: Int[Array, " B"]) -> Float[Array, " B"]:
@@ -191,7 +191,7 @@ def choose_loss(
       ConfigError: `flags` is neither.
     """
     if flags not in ("original", "each"):
-        raise ConfigError(f"The reading of the loss flags is {flags!r}; known are original, each.")
+        raise ConfigError(f"The reading of the loss flags is {flags!r}{choose(flags, ('original', 'each'))}")
     given = {"label_smooth": label_smooth, "superloss": superloss}
     if flags == "original":
         label_smooth = label_smooth and mixup

@@ -1,4 +1,4 @@
-"""Answers from the words of the question alone: what a data set gives away before anyone looks at a picture. NumPy only."""
+"""Answers from the words of the question alone: what a data set gives away before anyone looks at an image. NumPy only."""
 
 import itertools
 import re

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jaxvqa.data.rad_text import normalise_rad_answer
-from jaxvqa.errors import DataError
+from jaxvqa.errors import DataError, choose
 
 Row = Mapping[str, Any]
 
@@ -140,7 +140,7 @@ def summarise(rows: Iterable[Row], answers: Sequence[str] | None, protocol: str 
     """
     if isinstance(protocol, str):
         if protocol not in PROTOCOLS:
-            raise DataError(f"No protocol {protocol!r}; there is {', '.join(PROTOCOLS)}.")
+            raise DataError(f"The protocol is {protocol!r}{choose(protocol, PROTOCOLS)}")
         protocol = PROTOCOLS[protocol]
     kept = [row for row in rows if not protocol.freeform or row["phrase_type"] == "freeform"]
     if not kept:

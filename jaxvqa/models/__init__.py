@@ -12,7 +12,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxvqa.errors import ConfigError, nearest
+from jaxvqa.errors import ConfigError, choose, nearest
 from jaxvqa.models import towers
 from jaxvqa.models.blip import BLIP, BlipNlvr, BlipVqa
 from jaxvqa.models.cmsa import CMSA
@@ -111,10 +111,10 @@ def build(config: Mapping[str, Any], **sizes: Any) -> nn.Module:
     fields = dict(config.items())
     name = fields.pop("name", None)
     if name not in MODELS:
-        raise ConfigError(f"model.name is {name!r}; there is {', '.join(MODELS)}.{nearest(str(name), MODELS)}")
+        raise ConfigError(f"model.name is {name!r}{choose(name, MODELS)}")
     # `parent` and `name` are fields that linen adds.
     known = {f.name: f for f in dataclasses.fields(MODELS[name]) if f.name not in ("parent", "name")}
-    faults = [f"model.{f} is no field of {name!r}.{nearest(f, known)}" for f in (*fields, *sizes) if f not in known]
+    faults = [f"model.{f} is not a field of {name!r}.{nearest(f, known)}" for f in (*fields, *sizes) if f not in known]
     faults += [f"model.{f} is set, but it follows from the data." for f in fields if f in sizes]
     fields |= sizes
     faults += [
@@ -125,7 +125,7 @@ def build(config: Mapping[str, Any], **sizes: Any) -> nn.Module:
     if "dtype" in fields:
         dtype = fields["dtype"]
         if dtype not in DTYPES:
-            faults.append(f"model.dtype is {dtype!r}; there is {', '.join(DTYPES)}.{nearest(str(dtype), DTYPES)}")
+            faults.append(f"model.dtype is {dtype!r}{choose(dtype, DTYPES)}")
         fields["dtype"] = DTYPES.get(dtype)
     if {"width", "heads"} <= known.keys():
         width, heads = (fields.get(f, known[f].default) for f in ("width", "heads"))

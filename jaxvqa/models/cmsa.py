@@ -37,7 +37,7 @@ ORGANS = ("abdomen", "head", "chest")
 
 
 class OrganClassifier(nn.Module):
-    """A small convolutional network that tells which part of the body an image shows (docs/originals/cmsa.md, section 3).
+    """A small convolutional network that classifies which part of the body an image shows (docs/originals/cmsa.md, section 3).
 
     Its first linear map reads a flattened map, so that its parameters fit images of one size only.
 

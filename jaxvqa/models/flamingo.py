@@ -24,7 +24,7 @@ from flax.core import FrozenDict
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxvqa.decoding.cache import DecoderCache
-from jaxvqa.errors import ConfigError, nearest
+from jaxvqa.errors import ConfigError, choose
 from jaxvqa.models import towers
 from jaxvqa.models.flamingo_quirks import Quirks
 from jaxvqa.models.layers.attention import KeyValue, Past, causal
@@ -121,7 +121,7 @@ class Flamingo(nn.Module):
     def setup(self) -> None:
         """Makes the parts."""
         if self.head not in HEADS:
-            raise ConfigError(f"model.head is {self.head!r}: choose {', '.join(HEADS)}.{nearest(self.head, HEADS)}")
+            raise ConfigError(f"model.head is {self.head!r}{choose(self.head, HEADS)}")
 
         def tower(kind: str, field: str, **fixed: Any) -> Any:
             name, sizes = getattr(self, field), getattr(self, f"{field}_sizes")

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxvqa.errors import ConfigError, nearest
+from jaxvqa.errors import ConfigError, choose
 from jaxvqa.models.layers.perceiver import visible_media
 from jaxvqa.models.towers.gpt2 import GPT2
 from jaxvqa.models.towers.palm import PaLM
@@ -52,9 +52,8 @@ class Quirks:
         """
         names = [name.strip() for name in compat.split(",") if name.strip()]
         known = (*(field.name for field in dataclasses.fields(cls)), *PUBLISHED)
-        unknown = [f"{name!r}{nearest(name, known)}" for name in names if name not in known]
-        if unknown:
-            raise ConfigError(f"model.compat names {', '.join(unknown)}; choose from {', '.join(known)}.")
+        if unknown := [f"model.compat has {name!r}{choose(name, known)}" for name in names if name not in known]:
+            raise ConfigError("\n".join(unknown))
         return cls(**{part: True for name in names for part in PUBLISHED.get(name, (name,))})
 
     def language_fields(self, language: type[nn.Module] | None) -> dict[str, Any]:

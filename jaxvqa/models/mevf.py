@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxvqa.errors import ConfigError, nearest
+from jaxvqa.errors import ConfigError, choose
 from jaxvqa.models.cmsa import ORGANS, OrganClassifier
 from jaxvqa.models.layers.attention import LOWEST
 from jaxvqa.models.layers.batch_norm import BatchNorm
@@ -149,7 +149,7 @@ class BilinearAttention(nn.Module):
     def __call__(
         self, v: Float[Array, "B N F"], q: Float[Array, "B T D"], *, train: bool
     ) -> tuple[Float[Array, "B G N T"], Float[Array, "B G N T"]]:
-        """Returns logits and weights. In place of −∞, masked logits are finite: tokens that are all zero weigh alike."""
+        """Returns logits and weights. Instead of −∞, masked logits are finite: tokens that are all zero weigh alike."""
         settings = {"dropout": self.dropout, "dtype": self.dtype, "train": train}
         image = Dropout(self.image_dropout)(project(v, self.width, "image", **settings), train=train)
         words = project(q, self.width, "question", **settings)
@@ -174,7 +174,7 @@ class BilinearFusion(nn.Module):
     Attributes:
       width: size of b.
       glimpses: number of glimpses G.
-      attention_rank: the attention's projections are so many times as wide as b.
+      attention_rank: the attention's projections are this many times as wide as b.
       dropout: rate of dropout before all projections.
       image_dropout: rate of a further dropout on the attention's visual tokens.
       dtype: type of the multiplications; logits and weights are float32.
@@ -302,7 +302,7 @@ class OrganMixture(nn.Module):
 
     Attributes:
       network: makes a residual network of the given name.
-      organ: tells the part of the body.
+      organ: classifies the part of the body.
       width: size of a vector; 0: it is the mean over the map's positions instead of a linear layer of the map.
       dtype: type of the multiplications and of the result.
     """
@@ -365,8 +365,7 @@ class ImageVectorVQA(RadiologyModel, kw_only=True):
     def inputs(self) -> tuple[str, ...]:
         """Keys of the batch that the model reads, which are the names of the call's arguments."""
         if self.image_branches not in INPUTS:
-            hint = nearest(self.image_branches, INPUTS)
-            raise ConfigError(f"model.image_branches is {self.image_branches!r}; there is {', '.join(INPUTS)}.{hint}")
+            raise ConfigError(f"model.image_branches is {self.image_branches!r}{choose(self.image_branches, INPUTS)}")
         return INPUTS[self.image_branches]
 
     @nn.compact
@@ -443,7 +442,7 @@ class BAN(ImageVectorVQA):
 
     Attributes:
       glimpses: number of glimpses G.
-      attention_rank: the attention's projections are so many times `width` wide.
+      attention_rank: the attention's projections are this many times `width` wide.
       projection_dropout: rate of dropout before every projection; `fusion_dropout` is a further one on the image in the
         attention.
     """

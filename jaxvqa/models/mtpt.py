@@ -18,7 +18,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxvqa.errors import ConfigError, nearest
+from jaxvqa.errors import ConfigError, choose
 from jaxvqa.models.layers.batch_norm import BatchNorm
 from jaxvqa.models.layers.conv import Conv, ConvTranspose
 from jaxvqa.models.layers.dropout import Dropout
@@ -180,8 +180,7 @@ class MTPT(RadiologyModel, kw_only=True):
           over the places; `fused` [B, D].
         """
         if self.task not in ("segment", "classify"):
-            hint = nearest(self.task, ("segment", "classify"))
-            raise ConfigError(f"model.task is {self.task!r}; there is segment, classify.{hint}")
+            raise ConfigError(f"model.task is {self.task!r}{choose(self.task, ('segment', 'classify'))}")
         maps = self.residual_network()(name="backbone")(image, train=train)
         if self.task == "segment":
             decoder: Any = SegmentationDecoder(self.classes, self.dtype, name="decoder")

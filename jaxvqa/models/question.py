@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxvqa.errors import ConfigError, nearest
+from jaxvqa.errors import ConfigError, choose
 from jaxvqa.models.layers.gru import GRU
 from jaxvqa.models.layers.lstm import LSTM
 from jaxvqa.models.layers.query_norm import QueryNormEncoder
@@ -54,7 +54,7 @@ class QuestionEncoder(nn.Module):
     Attributes:
       width: size of the state of an LSTM or a GRU; self-attention keeps the words' own.
       rnn: `lstm` or `gru`.
-      self_attention: encode by self-attention in place of `rnn`.
+      self_attention: encode by self-attention instead of `rnn`.
       dropout: rate of dropout in the self-attention; the others have none.
       dtype: type of the multiplications and of the states.
     """
@@ -73,7 +73,7 @@ class QuestionEncoder(nn.Module):
         if self.self_attention:
             return QueryNormEncoder(dropout=self.dropout, dtype=self.dtype, name="encoder")(words, train=train)
         if self.rnn not in self.RNN:
-            raise ConfigError(f"model.rnn is {self.rnn!r}; there is lstm, gru.{nearest(self.rnn, self.RNN)}")
+            raise ConfigError(f"model.rnn is {self.rnn!r}{choose(self.rnn, self.RNN)}")
         return self.RNN[self.rnn](self.width, self.dtype, name="rnn")(words)
 
 

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from flax.core import FrozenDict
 from jaxtyping import Array, Float
 
-from jaxvqa.errors import ConfigError, nearest
+from jaxvqa.errors import ConfigError, choose
 from jaxvqa.models import towers
 from jaxvqa.models.layers.dropout import Dropout
 from jaxvqa.models.layers.linear import Linear
@@ -214,8 +214,7 @@ class SysuHcp(nn.Module):
           ConfigError: there is no such backbone, its tower has no such sizes, or its pools do not fit the image's size.
         """
         if self.backbone not in BACKBONES:
-            hint = nearest(self.backbone, BACKBONES)
-            raise ConfigError(f"model.backbone is {self.backbone!r}; choose {', '.join(BACKBONES)}.{hint}")
+            raise ConfigError(f"model.backbone is {self.backbone!r}{choose(self.backbone, BACKBONES)}")
         backbone = BACKBONES[self.backbone]
         names = ("model.backbone", "model.sizes")
         tower = towers.make("network in stages", backbone.tower, self.sizes, *names, dtype=self.dtype, name="tower")

@@ -17,7 +17,7 @@ from jaxtyping import Array, ArrayLike, Float, Key
 from jaxvqa import paths
 from jaxvqa.data.data_set import DataSet
 from jaxvqa.data.transforms import Transform
-from jaxvqa.errors import ConfigError, nearest
+from jaxvqa.errors import ConfigError, choose
 from jaxvqa.state import Kinds, TrainState
 from jaxvqa.tasks.predictions import Predict
 from jaxvqa.types import Batch, Collections, Params, Rngs
@@ -171,7 +171,7 @@ def task_class(name: str) -> Any:
       ConfigError: names the known ones.
     """
     if name not in TASKS:
-        raise ConfigError(f"config.task is {name!r}; known are {', '.join(TASKS)}.{nearest(name, TASKS)}")
+        raise ConfigError(f"config.task is {name!r}{choose(name, TASKS)}")
     module, _, attribute = TASKS[name].partition(":")
     return getattr(importlib.import_module(module), attribute)
 

@@ -5,7 +5,7 @@ from typing import TypeVar
 from jaxvqa.data.answers import ANSWER_RULES, AnswerList
 from jaxvqa.data.data_set import DataSet
 from jaxvqa.data.text import Vocabulary
-from jaxvqa.errors import ConfigError, DataError, nearest
+from jaxvqa.errors import ConfigError, DataError, choose
 from jaxvqa.types import Config
 
 _Answers = TypeVar("_Answers", bound=AnswerList)
@@ -19,9 +19,7 @@ def answer_rule(config: Config) -> str:
     """
     rule = config.data.answers.rule
     if rule not in ANSWER_RULES:
-        raise ConfigError(
-            f"config.data.answers.rule is {rule!r}; known are {', '.join(ANSWER_RULES)}.{nearest(rule, ANSWER_RULES)}"
-        )
+        raise ConfigError(f"config.data.answers.rule is {rule!r}{choose(rule, ANSWER_RULES)}")
     return rule
 
 

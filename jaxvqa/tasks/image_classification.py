@@ -1,4 +1,4 @@
-"""Choosing one of a closed list of answers by the picture alone, as SYSU-HCP does; a question may only rule answers out."""
+"""Choosing one of a closed list of answers by the image alone, as SYSU-HCP does; a question may only rule answers out."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -43,7 +43,7 @@ RULES = {
     "answers_masked_unless_confident": voting.allowed_unless_confident,
     "answers_masked_as_written": voting.as_written,
 }
-"""Predict function -> rule. With `_flip` behind its name, logits are the mean of the picture's and its mirror image's."""
+"""Predict function -> rule. With `_flip` behind its name, logits are the mean of the image's and its mirror image's."""
 
 
 class ImageClassification(Task):
@@ -67,11 +67,11 @@ class ImageClassification(Task):
           assets: `answers` (list of str), and `masks`, pairs of a modality and its classes' numbers.
 
         Raises:
-          ConfigError: an option is not known, or there are no pictures.
+          ConfigError: an option is not known, or there are no images.
         """
         data, loss = config.data, config.loss
         if not data.images:
-            raise ConfigError("config.data.images is empty; image_classification answers by the picture alone.")
+            raise ConfigError("config.data.images is empty; image_classification answers by the image alone.")
         self.assets, self.answer_rule, self._data = assets, answer_rule(config), data
         self.classes = DiseaseList(tuple(assets["answers"]))
         self._masks: dict[str, list[int]] = dict(assets["masks"])
@@ -123,7 +123,7 @@ class ImageClassification(Task):
     # --- data --------------------------------------------------------------------------------------------------------------
 
     def transforms(self, *, train: bool) -> Sequence[transforms.Transform]:
-        """Raw example to `image`, `answer_class`, `modality`, `id`; in training the picture is cropped and mirrored."""
+        """Raw example to `image`, `answer_class`, `modality`, `id`; in training the image is cropped and mirrored."""
         data = self._data
         room = data.augment.crop_and_flip if train else 0
         size = data.image_size if train else data.eval_size or data.image_size
@@ -154,16 +154,16 @@ class ImageClassification(Task):
     def loss(
         self, params: Params, collections: Collections, batch: Batch, rngs: Rngs, *, train: bool, epoch: ArrayLike = 0.0
     ) -> Loss:
-        """The loss summed over the batch; metrics `loss` and `accuracy`, of mixed pictures by their shares in training."""
-        pictures = images.normalised(batch["image"])
+        """The loss summed over the batch; metrics `loss` and `accuracy`, of mixed images by their shares in training."""
+        inputs = images.normalised(batch["image"])
         mixup = None
         if train and self._mixup_alpha:
-            mixup = losses.Mixup.draw(rngs["mixup"], len(pictures), self._mixup_alpha)
+            mixup = losses.Mixup.draw(rngs["mixup"], len(inputs), self._mixup_alpha)
             mixup = mixup.only_if(jnp.less(epoch, self._mixup_off_epoch))
-            pictures = mixup.images(pictures)
+            inputs = mixup.images(inputs)
         (logits, _), updates = self.model.apply(
             {"params": params, **collections},
-            image=pictures,
+            image=inputs,
             train=train,
             rngs=dict(rngs),
             mutable=["batch_stats"] if train else [],
@@ -186,7 +186,7 @@ class ImageClassification(Task):
     def _logits(
         self, params: Params, collections: Collections, image: Array, *, flip: bool = False
     ) -> Float[Array, "B A"]:
-        """The logits; with `flip` their mean over the picture and its mirror image."""
+        """The logits; with `flip` their mean over the image and its mirror image."""
         views = [image, image[:, :, ::-1]] if flip else [image]
         logits = [
             self.model.apply({"params": params, **collections}, image=images.normalised(view))[0] for view in views

@@ -139,7 +139,7 @@ class MultiTaskPretraining(Task):
         """The weighted sum of both losses, and metrics.
 
         These are `loss` and its parts (an example), `accuracy` of the pixels' classes or the image's, and `compatibility`,
-        the share of questions told right.
+        the share of questions that are judged rightly.
         """
         (image_logits, fits_logits), updates = self._apply(params, collections, batch, train=train, rngs=dict(rngs))
         mask = batch["mask"]

@@ -1,4 +1,4 @@
-"""Choosing one of a closed list of answers, from a picture and a question, by VQA-RAD's rules: CMSA, BAN and SAN."""
+"""Choosing one of a closed list of answers, from an image and a question, by VQA-RAD's rules: CMSA, BAN and SAN."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -22,7 +22,7 @@ from jaxvqa.tasks.assets import answer_rule, answers_of, words_of
 from jaxvqa.tasks.predictions import Predict, best_answers, grid_boxes
 from jaxvqa.types import Arrays, Batch, Collections, Params, Rngs
 
-PICTURES = {"image": ("image_size", 3), "image_84": ("maml_size", 1), "image_128": ("autoencoder_size", 1)}
+INPUTS = {"image": ("image_size", 3), "image_84": ("maml_size", 1), "image_128": ("autoencoder_size", 1)}
 """A model's input -> the field of `config.data` with its size, and its channels."""
 
 
@@ -34,7 +34,7 @@ class RadiologyVqa(Task):
     A model says in `inputs` which entries of a batch it reads, and in its intermediates what else there is to learn:
 
     - `organ_logits`: `config.loss.organ` times the cross-entropy of the part of the body that is shown;
-    - `reconstruction`: `config.loss.reconstruction` times the mean squared error of the auto-encoder's picture, once a batch.
+    - `reconstruction`: `config.loss.reconstruction` times the mean squared error of the auto-encoder's image, once a batch.
 
     With `config.loss.dynamic` the weights of answers and organ follow how fast either loss falls (`--dwa` of the original).
     """
@@ -54,7 +54,7 @@ class RadiologyVqa(Task):
         )
         self._sizes = {
             name: (int(config.data[size]), channels)
-            for name, (size, channels) in PICTURES.items()
+            for name, (size, channels) in INPUTS.items()
             if name in self.model.inputs
         }
         self.additive = "image_128" not in self.model.inputs  # the mean error of reconstruction is added to sums
@@ -101,7 +101,7 @@ class RadiologyVqa(Task):
     # --- data --------------------------------------------------------------------------------------------------------------
 
     def transforms(self, *, train: bool) -> Sequence[transforms.Transform]:
-        """Raw example to the pictures that the model reads, `question`, `answer_scores`, `organ`, `id`."""
+        """Raw example to the images that the model reads, `question`, `answer_scores`, `organ`, `id`."""
         data = self._data
         blind = data.blind or not data.images
         steps: list[transforms.Transform] = []
@@ -124,12 +124,12 @@ class RadiologyVqa(Task):
         )
 
     def init_batch(self, batch_size: int) -> dict[str, np.ndarray]:
-        """Pictures uint8[B, S, S, C]; `question` int32[B, T], `answer_scores` float32[B, A], `organ` int32[B], `mask`."""
-        pictures = {
+        """Images uint8[B, S, S, C]; `question` int32[B, T], `answer_scores` float32[B, A], `organ` int32[B], `mask`."""
+        shown = {
             name: np.zeros((batch_size, size, size, channels), np.uint8)
             for name, (size, channels) in self._sizes.items()
         }
-        return pictures | {
+        return shown | {
             "question": np.zeros((batch_size, self._data.max_tokens), np.int32),
             "answer_scores": np.zeros((batch_size, len(self.answers)), np.float32),
             "organ": np.zeros((batch_size,), np.int32),
@@ -141,7 +141,7 @@ class RadiologyVqa(Task):
         return tokenise(question)[: self._data.max_tokens]
 
     def boxes(self, example: Mapping[str, Any]) -> Float[np.ndarray, "R 4"]:
-        """The cells of the map that the model attends to, row by row: x1, y1, x2, y2 in the picture's own pixels."""
+        """The cells of the map that the model attends to, row by row: x1, y1, x2, y2 in the image's own pixels."""
         if self._data.blind or not self._data.images or "image" not in self._sizes:
             return np.zeros((0, 4), np.float32)
         return grid_boxes(example, -(-self._sizes["image"][0] // 32))

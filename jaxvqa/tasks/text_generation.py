@@ -20,7 +20,7 @@ from jaxvqa.data.rad_text import RadAnswerList
 from jaxvqa.data.transforms import ClassOfAnswer, Keep, RegionsAsImage, Transform
 from jaxvqa.decoding import ranking, writer
 from jaxvqa.decoding.loop import Generator, search_of
-from jaxvqa.errors import ConfigError, DataError, nearest
+from jaxvqa.errors import ConfigError, DataError, choose
 from jaxvqa.inputs import read_json
 from jaxvqa.precision import widened
 from jaxvqa.tasks import Assets, Loss, Metrics, Task, text_explanation
@@ -45,12 +45,12 @@ PROMPT = ("image", "prompt", "prompt_mask")
 
 
 class TextGeneration(Task):
-    """Cross-entropy of each next word, and of the class where the model has a head for it.
+    """Cross-entropy of each next token, and of the class where the model has a head for it.
 
     docs/originals/flamingo.md, section 10.
 
-    `config.loss`: `text` (whether words are learnt), `text_smoothing` and `class_smoothing` (shares of the target that are
-    spread over all words or classes), `prompt` (whether the words of the question are learnt too, as in the original, or only
+    `config.loss`: `text` (whether tokens are learnt), `text_smoothing` and `class_smoothing` (shares of the target that are
+    spread over all tokens or classes), `prompt` (whether the tokens of the question are learnt too, as in the original, or only
     the answer's). Words count alike, and so do classes; the sum of the two means is what is descended.
 
     In evaluation, `config.data.shots` examples stand before each prompt (`jaxvqa.data.few_shot`); training has none.
@@ -65,7 +65,7 @@ class TextGeneration(Task):
 
         Raises:
           ConfigError: an option is not known, or does not go with others; all of a kind in one message.
-          DataError: `config.data.candidates` is no list of answers.
+          DataError: `config.data.candidates` is not a list of answers.
         """
         data = config.data
         rows = (
@@ -76,7 +76,7 @@ class TextGeneration(Task):
             ("shots_by", data.shots_by, few_shot.WAYS),
         )
         faults = [
-            f"config.data.{name} is {value!r}; known are {', '.join(known)}.{nearest(value, known)}"
+            f"config.data.{name} is {value!r}{choose(value, known)}"
             for name, value, known in rows
             if value not in known
         ]
@@ -96,8 +96,8 @@ class TextGeneration(Task):
             num_answers=len(self.answers) if data.classify else 0,
         )
         self._shared_mask = self.model.quirks.shared_loss_mask
-        # Means over words and over classes are added, a shared mask is a mean over the batch, and a group of questions has one
-        # picture.
+        # Means over tokens and over classes are added, a shared mask is a mean over the batch, and a group of questions has one
+        # image.
         self.additive = not ((config.loss.text and (data.classify or self._shared_mask)) or data.examples_per_image > 1)
         self._regions = self.model.vision == "regions"
         self._writes = self.model.writes and config.loss.text
@@ -149,7 +149,7 @@ class TextGeneration(Task):
             return
         if (least := self._write.least(shots)) > data.max_prompt:
             yield (
-                f"config.data.shots is {shots}: prompts take {least} words without any question and answer; "
+                f"config.data.shots is {shots}: prompts take {least} tokens without any question and answer; "
                 f"config.data.max_prompt is {data.max_prompt}. Raise it: an example has up to config.data.max_tokens = "
                 f"{data.max_tokens}."
             )
@@ -158,10 +158,10 @@ class TextGeneration(Task):
         if not self._writes:
             yield f"config.data.shots is {shots}, but this model writes nothing, and has no prompts."
         if data.shots_by == "image" and (data.blind or not data.images):
-            yield "config.data.shots_by is 'image', but there are no pictures to compare; take 'seed'."
+            yield "config.data.shots_by is 'image', but there are no images to compare; take 'seed'."
         if self.model.media_numbered and shots >= media and not self.model.quirks.one_medium:
             yield (
-                f"config.data.shots is {shots}: a prompt has {shots + 1} pictures; model.media, a size of the checkpoint, "
+                f"config.data.shots is {shots}: a prompt has {shots + 1} images; model.media, a size of the checkpoint, "
                 f"allows {media}. Take at most {media - 1}, or --config.model.media_numbered=false, which allows any number."
             )
 
@@ -194,11 +194,11 @@ class TextGeneration(Task):
     # --- data --------------------------------------------------------------------------------------------------------------
 
     def transforms(self, *, train: bool) -> Sequence[Transform]:
-        """Raw example to the picture, the text and the prompt (see `WriteText`), `answer_class` and `id`."""
+        """Raw example to the image, the text and the prompt (see `WriteText`), `answer_class` and `id`."""
         return self._with_text(self._see(train=train))
 
     def _few_shot_transforms(self, support: few_shot.Support) -> Sequence[Transform]:
-        """Those of evaluation, with examples before the prompt and their pictures before the picture."""
+        """Those of evaluation, with examples before the prompt and their images before the image."""
         see = self._see(train=False)
         return self._with_text([*see, few_shot.ShowExamples(support, see)])
 
@@ -258,7 +258,7 @@ class TextGeneration(Task):
     # --- explanations ------------------------------------------------------------------------------------------------------
 
     def words(self, question: str) -> list[str]:
-        """No words: what an answer owes to each word of the question is not told."""
+        """No words: nothing is reported of what an answer owes to each word of the question."""
         return []
 
     def boxes(self, example: Mapping[str, Any]) -> Float[np.ndarray, "R 4"]:
@@ -266,7 +266,7 @@ class TextGeneration(Task):
         return text_explanation.boxes(self.model, self._data, example)
 
     def _text_of(self, output: Mapping[str, np.ndarray]) -> str:
-        """The text of one example's generated words."""
+        """The text of one example's generated tokens."""
         return self.tokenizer.decode(output["tokens"][: int(output["length"])])
 
     # --- model -------------------------------------------------------------------------------------------------------------
@@ -279,22 +279,22 @@ class TextGeneration(Task):
     def _inputs(self, batch: Batch) -> dict[str, Any]:
         """What the model reads of whole texts, by keyword."""
         names = ("text", "text_mask", "question_end")
-        return {"image": self._picture(batch)} | {name: batch[name] for name in names}
+        return {"image": self._image(batch)} | {name: batch[name] for name in names}
 
-    def _picture(self, batch: Batch) -> Float[Array, "B *k H W C"]:
-        picture = batch["image"]
+    def _image(self, batch: Batch) -> Float[Array, "B *k H W C"]:
+        image = batch["image"]
         if self._regions:
-            return widened(picture)
-        flat = images.normalised(picture.reshape(-1, *picture.shape[-3:]), self._data.mean, self._data.std)
-        return flat.reshape(picture.shape)
+            return widened(image)
+        flat = images.normalised(image.reshape(-1, *image.shape[-3:]), self._data.mean, self._data.std)
+        return flat.reshape(image.shape)
 
     def loss(
         self, params: Params, collections: Collections, batch: Batch, rngs: Rngs, *, train: bool, epoch: ArrayLike = 0.0
     ) -> Loss:
-        """The loss, by words or, where classes are learnt too, by examples; metrics `loss`, `accuracy` and those of its parts.
+        """The loss, by tokens or, where classes are learnt too, by examples; metrics `loss`, `accuracy` and those of its parts.
 
-        `accuracy` is the share of right classes, without a class head of right words among the answers'. `gate/…` are the gates
-        of the cross-attentions, behind their tanh.
+        `accuracy` is the share of right classes, without a class head of right tokens among the answers'. `gate/…` are the
+        gates of the cross-attentions, behind their tanh.
         """
         inputs = self._inputs(batch)
         if self._shared_mask:
@@ -337,9 +337,9 @@ class TextGeneration(Task):
         found: Arrays = {}
         if self._loss.text:
             targets, learnt, answers = (
-                next_words(batch, self.tokenizer.padding),
+                next_tokens(batch, self.tokenizer.padding),
                 self._learnt(batch),
-                answer_words(batch),
+                answer_positions(batch),
             )
             shared = self._shared_mask if shared is None else shared
             smoothing = self._loss.text_smoothing
@@ -362,7 +362,7 @@ class TextGeneration(Task):
         return found
 
     def _learnt(self, batch: Batch) -> Bool[Array, "B T"]:
-        """The positions whose next words count: all of a text, the last of which foretells padding (Q8), or the answer's."""
+        """The positions whose next tokens count: all of a text, the last of which foretells padding (Q8), or the answer's."""
         if self._loss.prompt:
             return batch["text_mask"]
         return batch["text_mask"] & _behind_prompt(batch)
@@ -372,7 +372,7 @@ class TextGeneration(Task):
     def _predict_text(self, params: Params, collections: Collections, batch: Batch) -> Arrays:
         """`tokens` int32[B, W] that were written, `length` int32[B], `score` float32[B], the sum of their log-probabilities."""
         variables, key = {"params": params, **collections}, jax.random.key(self._generate.seed)
-        found = self._generator.write(variables, batch["prompt"], batch["prompt_mask"], key, image=self._picture(batch))
+        found = self._generator.write(variables, batch["prompt"], batch["prompt_mask"], key, image=self._image(batch))
         return {"tokens": found.tokens, "length": found.lengths, "score": found.scores}
 
     def _predict_class(self, params: Params, collections: Collections, batch: Batch) -> Arrays:
@@ -381,15 +381,15 @@ class TextGeneration(Task):
         return best_answers(jax.nn.softmax(out["class_logits"]), 1)
 
     def _predict_likelihood(self, params: Params, collections: Collections, batch: Batch) -> Arrays:
-        """How probable the true text is, sums over each example's words: float32[B] each.
+        """How probable the true text is, sums over each example's tokens: float32[B] each.
 
-        `loss` and `loss_words` as in training, without dropout; `nll` and `words` of the answer's words given the prompt;
+        `loss` and `loss_words` as in training, without dropout; `nll` and `words` of the answer's tokens given the prompt;
         `right`, how many of these are the most probable. With a class head `class_loss`, `class_right` and `class_known`.
         """
         logits, out = self.model.apply({"params": params, **collections}, **self._inputs(batch))
         found = self._scored(logits, out, batch, shared=False)
         if self._loss.text:
-            found["nll"] = losses.text_loss(logits, next_words(batch, self.tokenizer.padding), answer_words(batch))
+            found["nll"] = losses.text_loss(logits, next_tokens(batch, self.tokenizer.padding), answer_positions(batch))
         return found
 
     def _predict_embeddings(self, params: Params, collections: Collections, batch: Batch) -> Arrays:
@@ -403,12 +403,12 @@ class TextGeneration(Task):
         text = jnp.concatenate([batch["prompt"], written["tokens"]], axis=1)
         real = jnp.arange(written["tokens"].shape[1])[None] < written["length"][:, None]
         mask = jnp.concatenate([batch["prompt_mask"], real], axis=1)
-        pictures = self._picture(batch)
-        own = pictures if pictures.ndim == 4 else pictures[:, -1]
-        read = (("written", text, mask, pictures), ("true", batch["text"], batch["text_mask"], own))
-        for name, words, real, seen in read:
-            _, out = self.model.apply({"params": params, **collections}, text=words, text_mask=real, image=seen)
-            images_before = jnp.cumsum(words == self.tokenizer.image, axis=-1)
+        image = self._image(batch)
+        own = image if image.ndim == 4 else image[:, -1]
+        read = (("written", text, mask, image), ("true", batch["text"], batch["text_mask"], own))
+        for name, tokens, real, seen in read:
+            _, out = self.model.apply({"params": params, **collections}, text=tokens, text_mask=real, image=seen)
+            images_before = jnp.cumsum(tokens == self.tokenizer.image, axis=-1)
             counted = real & ((images_before == 0) | (images_before == images_before[:, -1:]))
             written[name] = jnp.mean(out["hidden"], axis=1, where=counted[..., None], dtype=jnp.float32)
         return written
@@ -416,24 +416,24 @@ class TextGeneration(Task):
     def _predict_ranked(self, params: Params, collections: Collections, batch: Batch) -> Arrays:
         """The most likely of the `candidates` after the prompt: `answer` int32[B, K], best first, `probability` float32[B, K].
 
-        Answers are compared by the sum of their words' log-probabilities, the end mark's among them, divided by their number to
-        the power `config.generate.length_penalty`; the softmax of that is the share of each among all of them.
+        Answers are compared by the sum of their tokens' log-probabilities, the end token's among them, divided by their number
+        to the power `config.generate.length_penalty`; the softmax of that is the share of each among all of them.
         """
         variables, answer_form = {"params": params, **collections}, FORMS[self._data.text_form][1]
         forms = [self.tokenizer.fill(ANSWER, {"answer": answer_form(answer)}) for answer in self.candidates]
         answers = ranking.Answers(forms, self.tokenizer.padding)
-        prompt, mask, image = batch["prompt"], batch["prompt_mask"], self._picture(batch)
+        prompt, mask, image = batch["prompt"], batch["prompt_mask"], self._image(batch)
         read = writer.read(self.model, variables, prompt, mask, new=answers.new, image=image)
         scores = ranking.scores(self.model, variables, answers, read, length_penalty=self._generate.length_penalty)
         return best_answers(jax.nn.softmax(scores))
 
     def _predict_vectors(self, params: Params, collections: Collections, batch: Batch) -> Arrays:
-        """`vector` float32[B, E], what the vision tower makes of the picture."""
-        _, out = self.model.apply({"params": params, **collections}, image=self._picture(batch), method="see")
+        """`vector` float32[B, E], what the vision tower makes of the image."""
+        _, out = self.model.apply({"params": params, **collections}, image=self._image(batch), method="see")
         return {"vector": out["image_vector"][:, 0].astype(jnp.float32)}
 
     def _predict_with_attention(self, params: Params, collections: Collections, batch: Batch) -> Arrays:
-        """What is answered, and `region_attention` float32[B, N]: from the prompt's last word back to the picture's patches."""
+        """What is answered, and `region_attention` float32[B, N]: from the prompt's last token back to the image's patches."""
         variables = {"params": params, **collections}
         if self._writes:
             found = self._predict_text(params, collections, batch)
@@ -458,13 +458,13 @@ def gates(params: Mapping[str, Any]) -> dict[str, Float[Array, ""]]:
     }
 
 
-def next_words(batch: Batch, padding: int) -> Int[Array, "B T"]:
-    """The word that follows each, padding behind the last place (docs/originals/flamingo.md, section 10)."""
+def next_tokens(batch: Batch, padding: int) -> Int[Array, "B T"]:
+    """The token that follows each, padding behind the last place (docs/originals/flamingo.md, section 10)."""
     return jnp.pad(batch["text"][:, 1:], ((0, 0), (0, 1)), constant_values=padding)
 
 
-def answer_words(batch: Batch) -> Bool[Array, "B T"]:
-    """The positions whose next words are the answer's, its end mark included."""
+def answer_positions(batch: Batch) -> Bool[Array, "B T"]:
+    """The positions whose next tokens are the answer's, its end token included."""
     following = jnp.pad(batch["text_mask"][:, 1:], ((0, 0), (0, 1)))
     return following & _behind_prompt(batch)
 

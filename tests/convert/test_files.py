@@ -73,7 +73,7 @@ def test_of_several_models_one_has_to_be_chosen(content, names, tmp_path):
         read(tmp_path, content, weights="emma")
 
 
-def test_what_is_no_other_model_is_told_and_left(tmp_path):
+def test_what_is_no_other_model_is_reported_and_left(tmp_path):
     file = read(tmp_path, {"state_dict": W, "criterion": OTHER})
     assert list(file.tensors) == list(W)
     assert file.notes == ("entry 'criterion' left out, which holds tensors too",)
@@ -112,7 +112,7 @@ def test_a_given_prefix_is_taken_off_or_missed(tmp_path):
 def test_numbers_among_the_tensors_are_named(tmp_path):
     file = read(tmp_path, W | {"epoch": 3, "best": None})
     assert list(file.tensors) == list(W)
-    assert file.notes == ("left out, being no tensor, number or text: epoch (int), best (NoneType)",)
+    assert file.notes == ("left out, being neither tensor, number nor text: epoch (int), best (NoneType)",)
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def test_older_files_lack_positions_or_a_class_head_and_have_fewer_words(gpt2, t
     assert "position" not in found.params["language"]
 
 
-def test_a_head_of_text_alone_is_told_by_its_width(tmp_path):
+def test_a_head_of_text_alone_is_reported_by_its_width(tmp_path):
     tensors, config = made(use_image_embeddings=False)
     found = flamingo.ORIGINAL.load(saved(tmp_path / "a.pt", tensors), config | {"head": "image_and_text"})
     assert found.config["head"] == "text"
@@ -130,7 +130,7 @@ def test_the_last_name_of_berts_tensors_decides(tmp_path):
     np.testing.assert_array_equal(back[guesser], tensors[guesser])
 
 
-def test_faults_are_told_together(gpt2, tmp_path):
+def test_faults_are_reported_together(gpt2, tmp_path):
     tensors, config = gpt2
     wrong = {key: value for key, value in tensors.items() if not key.endswith("attn_gate")}
     wrong["flamingo_palm.norm"] = np.zeros(3)

@@ -110,7 +110,7 @@ def test_a_file_without_a_class_head_needs_no_classes_and_is_evaluated_without(t
     np.testing.assert_array_equal(table, tensors["flamingo_palm.to_logits.1.weight"])
 
 
-def test_a_padded_vocabulary_is_cut_to_the_tokenizers_and_told(tokenizer, classes, tmp_path, capsys):
+def test_a_padded_vocabulary_is_cut_to_the_tokenizers_and_reported(tokenizer, classes, tmp_path, capsys):
     manifest = json.loads((GOLDEN / "flamingo_small.manifest.json").read_text())
     file, tensors, _ = lightning_file("flamingo_small", tmp_path)
     tables = [key for key, value in tensors.items() if value.shape[:1] == (100,)]
@@ -135,7 +135,7 @@ def test_options_of_other_systems_are_refused(system, option, tmp_path, capsys):
     assert f"{option.partition('=')[0]} is not for '{system}'" in capsys.readouterr().err
 
 
-def test_lists_that_are_not_the_checkpoints_are_told_together(tokenizer, tmp_path, capsys):
+def test_lists_that_are_not_the_checkpoints_are_reported_together(tokenizer, tmp_path, capsys):
     file, _, _ = lightning_file("flamingo_small", tmp_path)
     command = ["--system=flamingo", f"--from={file}", f"--to={tmp_path / 'run'}"]
     words = json.loads((tokenizer / "vocab.json").read_text())

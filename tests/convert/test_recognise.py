@@ -1,4 +1,4 @@
-"""A checkpoint of another system is told in one line, and long lists of faults are cut."""
+"""A checkpoint of another system is reported in one line, and long lists of faults are cut."""
 
 import json
 from pathlib import Path

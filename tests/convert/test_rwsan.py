@@ -322,7 +322,12 @@ def test_broken_optimiser_states_are_refused(original):
     uneven = whole | {"state": whole["state"] | {3: whole["state"][3] | {"step": np.float32(9)}}}
     partial = whole | {"state": {i: entry for i, entry in whole["state"].items() if i != 5}}
     short = whole | {"param_groups": [whole["param_groups"][0] | {"params": [0, 1]}]}
-    for broken, message in ((uneven, "different steps"), (partial, keys[5]), (short, "holds 2"), ({}, "none of one")):
+    for broken, message in (
+        (uneven, "different steps"),
+        (partial, keys[5]),
+        (short, "holds 2"),
+        ({}, "not that of one"),
+    ):
         with pytest.raises(CheckpointError, match=message):
             optimizer.read(broken, keys, table, shapes)
 

@@ -144,7 +144,7 @@ def test_another_number_of_classes_or_another_backbone_is_refused(tmp_path):
     path = saved(tmp_path / "a.pth", made(REPVGG_B0))
     with pytest.raises(CheckpointError, match=r"linear.weight \[3, 10\]"):
         sysu_hcp.ORIGINAL.load(path, model(backbone, sizes, answers=4))
-    with pytest.raises(CheckpointError, match=r"there are keys of resnet18, .*Did you mean 'resnest50HGap'"):
+    with pytest.raises(CheckpointError, match=r"choose resnet18, .*Did you mean 'resnest50HGap'"):
         sysu_hcp.ORIGINAL.load(path, model("resnest50Hgap", sizes))
     with pytest.raises(CheckpointError, match=r"none of its 79 keys is one of this system.s; the first are stage0"):
         sysu_hcp.ORIGINAL.load(path, model("resnet18", {"width": 4}))

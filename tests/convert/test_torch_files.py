@@ -44,7 +44,7 @@ def test_the_rest_of_a_file_is_plain_python_and_what_is_not_is_named(name):
     file = files.read(FOLDER / name)
     assert file.extra == {"epoch": 3, "best": 0.5, "name": "α", "sizes": [1, (2, None)]}
     assert [type(file.extra[key]) for key in ("epoch", "best")] == [int, float]
-    assert file.notes == ("left out, being no tensor, number or text: args (argparse.Namespace)",)
+    assert file.notes == ("left out, being neither tensor, number nor text: args (argparse.Namespace)",)
 
 
 @pytest.mark.parametrize("name", STATE)
@@ -165,19 +165,19 @@ def test_damage_anywhere_is_an_error_or_changes_numbers_only(name, tmp_path):
         (b'{"weights": 1}', "text file"),
         (b"PK\x03\x04" + bytes(40), r"zip archive.*cut off"),
         (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", "cut off"),
-        (b"\x00\x01\x02\x03", "no readable (checkpoint|safetensors) file"),
+        (b"\x00\x01\x02\x03", "not a readable (checkpoint|safetensors) file"),
     ],
     ids=lambda value: value[:12] if isinstance(value, str) else "",
 )
 @pytest.mark.parametrize("ending", ["pth", "pkl", "ckpt", "safetensors"])
-def test_what_a_file_is_instead_is_told(content, words, ending, tmp_path):
+def test_what_a_file_is_instead_is_reported(content, words, ending, tmp_path):
     path = tmp_path / f"x.{ending}"
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=rf"x\.{ending}.*" + words):
         files.read(path)
 
 
-def test_folders_missing_files_and_other_archives_are_told(tmp_path):
+def test_folders_missing_files_and_other_archives_are_reported(tmp_path):
     with pytest.raises(CheckpointError, match=r"There is no checkpoint file .*absent\.pth"):
         files.read(tmp_path / "absent.pth")
     (tmp_path / "folder.pth").mkdir()

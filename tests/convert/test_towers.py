@@ -168,7 +168,7 @@ def test_options_that_say_what_is_so_anyway_are_no_fault(options, gpt2_tensors, 
     assert towers.TOWERS["gpt2"].load(folder(tmp_path, GPT2 | options, gpt2_tensors)).config["width"] == 8
 
 
-def test_a_padded_vocabulary_is_cut_and_told(gpt2_tensors, tmp_path):
+def test_a_padded_vocabulary_is_cut_and_reported(gpt2_tensors, tmp_path):
     def padded(rows):
         more = {key: np.zeros((rows, 8), np.float32) for key in ("transformer.wte.weight", "lm_head.weight")}
         for key, value in more.items():

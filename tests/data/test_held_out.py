@@ -42,7 +42,7 @@ def test_images_are_held_out_with_all_of_their_questions(data, share):
     assert questions(data, "val") == other
 
 
-def test_too_small_a_share_is_told(data):
+def test_too_small_a_share_is_reported(data):
     data.held_out = 1e-9
     with pytest.raises(
         DataError, match=r"config.data.held_out leaves no example of phantom_vqa/tiny_questions \(train\)"

@@ -274,7 +274,7 @@ def test_damaged_fasttext(tmp_path):
         with pytest.raises(DataError, match="cut off or damaged"):
             load_fasttext(path, vocabulary)
     path.write_bytes(b"4 5\nlung " + whole)
-    with pytest.raises(DataError, match="is no fastText model"):
+    with pytest.raises(DataError, match="is not a fastText model"):
         load_fasttext(path, vocabulary)
     write_model(path, quant=1)
     with pytest.raises(DataError, match="quantised"):

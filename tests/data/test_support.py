@@ -60,7 +60,7 @@ def test_draws_follow_seed_and_question_and_never_show_the_asked_picture():
     assert sum(chosen(other, question_id=q, image_id=i) != examples for (q, i), examples in drawn.items()) > 100
     # A picture that is none of the split's leaves all of it to draw from.
     assert len({tuple(chosen(support, question_id=q, image_id=99)) for q in range(40)}) > 20
-    with pytest.raises(ConfigError, match=r"data.shots is 5, which takes 6 pictures.* has 5"):
+    with pytest.raises(ConfigError, match=r"data.shots is 5, which takes 6 images.* has 5"):
         Support.of(Questions(), shots(5))
 
 
@@ -147,7 +147,7 @@ def test_the_longest_questions_of_examples_are_cut_until_all_fits(tokenizer):
     write = WriteText(tokenizer, TEMPLATES["vqa"], 64, 0)
     least = [write.least(k) for k in range(3)]
     assert least[1] - least[0] == least[2] - least[1] > least[0] > 6
-    with pytest.raises(ConfigError, match=r"Question 8 with 2 examples takes \d+ words.*max_prompt is 30"):
+    with pytest.raises(ConfigError, match=r"Question 8 with 2 examples takes \d+ tokens.*max_prompt is 30"):
         written(tokenizer, [long, short], 30)
 
 

@@ -192,7 +192,7 @@ def test_a_smaller_vocabulary_lacks_the_last_marks(gpt2_folder):
     assert whole.cut(len(whole)) is whole
 
 
-def test_what_is_no_tokenizer_is_told(tmp_path, gpt2_folder):
+def test_what_is_no_tokenizer_is_reported(tmp_path, gpt2_folder):
     with pytest.raises(DataError, match=r"no folder .*nowhere, and no hub.*--config.data.tokenizer=DIR"):
         tokenizers.load(tmp_path / "nowhere")
     (tmp_path / "notes.txt").write_text("")

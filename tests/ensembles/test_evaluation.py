@@ -161,7 +161,7 @@ def test_names_are_repaired_where_asked_and_garbled_lists_are_the_same(runs, tmp
     assert "synpic22|hodgkin’s\n" in (tmp_path / "repaired/predictions/test_0_imageclef.txt").read_text("utf-8")
 
 
-def test_all_that_keeps_runs_from_voting_is_told_at_once(runs, tmp_path):
+def test_all_that_keeps_runs_from_voting_is_reported_at_once(runs, tmp_path):
     write_run(tmp_path / "fewer", **TINY, classes=CLASSES[:2], data__limit=1)
     write_run(tmp_path / "turned", **TINY, classes=(GOUT, UPPER, CYST))
     write_run(tmp_path / "rwsan", config="configs/rwsan.py:small", compile__vocab_size=2, compile__num_answers=3)
@@ -181,7 +181,7 @@ def test_all_that_keeps_runs_from_voting_is_told_at_once(runs, tmp_path):
         assert part in str(caught.value)
     assert not (tmp_path / "no").exists()
     with pytest.raises(
-        ConfigError, match=r"rank_bug'; known are intended, as_written(?s:.*)vote is 'most'; known are majo"
+        ConfigError, match=r"rank_bug': choose intended or as_written(?s:.*)vote is 'most': choose majo"
     ):
         evaluate(runs, tmp_path / "no", *members, vote="most", reading="rank_bug")
     with pytest.raises(ConfigError, match="members is empty"):

@@ -28,7 +28,7 @@ def command(phantoms, workdir, **changes):
     return runs.command(phantoms, workdir, **changes)[3:]
 
 
-def test_one_annotator_under_soft_is_told(phantoms, tmp_path, monkeypatch, capsys):
+def test_one_annotator_under_soft_is_reported(phantoms, tmp_path, monkeypatch, capsys):
     with_annotators(monkeypatch, [1])
     assert main.main(command(phantoms, tmp_path)) == 2
     text = capsys.readouterr().err
@@ -37,7 +37,7 @@ def test_one_annotator_under_soft_is_told(phantoms, tmp_path, monkeypatch, capsy
     assert "--config.data.answers.rule=exact" in text
 
 
-def test_one_annotator_in_the_evaluated_split_is_told(phantoms, tmp_path, monkeypatch, capsys):
+def test_one_annotator_in_the_evaluated_split_is_reported(phantoms, tmp_path, monkeypatch, capsys):
     runs.write(runs.tiny_config(phantoms), tmp_path, step=2)
     with_annotators(monkeypatch, [1])
     assert main.main(["--mode=eval", f"--workdir={tmp_path}"]) == 2

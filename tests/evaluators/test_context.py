@@ -46,7 +46,7 @@ def test_mistakes_in_a_row_are_reported(tmp_path):
         context(Task(), {"val": records(1)}, tmp_path, predict="givn")
     with pytest.raises(ConfigError, match=r"type is 'vqa', which scores answers"):
         evaluator("vqa")(context(WithoutAnswers(), {"val": records(1)}, tmp_path, type="vqa"))
-    with pytest.raises(ConfigError, match=r"'vqa_mad'; known are .*vqa_med"):
+    with pytest.raises(ConfigError, match=r"'vqa_mad': choose .*vqa_med"):
         evaluator("vqa_mad")
 
 

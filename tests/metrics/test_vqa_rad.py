@@ -97,7 +97,7 @@ def test_question_types(text, types):
 
 
 def test_what_cannot_be_scored():
-    with pytest.raises(DataError, match="No protocol 'freeform'; there is original_308"):
+    with pytest.raises(DataError, match="protocol is 'freeform': choose original_308"):
         vqa_rad.summarise(ROWS, ANSWERS, "freeform")
     with pytest.raises(DataError, match="phrase type is freeform"):
         vqa_rad.summarise(ROWS[-1:], ANSWERS)

@@ -217,7 +217,7 @@ def test_texts_side_by_side_may_share_their_images(inputs, params, call):
 
 
 @pytest.mark.parametrize("gate", [0.0, 0.5])
-def test_gates_start_where_they_are_told_to(inputs, gate):
+def test_gates_start_where_they_are_reported_to(inputs, gate):
     @jax.jit
     def start(key):
         params = make(gate=gate).init(key, **inputs)["params"]
@@ -276,7 +276,9 @@ def test_names_of_compat():
     assert names("") == set()
     assert names("2022, first_sample") == {*PUBLISHED["2022"], "first_sample"}
     assert names("2022") - names("2023") == {"uniform_before_media"}
-    with pytest.raises(ConfigError, match="'one_media' Did you mean 'one_medium'"):
+    with pytest.raises(
+        ConfigError, match=r"compat has 'one_media': choose mlmi_gpt2, .* or 2023\. Did you mean 'one_medium'"
+    ):
         Quirks.parse("2022,one_media")
 
 

@@ -184,7 +184,7 @@ def test_an_evaluation_by_image_finds_the_twin(ready, tmp_path):
     assert len(rows) == 48
     assert {row["answer"] for row in rows} <= set(CANDIDATES)
     assert 0 <= values["val/accuracy"] <= 100
-    support, pictures = steps[-4].support, steps[-4].support.pictures
+    support, pictures = steps[-4].support, steps[-4].support.images
     raw = np.stack([task.transforms(train=False)[0](e)["image"] for e in pictures.read(range(len(pictures)))])
     vectors = np.asarray(predicted(task, "image_vectors", variables, {"image": raw})["vector"])
     vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -196,7 +196,7 @@ def test_an_evaluation_by_image_finds_the_twin(ready, tmp_path):
         assert shown == pictures.ids[np.argsort(cosine)[-SHOTS:]].tolist()
 
 
-def test_what_does_not_go_together_is_told_at_once(ready, phantoms, tmp_path):
+def test_what_does_not_go_together_is_reported_at_once(ready, phantoms, tmp_path):
     _, task, _ = ready
 
     def fails(kind=ConfigError, **changes):

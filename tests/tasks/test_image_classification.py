@@ -157,7 +157,7 @@ def test_a_mask_never_lets_another_class_through(phantoms, tmp_path):
     np.testing.assert_allclose(same["probability"], flipped["probability"], rtol=1e-5)
 
 
-def test_mistakes_are_told(phantoms, tmp_path, caplog):
+def test_mistakes_are_reported(phantoms, tmp_path, caplog):
     with pytest.raises(DataError, match=r"'abnormalty'.*types are abnormality, count.*'abnormality'"):
         task_of(small_config(phantoms, data__question_types="('abnormalty',)", data__limit=0))
     with pytest.raises(DataError, match="occurs 1000 times"):

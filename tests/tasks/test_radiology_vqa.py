@@ -179,7 +179,7 @@ def test_dynamic_weights_in_training_are_part_of_the_state(phantoms):
     assert shapes["answer"].shape == (4, 1)
 
 
-def test_mistakes_are_told(phantoms):
+def test_mistakes_are_reported(phantoms):
     with pytest.raises(ConfigError, match="soft, counts, exact"):
         ready(small_config(phantoms, data__answers__rule="hard"))
     with pytest.raises(ConfigError, match="abdomen"):

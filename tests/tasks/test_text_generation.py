@@ -20,7 +20,7 @@ from jaxvqa.errors import ConfigError, DataError
 from jaxvqa.models.flamingo import FREEZE
 from jaxvqa.step import make_program
 from jaxvqa.tasks import make_task, task_with_assets
-from jaxvqa.tasks.text_generation import answer_words, gates, next_words
+from jaxvqa.tasks.text_generation import answer_positions, gates, next_tokens
 
 LIMIT = 16
 
@@ -149,14 +149,14 @@ def test_the_tokenizer_of_the_texts_is_made_once_and_kept(config, task):
 
 def test_behind_the_last_word_padding_is_next(task, batch):
     """Q8: the last real word is trained to foretell padding."""
-    following = np.asarray(next_words(batch, task.tokenizer.padding))
+    following = np.asarray(next_tokens(batch, task.tokenizer.padding))
     np.testing.assert_array_equal(following[:, :-1], batch["text"][:, 1:])
     assert (following[:, -1] == task.tokenizer.padding).all()
     for row, mask, words in zip(following, np.asarray(batch["text_mask"]), np.asarray(batch["text"]), strict=True):
         last = mask.sum() - 1
         assert words[last] == task.tokenizer.end
         assert row[last] == task.tokenizer.padding
-    counted = np.asarray(answer_words(batch))
+    counted = np.asarray(answer_positions(batch))
     for row, words, start, mask in zip(
         counted, following, np.asarray(batch["answer_start"]), np.asarray(batch["text_mask"]), strict=True
     ):
@@ -185,14 +185,14 @@ def test_the_loss_of_words_is_the_originals(phantoms, task, batch, prompt, smoot
     total, metrics = loss_of(made, batch)
     assert float(total / metrics["loss"][1]) == pytest.approx(expected, rel=1e-5)
     assert float(metrics["loss"][1]) == mask.sum()
-    right = (logits.argmax(-1) == target) & np.asarray(answer_words(batch))
+    right = (logits.argmax(-1) == target) & np.asarray(answer_positions(batch))
     assert float(metrics["accuracy"][0]) == right.sum()
 
 
 def test_the_loss_of_classes_is_added(phantoms, task, batch):
     config = tiny_config(phantoms, loss__class_smoothing=0.2)
     made, _, class_logits = with_scores(task_with_assets(config, task.assets), batch)
-    some = batch | {"answer_class": batch["answer_class"].at[2].set(-1)}  # of an answer that is no class
+    some = batch | {"answer_class": batch["answer_class"].at[2].set(-1)}  # of an answer that is not a class
     total, metrics = loss_of(made, some)
     known = np.asarray(some["answer_class"]) >= 0
     each = smoothed(class_logits, np.maximum(np.asarray(some["answer_class"]), 0), 0.2)
@@ -231,8 +231,8 @@ def test_likelihoods_are_those_of_the_loss(task, batch):
         theirs = metrics["text_loss" if name == "loss" else "class_loss"]
         assert found[name].sum() == pytest.approx(float(theirs[0]), rel=1e-5)
         assert found[count].sum() == float(theirs[1])
-    target = np.asarray(next_words(batch, made.tokenizer.padding))
-    counted = np.asarray(answer_words(batch))
+    target = np.asarray(next_tokens(batch, made.tokenizer.padding))
+    counted = np.asarray(answer_positions(batch))
     np.testing.assert_allclose(found["nll"], (smoothed(logits, target, 0.0) * counted).sum(1), rtol=1e-5)
     np.testing.assert_array_equal(found["words"], counted.sum(1))
     np.testing.assert_array_equal(found["right"], ((logits.argmax(-1) == target) & counted).sum(1))
@@ -407,7 +407,7 @@ def test_answers_are_the_best_words_without_a_cache(finished, run_config, task, 
 # --- faults ------------------------------------------------------------------------------------------------------------
 
 
-def test_all_faulty_options_are_told_together(phantoms, task):
+def test_all_faulty_options_are_reported_together(phantoms, task):
     config = tiny_config(
         phantoms,
         "small",
@@ -432,7 +432,7 @@ def test_all_faulty_options_are_told_together(phantoms, task):
     assert all(f"Did you mean {name!r}" in text for name in ("soft", "vqa", "rad"))
 
 
-def test_bert_without_a_class_head_is_told(phantoms, task):
+def test_bert_without_a_class_head_is_reported(phantoms, task):
     config = tiny_config(phantoms, "small", data__template="bert")
     with config.unlocked():
         config.model.language = "bert"
@@ -446,12 +446,12 @@ def test_bert_without_a_class_head_is_told(phantoms, task):
     assert "embeddings" not in reads.predictions
 
 
-def test_a_prompt_without_room_for_a_question_is_told(phantoms, task):
-    with pytest.raises(ConfigError, match=r"prompts take \d+ words without any question.*max_prompt is 2\. Raise it"):
+def test_a_prompt_without_room_for_a_question_is_reported(phantoms, task):
+    with pytest.raises(ConfigError, match=r"prompts take \d+ tokens without any question.*max_prompt is 2\. Raise it"):
         task_with_assets(tiny_config(phantoms, data__max_prompt=2), task.assets)
 
 
-def test_classes_that_do_not_occur_often_enough_are_told(phantoms):
+def test_classes_that_do_not_occur_often_enough_are_reported(phantoms):
     with pytest.raises(DataError, match=r"occurs 99 times: lower config.data.answers.min_count"):
         task_of(tiny_config(phantoms, data__answers__min_count=99))
 

@@ -235,7 +235,7 @@ def test_module_command(built):
     assert (done.returncode, "verified" in done.stdout) == (0, True), done.stderr
     wrong = subprocess.run([*command, "phantom"], env=environment, capture_output=True, text=True, check=False)
     assert wrong.returncode == 2
-    assert wrong.stderr.strip().splitlines()[-1].startswith("tfds_builders.build: No data set 'phantom'.")
+    assert wrong.stderr.strip().splitlines()[-1].startswith("tfds_builders.build: No data set 'phantom': choose ")
 
 
 def test_worker_processes_give_the_same_records(tmp_path, monkeypatch):

@@ -349,7 +349,7 @@ def test_roco_names_captions_that_stand_twice_in_a_file(of, make):
 # Parts of releases, and empty splits.
 
 
-def test_a_part_is_told_and_built_when_it_is_asked_for(of, make, tmp_path, monkeypatch, capsys):
+def test_a_part_is_reported_and_built_when_it_is_asked_for(of, make, tmp_path, monkeypatch, capsys):
     folder = of("vqa_rad")
     monkeypatch.setattr(builder_class("vqa_rad"), "EXPECTED_COUNTS", {"questions": {"train": 2, "test": 1}})
     command = ["vqa_rad/questions", f"--manual_dir={folder}", f"--data_dir={tmp_path / 'data'}"]
@@ -376,13 +376,13 @@ def test_what_was_built_stays_when_a_new_build_is_refused(of, make, tmp_path):
     assert not list((tmp_path / "data/vqa_rad/questions").glob("incomplete*"))
 
 
-def test_a_release_without_test_rows_is_told(of, make, tmp_path):
+def test_a_release_without_test_rows_is_reported(of, make, tmp_path):
     put(of("vqa_rad") / RAD_JSON, [RAD_ROW])
     message = fault(make, "vqa_rad", "questions")
     assert 'no record for the split test: rows belong to test if their phrase_type begins with "test_"' in message
     assert nothing_is_built(tmp_path)
     assert list(make("vqa_rad", "questions", partial=True)) == ["train", "train_without_test_frames"]
-    with pytest.raises(DataError, match="no split 'test'; it has train"):
+    with pytest.raises(DataError, match="no split 'test': choose train"):
         Records("vqa_rad/questions", "test", folder=str(tmp_path / "data"))
     assert "2 images" not in fault(make, "vqa_rad", "image_disjoint")
 
@@ -448,11 +448,11 @@ def test_cut_region_files_are_named(of, make):
 
 
 @pytest.mark.parametrize("absent", [("bbox",), ("image_w", "image_h"), ("bbox", "image_w", "image_h")])
-def test_regions_without_boxes_are_told_at_the_build_and_never_become_nan(of, make, caplog, absent):
+def test_regions_without_boxes_are_reported_at_the_build_and_never_become_nan(of, make, caplog, absent):
     region_file(of("vqa_v2"), **dict.fromkeys(absent))
     (example,) = make("vqa_v2", "features")["train"]
     assert "1 of 1 files have no bbox, image_w or image_h: Flamingo cannot be trained" in caplog.text
-    with pytest.raises(DataError, match=r"Nothing tells where the regions of image 3 lie.*had no bbox"):
+    with pytest.raises(DataError, match=r"Nothing says where the regions of image 3 lie.*had no bbox"):
         RegionsAsImage(4, 2048)(example)
     assert not RegionsAsImage(4, 2048, blind=True)(example)["image"].any()
 
@@ -480,7 +480,7 @@ def test_regions_with_boxes_are_finite(of, make, caplog):
         ("mine/questions", "", ["mine --config=questions"]),
     ],
 )  # fmt: skip
-def test_what_is_not_built_is_told_command_first(tmp_path, questions, images, commands):
+def test_what_is_not_built_is_reported_command_first(tmp_path, questions, images, commands):
     from ml_collections import ConfigDict
 
     fields = {"dir": str(tmp_path), "examples": questions, "images": images, "image_splits": "", "held_out": 0.0}

@@ -340,7 +340,7 @@ def test_bad_region_files_are_listed_together(manual, make, tmp_path):
         "notes.npz: no image id",
         "image id 9 is also that of",
         "000003.jpg.npz: cannot be read",
-        "test2015_000000000011.jpg.npz: is no .npz file",
+        "test2015_000000000011.jpg.npz: is not a .npz file",
     ]:
         assert part in str(error.value)
     assert nothing_was_built(tmp_path)

@@ -30,8 +30,8 @@ class Config(tfds.core.BuilderConfig):
 
     Attributes:
       part: "reports" or "images".
-      frontal: All frontal pictures with the official split, in place of one picture a study with a random split.
-      full_size: Store the JPEG files as they are, in place of 224 x 224.
+      frontal: All frontal pictures with the official split, instead of one picture a study with a random split.
+      full_size: Store the JPEG files as they are, instead of 224 x 224.
     """
 
     part: str = "reports"
@@ -129,7 +129,7 @@ def report_examples(
       pictures: The pictures.
       texts: The reports.
       captions: Study id -> caption, as far as they are known.
-      frontal: Take the section that says what is seen, in place of the whole report.
+      frontal: Take the section that says what is seen, instead of the whole report.
 
     Raises:
       DataError: A report cannot be read.

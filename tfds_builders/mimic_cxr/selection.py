@@ -52,7 +52,7 @@ def select(
 
     Args:
       manual_dir: Folder of the files.
-      frontal: All frontal pictures with the official split, in place of one picture a study with a random split.
+      frontal: All frontal pictures with the official split, instead of one picture a study with a random split.
       name_of: The file that is needed of a picture.
       exists: Whether a file of this name is there.
 

@@ -41,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("folder", type=user_path, help="where everything is kept")
     parser.add_argument("--query", default="", help='what to search for, such as "brain MRI"')
     parser.add_argument("--articles", type=int, default=100, help="articles (of Open-i: figures) to find (default 100)")
-    parser.add_argument("--figures", type=int, help="begin no article once so many figures are at hand")
+    parser.add_argument("--figures", type=int, help="begin no article once this many figures are at hand")
     parser.add_argument("--source", choices=("pmc", "openi"), default="pmc", help="the search service (default pmc)")
     parser.add_argument(
         "--licences", default=",".join(find.LICENCES), help="licences of what is kept (default %(default)s)"
@@ -81,7 +81,7 @@ def _run(args: argparse.Namespace) -> None:
             (args.figures is not None and args.figures < 1, f"--figures={args.figures}: at least 1"),
             (not 0 < rate <= client.RATE_WITH_KEY, f"--rate={rate}: above 0, at most {client.RATE_WITH_KEY:g}"),
             ("find" in steps and not args.query.strip(), '--query is needed, such as --query="brain MRI"'),
-            ("find" not in steps and not args.folder.is_dir(), f"{args.folder} is no folder: run find first"),
+            ("find" not in steps and not args.folder.is_dir(), f"{args.folder} is not a folder: run find first"),
         )
         if wrong
     ]

@@ -36,7 +36,7 @@ class Config(tfds.core.BuilderConfig):
 
     Attributes:
       source: A year, or "sysu_hcp".
-      images: The pictures in place of the questions.
+      images: The pictures instead of the questions.
       sample: Leave out what has no picture, as for a part of a release.
     """
 

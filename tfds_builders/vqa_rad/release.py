@@ -131,7 +131,7 @@ def read_rows(path: Path) -> Sequence[Row]:
     """Reads the release's rows: numbers among the answers become texts, and fields that no builder reads are left out.
 
     Raises:
-      DataError: The file is no JSON list, or rows have fields of another kind, or lack them; the message names all of them.
+      DataError: The file is not a JSON list, or rows have fields of another kind, or lack them; the message names all of them.
     """
     rows = read_json(path, f"the list of rows of {HOME}")
     if not isinstance(rows, list) or not rows:

@@ -22,7 +22,7 @@ _LARGEST = 2**31 - 1
 
 
 def has_boxes(example: Mapping[str, Any]) -> bool:
-    """Whether an image's record tells where its regions lie: its file had boxes and the picture's size."""
+    """Whether an image's record says where its regions lie: its file had boxes and the picture's size."""
     return bool(example["image_w"] > 0 and example["image_h"] > 0 and np.any(example["boxes"]))
 
 
@@ -65,7 +65,7 @@ def read_region_file(
         # Seeking in an archive's member is slow, and NumPy seeks.
         arrays = np.load(file if isinstance(file, (str, os.PathLike)) else io.BytesIO(file.read()))
         if not isinstance(arrays, np.lib.npyio.NpzFile):
-            raise DataError("is no .npz file")
+            raise DataError("is not a .npz file")
         with arrays:
             if "x" not in arrays:
                 raise DataError(f"has no array 'x', only {sorted(arrays)}")

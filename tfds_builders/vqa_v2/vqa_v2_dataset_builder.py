@@ -348,7 +348,7 @@ def picture_examples(sources: Mapping[str, Path], config: str, workers: int = 1)
 
 
 def _noting_ids(examples: Iterable[Example], ids: list[int]) -> Iterator[Example]:
-    """Passes records on, and adds their image ids to a list; tells how many have features but no boxes."""
+    """Passes records on, and adds their image ids to a list; logs how many have features but no boxes."""
     unplaced = 0
     for example in examples:
         ids.append(example["image_id"])

@@ -27,7 +27,7 @@ class Linear(nn.Module):
     A collection "transposed" may hold the kernel transposed, for many products of a few rows with the same one
     (`times_transposed`).
 
-    `flax.linen.Dense` does the same, but its bias initialiser is not told the number of inputs, which PyTorch's
+    `flax.linen.Dense` does the same, but its bias initialiser does not get the number of inputs, which PyTorch's
     default needs.
 
     Attributes:

@@ -32,7 +32,7 @@ class StdNorm(nn.Module):
         x = widened(x)
         centred = x - jnp.mean(x, axis=-1, keepdims=True)
         variance = jnp.sum(jnp.square(centred), axis=-1, keepdims=True) / (width - 1)
-        # The root has an infinite slope at 0; a constant row shall pass a gradient of 0 through s, as in PyTorch.
+        # The root has an infinite slope at 0; a constant row must pass a gradient of 0 through s, as in PyTorch.
         constant = variance == 0
         s = jnp.where(constant, 0.0, jnp.sqrt(jnp.where(constant, 1.0, variance)))
         scale, bias = (jnp.expand_dims(p, range(x.ndim - 1)) for p in (scale, bias))

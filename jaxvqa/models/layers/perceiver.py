@@ -115,8 +115,8 @@ def visible_media(
     Args:
       count: int[B, T].
       media: number of media M that there are.
-      immediate: a position sees the last medium before it only, in place of all.
-      uniform_before: a position before the first medium reads all media alike, in place of nothing.
+      immediate: a position sees the last medium before it only, instead of all.
+      uniform_before: a position before the first medium reads all media alike, instead of nothing.
       uniform_beyond: so does one after more marks than there are media.
 
     Returns:

@@ -23,7 +23,7 @@ def sinusoids(length: int, width: int) -> Float32[np.ndarray, "T D"]:
 class QueryNormAttention(nn.Module):
     """x + attention(norm(x)), whose keys and values come from `memory` as it is; no linear layer has a bias.
 
-    Where x and memory are the same sequence this is no usual pre-norm attention: keys and values are not normalised.
+    Where x and memory are the same sequence this is not the usual pre-norm attention: keys and values are not normalised.
 
     Attributes:
       heads: number of heads.

@@ -22,7 +22,7 @@ class Readout(nn.Module):
 
     Attributes:
       vocab_size: number of words V.
-      tied: the table is given with each call, and is no parameter of this module.
+      tied: the table is given with each call, and is not a parameter of this module.
       norm_bias: whether the normalisation has a bias beside its gain.
       epsilon: of the normalisation.
       dtype: type of the multiplications; the logits are float32.

@@ -19,7 +19,7 @@ from typing import Any
 
 import flax.linen as nn
 
-from jaxvqa.errors import ConfigError, nearest
+from jaxvqa.errors import ConfigError, choose, nearest
 from jaxvqa.models.towers.bert import BERT
 from jaxvqa.models.towers.clip import TextTransformer, VisionTransformer
 from jaxvqa.models.towers.densenet import DenseNet
@@ -122,7 +122,7 @@ def make(kind: str, name: str, sizes: Mapping[str, Any], where: str, sizes_at: s
     """
     known = TOWERS[kind]
     if name not in known:
-        raise ConfigError(f"{where} is {name!r}, not a {kind}: choose {', '.join(known)}.{nearest(str(name), known)}")
+        raise ConfigError(f"{where} is {name!r}, not a {kind}{choose(name, known)}")
     module, published = known[name]
     free = [f for f in fields_of(module) if f not in fixed]
     faults = [f"{sizes_at}.{f} is not a size of {name}.{nearest(f, free)}" for f in sizes if f not in free]

@@ -29,7 +29,7 @@ class BERT(nn.Module):
       heads: heads of each block's attention.
       hidden: width between the two maps of a block.
       positions: the longest text that it takes.
-      types: number of kinds of text that are told apart; 0: none is added.
+      types: number of kinds of text that are distinguished; 0: none is added.
       pooler: whether there is a map of the first token's state.
       with_readout: whether there are token scores: a normalisation without a bias, and a table of its own, as MLMI has it
         (docs/originals/flamingo.md, section 6).

@@ -42,7 +42,7 @@ class VisionTransformer(nn.Module):
       patch: height and width of a patch.
       width: size D of a state.
       depth: number of blocks.
-      heads: heads of each block's attention; no shape of a checkpoint tells them. MLMI runs ViT-B/32 with 8 (Q3).
+      heads: heads of each block's attention; no shape of a checkpoint shows them. MLMI runs ViT-B/32 with 8 (Q3).
       hidden: width between the two linear layers of a block; four times the width without.
       features: size E of the projected vector; 0 for none.
       activation: a name of `feed_forward.ACTIVATIONS`: "quick_gelu", OpenAI's, or "gelu", that of most of OpenCLIP's networks.

@@ -1,4 +1,4 @@
-"""Regions of a picture, whose features are computed beforehand, in place of an encoder of pictures."""
+"""Regions of an image, whose features are computed beforehand, instead of an encoder of images."""
 
 from typing import Any
 

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxvqa.errors import ConfigError
+from jaxvqa.errors import ConfigError, choose
 from jaxvqa.models.layers.conv_norm import ConvNorm, Residual, Stage
 from jaxvqa.models.layers.linear import Linear
 from jaxvqa.models.layers.pooling import max_pool
@@ -55,9 +55,7 @@ class ResNet(nn.Module):
     def stages(self, image: Float[Array, "B H W C"], *, train: bool) -> dict[str, Float[Array, "B P Q D"]]:
         """Returns the maps by name: `stem` before its normalisation, `stem_relu` after it, `pool`, `layer1` to `layer4`."""
         if self.depth not in STAGES:
-            raise ConfigError(
-                f"A residual network of depth {self.depth} is asked for; there is {', '.join(map(str, STAGES))}."
-            )
+            raise ConfigError(f"A residual network's depth is {self.depth}{choose(self.depth, STAGES)}")
         out: dict[str, Array] = {}
         out["stem_relu"], out["stem"] = ConvNorm(self.width, 7, 2, relu=True, dtype=self.dtype, name="stem").both(
             image, train
@@ -76,7 +74,7 @@ class ResNet(nn.Module):
 
 
 class PatchResNet(nn.Module):
-    """A residual network in place of a vision transformer: the places of its last map are its patches.
+    """A residual network instead of a vision transformer: the places of its last map are its patches.
 
     Attributes:
       depth: as for `ResNet`.

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxvqa.errors import ConfigError
+from jaxvqa.errors import ConfigError, choose
 from jaxvqa.models.layers.batch_norm import BatchNorm
 from jaxvqa.models.layers.conv import Conv, kaiming_fan_out
 from jaxvqa.models.layers.pooling import max_pool
@@ -42,7 +42,7 @@ class VGG(nn.Module):
         `conv6` is another name of the last pool's: a sixth level with nothing learned in it.
         """
         if self.depth not in BLOCKS:
-            raise ConfigError(f"A VGG of depth {self.depth} is asked for; there is {', '.join(map(str, BLOCKS))}.")
+            raise ConfigError(f"A VGG's depth is {self.depth}{choose(self.depth, BLOCKS)}")
         out: dict[str, Array] = {}
         x = image
         for b, (count, width) in enumerate(zip(BLOCKS[self.depth], self.widths, strict=True), 1):

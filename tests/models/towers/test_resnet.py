@@ -76,7 +76,7 @@ def test_number_of_parameters_is_torchvisions_without_the_classifier(depth, coun
 
 
 def test_unknown_depths_are_refused():
-    with pytest.raises(ConfigError, match="depth 19 is asked for; there is 10, 18, 34, 50, 101"):
+    with pytest.raises(ConfigError, match="depth is 19: choose 10, 18, 34, 50 or 101"):
         shapes_of(ResNet(19))
 
 

@@ -102,7 +102,7 @@ def test_articles_and_pictures_are_fetched(service, collected):
         (lambda: files(1, licence=""), "it states no usable licence"),
         (lambda: files(1, licence=NC), "its licence is CC BY-NC"),
         (lambda: {}, "no XML of it"),
-        (lambda: files(1) | {"PMC1.1/PMC1.1.xml": b"<article><cut"}, "PMC1 is no XML"),
+        (lambda: files(1) | {"PMC1.1/PMC1.1.xml": b"<article><cut"}, "PMC1 is not XML"),
         (
             lambda: files(1) | {"PMC1.1/PMC1.1.xml": b'<!DOCTYPE a [<!ENTITY a "b">]><article/>'},
             "PMC1 declares entities",
@@ -255,7 +255,7 @@ def test_openi_needs_a_licence(service, collected):
     ("options", "message"),
     [
         (["find", "--articles=0"], "--articles=0: at least 1; --query is needed"),
-        (["fetch"], "is no folder: run find first"),
+        (["fetch"], "is not a folder: run find first"),
         (["find", "--query=x", "--rate=99"], "--rate=99.0: above 0, at most 10"),
         (["find", "--query=x", "--licences=mine"], "licences mine; known"),
     ],
@@ -268,7 +268,7 @@ def test_wrong_options(tmp_path, capsys, options, message):
 def test_a_damaged_journal_is_named(tmp_path, capsys):
     (tmp_path / "journal.sqlite").write_bytes(b"no database at all" * 100)
     assert command.main(["status", str(tmp_path)]) == 2
-    assert "journal.sqlite is no journal" in capsys.readouterr().err
+    assert "journal.sqlite is not a journal" in capsys.readouterr().err
 
 
 def at(service):
@@ -366,7 +366,7 @@ def test_from_a_keyword_to_a_data_set(service, tmp_path, capsys):
         ({"caption": ""}, "no figure has a caption"),
     ],
 )
-def test_a_wrong_figures_json_is_told(tmp_path, change, message):
+def test_a_wrong_figures_json_is_reported(tmp_path, change, message):
     from tfds_builders.build import build
 
     (tmp_path / "x.png").write_bytes(picture("PNG"))

@@ -111,13 +111,13 @@ class Client:
         """Returns the JSON at an address.
 
         Raises:
-          ServiceError: The answer is no JSON, or as in `get`.
+          ServiceError: The answer is not JSON, or as in `get`.
         """
         data = self.get(url, params)
         try:
             return json.loads(data)
         except ValueError:
-            raise ServiceError(f"{_shown(url)}: the answer is no JSON: {data[:80]!r}. Is the address right?") from None
+            raise ServiceError(f"{_shown(url)}: the answer is not JSON: {data[:80]!r}. Is the address right?") from None
 
     def _body(self, answer: Any, url: str, most_bytes: int) -> bytes:
         length = answer.headers.get("Content-Length", "")

@@ -48,7 +48,7 @@ def fetch(
       client: Asks.
       services: Where.
       licences: Of others nothing is kept.
-      most_figures: No article is begun once so many figures are at hand.
+      most_figures: No article is begun once this many figures are at hand.
       progress: Called with each article's or figure's name.
 
     Raises:

@@ -20,7 +20,7 @@ class Journal:
       path: The file; made if it is not there.
 
     Raises:
-      DataError: The file is no journal.
+      DataError: The file is not a journal.
     """
 
     def __init__(self, path: Path):
@@ -36,7 +36,7 @@ class Journal:
             )
         except sqlite3.DatabaseError as error:
             self._database.close()
-            raise DataError(f"{path} is no journal ({error}). Move it away to start again.") from None
+            raise DataError(f"{path} is not a journal ({error}). Move it away to start again.") from None
 
     def __enter__(self) -> Self:
         return self

@@ -122,7 +122,7 @@ def parse(data: bytes, name: str) -> Any:
         root = etree.fromstring(data, parser)
     except (etree.XMLSyntaxError, ValueError) as error:
         raise DataError(
-            f"{name} is no XML that can be read: {str(error).splitlines()[0] if str(error) else error}"
+            f"{name} is not XML that can be read: {str(error).splitlines()[0] if str(error) else error}"
         ) from None
     dtd = root.getroottree().docinfo.internalDTD
     if dtd is not None and any(True for _ in dtd.iterentities()):

@@ -55,12 +55,12 @@ BOMB = '<!DOCTYPE a [<!ENTITY a "ha">' + "".join(
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (BOMB, "bad.xml declares entities|bad.xml is no XML"),
+        (BOMB, "bad.xml declares entities|bad.xml is not XML"),
         ('<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><article>&x;</article>', "bad.xml declares entities"),
-        ("<article><p>cut", "bad.xml is no XML that can be read"),
-        ("", "bad.xml is no XML that can be read"),
+        ("<article><p>cut", "bad.xml is not XML that can be read"),
+        ("", "bad.xml is not XML that can be read"),
         ("<html/>", "bad.xml: no article in it, the outer element is 'html'"),
-        ("<article>" + "<sec>" * 5_000 + "</sec>" * 5_000 + "</article>", "bad.xml is no XML that can be read"),
+        ("<article>" + "<sec>" * 5_000 + "</sec>" * 5_000 + "</article>", "bad.xml is not XML that can be read"),
         ("<article>" + "<fig/>" * (read.MOST_FIGURES + 1) + "</article>", "more than 500 figures"),
         ("<article>" + " " * read.MOST_BYTES + "</article>", "bad.xml: 30,0.* bytes of XML"),
     ],
