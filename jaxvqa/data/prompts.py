@@ -168,8 +168,8 @@ def training_texts(data: DataSet) -> Iterator[str]:
 class WriteText:
     """A question with its answer, or a caption -> token ids, int32, filled up with padding.
 
-    Adds `text` [T] and `text_mask` bool[T], the whole text, cut at its end; `question_end` int32, the place of the special token
-    behind the question, else of the last token; `answer_start` int32, the place of the first token behind the prompt,
+    Adds `text` [T] and `text_mask` bool[T], the whole text, cut at its end; `question_end` int32, the place of its end token,
+    or without a question of the last token; `answer_start` int32, the place of the first token behind the prompt,
     which is behind the text where that is cut before; `prompt` [P] and `prompt_mask` bool[P], in which a question that is too
     long is cut at its end. Records `shots` stand before it as examples, whose longest questions, or captions, are cut first
     until all of it fits.
