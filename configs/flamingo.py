@@ -45,7 +45,7 @@ from configs import common
 from jaxvqa.checkpoints import LEADING_ROWS
 from jaxvqa.data.images import IMAGENET_MEAN, IMAGENET_STD
 from jaxvqa.errors import ConfigError
-from jaxvqa.models.flamingo import FREEZE
+from jaxvqa.models.flamingo_quirks import FREEZE
 
 DATA_SETS = ("mimic_cxr", "roco", "vqa_rad", "imageclef")
 VARIANTS = (*DATA_SETS, "captions", "pixels", "classify", "held_out", "flamingo_mode", "mlmi", "blind", "small")

@@ -439,7 +439,7 @@ FIELDS: tuple[Row, ...] = (
     ("model.rnn", Choice(("lstm", "gru")), ""),
     ("model.language", Choice("jaxvqa.models.towers:LANGUAGE_MODELS"), ""),
     ("model.vision", Choice("jaxvqa.models.towers:IMAGE_ENCODERS"), ""),
-    ("model.head", Choice("jaxvqa.models.flamingo:HEADS"), ""),
+    ("model.head", Choice("jaxvqa.models.flamingo_head:HEADS"), ""),
     ("model.cross_activation", Choice("jaxvqa.models.layers.feed_forward:ACTIVATIONS"), ""),
     ("model.*dropout", SHARE, ""),
     ("model.gate", Range(), ""),

@@ -170,7 +170,7 @@ class Reference:
 
 
 CASES = {  # name: (parts of a batch, `config.optim`)
-    "sgd, sum": (1, {"name": "sgd", "loss": "sum"}),
+    "sgd, sum, nesterov": (1, {"name": "sgd", "loss": "sum", "nesterov": True}),
     "sgd, mean, two parts": (2, {"name": "sgd", "loss": "mean", "clip_norm": 0.5}),
     "sgd, sum, two parts, restarts": (2, {"name": "sgd", "loss": "sum", "nesterov": True, "restart_epochs": (1, 2)}),
     "adam, mean, bounds": (1, {"name": "adam", "loss": "mean", "bounds": (("b", (-0.1, 0.1)), (".*", None))}),

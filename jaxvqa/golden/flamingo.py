@@ -26,7 +26,7 @@ from jaxvqa.decoding.loop import Generator, pad, search_of
 from jaxvqa.golden.cases import Case, Row
 from jaxvqa.golden.parts import compare_all
 from jaxvqa.golden.training import Named, Run, Training, config_of, pixels, train
-from jaxvqa.models.flamingo import FREEZE
+from jaxvqa.models.flamingo_quirks import FREEZE
 from jaxvqa.models.layers.perceiver import GatedCrossAttention, PerceiverResampler, visible_media
 from jaxvqa.tasks.text_generation import next_tokens
 

@@ -10,8 +10,6 @@ them:
     text ── embed ── block_0 ────────────────────────── cross_0 ── block_1 … ── cross_3 … ── readout
                           │                                                         │
                           └───────────── class_head ──── state at the question's end ┘
-
-What MLMI's published checkpoints need beside their values is in `jaxvqa.models.flamingo_quirks`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,31 +22,17 @@ from flax.core import FrozenDict
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxvqa.decoding.cache import DecoderCache
-from jaxvqa.errors import ConfigError, choose
+from jaxvqa.errors import ConfigError
 from jaxvqa.models import towers
+from jaxvqa.models.flamingo_head import ClassHead
 from jaxvqa.models.flamingo_quirks import Quirks
 from jaxvqa.models.layers.attention import KeyValue, Past, causal
-from jaxvqa.models.layers.dropout import Dropout
 from jaxvqa.models.layers.linear import Linear
 from jaxvqa.models.layers.perceiver import GatedCrossAttention, PerceiverResampler
-from jaxvqa.models.layers.transformer import LayerNorm, numbered
+from jaxvqa.models.layers.transformer import numbered
 from jaxvqa.models.towers.bert import BERT
 from jaxvqa.models.towers.clip import VisionTransformer
-from jaxvqa.precision import wide, widened
 from jaxvqa.types import Arrays
-
-FREEZE: Mapping[str, tuple[tuple[str, bool], ...]] = {
-    "flamingo_mode": (
-        (r"vision/.*", True),
-        (r"language/(block_\d+|readout/norm)/.*", True),
-        (r".*", False),
-    ),
-    "vision": ((r"vision/.*", True), (r".*", False)),
-}
-"""Tables for `config.optim.freeze` (docs/originals/flamingo.md, section 9): MLMI's `flamingo_mode`, which trains the embedding;
-all but the vision tower."""
-
-HEADS = ("image_and_text", "text", "image")
 
 
 class Flamingo(nn.Module):
@@ -76,7 +60,7 @@ class Flamingo(nn.Module):
       cross_activation: activation there, a name of `ACTIVATIONS`.
       gate: what the gates of the cross-attentions start from, before their tanh; more than 0 for a network from nothing.
       immediate: text reads the last image before it only, instead of all before it.
-      head: what the class head reads: `image_and_text`, `text`, or `image` alone.
+      head: what the class head (`ClassHead`) reads: `image_and_text`, `text`, or `image` alone.
       mean_head: it reads the mean of all states up to the question's end, instead of that at the end.
       head_dropout: rate of dropout there.
       compat: names of quirks or of `PUBLISHED` (`jaxvqa.models.flamingo_quirks`), separated by commas.
@@ -120,8 +104,6 @@ class Flamingo(nn.Module):
 
     def setup(self) -> None:
         """Makes the parts."""
-        if self.head not in HEADS:
-            raise ConfigError(f"model.head is {self.head!r}{choose(self.head, HEADS)}")
 
         def tower(kind: str, field: str, **fixed: Any) -> Any:
             name, sizes = getattr(self, field), getattr(self, f"{field}_sizes")
@@ -132,29 +114,20 @@ class Flamingo(nn.Module):
         own = {"types": 0, "pooler": False, "with_readout": True} if language is BERT else {}
         own |= self.quirks.language_fields(language)
         self.tower = tower("language model", "language", vocab_size=self.vocab_size, **own)
-        width = self.tower.width
-        self.eye = tower("image encoder", "vision")
-        if not isinstance(self.eye, VisionTransformer) and not self.patches:
+        self.encoder = tower("image encoder", "vision")
+        if not isinstance(self.encoder, VisionTransformer) and not self.patches:
             raise ConfigError(f"model.vision is {self.vision!r}, which is read by its patches: set model.patches.")
-        self.projection = Linear(width, self.dtype)
+        self.projection = Linear(self.tower.width, self.dtype)
         shared = {"heads": self.cross_heads, "head_width": self.cross_head_width, "dtype": self.dtype}
         shared["activation"] = self.cross_activation
-        self.resampler = PerceiverResampler(
-            latents=self.latents,
-            depth=self.resampler_depth,
-            media=self.media,
-            scale=self.latent_scale,
-            numbered=self.media_numbered,
-            **shared,
-        )
+        of_media = {"media": self.media, "numbered": self.media_numbered, "scale": self.latent_scale}
+        self.resampler = PerceiverResampler(self.latents, self.resampler_depth, **of_media, **shared)
         self.cross = {
-            str(i): GatedCrossAttention(features=width, gate=self.gate, name=f"cross_{i}", **shared)
+            str(i): GatedCrossAttention(features=self.tower.width, gate=self.gate, name=f"cross_{i}", **shared)
             for i in range(0, self.tower.depth, self.every)
         }
-        if self.num_answers:
-            self.class_norm = LayerNorm(epsilon=1e-5, use_bias=False, dtype=self.dtype)
-            self.class_drop = Dropout(self.head_dropout)
-            self.class_output = Linear(self.num_answers, self.dtype)
+        self.classify = ClassHead(self.num_answers, self.head, self.mean_head, self.head_dropout, self.dtype)
+        nn.share_scope(self, self.classify)
 
     def __call__(
         self,
@@ -192,7 +165,7 @@ class Flamingo(nn.Module):
         logits, _ = self.tower.logits(x)
         out |= inside
         if self.num_answers:
-            class_logits = self._classify(out, question_end, self._count(text)[:, -1], train=train)
+            class_logits = self.classify(out, question_end, self._count(text)[:, -1], train=train)
             out |= {} if class_logits is None else {"class_logits": class_logits}
         return logits, out
 
@@ -215,7 +188,7 @@ class Flamingo(nn.Module):
         if image is not None:
             image = image[:, None] if image.ndim == 4 else image
             batch, count = image.shape[:2]
-            vector, inside = self.eye(image.reshape(batch * count, *image.shape[2:]), train=train)
+            vector, inside = self.encoder(image.reshape(batch * count, *image.shape[2:]), train=train)
 
             def apart(x: Array) -> Array:
                 return x.reshape(batch, count, *x.shape[1:])
@@ -256,8 +229,7 @@ class Flamingo(nn.Module):
         longest = getattr(self.tower, "positions", 0)
         if longest and slots > longest:
             raise ConfigError(f"Prompt and answer take {slots} tokens; the language model has positions for {longest}.")
-        latents, _ = self.see(image=image, media=media)
-        keys = self._keys(latents)
+        keys = self._keys(self.see(image=image, media=media)[0])
         x, _, blocks = self._read(text, text_mask, keys, train=False)
         last = jnp.max(jnp.where(text_mask, jnp.arange(text.shape[1])[None], 0), axis=-1)
         count = jnp.take_along_axis(self._count(text), last[:, None], axis=1)[:, 0]
@@ -325,27 +297,3 @@ class Flamingo(nn.Module):
     def _count(self, text: Array) -> Array:
         """How many images have begun up to each token, itself included."""
         return jnp.cumsum(text == self.image_token, axis=-1, dtype=jnp.int32)
-
-    def _classify(self, out: Mapping[str, Array], end: Array | None, count: Array, *, train: bool) -> Array | None:
-        """Scores classes; None where what the head reads is not there. count: int[B], how many images each text marks."""
-
-        def mean_over_images(x: Array) -> Array:
-            own = jnp.arange(x.shape[1])[None] < jnp.maximum(count, 1)[:, None]
-            return jnp.mean(x, axis=1, where=own[..., None], dtype=wide(x.dtype)).astype(self.dtype)
-
-        if self.head == "image":
-            if "image_vector" not in out:
-                return None
-            vector = self.class_drop(mean_over_images(out["image_vector"]), train=train)
-            return widened(nn.relu(self.class_output(vector)))
-        if end is None or (self.head == "image_and_text" and "projected" not in out):
-            return None
-        hidden = out["hidden"]
-        state = jnp.take_along_axis(hidden, end[:, None, None], axis=1)[:, 0]
-        if self.mean_head:
-            up_to = jnp.arange(hidden.shape[1])[None] <= end[:, None]
-            state = jnp.mean(hidden, axis=1, where=up_to[..., None], dtype=wide(hidden.dtype)).astype(self.dtype)
-        if self.head == "image_and_text":
-            state = jnp.concatenate([mean_over_images(out["projected"]), state], axis=-1)
-        state = self.class_drop(self.class_norm(state), train=train)
-        return widened(self.class_output(state))

@@ -1,4 +1,4 @@
-"""What MLMI's published Flamingo checkpoints need beside their values, and what would be wrong for any other model.
+"""What MLMI's published Flamingo checkpoints need beside their values, wrong for any other model; and what MLMI trained.
 
 Each quirk is a field of `Quirks`, and what it computes is a method there: the model itself is free of them. Numbers such as Q4
 are those of docs/originals/flamingo.md, section 20, as the other sections are of that page.
@@ -92,3 +92,14 @@ PUBLISHED: Mapping[str, tuple[str, ...]] = {
     "2023": _OF_ALL_YEARS,
 }
 """What checkpoints of July 2022, and of the last state of MLMI's code, need: each a name for several quirks."""
+
+FREEZE: Mapping[str, tuple[tuple[str, bool], ...]] = {
+    "flamingo_mode": (
+        (r"vision/.*", True),
+        (r"language/(block_\d+|readout/norm)/.*", True),
+        (r".*", False),
+    ),
+    "vision": ((r"vision/.*", True), (r".*", False)),
+}
+"""Tables for `config.optim.freeze` (docs/originals/flamingo.md, section 9): MLMI's `flamingo_mode`, which trains the embedding;
+all but the vision tower."""

@@ -42,7 +42,7 @@ def test_a_nan_is_an_error_that_says_where(tmp_path):
 
 
 def test_mistakes_in_a_row_are_reported(tmp_path):
-    with pytest.raises(ConfigError, match=r"evals.val.predict is 'givn'; the task has given.*'given'"):
+    with pytest.raises(ConfigError, match=r"evals.val.predict is 'givn': choose given.*'given'"):
         context(Task(), {"val": records(1)}, tmp_path, predict="givn")
     with pytest.raises(ConfigError, match=r"type is 'vqa', which scores answers"):
         evaluator("vqa")(context(WithoutAnswers(), {"val": records(1)}, tmp_path, type="vqa"))

@@ -121,7 +121,7 @@ def _without_amount(loss):
 
 
 def test_an_unknown_reading_of_the_flags():
-    with pytest.raises(ConfigError, match="original, each"):
+    with pytest.raises(ConfigError, match="original or each"):
         losses.choose_loss(mixup=True, label_smooth=True, superloss=True, flags="faithful")
 
 

@@ -11,8 +11,7 @@ import pytest
 from jaxvqa import models, optim, paths
 from jaxvqa.errors import ConfigError
 from jaxvqa.golden import runner
-from jaxvqa.models.flamingo import FREEZE
-from jaxvqa.models.flamingo_quirks import PUBLISHED, Quirks
+from jaxvqa.models.flamingo_quirks import FREEZE, PUBLISHED, Quirks
 from jaxvqa.models.layers.perceiver import visible_media
 from jaxvqa.models.towers.gpt2 import GPT2
 from jaxvqa.models.towers.regions import Regions

@@ -17,7 +17,7 @@ from jaxvqa.data.data_set import DataSet
 from jaxvqa.data.order import EvalOrder
 from jaxvqa.data.prompts import TEMPLATES, PromptTokenizer, WriteText
 from jaxvqa.errors import ConfigError, DataError
-from jaxvqa.models.flamingo import FREEZE
+from jaxvqa.models.flamingo_quirks import FREEZE
 from jaxvqa.step import make_program
 from jaxvqa.tasks import make_task, task_with_assets
 from jaxvqa.tasks.text_generation import answer_positions, gates, next_tokens
