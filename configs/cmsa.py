@@ -190,7 +190,7 @@ def _compact(config: ml_collections.ConfigDict) -> None:
 
 
 def _augment(config: ml_collections.ConfigDict) -> None:
-    """Small random changes of the training pictures, which the published recipe does not make."""
+    """Small random changes of the training images, which the published recipe does not make."""
     config.name += "-augment"
     config.data.augment.crop = 8
     config.data.augment.degrees = 10.0

@@ -24,7 +24,7 @@ files, as the last run is by a fine-tuning:
     … --config.data.tokenizer=DIR --config.init_from.language.workdir=runs/gpt2 --config.init_from.vision.workdir=runs/clip
     … --config.data.tokenizer=DIR --config.init_from.model.workdir=runs/roco/best
 
-A trained run also answers after examples (`config.data.shots`), drawn or with the most similar pictures, or by the likelihood
+A trained run also answers after examples (`config.data.shots`), drawn or with the most similar images, or by the likelihood
 of given answers: the classes, those of a JSON list, or yes and no.
 
     … --mode=eval --config.data.shots=3 --config.data.max_prompt=90 --config.data.shots_by=image
@@ -130,7 +130,7 @@ def _phantom_vqa(config: ml_collections.ConfigDict, *, captions: bool, pixels: b
     config.data.image_size = 96
     config.data.max_tokens = 40 if captions else 24
     config.data.max_prompt = 6 if captions else 22
-    config.data.examples_per_image = 1 if captions else 5  # all that there are about a picture, which is encoded once
+    config.data.examples_per_image = 1 if captions else 5  # all that there are about an image, which is encoded once
     config.data.answers.min_count = 10
     config.data.answers.rule = "soft"
     config.compile.vocab_size = 700
@@ -257,7 +257,7 @@ def _evaluations(
     texts_every: str = "",
     classes: str = "vqa",
 ) -> None:
-    """The loss often, which says which state is the best; what is written more seldom, and at the end with a black picture."""
+    """The loss often, which says which state is the best; what is written more seldom, and at the end with a black image."""
     row: dict[str, Any] = {"batch_size": batch_size}
     config.main_eval = split
     config.evals = ml_collections.ConfigDict()

@@ -125,7 +125,7 @@ def _phantom_vqa(config: ml_collections.ConfigDict) -> None:
 
 
 def _easy_vqa(config: ml_collections.ConfigDict) -> None:
-    """easy-VQA; the question alone gives 67 %. Learns to compare pictures with words only after six epochs."""
+    """easy-VQA; the question alone gives 67 %. Learns to compare images with words only after six epochs."""
     _phantom_vqa(config)
     config.name = "rwsan-easy_vqa"
     config.data.examples = "easy_vqa/questions"

@@ -1,4 +1,4 @@
-"""SYSU-HCP at VQA-Med 2021: classifies the abnormality that a picture shows (Gong et al., CLEF 2021 working notes).
+"""SYSU-HCP at VQA-Med 2021: classifies the abnormality that an image shows (Gong et al., CLEF 2021 working notes).
 
     python -m jaxvqa.main --config=configs/sysu_hcp.py:VARIANT
 
@@ -22,8 +22,8 @@ abnormality aside: docs/results.md.
 The published answers are the vote of eight such runs (configs/sysu_hcp_ensemble.py): resnet50, resnet50HGap, resnest50,
 resnest50HGap, vgg16, vgg16HGap, vgg19, vgg19HGap; 0.382 accuracy and 0.416 BLEU on the test set of 2021. Each starts from
 ImageNet weights, which `--config.init_from.model.workdir=DIR` takes, and was tested at 384 pixels
-(`--config.data.eval_size=384`). The released weights have seen the validation pictures too
-(`--config.data.train_split=train+extra+val`). The answers of questions are the pictures' classes; a mask of the modality that
+(`--config.data.eval_size=384`). The released weights have seen the validation images too
+(`--config.data.train_split=train+extra+val`). The answers of questions are the images' classes; a mask of the modality that
 the question names is for predictions only: `--config.data.mask_file=modelmask.json
 --config.evals.val.predict=answers_masked_unless_confident`, or `answers_masked_as_written`, which gives no answer where the
 original's script stops.
@@ -114,7 +114,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     return config
 
 
-NOT_TRAINED = "the original starts from a network trained on ImageNet; from scratch, 4,412 pictures are few."
+NOT_TRAINED = "the original starts from a network trained on ImageNet; from scratch, 4,412 images are few."
 
 
 def _vqa_med(config: ml_collections.ConfigDict) -> None:

@@ -3,7 +3,7 @@
     python -m jaxvqa.main --config=configs/sysu_hcp_ensemble.py --config.members=runs/a,runs/b --mode=eval --workdir=runs/both
     python -m jaxvqa.main --config=configs/sysu_hcp_ensemble.py --config.members=runs/a,runs/b --mode=predict --split=test \\
         --workdir=runs/both
-    python -m jaxvqa.main --config=configs/sysu_hcp_ensemble.py:vqa_med_2021 …      pictures of 384 for all, as the original
+    python -m jaxvqa.main --config=configs/sysu_hcp_ensemble.py:vqa_med_2021 …      images of 384 for all, as the original
 
 Members are work directories of trained or converted runs. Networks, sizes and training data may differ, the classes may not.
 Their order decides ties: the earlier vote wins. The published one is resnet50, resnet50HGap, resnest50, resnest50HGap, vgg16,

@@ -22,7 +22,7 @@ def text_loss(
       targets: int[B, T], the tokens that come next.
       mask: bool[B, T], which positions count.
       smoothing: the share of the target that is spread over all tokens.
-      shared_mask: count a position of every sample as often as the batch has samples with a word there, divided by the
+      shared_mask: count a position of every sample as often as the batch has samples with a token there, divided by the
         samples: MLMI's masks and losses broadcast against each other (docs/originals/flamingo.md, section 10, Q7).
     """
     # (1 - s)·nll + s·mean(-log p), written with the logarithm of the sum of exp z, so that no second array of the logits' size

@@ -120,7 +120,7 @@ class Flamingo(nn.Module):
         self.projection = Linear(self.tower.width, self.dtype)
         shared = {"heads": self.cross_heads, "head_width": self.cross_head_width, "dtype": self.dtype}
         shared["activation"] = self.cross_activation
-        of_media = {"media": self.media, "numbered": self.media_numbered, "scale": self.latent_scale}
+        of_media: dict[str, Any] = {"media": self.media, "numbered": self.media_numbered, "scale": self.latent_scale}
         self.resampler = PerceiverResampler(self.latents, self.resampler_depth, **of_media, **shared)
         self.cross = {
             str(i): GatedCrossAttention(features=self.tower.width, gate=self.gate, name=f"cross_{i}", **shared)
