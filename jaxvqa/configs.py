@@ -147,7 +147,7 @@ def main_evaluation(config: ml_collections.ConfigDict) -> str:
         return evals[0]
     if name not in evals:
         raise ConfigError(
-            f"The evaluation that a run is judged by, config.main_eval, is {name!r}{choose(name, evals)} "
+            f"config.main_eval, the evaluation that a run is judged by, is {name!r}{choose(name, evals)} "
             "Give it with --config.main_eval=NAME."
         )
     return name

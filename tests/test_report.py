@@ -487,7 +487,7 @@ REMARKS = {
     "cmsa.py": ("here they start anew", "11 points"),
     "cmsa.py:vqa_rad,ban,distmodal,compact": ("here they start anew", "11 points"),
     "cmsa.py:small": ("", "Not given"),
-    "sysu_hcp.py:vqa_med_2021": ("4,412 pictures are few", ""),
+    "sysu_hcp.py:vqa_med_2021": ("4,412 images are few", ""),
     "sysu_hcp.py:vqa_med_2019,plane": ("", "4,412"),
     "sysu_hcp.py:vqa_med_2021,small": ("", "Not given"),
     "flamingo.py:roco": ("GPT-2", ""),
