@@ -25,10 +25,12 @@ from jaxvqa.convert.towers.vit import VIT, VIT_STACKED
 from jaxvqa.data.images import CLIP_MEAN, CLIP_STD
 from jaxvqa.decoding import rules
 from jaxvqa.decoding.loop import Generator
+from jaxvqa.explain import gradcam
 from jaxvqa.golden.cases import Case, Results, Row
 from jaxvqa.golden.parts import compare_all
 from jaxvqa.golden.training import Named, Precision, Run, Step, Training, config_of, pixels, train
 from jaxvqa.losses import cross_entropy, text_loss
+from jaxvqa.metrics import retrieval
 from jaxvqa.models.towers.med import MED
 from jaxvqa.models.towers.vit import ViT
 from jaxvqa.tasks.image_captioning import search_of
@@ -51,7 +53,8 @@ BOUNDS = (0.001, 0.5)
 def run(case: Case) -> Iterator[Row]:
     """Runs one case in float32, and a training case in float64 too."""
     with jax.default_matmul_precision("highest"):
-        yield from MODELS[kind_of(case.manifest["model"])](case)
+        model = case.manifest["model"]
+        yield from MODELS.get(model, MODELS[kind_of(model)])(case)
 
 
 def kind_of(model: str) -> str:
@@ -247,9 +250,41 @@ def _whole(case: Case) -> Iterator[Row]:
     run = Run(_training(case, found), Precision(case, np.float32))
     state, parts = _seen_by_loss(run, run.start)
     ours = _forward(case, run, found, state, parts)
+    if "eval_image" in case.inputs:
+        yield from _evaluated(case, run)
     yield from compare_all(dataclasses.replace(case, expected=_without(case.expected, stepped)), ours)
     if stepped:
         yield from train(case, lambda: _training(case, found), functools.partial(_steps, case))
+
+
+def _evaluated(case: Case, run: Run) -> Iterator[Row]:
+    """The features of other images and texts, and what is found by them, with the state as it was loaded."""
+    task: Any = run.task
+    given, params, count = case.inputs, run.start.params, case.manifest["options"]["k_test"]
+    image = {"image": jnp.asarray(pixels(given["eval_image"], CLIP_MEAN, CLIP_STD), jnp.float32)}
+    tokens, mask = jnp.asarray(given["eval_input_ids"], jnp.int32), jnp.asarray(given["eval_attention_mask"], bool)
+    predict = {name: functools.partial(p.jitted, params, {}) for name, p in task.predictions.items()}
+    seen = predict["image_features"](image)
+    texts = predict["text_features"]({"text": tokens, "text_mask": mask})["text_feature"]
+    sims = np.asarray(seen["image_feature"] @ texts.T)
+    beside = {name: jnp.repeat(x[None], len(sims), 0) for name, x in (("text", tokens), ("text_mask", mask))}
+    logits = np.asarray(predict["match"](dict(seen) | beside)["match_logits"])[..., 1]
+    ours: dict[str, Any] = {"eval_image_feat": seen["image_feature"], "eval_text_feat": texts, "eval_sims": sims}
+    own = np.zeros(sims.shape, bool)
+    for i, places in case.manifest["inputs"]["eval_img2txt"].items():
+        own[int(i), places] = True
+    scores = np.where(retrieval.candidates(sims, count), logits + sims, retrieval.FILL)
+    back = np.where(retrieval.candidates(sims.T, count), (logits + sims).T, retrieval.FILL)
+    ours["eval_recall"] = np.asarray(list(retrieval.summarise(scores, own, back).recalls().values()))
+    ours["eval_recall_itc_only"] = np.asarray(list(retrieval.summarise(sims, own).recalls().values()))
+    yield from compare_all(case, ours)
+    for name, matrix in (("eval_score_i2t", scores), ("eval_score_t2i", back)):
+        if name in case.expected:
+            # What was not looked at is filled with numbers that would set the scale; it has to be the same pairs.
+            looked_at = case.expected[name] > retrieval.FILL / 2
+            alike = np.array_equal(looked_at, matrix > retrieval.FILL / 2)
+            part = dataclasses.replace(case, expected={name: case.expected[name][looked_at]})
+            yield part.compare(name, matrix[looked_at] if alike else np.full(looked_at.sum(), np.nan))
 
 
 def _without(expected: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
@@ -385,6 +420,30 @@ def _heads(case: Case) -> Iterator[Row]:
     beside = text.at[:, 0].set(case.manifest["options"]["special_ids"]["enc"])
     _, out = call(beside, mask, seen, method="match")
     yield from compare_all(case, ours | {"multimodal": out["states"]})
+
+
+def _maps(case: Case) -> Iterator[Row]:
+    """Attention maps of the matching head, by token."""
+    options, given = dict(case.manifest["options"]), case.inputs
+    row, found = _load(case)
+    yield row
+    text, mask = jnp.asarray(given["input_ids"], jnp.int32), given["attention_mask"].astype(bool)
+    image = jnp.asarray(np.moveaxis(given["image"], 1, -1))
+    read = functools.partial(gradcam.attention_and_gradient, found_model(found), layer=options["cross_attention_layer"])
+    params = jax.tree.map(jnp.asarray, found.params)
+    logits, attention, gradient = jax.jit(read)(params, image, text, jnp.asarray(mask))
+    ours: dict[str, Any] = {"itm_logits": logits, "attention": attention, "attention_gradient": gradient}
+    ours["loss"] = -jax.nn.log_softmax(logits)[:, 1].sum()
+    maps = np.asarray(gradcam.token_maps(np.asarray(attention[0]), np.asarray(gradient[0]), mask[0]))
+    ours["gradcam"] = maps
+    ours["tokens_with_empty_map"] = np.flatnonzero((maps == 0).all((1, 2)))
+    for place, token in enumerate(given.get("overlay_tokens", ())):
+        rgb = given["rgb"]
+        large = gradcam.resized(gradcam.stretched(maps[token]), *rgb.shape[:2])
+        soft = gradcam.blurred(large)
+        ours |= {f"map_resized_{place}": large, f"map_blurred_{place}": soft}
+        ours[f"overlay_{place}"] = gradcam.overlaid(rgb, soft)
+    yield from compare_all(case, ours)
 
 
 # --- captions, answers, two images ---------------------------------------------------------------------------------------
@@ -661,6 +720,7 @@ MODELS: Mapping[str, Callable[[Case], Iterator[Row]]] = {
     "BLIP_Pretrain": _whole,
     "BLIP_Retrieval": _whole,
     "BLIP_ITM": _heads,
+    "BLIP_ITM with Grad-CAM": _maps,
     "BLIP_Base": _heads,
     "BLIP_Decoder": _captions,
     "BLIP_VQA": _answers,

@@ -53,7 +53,7 @@ MODELS = {
     **dict.fromkeys(
         (
             *("VisionTransformer", "BertModel + BertLMHeadModel (MED), not tied to each other"),
-            *("BLIP_Pretrain", "BLIP_Retrieval", "BLIP_ITM", "BLIP_Base (feature extractor)"),
+            *("BLIP_Pretrain", "BLIP_Retrieval", "BLIP_ITM", "BLIP_ITM with Grad-CAM", "BLIP_Base (feature extractor)"),
             *("BLIP_Decoder", "BLIP_VQA", "BLIP_NLVR"),
         ),
         "jaxvqa.golden.blip",
