@@ -47,6 +47,21 @@ def test_2019(made, tmp_path):
     assert (train[0]["year"], train[0]["member"]) == (2019, "train_2019")
 
 
+def test_answers_about_an_image_are_its_caption(made, tmp_path):
+    for config in ("captions_2019", "images_2019"):
+        build("vqa_med", config, manual_dir=made, data_dir=tmp_path)
+    images = Records("vqa_med/images_2019", "train", folder=str(tmp_path))
+    split = Split(Records("vqa_med/captions_2019", "train", folder=str(tmp_path)), [images])
+    examples = split.read(range(len(split)))
+    assert [(e["question_id"], e["image_id"], e["caption"]) for e in examples] == [
+        (201900000, 1, "axial, spine, cyst"),
+        (201900002, 2, "skull and contents"),  # without its yes
+        (201900004, 3, "gout"),
+    ]
+    assert [example["image_w"] for example in examples] == [5, 6, 7]
+    assert column(read(tmp_path, "captions_2019", "test"), "caption") == ["lung (left)"]
+
+
 def test_2020_and_2021_join_their_references(made, tmp_path):
     for year in ("2020", "2021"):
         build("vqa_med", f"questions_{year}", manual_dir=made, data_dir=tmp_path)
@@ -194,6 +209,7 @@ def test_the_official_counts_are_checked():
     assert {config.name for config in Builder.BUILDER_CONFIGS} - set(Builder.DEFAULT_CONFIGS) == {
         "sample_questions_2019",
         "sample_images_2019",
+        "sample_captions_2019",
     }
 
 
@@ -218,6 +234,9 @@ def test_the_real_sample(real, jaxvqa_data):
     lines = (source / TRAIN_19 / "All_QA_Pairs_train.txt").read_text(encoding="utf-8").split("\n")[:-1]
     ours = [f"{r['image_name']}|{r['question']}|{r['multiple_choice_answer']}" for r in train]
     assert ours == ["|".join(" ".join(field.split()) for field in line.split("|")) for line in lines]
+    captions = column(release.captions(val), "caption")
+    assert (len(captions), len(set(captions))) == (120, 117)
+    assert "xr - plain film, ap, lung, mediastinum, pleura" in captions
     for split, count, folder in (("train", 560, "Train_images"), ("val", 120, "Val_images")):
         images = read(real, "sample_images_2019", split)
         assert len(images) == count

@@ -257,6 +257,25 @@ def number_questions(parts: Mapping[str, Sequence[Record]]) -> None:
         before[part.year] += len(parts.get(name, ()))
 
 
+def captions(records: Iterable[Record]) -> list[Record]:
+    """Joins the answers about each image to a caption, in the order of `CATEGORIES`; yes and no say nothing without a question.
+
+    Returns:
+      In order of the images' first questions, whose `question_id` they have; none for images without any other answer.
+    """
+    by_image: dict[str, list[Record]] = {}
+    for record in records:
+        by_image.setdefault(record["image_name"], []).append(record)
+    made = []
+    for asked in by_image.values():
+        told = [r for r in asked if r["multiple_choice_answer"] and r["answer_type"] != "yes/no"]
+        told.sort(key=lambda record: CATEGORIES.index(record["question_type"]))
+        if told:
+            kept = {name: asked[0][name] for name in ("question_id", "image_id", "image_name", "year", "member")}
+            made.append(kept | {"caption": ", ".join(record["multiple_choice_answer"] for record in told)})
+    return made
+
+
 # The pictures.
 
 

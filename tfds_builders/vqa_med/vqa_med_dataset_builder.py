@@ -36,32 +36,32 @@ class Config(tfds.core.BuilderConfig):
 
     Attributes:
       source: A year, or "sysu_hcp".
-      images: The pictures instead of the questions.
+      part: questions, images, or captions: the answers about an image as one text.
       sample: Leave out what has no picture, as for a part of a release.
     """
 
     source: str = "2019"
-    images: bool = False
+    part: str = "questions"
     sample: bool = False
 
 
 def _configs() -> list[Config]:
-    kinds = [(source, False) for source in _SPLITS] + [("2019", True)]
+    parts = [(source, part, False) for source in _SPLITS for part in ("questions", "images")]
+    parts += [("2019", "captions", False), *(("2019", part, True) for part in ("questions", "images", "captions"))]
     return [
         Config(
-            name=f"{'sample_' if sample else ''}{'images' if images else 'questions'}_{source}",
-            description=f"{'Images' if images else 'Questions'}, {source}{', those with an image' if sample else ''}.",
+            name=f"{'sample_' if sample else ''}{part}_{source}",
+            description=f"{part.capitalize()}, {source}{', those with an image' if sample else ''}.",
             source=source,
-            images=images,
+            part=part,
             sample=sample,
         )
-        for source, sample in kinds
-        for images in (False, True)
+        for source, part, sample in parts
     ]
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
-    """VQA-Med: `questions_YEAR` and `images_YEAR` of each year, and those of SYSU-HCP's training."""
+    """VQA-Med: `questions_YEAR` and `images_YEAR` of each year, `captions_2019`, and those of SYSU-HCP's training."""
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First release."}  # noqa: RUF012  # TFDS's own form
@@ -99,7 +99,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         config = self.builder_config
         columns: dict[str, Any] = {"image_id": np.int64, "image_name": text}
         metadata: dict[str, Any] = {}
-        if config.images:
+        if config.part == "captions":
+            columns |= {"question_id": np.int64, "caption": text, "year": np.int32, "member": text}
+        elif config.part == "images":
             metadata["image_ids"] = {}
             columns |= {"image": features.Image(encoding_format="jpeg"), "image_w": np.int32, "image_h": np.int32}
         else:
@@ -129,11 +131,14 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         splits, classes, images = read_splits(
             config.source,
             manual_dir,
-            pictures=config.images or config.sample or self.partial,
+            pictures=config.part == "images" or config.sample or self.partial,
             sample=config.sample or self.partial,
             workers=self.workers,
         )
-        if not config.images:
+        if config.part == "captions":
+            captions = {split: release.captions(records) for split, records in splits.items()}
+            return {split: self._generate_examples(records) for split, records in captions.items() if records}
+        if config.part == "questions":
             if classes is not None:
                 self.info.metadata["class_names"] = list(classes.answers)
             return {split: self._generate_examples(records) for split, records in splits.items()}
