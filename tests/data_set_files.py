@@ -104,6 +104,12 @@ def easy_vqa(folder: Path) -> None:
             put(folder / split / f"images/{i}.png", encoded(Image.new("RGB", (64, 64), (90 * i, 0, 9))))
 
 
+def caption_list(folder: Path) -> None:
+    for split, number in (("train", 1), ("test", 2)):
+        put(folder / f"{split}.json", [{"image": f"photos/{number}.jpg", "caption": f"Photograph {number}"}])
+        put(folder / f"photos/{number}.jpg", jpeg(number))
+
+
 @dataclass(frozen=True)
 class DataSet:
     """A builder, the configs of its texts and of its images, and what each image's file is called."""
@@ -144,5 +150,6 @@ DATA_SETS = {
         "images",
         ("images/train2014/COCO_train2014_000000000003.jpg", "images/val2014/COCO_val2014_000000000042.jpg"),
     ),
+    "caption_list": DataSet(caption_list, "captions", "images", ("photos/1.jpg", "photos/2.jpg")),
     "easy_vqa": DataSet(easy_vqa, "questions", "images", ("train/images/0.png", "test/images/1.png"), ".png"),
 }  # fmt: skip

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tfds_builders.caption_lists import Release
-from tfds_builders.manual import ManualFile
+from tfds_builders.manual import ManualFile, any_case
 
 HOME = "https://github.com/salesforce/BLIP"
 
@@ -21,9 +21,9 @@ def find_lists(folder: Path) -> dict[str, list[Path]]:
     """The lists of each split: SPLIT.json, then SPLIT_*.json, then all in the folder SPLIT/, each in the order of names."""
     found = {}
     for split in SPLITS:
-        if paths := [path for pattern in _patterns(split) for path in sorted(folder.glob(pattern))]:
+        if paths := [path for pattern in _patterns(split) for path in sorted(folder.glob(any_case(pattern)))]:
             found[split] = paths
-    extension = sorted((folder / EXTENSION).glob("*.json"))
+    extension = sorted(folder.glob(any_case(f"{EXTENSION}/*.json")))
     return found | {f"{EXTENSION}_{i}": [path] for i, path in enumerate(extension)}
 
 
