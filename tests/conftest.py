@@ -26,8 +26,10 @@ os.environ |= {"JAX_COMPILATION_CACHE_DIR": str(COMPILED), "JAX_PERSISTENT_CACHE
 
 from jaxtyping import install_import_hook
 
+from tests import typechecker  # noqa: F401  (by its name below)
+
 # Must come before anything of the package is imported: each array's annotated shape and dtype is then checked in every call.
-_hook = install_import_hook("jaxvqa", "beartype.beartype")
+_hook = install_import_hook("jaxvqa", "tests.typechecker.checked")
 
 import fcntl
 import gc

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,21 @@ from jaxvqa import checkpoints, configs, sharding, tasks
 from jaxvqa.data.data_set import DataSet
 from jaxvqa.runs import Run
 from jaxvqa.state import TrainState
-from jaxvqa.step import make_program
+from jaxvqa.step import Program, make_program
 from tests.made_up import made_up
 
 ROOT = Path(__file__).parent.parent
 
 
-def tiny_changes(phantoms: Path) -> dict[str, Any]:
-    """Changes that make configs/rwsan.py:small a run of seconds over the tiny phantoms."""
-    return {
+RWSAN = "configs/rwsan.py:small"
+SHALLOW = {"model.encoder_passes": 1, "model.decoder_passes": 1, "optim.schedule.name": "constant"}
+"""Compiling is most of the time that a tiny run takes: passes are written out in the program, and so is the length of a run
+unless its rate is constant."""
+
+
+def tiny_changes(phantoms: Path, config: str = RWSAN) -> dict[str, Any]:
+    """Changes that make a config's small variant a run of seconds over the tiny phantoms."""
+    return (SHALLOW if config == RWSAN else {}) | {
         "data.dir": str(phantoms),
         "data.examples": "phantom_vqa/tiny_questions",
         "data.images": "phantom_vqa/tiny_images",
@@ -44,10 +51,22 @@ def tiny_changes(phantoms: Path) -> dict[str, Any]:
 
 def tiny_config(phantoms: Path, **changes: Any) -> ml_collections.ConfigDict:
     """The config of a tiny run; `changes` are dotted names with __ for a dot."""
-    config = configs.load("configs/rwsan.py:small")
+    config = configs.load(RWSAN)
     everything = tiny_changes(phantoms) | {name.replace("__", "."): value for name, value in changes.items()}
     configs.override(config, [(name, str(value)) for name, value in everything.items()])
     return config
+
+
+def one_program() -> Callable[..., Program]:
+    """A `make_program` that compiles for the first run alone: for runs of one recipe, in one process."""
+    made: list[Program] = []
+
+    def once(*args: Any, **sizes: Any) -> Program:
+        if not made:
+            made.append(make_program(*args, **sizes))
+        return made[0]
+
+    return once
 
 
 def write(config: ml_collections.ConfigDict, workdir: Path, step: int = 0) -> tuple[tasks.Task, TrainState]:
@@ -73,9 +92,9 @@ SYSU = "configs/sysu_hcp.py:small,mixup,resnet18"
 """A run with batch statistics and pictures that are mixed at random."""
 
 
-def command(phantoms: Path, workdir: Path, config: str = "configs/rwsan.py:small", **changes: Any) -> list[str]:
+def command(phantoms: Path, workdir: Path, config: str = RWSAN, **changes: Any) -> list[str]:
     """The command line of a tiny run."""
-    everything = tiny_changes(phantoms) | {name.replace("__", "."): value for name, value in changes.items()}
+    everything = tiny_changes(phantoms, config) | {name.replace("__", "."): value for name, value in changes.items()}
     return [
         sys.executable, "-m", "jaxvqa.main", f"--config={config}", f"--workdir={workdir}",
         *(f"--config.{name}={value}" for name, value in everything.items()),

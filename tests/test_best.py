@@ -13,7 +13,6 @@ from jaxvqa import checkpoints, evaluators, logs, main, train
 from jaxvqa.best import Best, chosen_by_test
 from jaxvqa.errors import ConfigError, DataError
 from jaxvqa.metrics.score import Score
-from jaxvqa.step import make_program
 from tests import runs
 
 LOSSES = {2: 3.0, 4: 1.0, 6: 2.0, 8: 1.5, 10: 0.5, 12: 0.25}
@@ -43,16 +42,9 @@ class Scripted:
 @pytest.fixture(scope="module", autouse=True)
 def scripted():
     """Replaces the evaluator, and compiles the training step once for all runs of this file."""
-    programs, make = {}, make_program
-
-    def once(config, task, mesh, **sizes):
-        if not programs:
-            programs["one"] = make(config, task, mesh, **sizes)
-        return programs["one"]
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(evaluators.EVALUATORS, "scripted", f"{__name__}:Scripted")
-        patch.setattr(train, "make_program", once)
+        patch.setattr(train, "make_program", runs.one_program())
         yield
 
 

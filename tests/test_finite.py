@@ -11,7 +11,6 @@ from jaxvqa import checkpoints, main, monitor, train
 from jaxvqa import runs as opened
 from jaxvqa.errors import DivergedError
 from jaxvqa.explain.__main__ import main as explain
-from jaxvqa.step import make_program
 from tests import runs
 
 PARTS = ("params", "opt_state", "ema")
@@ -26,17 +25,9 @@ def spoilt(tree, value=jnp.nan):
 
 
 @pytest.fixture(scope="module")
-def program(phantoms):
+def program():
     """The compiled program of all runs of this file but those that change the recipe."""
-    made = {}
-    make = make_program
-
-    def once(config, task, mesh, **sizes):
-        if not made:
-            made["one"] = make(config, task, mesh, **sizes)
-        return made["one"]
-
-    return once
+    return runs.one_program()
 
 
 def config_of(phantoms, **changes):
@@ -86,7 +77,7 @@ def test_the_last_steps_are_looked_at(phantoms, tmp_path, capsys):
         "log_every": "50 steps",
         "checkpoint.every": "50 steps",
     }
-    changes |= {"optim.lr": "1e30", "optim.schedule.warmup": "1 steps"}
+    changes |= {"optim.lr": "1e30", "optim.schedule.name": "cosine", "optim.schedule.warmup": "1 steps"}
     words = [f"--config.{name}={value}" for name, value in changes.items()]
     assert main.main(["--config=configs/rwsan.py:small", f"--workdir={tmp_path}", *words]) == 3
     assert "no checkpoint was written yet" in capsys.readouterr().err

@@ -191,7 +191,8 @@ def test_a_checkpoint_that_was_cut(finished, tmp_path, capsys):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(phantoms, tmp_path):
-    config = runs.tiny_config(phantoms, optim__lr=1e30, optim__schedule__warmup="4 steps", checkpoint__every="1 steps")
+    schedule = {"optim__schedule__name": "cosine", "optim__schedule__warmup": "4 steps"}
+    config = runs.tiny_config(phantoms, optim__lr=1e30, checkpoint__every="1 steps", **schedule)
     with pytest.raises(DivergedError, match=r"Step \d: .*loss") as error:
         train.train(config, tmp_path)
     assert error.value.exit_code == 3

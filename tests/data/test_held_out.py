@@ -1,10 +1,13 @@
 """Held-out images: chosen by image and never by question, with nothing of them in training."""
 
+import json
+
 import pytest
 
 from jaxvqa import configs, main
 from jaxvqa.data.data_set import HELD_OUT, DataSet
 from jaxvqa.errors import DataError
+from jaxvqa.runs import Run
 from tests import runs
 
 
@@ -64,12 +67,10 @@ def test_the_variant_is_for_what_has_no_validation_split(capsys):
     assert "held_out is for vqa_rad" in capsys.readouterr().err
 
 
-def test_the_program_runs_with_it(phantoms, tmp_path):
-    changes = {"data.max_tokens": 24, "data.max_prompt": 22, "data.held_out": 0.3, "evals.val.batch_size": 24}
-    changes |= {f"evals.{name}.every": "2 steps" for name in ("val", "val_blank", "likelihood", "nearest")}
-    changes |= {"evals.likelihood.split": "held_out", "total": "2 steps", "model.language_sizes.positions": 96}
-    words = runs.command(
-        phantoms, tmp_path, "configs/flamingo.py:small", **{k.replace(".", "__"): v for k, v in changes.items()}
-    )
-    assert main.main([word for word in words[3:] if "min_count" not in word]) == 0
+def test_the_program_chooses_its_best_state_by_it(phantoms, tmp_path):
+    changes = {"data__held_out": 0.3, "evals__val__split": HELD_OUT}
+    changes |= {"best__metric": "val/accuracy", "best__mode": "max"}
+    assert main.main(runs.command(phantoms, tmp_path, **changes)[3:]) == 0
+    held = {int(row["id"]) for row in map(json.loads, (tmp_path / "predictions/val_6.jsonl").read_text().splitlines())}
+    assert held == questions(Run.open(tmp_path).config.data, HELD_OUT)
     assert (tmp_path / "best").is_dir()
