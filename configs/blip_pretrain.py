@@ -9,7 +9,7 @@
     pubmed               4 GPUs       not run     published: docs/originals/blip.md, section 17, MedVL
 
 `published` is the base size; its images and captions are lists in the form of the original's (`caption_list`, see
-docs/data_sets.md). It starts from DeiT and BERT in the original; `pubmed` from the published pre-training:
+docs/adding_a_data_set.md). It starts from DeiT and BERT in the original; `pubmed` from the published pre-training:
 
     python -m jaxvqa.convert --system=blip_pretrain --from=model_base.pth --to=runs/blip --tokenizer=DIR
     … --config.init_from.model.workdir=runs/blip
