@@ -127,14 +127,25 @@ class CaptionTokenizer(Tokenizer):
         found = (number for number in ids.values() if number is not None)
         self.padding, self.begin, self.end, self.decode_begin, self.encode_begin = found
 
-    def whole(self, text: str, max_tokens: int | None = None) -> list[int]:
-        """Token ids of `[CLS] text [SEP]`; a longer one is cut to `max_tokens`, with [SEP] last."""
-        ids = self.encode(text)
+    def whole(self, text: str, max_tokens: int | None = None, *, spelt: bool = False) -> list[int]:
+        """Token ids of `[CLS] text [SEP]`; a longer one is cut to `max_tokens`, with [SEP] last.
+
+        Args:
+          text: the text.
+          max_tokens: the most ids.
+          spelt: whether special tokens that the text spells out are these, as the original reads them, instead of text.
+        """
+        ids = self._with_spelt(text) if spelt else self.encode(text)
         return [self.begin, *(ids if max_tokens is None else ids[: max(max_tokens - 2, 0)]), self.end]
 
-    def padded(self, text: str, max_tokens: int) -> tuple[np.ndarray, np.ndarray]:
+    def _with_spelt(self, text: str) -> list[int]:
+        names = {name: number for number, name in self._special.items()}
+        pieces = re.split("(" + "|".join(map(re.escape, names)) + ")", text)
+        return [i for piece in pieces for i in ([names[piece]] if piece in names else self.encode(piece))]
+
+    def padded(self, text: str, max_tokens: int, *, spelt: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """The same, int32[T] filled up with padding, and bool[T], which of them are tokens of the text."""
-        ids = self.whole(text, max_tokens)
+        ids = self.whole(text, max_tokens, spelt=spelt)
         filled = np.full(max_tokens, self.padding, np.int32)
         filled[: len(ids)] = ids
         return filled, np.arange(max_tokens) < len(ids)

@@ -228,7 +228,10 @@ def _tokenizer_of(case: Case) -> blip_text.CaptionTokenizer:
     stated = case.manifest.get("tokenizer", {})
     ids = {SPECIAL[name]: stated[name] for name in SPECIAL.keys() & stated.keys()}
     if VOCABULARY in os.environ:
-        return _read(Path(os.environ[VOCABULARY]))
+        path = Path(os.environ[VOCABULARY])
+        if not path.exists():  # which would be taken for a name on a hub
+            raise FileNotFoundError(f"{VOCABULARY} is {path}, which is not there; expected BERT's vocab.txt")
+        return _read(path)
     for file in sorted(case.folder.glob("*.txt")) if ids else ():
         try:
             found = _read(file)
@@ -249,11 +252,11 @@ def _tokens(content: dict[str, Any], case: Case) -> Results:
         if name in content:
             yield token, tokenizer.token_id(token), content[name]
     for row in content.get("cases", ()):
-        yield row["in"], tokenizer.whole(row["in"]), row["ids"]
+        yield row["in"], tokenizer.whole(row["in"], spelt=True), row["ids"]
         if "decoded_skip_special" in row:
             yield f"{row['in']!r} and back", tokenizer.decode(row["ids"]), row["decoded_skip_special"]
     for row in content.get("padded", ()):
-        ids, mask = tokenizer.padded(row["in"], row["max_length"])
+        ids, mask = tokenizer.padded(row["in"], row["max_length"], spelt=True)
         yield f"{row['in']!r} of {row['max_length']}", ids.tolist(), row["ids"]
         if "mask" in row:
             yield f"{row['in']!r}, its mask", mask.astype(int).tolist(), row["mask"]

@@ -54,8 +54,9 @@ def test_texts_are_cut_with_their_end_last(tokenizer):
     assert tokenizer.whole("A dog's dogs") == [2, 5, 6, 8, 9, 6, 7, 3]
     assert tokenizer.whole("A dog's dogs", 5) == [2, 5, 6, 8, 3]
     assert tokenizer.whole("", 30) == [2, 3]
-    # Special tokens in the data are text.
+    # Special tokens in the data are text, unless they are read as the original reads them.
     assert not {2, 3, 15, 16} & set(tokenizer.whole("[SEP] [DEC] [ENC] [CLS]")[1:-1])
+    assert tokenizer.whole("[DEC] a dog[SEP]red", spelt=True) == [2, 15, 5, 6, 3, 11, 3]
 
 
 def test_texts_are_written_as_the_original_joins_them(tokenizer):

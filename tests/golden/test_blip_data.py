@@ -107,6 +107,7 @@ TOKENS = {
         "cases": [
             {"in": "Axial brain MRI?", "ids": [2, 37, 24, 25, 80, 3], "decoded_skip_special": "axial brain mri?"},
             {"in": "dogs, a zebra", "ids": [2, 62, 81, 77, 5, 1, 3]},
+            {"in": "[ENC] a [SEP]", "ids": [2, 99, 5, 3, 3], "decoded_skip_special": "a"},
         ],
         "padded": [
             {"in": "a dog", "max_length": 6, "ids": [2, 5, 62, 3, 0, 0], "mask": [1, 1, 1, 1, 0, 0]},
@@ -147,6 +148,9 @@ def test_tokens_by_a_vocabulary_beside_the_case_or_one_that_is_named(tmp_path, m
     monkeypatch.setenv("JAXVQA_BERT_VOCAB", str(GOLDEN / "small_vocab.txt"))
     (tmp_path / "pieces.txt").unlink()
     assert set(passed(runner.run(path)).values()) == {True}
+    monkeypatch.setenv("JAXVQA_BERT_VOCAB", str(tmp_path / "none.txt"))
+    assert {row.note.partition(":")[0] for row in runner.run(path)} == {"FileNotFoundError"}
+    monkeypatch.setenv("JAXVQA_BERT_VOCAB", str(GOLDEN / "small_vocab.txt"))
     content["tokenizer"]["dec"] = 97
     content["prompt"]["prompt_length"] = 5
     content["caption_postprocess_cases"][0]["out"] = "a dog"
