@@ -102,6 +102,8 @@ def phantom_vqa(config: ml_collections.ConfigDict, *, pixels: bool) -> None:
     config.data.update({"examples": "phantom_vqa/captions", "images": "phantom_vqa/images"})
     config.data.update({"max_regions": 16, "region_width": 320, "image_size": 96, "vocab_size": 400})
     config.data.update({"max_tokens": 40, "max_words": 50})
+    # Captions say what is left and right, and how many lesions there are: images are not mirrored, and cropped little.
+    config.data.augment.update({"flip": False, "scale": 0.8, "sound": True})
     sizes = {"width": 128, "depth": 2, "heads": 4}
     config.model.vision = "vit-base" if pixels else "region-vit"
     config.model.vision_sizes = {**sizes, "patch": 8} if pixels else sizes
