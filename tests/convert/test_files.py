@@ -166,7 +166,7 @@ def test_parts_are_put_together_or_missed(ending, tmp_path):
     with pytest.raises(CheckpointError, match=r"parts do not hold: a\.bias"):
         files.read(index)
     index.write_text(json.dumps({"weight_map": {"a.bias": f"../model-1.{ending}"}}))
-    with pytest.raises(CheckpointError, match="no file beside it"):
+    with pytest.raises(CheckpointError, match="not a file beside it"):
         files.read(index)
     index.write_text(json.dumps({"weights": {}}))
     with pytest.raises(CheckpointError, match="weight_map"):

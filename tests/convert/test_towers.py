@@ -67,7 +67,7 @@ def test_parts_of_a_checkpoint_are_put_together(gpt2_tensors, tmp_path):
     np.testing.assert_array_equal(found.params["position"]["embedding"], gpt2_tensors["transformer.wpe.weight"])
     outside = index | {names[0]: "../model-0.safetensors"}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": outside}))
-    with pytest.raises(CheckpointError, match="no file beside it"):
+    with pytest.raises(CheckpointError, match="not a file beside it"):
         towers.TOWERS["gpt2"].load(tmp_path)
 
 

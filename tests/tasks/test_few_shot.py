@@ -208,9 +208,9 @@ def test_what_does_not_go_together_is_reported_at_once(ready, phantoms, tmp_path
         data__shots=7, data__shots_by="image", data__blind=True, data__max_prompt=40, model__media_numbered=True
     )
     for part in (
-        "a prompt has 8 pictures; model.media, a size of the checkpoint, allows 4",
+        "a prompt has 8 images; model.media, a size of the checkpoint, allows 4",
         "media_numbered=false",
-        "no pictures to compare",
+        "no images to compare",
         "config.data.max_prompt is 40",
     ):
         assert part in several
