@@ -84,7 +84,7 @@ def start_from(table: tuple[tuple[str, bool | str], ...], without: str = "") -> 
     """A row of `config.init_from`: the folder of another run (empty: none), and which of its parameters to take.
 
     Args:
-      table: rows (regex over this model's path, True | False | the other path), see `jaxvqa.checkpoints.init_from`.
+      table: rows (regex over this model's path, True | False | the other path), see `jaxvqa.init_from.take`.
       without: what the log and the report say when no folder is given; empty: nothing.
     """
     return ml_collections.ConfigDict({"workdir": "", "table": table, "without": without})

@@ -42,9 +42,9 @@ from typing import Any
 import ml_collections
 
 from configs import common
-from jaxvqa.checkpoints import LEADING_ROWS
 from jaxvqa.data.images import IMAGENET_MEAN, IMAGENET_STD
 from jaxvqa.errors import ConfigError
+from jaxvqa.init_from import LEADING_ROWS
 from jaxvqa.models.flamingo_quirks import FREEZE
 
 DATA_SETS = ("mimic_cxr", "roco", "vqa_rad", "imageclef")

@@ -10,10 +10,8 @@ A step folder appears under its number only once it is complete; an interrupted 
 """
 
 import contextlib
-import dataclasses
 import importlib.metadata
 import logging
-import re
 import shlex
 import shutil
 from collections.abc import Iterator, Mapping
@@ -21,16 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from jaxvqa import paths
-from jaxvqa.errors import CheckpointError, DivergedError, StorageError, UserError, first_line, nearest, os_errors
-from jaxvqa.state import Kinds, TrainState, not_finite, start_ema
+from jaxvqa.errors import CheckpointError, DivergedError, StorageError, UserError, first_line, os_errors
+from jaxvqa.state import TrainState, not_finite
 
 FOLDER = "checkpoints"
 ITEMS = ("model", "optimizer", "assets", "meta")
-LEADING_ROWS = "leading rows"
 LIBRARIES = ("jaxvqa", "jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
 
 
@@ -288,84 +284,6 @@ def differences(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tup
         if path in found and found[path] != shape
     ]
     return lines
-
-
-def init_from(
-    name: str, workdir: str, theirs: Mapping[str, Any], state: TrainState, table: paths.Table, kinds: Kinds
-) -> TrainState:
-    """Takes parameters and other collections (batch statistics) from another run's newest checkpoint, by name.
-
-    Args:
-      name: the row of `config.init_from`, for messages.
-      workdir: the other run's folder, for messages.
-      theirs: `params` and the other collections of that run, with its moving averages where it keeps them.
-      state: this run's freshly initialised state.
-      table: the row's `table`, rows of (regex over this model's path, what): True takes the leaf of the same path; False
-        keeps the fresh one; `LEADING_ROWS` takes the leaf of the same path, which may have fewer rows, and keeps the fresh
-        ones behind them, as for a vocabulary that has grown; another text is the other path, with regex groups as in
-        `re.sub`. A path is the same in every collection, as in "backbone/stem/norm/scale" and "backbone/stem/norm/mean".
-      kinds: the kind of each collection.
-
-    Returns:
-      The state with what was taken over, its moving averages made equal to it. What the other run does not hold
-      of a mirror is copied from the parameter at its path.
-
-    Raises:
-      CheckpointError: lists every leaf that the other checkpoint lacks or has in another shape.
-    """
-    source = {collection: paths.flatten(tree) for collection, tree in theirs.items()}
-    fresh = {"params": state.params, **state.collections}
-    what = f"init_from.{name}.table"
-    every_path = {path: leaf for tree in fresh.values() for path, leaf in paths.flatten(tree).items()}
-    choice = paths.flatten(paths.lookup(table, every_path, what))
-    rows = {path: next(regex for regex, _ in table if re.fullmatch(regex, path)) for path in choice}
-    faults = []
-
-    def take(collection: str, path: str, leaf: jax.Array) -> jax.Array:
-        wanted = choice[path]
-        if wanted is False:
-            return leaf
-        there = path if wanted in (True, LEADING_ROWS) else re.sub(rows[path], wanted, path)
-        found = source.get(collection, {}).get(there)
-        if wanted == LEADING_ROWS and found is not None and len(found) < len(leaf):
-            found = jnp.concatenate([found.astype(leaf.dtype), leaf[len(found) :]])
-        if found is None and kinds.get(collection) == "mirror":
-            return jnp.copy(taken["params"][path])
-        if found is None:
-            hint = nearest(there, source.get(collection, {}))
-            faults.append(f"missing there: {there} of {collection} (for {path}).{hint}")
-        elif found.shape != leaf.shape:
-            faults.append(f"shape: {there} is {found.shape} there, {path} is {leaf.shape} here")
-        else:
-            return jax.device_put(found.astype(leaf.dtype), leaf.sharding)
-        return leaf
-
-    taken: dict[str, dict[str, jax.Array]] = {}  # the parameters first, which mirrors are copied from
-    for collection, tree in fresh.items():
-        taken[collection] = {path: take(collection, path, leaf) for path, leaf in paths.flatten(tree).items()}
-    if faults:
-        raise CheckpointError(
-            f"config.init_from.{name}: the checkpoint in {workdir} does not fit:\n  "
-            + "\n  ".join(faults)
-            + f"\nExcuse a parameter with a row (regex, False) in config.{what}."
-        )
-    variables = {
-        name: jax.tree.unflatten(jax.tree.structure(fresh[name]), leaves.values()) for name, leaves in taken.items()
-    }
-    params = variables.pop("params")
-    ema = None if state.ema is None else start_ema(params, variables, kinds)
-    return dataclasses.replace(state, params=params, collections=variables, ema=ema)
-
-
-def missing_starts(rows: Mapping[str, Any]) -> dict[str, str]:
-    """The rows of `config.init_from` whose part of the model should come from another run, and does not: name -> why it should.
-
-    A row that is given and takes the whole of another run stands for all of them.
-    """
-    given = [row for row in rows.values() if row.get("workdir")]
-    if any(regex == ".*" and what for row in given for regex, what in row["table"]):
-        return {}
-    return {name: row["without"] for name, row in rows.items() if row.get("without") and not row.get("workdir")}
 
 
 def versions() -> dict[str, str]:

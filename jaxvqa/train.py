@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from jaxvqa import checkpoints, configs, distributed, fields, logs, optim, sharding
+from jaxvqa import checkpoints, configs, distributed, fields, init_from, logs, optim, sharding
 from jaxvqa.best import Best, chosen_by_test
 from jaxvqa.data.batches import LoadBatch, Readers, read_ahead, to_device
 from jaxvqa.data.data_set import DataSet, Split, check_annotators
@@ -190,15 +190,7 @@ def _first_state(
         log.info("going on from step %d in %s", last, workdir)
         return state
     log.info("making the parameters …")
-    state = program.init()
-    for name, row in config.init_from.items():
-        if row.workdir:
-            theirs = Run.open(row.workdir).variables(program.mesh)
-            state = checkpoints.init_from(name, row.workdir, theirs, state, row.table, task.kinds)
-            log.info("init_from.%s: parameters taken from %s", name, row.workdir)
-    for name, without in checkpoints.missing_starts(config.init_from.to_dict()).items():
-        log.warning("init_from.%s is not given: %s", name, without)
-    return state
+    return init_from.started(config.init_from, program.init(), program.mesh, task.kinds)
 
 
 @contextlib.contextmanager

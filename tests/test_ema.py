@@ -11,7 +11,7 @@ import ml_collections
 import numpy as np
 import pytest
 
-from jaxvqa import checkpoints, configs, sharding
+from jaxvqa import checkpoints, configs, init_from, sharding
 from jaxvqa.data.batches import LoadBatch
 from jaxvqa.data.order import TrainOrder
 from jaxvqa.errors import CheckpointError
@@ -180,7 +180,7 @@ def test_training_is_the_same_with_and_without_averages(both):
 def taken(workdir, program):
     """A fresh state with all of another run's."""
     theirs = Run(workdir, ml_collections.ConfigDict()).variables(MESH)
-    return checkpoints.init_from("model", str(workdir), theirs, program.init(), ((".*", True),), TASK.kinds)
+    return init_from.take("model", str(workdir), theirs, program.init(), ((".*", True),), TASK.kinds)
 
 
 def test_another_run_gives_its_averages_where_it_keeps_them(run):

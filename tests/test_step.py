@@ -12,7 +12,7 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from jaxvqa import checkpoints, configs, optim, paths, sharding, tasks
+from jaxvqa import checkpoints, configs, init_from, optim, paths, sharding, tasks
 from jaxvqa import state as states
 from jaxvqa.errors import ConfigError
 from jaxvqa.state import TrainState
@@ -331,8 +331,7 @@ def test_a_mirror_starts_from_the_other_runs_mirror_or_else_from_its_parameters(
     with jax.set_mesh(program.mesh):
         fresh = program.init()
         taken, kept = (
-            checkpoints.init_from("model", "there", theirs, fresh, ((".*", what),), Regression.kinds)
-            for what in (True, False)
+            init_from.take("model", "there", theirs, fresh, ((".*", what),), Regression.kinds) for what in (True, False)
         )
     jax.tree.map(np.testing.assert_array_equal, taken.params, theirs["params"])
     expected = theirs.get("momentum", theirs["params"])["w"]["kernel"]

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxvqa import checkpoints, optim
+from jaxvqa import init_from, optim
 from jaxvqa.best import Best, chosen_by_test
 from jaxvqa.errors import CheckpointError, ConfigError
 from jaxvqa.evaluators import WITHOUT_ANSWERS
@@ -239,7 +239,7 @@ def _missing_starts(record: Record) -> Iterator[str]:
     """A sentence for each reason why parts of the model should have come from other runs, and did not."""
     reasons: dict[str, list[str]] = {}
     rows = {name: row for name, row in record.config.get("init_from", {}).items() if isinstance(row, Mapping)}
-    for name, without in checkpoints.missing_starts(rows).items():
+    for name, without in init_from.missing_starts(rows).items():
         reasons.setdefault(without, []).append(f"config.init_from.{name}")
     for reason, names in reasons.items():
         yield f"Not given: {', '.join(names)}. {reason[0].upper()}{reason[1:]}"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxvqa import checkpoints, configs, main, paths, sharding
+from jaxvqa import checkpoints, configs, init_from, main, paths, sharding
 from jaxvqa.convert import __main__ as convert
 from jaxvqa.convert import files, towers
 from jaxvqa.convert.original import TOKEN, image
@@ -202,7 +202,7 @@ def test_towers_start_a_flamingo(parts, variant):
     state = TrainState(step=jnp.zeros((), jnp.int32), params=fresh, collections={}, opt_state=(), ema=None)
     for name, system in (("language", "gpt2"), ("vision", "clip_vision")):
         found = Run.open(parts / system).variables(here.mesh)
-        state = checkpoints.init_from(name, str(parts / system), found, state, config.init_from[name].table, {})
+        state = init_from.take(name, str(parts / system), found, state, config.init_from[name].table, {})
     theirs = {
         f"{name}/{path}": value
         for name, system in (("language", "gpt2"), ("vision", "clip_vision"))
