@@ -1,13 +1,15 @@
-"""Every config is imported, locked and traced at full size; every mistake in a field is told."""
+"""Every config is imported, locked and traced at full size, modules numbered from 0; every mistake in a field is reported."""
 
+import collections
 import functools
 import json
+import re
 
 import jax
 import pytest
 
 from configs import rwsan
-from jaxvqa import configs, sharding
+from jaxvqa import configs, paths, sharding
 from jaxvqa.errors import ConfigError
 from jaxvqa.step import abstract_step_arguments, make_program
 from jaxvqa.tasks import abstract_batch, task_without_data
@@ -36,6 +38,25 @@ ALL += [
 ]
 
 
+FROM_ONE = {"stage", "conv", "norm", "up", "hidden", "classifier"}
+"""Parts that papers number from 1: the stages of residual networks and VGG's layers, and MEVF's two image branches."""
+
+
+def misnumbered(params):
+    """Modules side by side whose numbers are not 0, 1, 2, …: "NAME: numbers"."""
+    numbers = collections.defaultdict(set)
+    for path in paths.flatten(params):
+        parts = path.split("/")
+        for i, part in enumerate(parts):
+            if found := re.fullmatch(r"(.*)_(\d+)(.*)", part):
+                numbers[(*parts[:i], found[1], found[3])].add(int(found[2]))
+    return [
+        f"{'/'.join(name)}: {sorted(found)}"
+        for name, found in numbers.items()
+        if name[-2] not in FROM_ONE and found != set(range(len(found)))
+    ]
+
+
 @functools.cache
 def program_of(name):
     """A config, its task and its program at full size."""
@@ -50,6 +71,7 @@ def test_traces_at_full_size(name):
     config, task, program = program_of(name)
     assert config.is_locked
     state, batch = abstract_step_arguments(config, task, program)
+    assert misnumbered(state.params) == []
     after, metrics = jax.eval_shape(program.step, state, batch)
     assert jax.tree.map(lambda a: (a.shape, a.dtype), after) == jax.tree.map(lambda a: (a.shape, a.dtype), state)
     assert {"loss", "accuracy", "learning_rate", "gradient_norm"} <= metrics.keys()
