@@ -31,6 +31,20 @@ ALL += [
     for variant in ("", "small", "no_hagap,mixup,smoothing,superloss", "vqa_med_2021", "vqa_med_2021,vgg19HGap")
 ]
 ALL += [f"configs/flamingo.py:{variant}" for variant in ("", "small", "captions", "classify")]
+ALL += [f"configs/blip_pretrain.py:{variant}" for variant in ("", "small", "pixels,small", "published")]
+ALL += [
+    f"configs/{name}.py:{variant}"
+    for name in ("blip_retrieval", "blip_caption", "blip_vqa")
+    for variant in ("", "small")
+]
+ALL += [
+    pytest.param(f"configs/{name}", marks=pytest.mark.slow)
+    for name in (
+        *("blip_pretrain.py:coco", "blip_pretrain.py:pubmed", "blip_pretrain.py:pixels"),
+        *(f"blip_retrieval.py:{variant}" for variant in ("coco", "flickr30k", "pubmed", "published")),
+        *("blip_caption.py:coco", "blip_vqa.py:vqa_v2", "blip_vqa.py:vqa_rad", "blip_vqa.py:easy_vqa,small"),
+    )
+]
 # Twelve blocks, which every predict function traces again: three times as long as the small ones.
 ALL += [
     pytest.param(f"configs/flamingo.py:{variant}", marks=pytest.mark.slow)
@@ -76,9 +90,17 @@ def test_traces_at_full_size(name):
     assert jax.tree.map(lambda a: (a.shape, a.dtype), after) == jax.tree.map(lambda a: (a.shape, a.dtype), state)
     assert {"loss", "accuracy", "learning_rate", "gradient_norm"} <= metrics.keys()
     assert {row.predict for row in config.evals.values()} <= task.predictions.keys()
-    for predict in task.predictions.values():
-        read = abstract_batch(task, config.batch_size, predict.keys)  # what it does not read is not there
+    found = {}
+    for name, predict in task.predictions.items():
+        if name == "match":  # reads what the others have made, with several texts beside an image
+            side_by_side = ("text", "text_mask")
+            read = abstract_batch(task, config.batch_size, side_by_side)
+            read = {k: jax.ShapeDtypeStruct((s.shape[0], 2, *s.shape[1:]), s.dtype) for k, s in read.items()}
+            read |= {key: found[key] for key in predict.keys if key in found}
+        else:
+            read = abstract_batch(task, config.batch_size, predict.keys)  # what it does not read is not there
         predicted = jax.eval_shape(predict.function, state.params, state.collections, read)
+        found |= predicted
         assert all(array.shape[0] == config.batch_size for array in predicted.values())
 
 

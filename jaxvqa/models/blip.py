@@ -223,11 +223,11 @@ class BlipVqa(nn.Module):
         self,
         states: Float[Array, "B T D"],
         question_mask: Bool[Array, "B T"] | None,
-        text: Int[Array, "N W"],
-        text_mask: Bool[Array, "N W"],
+        text: Int[Array, "N L"],
+        text_mask: Bool[Array, "N L"],
         *,
         train: bool = False,
-    ) -> tuple[Float[Array, "N W V"], dict[str, Array]]:
+    ) -> tuple[Float[Array, "N L V"], dict[str, Array]]:
         """Scores every next token of answers, N / B of them in a row for each question."""
         memory = self.answer_tower.remember(states)
         return self.answer_tower.write(text, text_mask, memory, question_mask, train=train)
@@ -266,12 +266,12 @@ class BlipVqa(nn.Module):
         self,
         image: Float[Array, "B H W C"],
         question: Int[Array, "B T"],
-        text: Int[Array, "N W"],
+        text: Int[Array, "N L"],
         question_mask: Bool[Array, "B T"] | None = None,
-        text_mask: Bool[Array, "N W"] | None = None,
+        text_mask: Bool[Array, "N L"] | None = None,
         *,
         train: bool = False,
-    ) -> tuple[Float[Array, "N W V"], dict[str, Array]]:
+    ) -> tuple[Float[Array, "N L V"], dict[str, Array]]:
         """Scores every next token of answers, N / B of them in a row for each question, and `question_states` [B, T, D]."""
         question_mask = jnp.ones(question.shape, bool) if question_mask is None else question_mask
         text_mask = jnp.ones(text.shape, bool) if text_mask is None else text_mask

@@ -168,7 +168,11 @@ class AnswerWriting(BlipTask):
         logits, _ = call(image=self.pixels(batch["image"]), text=text, text_mask=mask, **asked)
         each = losses.text_loss(logits[:, :-1], text[:, 1:], mask[:, 1:], smoothing=self._smoothing)
         total = jnp.sum(each.reshape(rows, count) * batch["weight"] * batch["mask"][:, None])
-        return total, ({"loss": (total, jnp.sum(batch["mask"]))}, collections)
+        counted = mask[:, 1:] & jnp.repeat(batch["weight"].reshape(-1) > 0, length - 1).reshape(-1, length - 1)
+        counted = counted & jnp.repeat(batch["mask"] > 0, count * (length - 1)).reshape(counted.shape)
+        right = (jnp.argmax(logits[:, :-1], axis=-1) == text[:, 1:]) & counted
+        accuracy = tuple(jnp.sum(x, dtype=total.dtype) for x in (right, counted))
+        return total, ({"loss": (total, jnp.sum(batch["mask"])), "accuracy": accuracy}, collections)
 
     def _predict_text(self, params: Params, collections: Collections, batch: Batch) -> Arrays:
         """`tokens` int32[B, W], `length` int32[B] and `score` float32[B] of the written answers."""

@@ -117,9 +117,10 @@ class ImageCaptioning(BlipTask):
         self, params: Params, collections: Collections, batch: Batch, rngs: Rngs, *, train: bool, epoch: ArrayLike = 0.0
     ) -> Loss:
         """The sum over all tokens behind the prompt; what is counted are tokens."""
-        each, count, _ = self.of_captions(params, batch, rngs, train=train)
-        real = batch["mask"]
-        return jnp.sum(each * real), ({"loss": (jnp.sum(each * real), jnp.sum(count * real))}, collections)
+        each, count, logits = self.of_captions(params, batch, rngs, train=train)
+        total, tokens = jnp.sum(each * batch["mask"]), jnp.sum(count * batch["mask"])
+        right = jnp.sum(self._right(logits, batch) * batch["mask"])
+        return total, ({"loss": (total, tokens), "accuracy": (right, tokens)}, collections)
 
     def of_captions(
         self, params: Params, batch: Batch, rngs: Rngs, *, train: bool, smoothing: float | None = None
@@ -157,6 +158,15 @@ class ImageCaptioning(BlipTask):
         """What `jaxvqa.evaluators.likelihood` adds up, float32[B] each: the captions' loss, probability and right tokens."""
         each, count, logits = self.of_captions(params, batch, {}, train=False)
         plain, _, _ = self.of_captions(params, batch, {}, train=False, smoothing=0.0)
-        mask = self._learnt(batch)
-        right = jnp.sum((jnp.argmax(logits[:, :-1], axis=-1) == batch["text"][:, 1:]) & mask, axis=1, dtype=each.dtype)
-        return {"loss": each, "loss_words": count, "words": count, "nll": plain, "right": right}
+        return {
+            "loss": each,
+            "loss_words": count,
+            "words": count,
+            "nll": plain,
+            "right": self._right(logits, batch),
+        }
+
+    def _right(self, logits: Array, batch: Batch) -> Array:
+        """How many of the learned tokens are the most probable ones: float32[B]."""
+        right = (jnp.argmax(logits[:, :-1], axis=-1) == batch["text"][:, 1:]) & self._learnt(batch)
+        return jnp.sum(right, axis=1, dtype=logits.dtype)

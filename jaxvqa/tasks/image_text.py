@@ -213,7 +213,7 @@ class ImageText(BlipTask):
         metrics: Metrics = {"loss": (total * count, count)}
         metrics |= {name: (value * count, count) for name, value in parts.losses.items()}
         metrics |= {
-            "matching_accuracy": (jnp.sum(right * weights), jnp.sum(weights)),
+            "accuracy": (jnp.sum(right * weights), jnp.sum(weights)),
             "without_negative": (jnp.sum(~found * batch["mask"][None]), 2 * count),
             "temperature": (params["temperature"], one),
         }
