@@ -143,9 +143,12 @@ def test_a_step_writes_the_queue_once_and_the_temperature_stays_within_its_bound
     ],
 )
 def test_what_does_not_go_together_says_so(changes, named):
-    with pytest.raises(ConfigError) as error:
-        config = config_with(**changes)
-        task = task_without_data(config)
+    config = config_with(**changes)
+
+    def program():
         mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
-        make_program(config, task, mesh, data_size=B, total_steps=2)
+        return make_program(config, task_without_data(config), mesh, data_size=B, total_steps=2)
+
+    with pytest.raises(ConfigError) as error:
+        program()
     assert all(name in str(error.value) for name in named)
