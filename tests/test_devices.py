@@ -56,7 +56,7 @@ def assert_close(workdir: Path, reference: Path) -> None:
         if followed and not ROUNDING_ONLY.search(path):
             scale = np.abs(theirs[path]).max() + 1e-6
             assert np.abs(ours[path] - theirs[path]).mean() / scale < 1e-3, path
-    if not (workdir / "predictions").exists():
+    if not (workdir / "predictions" / "val_6.jsonl").exists():  # of a run that answers nothing
         return
     predictions = [
         [json.loads(line)["answer"] for line in (w / "predictions" / "val_6.jsonl").read_text().splitlines()]
@@ -94,16 +94,15 @@ BLIP = {
 """A run with momentum copies and queues; of Adam's first steps rounding decides too much."""
 
 
-def test_momentum_and_queues_are_the_same_on_eight_devices(phantoms, tmp_path):
-    meshes = {"data=8": {}, "fsdp=4 x tensor=2": MESHES["fsdp=4 x tensor=2"]}
-    config = "configs/blip_pretrain.py:small"
-    done = [runs.run(blip_command(phantoms, tmp_path / "one", config))]
-    commands = [blip_command(phantoms, tmp_path / name, config, **mesh) for name, mesh in meshes.items()]
-    done.append(runs.run_in_turn(commands, devices=8))
-    assert [each.returncode for each in done] == [0, 0], "\n".join(each.stderr for each in done)
+@pytest.mark.parametrize("mesh", ["fsdp=4 x tensor=2", pytest.param("data=8", marks=pytest.mark.slow)])
+def test_momentum_and_queues_are_the_same_on_eight_devices(phantoms, tmp_path, mesh):
+    config, axes = "configs/blip_pretrain.py:small", MESHES.get(mesh, {})
+    runs_of = {"one": (1, {}), "eight": (8, axes)}
+    for name, (devices, changes) in runs_of.items():
+        done = runs.run(blip_command(phantoms, tmp_path / name, config, **changes), devices=devices)
+        assert done.returncode == 0, done.stderr
     assert any("queue" in path for path in runs.final_arrays(tmp_path / "one"))
-    for name in meshes:
-        assert_close(tmp_path / name, tmp_path / "one")
+    assert_close(tmp_path / "eight", tmp_path / "one")
 
 
 def blip_command(phantoms: Path, workdir: Path, config: str, **changes: object) -> list[str]:
