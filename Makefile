@@ -44,6 +44,7 @@ format: $(VENV)/dev.done
 bench: $(VENV)/oracle.done  ## speed and memory, beside the peer
 	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(BIN)/python -m benchmarks.train_step --peer
 	$(BIN)/python -m benchmarks.generate --peer --uncached
+	$(BIN)/python -m benchmarks.retrieval --peer
 	$(BIN)/python -m benchmarks.input_pipeline
 	$(BIN)/python -m benchmarks.start --published
 

@@ -41,6 +41,7 @@ class Parts:
     Attributes:
       predictions: by name.
       shapes: of what each reads, by name.
+      count: images of a step, over all devices.
     """
 
     def __init__(self, config: Any, images: int, texts: int, devices: Any):
@@ -57,17 +58,19 @@ class Parts:
         self.predictions = {name: task.predictions[name] for name in NAMES}
         with jax.set_mesh(self.mesh):
             program = make_program(config, task, self.mesh, data_size=10**6, total_steps=10**4)
-        self.state, self.init = program.shapes, program.init
-        count = images * sharding.batch_shards(self.mesh)
+        self.state = program.shapes
+        # Inside jit of its own, so that the optimiser's part of the state is never made.
+        self.init = jax.jit(lambda: program.init().eval_variables)
+        self.count = images * sharding.batch_shards(self.mesh)
         self.shapes = {
-            name: abstract_batch(task, count, self.predictions[name].keys)
+            name: abstract_batch(task, self.count, self.predictions[name].keys)
             for name in ("image_features", "text_features")
         }
         read = jax.eval_shape(
             self.predictions["image_features"].function, *self._variables(), self.shapes["image_features"]
         )
         beside = {
-            key: jax.ShapeDtypeStruct((count, texts, *spec.shape[1:]), spec.dtype)
+            key: jax.ShapeDtypeStruct((self.count, texts, *spec.shape[1:]), spec.dtype)
             for key, spec in self.shapes["text_features"].items()
         }
         self.shapes["match"] = {
@@ -116,7 +119,7 @@ def ours(config: Any, args: argparse.Namespace) -> dict[str, float]:
 
     parts = Parts(config, args.images, args.texts, jax.devices()[:1])
     with jax.set_mesh(parts.mesh):
-        variables = parts.init().eval_variables
+        variables = parts.init()
         seconds = {}
         for name in parts.predictions:
             compiled = parts.traced(name).lower().compile()
@@ -169,18 +172,17 @@ def compiled_for(config: Any, args: argparse.Namespace) -> str:
         raise ConfigError(f"--target={args.target}: the peak is known of {', '.join(PEAK)}.")
     images, texts, k = sizes(args.of)
     parts = Parts(config, args.images, args.texts, devices_of(args.target))
-    shards, devices = len(next(iter(parts.shapes["match"].values()))) // args.images, parts.mesh.size
     values = measures(parts.traced("match").lower().compile(compiler_options=options_for(args.target)))
-    each = {name: flop(parts.traced(name)) / (args.images * shards) for name in parts.predictions}
+    each = {name: flop(parts.traced(name)) / parts.count for name in parts.predictions}
     each["match"] /= args.texts
     lines = [
-        f"matching {args.images} images with {args.texts} texts each a device, {devices} x {kind}, {config.dtype}: "
+        f"matching {args.images} images with {args.texts} texts each a device, {parts.mesh.size} x {kind}, {config.dtype}: "
         f"{values['total_bytes'] / 2**30:.2f} GiB a device",
         ", ".join(f"{name} {value / 1e9:.2f} GFLOP each" for name, value in each.items()),
     ]
     for words, pairs in zip(("at least", "at most"), union(images, texts, k), strict=True):
         work = 2 * images * each["image_features"] + texts * each["text_features"] + pairs * each["match"]
-        seconds = work / (devices * PEAK[kind] * args.share)
+        seconds = work / (parts.mesh.size * PEAK[kind] * args.share)
         lines.append(
             f"{words} {pairs / 1e6:.2f} million pairs: {work / 1e15:.1f} PFLOP, {seconds:.0f} s at {100 * args.share:.0f} % of "
             "the peak"

@@ -159,6 +159,12 @@ WALK = {
     ): (
         "--peer --config=configs/sysu_hcp.py:vqa_med_2021,vgg16 --config.batch_size=2 --config.data.image_size=32 --steps=1"
     ),
+    "python -m benchmarks.retrieval --peer": (
+        "--peer --config=configs/blip_retrieval.py:small,pixels --images=2 --texts=2 --steps=1"
+    ),
+    "python -m benchmarks.retrieval --target=v5e:4x4 --config.dtype=bfloat16": (
+        "--target=v5e:4x4 --config=configs/blip_retrieval.py:small,pixels --config.dtype=bfloat16 --images=2 --texts=2"
+    ),
     "python -m benchmarks.convolutions": "--batch=1 --image=32",
     "python -m benchmarks.input_pipeline": "--images=200 --batches=1 --threads 1",
     "python -m benchmarks.input_pipeline --step_json=FILE": "--images=200 --batches=1 --threads 1 --step_json=step.json",
