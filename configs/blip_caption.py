@@ -13,8 +13,11 @@ It starts from a pre-training: `--config.init_from.model.workdir=RUN`.
 import ml_collections
 
 from configs import blip_pretrain, common
+from jaxvqa.init_from import OTHER_GRID
 
 VARIANTS = ("coco", "published", "pixels", "small")
+
+TAKEN = ((r"vision_tower/position", OTHER_GRID), (r".*", True))
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
@@ -28,7 +31,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.data.positives_by = ""
     config.data.max_tokens = 40
     config.generate = ml_collections.ConfigDict(blip_pretrain.GENERATE | {"max_length": 20, "min_length": 5})
-    config.init_from.model = common.start_from(((r".*", True),), blip_pretrain.WITHOUT)
+    config.init_from.model = common.start_from(TAKEN, blip_pretrain.WITHOUT)
     if variants & {"coco", "published"}:
         config.name = "blip_caption-coco"
         blip_pretrain.finetuning(config, image_size=384, batch_size=256, epochs=5, lr=1e-5)

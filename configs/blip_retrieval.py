@@ -17,6 +17,7 @@ from typing import Any
 import ml_collections
 
 from configs import blip_pretrain, common
+from jaxvqa.init_from import OTHER_GRID
 
 DATA_SETS = ("coco", "flickr30k", "pubmed", "published")
 VARIANTS = (*DATA_SETS, "pixels", "small")
@@ -47,9 +48,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     return config
 
 
-TAKEN = ((r"queue/.*", False), (r"momentum/.*", False), (r".*", True))
-"""Of a pre-training, the network. Its queue's texts and images would be of no image here, and its momentum copies begin anew.
-"""
+TAKEN = ((r"(image|text|id|place)", False), (r"vision_tower/position", OTHER_GRID), (r".*", True))
+"""Of a pre-training, the network and its momentum copies; its queue would be of no image here."""
 
 
 def _published(config: ml_collections.ConfigDict, name: str) -> None:

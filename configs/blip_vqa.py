@@ -16,11 +16,13 @@ answers' decoder.
 import ml_collections
 
 from configs import blip_pretrain, common
+from jaxvqa.init_from import OTHER_GRID
 
 DATA_SETS = ("vqa_v2", "published", "easy_vqa", "vqa_rad")
 VARIANTS = (*DATA_SETS, "pixels", "small")
 
 TAKEN = (
+    (r"vision_tower/position", OTHER_GRID),
     (r"(vision_tower/.*)", r"\1"),
     (r"question_tower/(.*)", r"text_tower/\1"),
     (r"answer_tower/(.*)", r"text_tower/\1"),

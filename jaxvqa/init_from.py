@@ -12,12 +12,17 @@ from jax.sharding import Mesh
 from jaxvqa import paths
 from jaxvqa.errors import CheckpointError, nearest
 from jaxvqa.logs import log
+from jaxvqa.models.towers.vit import resized_positions
 from jaxvqa.runs import Run
 from jaxvqa.state import Kinds, TrainState, start_ema
 from jaxvqa.types import Config
 
 LEADING_ROWS = "leading rows"
 """In a table: take the leaf of the same path, which may have fewer rows."""
+
+
+OTHER_GRID = "another grid"
+"""In a table: take the leaf of the same path, position embeddings that may be of images of another size."""
 
 
 def started(config: Config, state: TrainState, mesh: Mesh, kinds: Kinds) -> TrainState:
@@ -53,8 +58,9 @@ def take(
       state: this run's freshly initialised state.
       table: the row's `table`, rows of (regex over this model's path, what): True takes the leaf of the same path; False
         keeps the fresh one; `LEADING_ROWS` takes the leaf of the same path, which may have fewer rows, and keeps the fresh
-        ones behind them, as for a vocabulary that has grown; another text is the other path, with regex groups as in
-        `re.sub`. A path is the same in every collection, as in "backbone/stem/norm/scale" and "backbone/stem/norm/mean".
+        ones behind them, as for a vocabulary that has grown; `OTHER_GRID` resizes position embeddings; another text
+        is the other path, with regex groups as in `re.sub`. A path is the same in every collection, as in
+        "backbone/stem/norm/scale" and "backbone/stem/norm/mean".
       kinds: the kind of each collection.
 
     Returns:
@@ -76,10 +82,12 @@ def take(
         wanted = choice[path]
         if wanted is False:
             return leaf
-        there = path if wanted in (True, LEADING_ROWS) else re.sub(rows[path], wanted, path)
+        there = path if wanted in (True, LEADING_ROWS, OTHER_GRID) else re.sub(rows[path], wanted, path)
         found = source.get(collection, {}).get(there)
         if wanted == LEADING_ROWS and found is not None and len(found) < len(leaf):
             found = jnp.concatenate([found.astype(leaf.dtype), leaf[len(found) :]])
+        if wanted == OTHER_GRID and found is not None and found.shape != leaf.shape:
+            found = resized_positions(found, len(leaf))
         if found is None and kinds.get(collection) == "mirror":
             return jnp.copy(taken["params"][path])
         if found is None:

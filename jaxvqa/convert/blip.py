@@ -21,7 +21,12 @@ from jaxvqa.convert.layout import Layout
 from jaxvqa.convert.original import TOKEN, Checkpoint, Config, Original, Shapes, System, image, sizes_of
 from jaxvqa.convert.table import Rule, Table, Tensors, nested
 from jaxvqa.convert.towers.med import DECODER, ENCODER, POSITION_IDS, TWIN_ENCODER
-from jaxvqa.convert.towers.vit import VIT, VIT_STACKED, resized_positions
+from jaxvqa.convert.towers.vit import VIT, VIT_STACKED
+from jaxvqa.data import tokenizers
+from jaxvqa.data.answers import AnswerList
+from jaxvqa.data.blip_text import ADDED, CaptionTokenizer
+from jaxvqa.errors import CheckpointError
+from jaxvqa.models.towers.vit import resized_positions
 from jaxvqa.tasks.image_text import with_memory
 
 _FEATURE_QUEUE = [
@@ -296,7 +301,7 @@ def adapted(tensors: Tensors, target: Mapping[str, tuple[int, ...]]) -> Adapted:
         found |= _doubled(tensors)
     for key in POSITIONS:
         if key in found and key in target and found[key].shape != target[key]:
-            found[key] = resized_positions(found[key], target[key][1])
+            found[key] = np.asarray(resized_positions(found[key][0], target[key][1]))[None]
             interpolated.append(key)
     dropped = [key for key, shape in target.items() if key in found and found[key].shape != tuple(shape)]
     taken = {key: found[key] for key in target if key in found and key not in dropped}
@@ -319,19 +324,38 @@ def _doubled(tensors: Tensors) -> dict[str, np.ndarray]:
     return found
 
 
+def _assets(arguments: Any, config: Any, checkpoint: Checkpoint) -> dict[str, Any]:
+    """The tokenizer, checked against the checkpoint's vocabulary; and the answer list of a model that answers."""
+    source = arguments.tokenizer or config.data.tokenizer
+    asset = tokenizers.load(source, ADDED)
+    size = len(CaptionTokenizer(asset))
+    if size != checkpoint.config["vocab_size"]:
+        raise CheckpointError(
+            f"The checkpoint has {checkpoint.config['vocab_size']} tokens, the tokenizer {source} with {' and '.join(ADDED)} "
+            f"has {size}: give the checkpoint's own with --tokenizer=DIR."
+        )
+    if checkpoint.config["name"] != "blip_vqa":
+        return {"tokenizer": asset}
+    if not arguments.answers:
+        raise CheckpointError("A model that answers ranks a list of answers: give it with --answers=FILE.")
+    return {"tokenizer": asset, "answers": list(AnswerList.from_file(arguments.answers).answers)}
+
+
 def _settings(checkpoint: Checkpoint) -> dict[str, Mapping[str, Any]]:
     config = dict(checkpoint.config)
-    queue, positives = config.pop("queue"), config.pop("positives")
+    queue, positives = config.pop("queue", 0), config.pop("positives", "")
     config.pop("vocab_size")
-    side = checkpoint.inputs["image"].shape[1]
+    side = checkpoint.inputs["image"].shape[-2]
     loss = {"queue": queue, "positives": positives} if positives else {}
     return {"model": config, "data": {"image_size": side}, "loss": loss}
 
 
 SYSTEMS = {
-    name: System(ORIGINALS[positives], config, counts={}, options=("tokenizer",), settings=_settings)
-    for name, positives, config in (
-        ("blip_pretrain", "pair", "configs/blip_pretrain.py:published"),
-        ("blip_retrieval", "image", "configs/blip_retrieval.py:published"),
+    name: System(original, config, counts={}, options=("tokenizer",), assets=_assets, settings=_settings)
+    for name, original, config in (
+        ("blip_pretrain", ORIGINALS["pair"], "configs/blip_pretrain.py:published"),
+        ("blip_retrieval", ORIGINALS["image"], "configs/blip_retrieval.py:coco"),
+        ("blip_caption", ORIGINALS[""], "configs/blip_caption.py:coco"),
+        ("blip_vqa", VQA, "configs/blip_vqa.py:vqa_v2"),
     )
 }

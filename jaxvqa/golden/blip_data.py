@@ -15,14 +15,13 @@ import numpy as np
 from PIL import Image
 
 from jaxvqa import configs, optim
-from jaxvqa.convert.towers import vit
 from jaxvqa.data import augment, blip_text, images, tokenizers
 from jaxvqa.errors import DataError
 from jaxvqa.golden import weights
 from jaxvqa.golden.cases import Case, Results, Row, Skipped
 from jaxvqa.golden.runner import Check, Sections
 from jaxvqa.losses import contrast
-from jaxvqa.models.towers.vit import drop_paths
+from jaxvqa.models.towers.vit import drop_paths, resized_positions
 
 # --- images ------------------------------------------------------------------------------------------------------------------
 
@@ -110,7 +109,8 @@ def _prepared(image: np.ndarray) -> np.ndarray:
 def _positions(case: Case, entry: Mapping[str, Any]) -> Iterator[Row]:
     yield from case.unknown(entry, ("in", "from_grid", "to_grid", "out"), POSITIONS)
     tokens = 1 + entry["to_grid"] ** 2
-    yield case.compare(_output(case, entry["out"]), lambda: vit.resized_positions(_array(case, entry["in"]), tokens))
+    position = jnp.asarray(_array(case, entry["in"])[0])
+    yield case.compare(_output(case, entry["out"]), lambda: resized_positions(position, tokens)[None])
 
 
 def _levels(table: Mapping[str, Any]) -> Results:

@@ -171,7 +171,7 @@ class AnswerWriting(BlipTask):
         counted = mask[:, 1:] & jnp.repeat(batch["weight"].reshape(-1) > 0, length - 1).reshape(-1, length - 1)
         counted = counted & jnp.repeat(batch["mask"] > 0, count * (length - 1)).reshape(counted.shape)
         right = (jnp.argmax(logits[:, :-1], axis=-1) == text[:, 1:]) & counted
-        accuracy = tuple(jnp.sum(x, dtype=total.dtype) for x in (right, counted))
+        accuracy = jnp.sum(right, dtype=total.dtype), jnp.sum(counted, dtype=total.dtype)
         return total, ({"loss": (total, jnp.sum(batch["mask"])), "accuracy": accuracy}, collections)
 
     def _predict_text(self, params: Params, collections: Collections, batch: Batch) -> Arrays:

@@ -10,6 +10,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from jaxvqa.models.layers.conv import Conv
@@ -143,3 +144,36 @@ class RegionViT(PreNormEncoder):
         x = jnp.concatenate([self.class_token(len(rows)), rows], axis=1)
         pooled, out = self.encode(x, real, train=train)
         return pooled, out | {"real": real}
+
+
+CUBIC = -0.75
+"""The constant of the cubic kernel that PyTorch resizes with."""
+
+
+def resized_positions(position: Float[Any, "N D"], tokens: int) -> Float[Array, "M D"]:
+    """Position embeddings on another square grid: bicubic, without antialiasing, borders repeated; the class row is kept.
+
+    docs/originals/blip.md, section 3.
+
+    Args:
+      position: float[1 + g², D].
+      tokens: 1 + G², how many there are to be.
+    """
+    old, new = (round((count - 1) ** 0.5) for count in (len(position), tokens))
+    weights = jnp.asarray(_cubic_weights(old, new), position.dtype)
+    grid = jnp.einsum("ai,bj,ijd->abd", weights, weights, position[1:].reshape(old, old, -1), precision="highest")
+    return jnp.concatenate([position[:1], grid.reshape(new * new, -1)])
+
+
+def _cubic_weights(old: int, new: int) -> np.ndarray:
+    """How much each of the old places counts at each new one: float64[G, g]."""
+    where = (np.arange(new) + 0.5) * old / new - 0.5
+    first = np.floor(where).astype(int)
+    weights = np.zeros((new, old))
+    for tap in range(-1, 3):
+        t = np.abs(where - (first + tap))
+        near = ((CUBIC + 2) * t - (CUBIC + 3)) * t * t + 1
+        far = ((CUBIC * t - 5 * CUBIC) * t + 8 * CUBIC) * t - 4 * CUBIC
+        value = np.where(t <= 1, near, np.where(t < 2, far, 0.0))
+        np.add.at(weights, (np.arange(new), np.clip(first + tap, 0, old - 1)), value)
+    return weights
