@@ -114,6 +114,7 @@ def test_pretrained_branches_flow_into_cmsa(mtpt, tmp_path, capsys):
         "data.answers.min_count": 1,
         "data.limit": 64,
         "optim.lr": 0.0,
+        "optim.freeze": "(('classifier/.*', False), ('.*', True))",  # whose gradients take long to compile
         "total": "1 steps",
         "evals.val.every": "100 steps",
     }

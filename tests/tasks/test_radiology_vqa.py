@@ -180,7 +180,7 @@ def test_dynamic_weights_in_training_are_part_of_the_state(phantoms):
 
 
 def test_mistakes_are_reported(phantoms):
-    with pytest.raises(ConfigError, match="soft, counts, exact"):
+    with pytest.raises(ConfigError, match="soft, counts or exact"):
         ready(small_config(phantoms, data__answers__rule="hard"))
     with pytest.raises(ConfigError, match="abdomen"):
         ready(small_config(phantoms, data__organs="(0, 1)"))

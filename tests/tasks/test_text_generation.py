@@ -10,17 +10,19 @@ import ml_collections
 import numpy as np
 import pytest
 
-from jaxvqa import checkpoints, configs, logs, main, optim, paths, sharding, train
+from jaxvqa import checkpoints, configs, logs, main, monitor, optim, paths, sharding, train
 from jaxvqa.data import images
 from jaxvqa.data.batches import LoadBatch
 from jaxvqa.data.data_set import DataSet
 from jaxvqa.data.order import EvalOrder
 from jaxvqa.data.prompts import TEMPLATES, PromptTokenizer, WriteText
-from jaxvqa.errors import ConfigError, DataError
+from jaxvqa.errors import ConfigError, DataError, PreemptedError
 from jaxvqa.models.flamingo_quirks import FREEZE
 from jaxvqa.step import make_program
 from jaxvqa.tasks import make_task, task_with_assets
 from jaxvqa.tasks.text_generation import answer_positions, gates, next_tokens
+from tests import runs
+from tests.made_up import variables_of
 
 LIMIT = 16
 
@@ -246,7 +248,7 @@ def test_questions_together_are_the_same_with_one_picture(phantoms, task, batch)
     """Loss and gradients, where the pictures of a group are the same; parts that are fixed have none."""
     groups = {key: array[:10] for key, array in batch.items()}
     groups["image"] = jnp.repeat(groups["image"][::5], 5, axis=0)
-    params = jax.jit(task.init)(jax.random.key(0))["params"]
+    params, _ = variables_of(task)
     results = []
     for count in (1, 5):
         config = tiny_config(phantoms, data__examples_per_image=count)
@@ -320,13 +322,15 @@ def run_config(phantoms):
 
 @pytest.fixture(scope="module")
 def finished(run_config, tmp_path_factory):
-    """The run, stopped after a third of it; and its values."""
+    """The run, stopped by a signal after a third of it; and its values."""
     workdir = tmp_path_factory.mktemp("run")
-    third = run_config.copy_and_resolve_references()
-    with third.unlocked():
-        third.total = "50 steps"
-    train.train(third, workdir)
-    return workdir, train.train(run_config, workdir)
+    with pytest.MonkeyPatch.context() as always:
+        always.setattr(train, "make_program", runs.one_program())
+        with pytest.MonkeyPatch.context() as once:
+            once.setattr(monitor.StopSignal, "requested", lambda _, step: step == 50)
+            with pytest.raises(PreemptedError):
+                train.train(run_config, workdir)
+        return workdir, train.train(run_config, workdir)
 
 
 def test_a_tiny_run_learns_its_answers_by_heart(finished):
