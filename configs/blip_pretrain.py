@@ -146,7 +146,8 @@ def finetuning(config: ml_collections.ConfigDict, *, image_size: int, batch_size
     config.batch_size = batch_size
     config.total = f"{epochs} epochs"
     config.optim.lr = lr
-    config.optim.schedule = ml_collections.ConfigDict({"name": "cosine_per_epoch", "floor": 0.0})
+    schedule = {"name": "cosine_per_epoch", "warmup": "0 steps", "warmup_from": 0.0, "floor": 0.0}
+    config.optim.schedule = ml_collections.ConfigDict(schedule)
 
 
 def evaluations(config: ml_collections.ConfigDict, split: str, **changes: Any) -> None:
