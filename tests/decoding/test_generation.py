@@ -11,13 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxvqa import models, paths
 from jaxvqa.decoding import rules
 from jaxvqa.decoding.loop import MANY_TOKENS, Generator, pad, search_of
 from jaxvqa.decoding.search import Beams, Limits, SearchRule, Single
 from jaxvqa.errors import ConfigError
 from jaxvqa.golden import runner
-from tests.made_up import made_up
+from tests.decoding.small_flamingo import IMAGE, PADDING, media, small_flamingo
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "flamingo"
 
@@ -38,21 +37,6 @@ def test_given_cases(case, outputs):
 
 # --- Flamingo with a cache, and without --------------------------------------------------------------------------------
 
-IMAGE, PADDING = 10, 0
-SMALL = {
-    "name": "flamingo",
-    "vocab_size": 12,
-    "image_token": IMAGE,
-    "every": 2,
-    "latents": 3,
-    "resampler_depth": 1,
-    "cross_heads": 2,
-    "cross_head_width": 4,
-}
-LANGUAGES = {
-    "gpt2": {"width": 16, "depth": 3, "heads": 2, "positions": 24},
-    "palm": {"width": 16, "depth": 3, "heads": 2, "head_width": 8},
-}
 TEXTS = [  # length of the prompt, and where images begin in prompt and answer
     (1, ()),
     (2, (0,)),
@@ -70,15 +54,10 @@ ANSWER = 5
 def written(request):
     """A model, parameters with open gates, prompts with their answers, and media for each."""
     rng = np.random.default_rng(0)
-    model = models.build(SMALL | {"language": request.param, "language_sizes": LANGUAGES[request.param]})
     texts = [rng.integers(1, 9, length + ANSWER) for length, _ in TEXTS]
     for text, (_, images) in zip(texts, TEXTS, strict=True):
         text[[i for i in images if i < len(text)]] = IMAGE
-    media = jnp.asarray(rng.standard_normal((len(texts), 2, 4, 16), dtype=np.float32))
-    start = {"text": jnp.zeros((1, 2), jnp.int32), "media": media[:1]}
-    params = made_up(jax.eval_shape(lambda key: model.init(key, **start), jax.random.key(0)))
-    opened = {p: jnp.full_like(x, 0.7) if p.endswith("_gate") else x for p, x in paths.flatten(params).items()}
-    return model, paths.nest(opened), texts, media
+    return *small_flamingo(request.param), texts, media(len(texts))
 
 
 @pytest.fixture(scope="module")
