@@ -257,7 +257,7 @@ def _evaluations(
     texts_every: str = "",
     classes: str = "vqa",
 ) -> None:
-    """The loss often, which says which state is the best; what is written more seldom, and at the end with a black image."""
+    """The loss often, which decides the best state; generated texts less often, and at the end with a black image too."""
     row: dict[str, Any] = {"batch_size": batch_size}
     config.main_eval = split
     config.evals = ml_collections.ConfigDict()

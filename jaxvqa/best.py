@@ -1,4 +1,4 @@
-"""The best state of a run so far by one of its evaluations, kept apart, and when to stop looking for a better one."""
+"""The best state of a run by one of its evaluations, kept in a folder of its own, and when to stop training."""
 
 import dataclasses
 import math

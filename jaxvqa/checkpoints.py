@@ -184,7 +184,7 @@ class Checkpoints:
             else f"There is none before it in {self.folder}: put back a copy, or start again in another --workdir."
         )
         best = self.folder.parent / "best" / FOLDER
-        more = f"\nThe best state is kept apart: --workdir={best.parent}" if best.is_dir() else ""
+        more = f"\nThe best state has a folder of its own: --workdir={best.parent}" if best.is_dir() else ""
         return CheckpointError(
             f"The checkpoint of step {step} in {folder} cannot be read: {what}. It may have been cut or changed after it was "
             f"written.\n{way_out}{more}"

@@ -167,14 +167,14 @@ def plan(config: Config, state: TrainState, kinds: Kinds) -> str:
         leaves = paths.flatten(tree)
         left = dict(leaves)
         for regex, axes in (config[name] or ((r".*", ()),)) if leaves else ():
-            mine = {path: left.pop(path) for path in list(left) if re.fullmatch(regex, path)}
-            arrays = f"{len(mine)} of {len(leaves)} arrays"
-            numbers = " of ".join(f"{sum(x.size for x in of.values()):,}" for of in (mine, leaves))
+            matched = {path: left.pop(path) for path in list(left) if re.fullmatch(regex, path)}
+            arrays = f"{len(matched)} of {len(leaves)} arrays"
+            numbers = " of ".join(f"{sum(x.size for x in of.values()):,}" for of in (matched, leaves))
             cut = ", ".join(axis or "-" for axis in axes) or "whole"
-            lines.append(f"  {name} {regex} ({cut}): {arrays}, {numbers} numbers, {_size(mine)} a device")
+            lines.append(f"  {name} {regex} ({cut}): {arrays}, {numbers} numbers, {_size(matched)} a device")
             whole += [
                 f"  whole: {path}, dimension {d} of {leaf.shape[d]}: {axis}={leaf.sharding.mesh.shape[axis]} does not divide it"
-                for path, leaf in mine.items()
+                for path, leaf in matched.items()
                 for d, axis in enumerate(axes)
                 if axis and leaf.sharding.spec[d] is None
             ]

@@ -220,12 +220,12 @@ class Saver:
         (run or self.run).save(saved or self.saved, state, self.task.assets, self.position, device=device)
 
     def save_best(self, state: TrainState) -> None:
-        """Saves a state apart, and in the run's folder too, so that the run never goes on from before its best state."""
+        """Saves a state in a folder of its own, and in the run's too, so that no run goes on from before its best."""
         self.save(state)
         self.saved.wait()
-        apart = Run.start(Best.folder(self.run.folder), self.run.config, self.run.command)
-        with contextlib.closing(checkpoints.Checkpoints(apart.folder, keep=1)) as saved:
-            self.save(state, apart, saved)
+        best = Run.start(Best.folder(self.run.folder), self.run.config, self.run.command)
+        with contextlib.closing(checkpoints.Checkpoints(best.folder, keep=1)) as saved:
+            self.save(state, best, saved)
 
 
 @dataclasses.dataclass

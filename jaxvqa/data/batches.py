@@ -62,13 +62,13 @@ class LoadBatch:
     def __call__(self, step: int) -> Batch:
         """The batch of a step."""
         indices = self.order(step)
-        mine = np.split(indices, self.process_count)[self.process_index]
-        first = self.process_index * len(mine)
+        local = np.split(indices, self.process_count)[self.process_index]
+        first = self.process_index * len(local)
         # A row of -1 repeats the first example, so that every number in it is an ordinary one; its mask is 0.
-        read = self.source.read([max(int(index), 0) for index in mine])
+        read = self.source.read([max(int(index), 0) for index in local])
         examples = [self._transform(raw | {"draw": (self.seed, step, first + i)}) for i, raw in enumerate(read)]
         batch = {key: np.stack([example[key] for example in examples]) for key in examples[0]}
-        return batch | {"mask": (mine >= 0).astype(np.float32)}
+        return batch | {"mask": (local >= 0).astype(np.float32)}
 
     def _transform(self, example: Example) -> Example:
         for transform in self.transforms:

@@ -1,7 +1,7 @@
 """A data set, opened once and asked for splits: examples (questions, captions, labels) joined to their images by image id.
 
-Its parts are built apart (`examples`, `images`; see docs/adding_a_data_set.md), since many examples share an image: copying
-400 KB of region features into each would multiply the size on disk.
+Its parts are built separately (`examples`, `images`; see docs/adding_a_data_set.md), since many examples share an image:
+copying 400 KB of region features into each would multiply the size on disk.
 """
 
 import functools

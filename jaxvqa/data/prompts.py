@@ -274,7 +274,7 @@ def _filled(tokens: Sequence[int], length: int, padding: int) -> tuple[np.ndarra
 
 
 def _alike(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many tokens two texts begin with alike."""
+    """How many tokens two texts share at their start."""
     return next(
         (i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second))
     )

@@ -22,11 +22,11 @@ def with_examples(context: Context, shots: Shots | None) -> Callable[[TrainState
     asked, predict = context.source.images, context.task.predictions["image_vectors"]
 
     def by_similarity(state: TrainState) -> Sequence[Transform]:
-        mine, others = (
+        of_asked, of_support = (
             context.outputs(state, predict=predict, source=images, what="comparing images")["vector"]
             for images in (asked, support.images)
         )
-        similar = most_similar(asked, mine, support.images, others, shots.count)
+        similar = most_similar(asked, of_asked, support.images, of_support, shots.count)
         return shots.transforms(dataclasses.replace(support, similar=similar))
 
     return by_similarity

@@ -69,7 +69,7 @@ def _answers(context: Context) -> Scoring:
 
 
 def _captions() -> Scoring:
-    """No rule of answers: no two people describe an image alike."""
+    """No rule of answers: no two people describe an image in the same words."""
 
     def fields(question: Question, prediction: Prediction, row: Row) -> Row:
         return {"bleu": round(text.bleu1(row["answer"], row["annotators"]), 6)}

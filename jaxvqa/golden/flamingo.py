@@ -52,10 +52,10 @@ def run(case: Case) -> Iterator[Row]:
 # --- parts -----------------------------------------------------------------------------------------------------------------
 
 
-def _part(case: Case, rules: list[Rule], module: Any, *inputs: Any) -> tuple[Row, Any]:
+def _part(case: Case, rules: list[Rule], init: Callable[..., Any], *inputs: Any) -> tuple[Row, Any]:
     """A part's checkpoint through its rules: whether it comes back, and its parameters."""
     tensors, (stacked, *_) = case.checkpoint(), flamingo.STACKED
-    shapes = jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
+    shapes = jax.eval_shape(init, jax.random.key(0), *inputs)["params"]
     params, _ = to_jax(stacked.split(tensors), Table(tuple(rules)), shapes)
     row = case.back_again(tensors, stacked.join(to_torch(params, Table(tuple(rules)))))
     return row, {"params": jax.tree.map(jnp.asarray, params)}
@@ -68,7 +68,7 @@ def _resampler(case: Case) -> Iterator[Row]:
     )
     given = {name: jnp.asarray(value) for name, value in case.inputs.items() if name in ("media", "tokens")}
     given = {name: value if value.ndim == 4 else value[:, None] for name, value in given.items()}
-    row, variables = _part(case, flamingo.RESAMPLER, module, next(iter(given.values())))
+    row, variables = _part(case, flamingo.RESAMPLER, module.init, next(iter(given.values())))
     yield row
     ours: dict[str, Any] = {}
     for name, value in given.items():
@@ -87,24 +87,15 @@ def _gated(case: Case) -> Iterator[Row]:
     def both(module: Any, sees: Any, reads: Any) -> Any:
         return module(text, module.project(media), sees, reads)
 
-    def start(key: Any) -> Any:
-        return module.init(key, None, None, method=both)
-
-    def apply(variables: Any, sees: Any, reads: Any) -> Any:
-        return module.apply(variables, sees, reads, method=both)
-
-    shapes = jax.eval_shape(start, jax.random.key(0))["params"]
-    tensors, (stacked, *_), table = case.checkpoint(), flamingo.STACKED, Table(tuple(flamingo.CROSS_ATTENTION))
-    params, _ = to_jax(stacked.split(tensors), table, shapes)
-    yield case.back_again(tensors, stacked.join(to_torch(params, table)))
+    row, variables = _part(case, flamingo.CROSS_ATTENTION, partial(module.init, method=both), None, None)
+    yield row
     # What each output's year does where nothing is seen (docs/originals/flamingo.md, section 4).
     forms: Mapping[str, dict[str, bool]] = {
         "out": {"uniform_beyond": True},
         "2022": {"uniform_beyond": True, "uniform_before": True},
         "all_previous": {"immediate": False, "uniform_before": True},
     }
-    compiled, ours = jax.jit(apply), {}
-    variables = {"params": jax.tree.map(jnp.asarray, params)}
+    compiled, ours = jax.jit(partial(module.apply, method=both)), {}
     for name, form in forms.items():
         ours[name], inside = compiled(variables, *visible_media(count, media.shape[1], **form))
         if name == "out":

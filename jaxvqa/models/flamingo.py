@@ -190,14 +190,14 @@ class Flamingo(nn.Module):
             batch, count = image.shape[:2]
             vector, inside = self.encoder(image.reshape(batch * count, *image.shape[2:]), train=train)
 
-            def apart(x: Array) -> Array:
+            def by_sample(x: Array) -> Array:
                 return x.reshape(batch, count, *x.shape[1:])
 
-            maps = {f"vision_{n}": apart(x) for n, x in inside.items() if n.startswith("attention_")}
-            out |= {"image_vector": apart(vector)} | maps
-            tokens = self.projection(apart(inside["tokens"] if self.patches else vector[:, None]))
+            maps = {f"vision_{n}": by_sample(x) for n, x in inside.items() if n.startswith("attention_")}
+            out |= {"image_vector": by_sample(vector)} | maps
+            tokens = self.projection(by_sample(inside["tokens"] if self.patches else vector[:, None]))
             out["projected"] = tokens[:, :, 0]
-            real = apart(inside["real"]) if "real" in inside else None
+            real = by_sample(inside["real"]) if "real" in inside else None
             media = self.quirks.media(tokens)
         if media is None:
             return None, out

@@ -26,7 +26,7 @@ class Quirks:
       mlmi_gpt2: GPT-2's scores are not scaled, its GELU is exact, its last normalisation has no bias (section 5, Q4).
       doubled_residual: what a block returns, its residual included, is added to its input once more (section 5, Q4).
       first_sample: what a block of GPT-2 returns for a batch's first sample is added to all of them (section 5, Q1).
-      uniform_before_media: text before the first image reads all latents alike instead of nothing (section 4, Q2).
+      uniform_before_media: text before the first image attends to all latents equally instead of to none (section 4, Q2).
       uniform_beyond_media: so does text after more image tokens than there are images (section 4).
       one_medium: a sample's images are the tokens of one medium instead of one medium each (section 8, Q5).
       attend_padding: BERT reads padding like text (section 6, Q15).
@@ -75,7 +75,7 @@ class Quirks:
     def visible_media(
         self, count: Int[Array, "B T"], media: int, *, immediate: bool
     ) -> tuple[Bool[Array, "B T M"], Bool[Array, "B T"]]:
-        """Which media each position sees, and whether it reads anything; see `jaxvqa.models.layers.perceiver`."""
+        """Which media each position attends to, and whether it attends at all; see `jaxvqa.models.layers.perceiver`."""
         before, beyond = self.uniform_before_media, self.uniform_beyond_media
         return visible_media(count, media, immediate=immediate, uniform_before=before, uniform_beyond=beyond)
 

@@ -149,7 +149,7 @@ class BilinearAttention(nn.Module):
     def __call__(
         self, v: Float[Array, "B N F"], q: Float[Array, "B T D"], *, train: bool
     ) -> tuple[Float[Array, "B G N T"], Float[Array, "B G N T"]]:
-        """Returns logits and weights. Instead of −∞, masked logits are finite: tokens that are all zero weigh alike."""
+        """Returns logits and weights. Instead of −∞, masked logits are finite: tokens that are all zero have equal weights."""
         settings = {"dropout": self.dropout, "dtype": self.dtype, "train": train}
         image = Dropout(self.image_dropout)(project(v, self.width, "image", **settings), train=train)
         words = project(q, self.width, "question", **settings)

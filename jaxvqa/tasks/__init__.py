@@ -132,7 +132,7 @@ class Explains(Protocol):
         """The words of a question that the model reads."""
 
     def boxes(self, example: Mapping[str, Any]) -> Float[np.ndarray, "R 4"]:
-        """The boxes, x1, y1, x2, y2 in pixels of the image; [0, 4] for a model without sight."""
+        """The boxes, x1, y1, x2, y2 in pixels of the image; [0, 4] for a model that reads no image."""
 
 
 @runtime_checkable

@@ -100,7 +100,7 @@ class AnswerClassification(Task):
         return tokenise(question)[: self._data.max_tokens]
 
     def boxes(self, example: Mapping[str, Any]) -> Float[np.ndarray, "R 4"]:
-        """The regions' boxes; none for a model without sight."""
+        """The regions' boxes; none for a model that reads no image."""
         sees = self._data.images and not self._data.blind
         return np.asarray(example["boxes"] if sees else np.zeros((0, 4)), np.float32)[: self._data.max_regions]
 

@@ -1,4 +1,4 @@
-"""Assets that tasks make alike from a data set: the answers that a model chooses from, and the words of its questions."""
+"""What several tasks make from a data set: the answers that a model chooses from, and the words of its questions."""
 
 from typing import TypeVar
 

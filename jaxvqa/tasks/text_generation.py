@@ -51,7 +51,7 @@ class TextGeneration(Task):
 
     `config.loss`: `text` (whether tokens are learnt), `text_smoothing` and `class_smoothing` (shares of the target that are
     spread over all tokens or classes), `prompt` (whether the tokens of the question are learnt too, as in the original, or only
-    the answer's). Words count alike, and so do classes; the sum of the two means is what is descended.
+    the answer's). The loss is the mean over all tokens of a batch, plus the mean over its classes.
 
     In evaluation, `config.data.shots` examples stand before each prompt (`jaxvqa.data.few_shot`); training has none.
     """
@@ -362,7 +362,7 @@ class TextGeneration(Task):
         return found
 
     def _learnt(self, batch: Batch) -> Bool[Array, "B T"]:
-        """The positions whose next tokens count: all of a text, the last of which foretells padding (Q8), or the answer's."""
+        """The positions whose next tokens count: all of a text, whose last one predicts padding (Q8), or the answer's."""
         if self._loss.prompt:
             return batch["text_mask"]
         return batch["text_mask"] & _behind_prompt(batch)

@@ -19,7 +19,7 @@ from jaxvqa.models.layers.linear import Linear
 from jaxvqa.precision import wide, widened
 
 LOWEST = -0.7 * float(jnp.finfo(jnp.float32).max)
-"""Score of what must not be read. Finite: a query that may read nothing reads everything alike, and not NaN."""
+"""Score of masked keys. Finite, so that a query whose keys are all masked gives them equal weights, and not NaN."""
 
 
 class KeyValue(flax.struct.PyTreeNode):
@@ -59,7 +59,7 @@ def attend(
     Args:
       query: float[B, K, Q, R].
       seen: what is there to read, in as many heads.
-      mask: bool, True where a query may read; None for everywhere. Where it may read nothing it reads all alike.
+      mask: bool, True where a query may read; None for everywhere. A query that may read nothing gives all equal weights.
       scale: factor of the scores.
       drop: dropout of the weights.
 

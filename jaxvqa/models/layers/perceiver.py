@@ -107,20 +107,20 @@ def visible_media(
     uniform_before: bool = False,
     uniform_beyond: bool = False,
 ) -> tuple[Bool[Array, "B T M"], Bool[Array, "B T"]]:
-    """Which media a position of a text sees, by the number of media that began up to it, itself included.
+    """Which media a position of a text attends to, by the number of media that began up to it, itself included.
 
-        text     a  <image>  b  c  <image>  d          a sees nothing; b and c see the first medium; d the second one,
-        count    0     1     1  1     2     2          and not `immediate` the first as well
+        text     a  <image>  b  c  <image>  d          a attends to none; b and c to the first; d to the second,
+        count    0     1     1  1     2     2          and without `immediate` to the first as well
 
     Args:
       count: int[B, T].
       media: number of media M that there are.
-      immediate: a position sees the last medium before it only, instead of all.
-      uniform_before: a position before the first medium reads all media alike, instead of nothing.
-      uniform_beyond: so does one after more marks than there are media.
+      immediate: a position attends to the last medium before it only, instead of all.
+      uniform_before: a position before the first medium attends to all media with equal weights, instead of to none.
+      uniform_beyond: so does one after more image tokens than there are media.
 
     Returns:
-      Which media each position sees, and whether it reads anything. One that does, but sees nothing, reads all alike.
+      Which media each position attends to, and whether it attends at all. If it does, but to none of them, then to all equally.
     """
     number = jnp.arange(1, media + 1)[None, None]
     sees = count[..., None] == number if immediate else count[..., None] >= number

@@ -14,7 +14,7 @@ from jaxvqa.models.layers.transformer import LayerNorm
 
 
 def sinusoids(length: int, width: int) -> Float32[np.ndarray, "T D"]:
-    """The signal that tells positions apart: with the angle a = p / 10000^(2⌊j/2⌋ / width), sin a on even j, cos a on odd."""
+    """The signal that encodes positions: with the angle a = p / 10000^(2⌊j/2⌋ / width), sin a on even j, cos a on odd."""
     channel = np.arange(width)
     angle = np.arange(length)[:, None] / np.power(10000, 2 * (channel // 2) / width)[None]
     return np.where(channel[None] % 2 == 0, np.sin(angle), np.cos(angle)).astype(np.float32)
