@@ -18,7 +18,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
 from jaxvqa import losses, paths
 from jaxvqa.data import image_text
 from jaxvqa.data.transforms import Keep, Transform
-from jaxvqa.errors import ConfigError, nearest
+from jaxvqa.errors import ConfigError, choose
 from jaxvqa.losses import contrast
 from jaxvqa.losses.contrast import Choice, Negatives, Queue
 from jaxvqa.models.blip import Seen
@@ -121,7 +121,7 @@ class ImageText(BlipTask):
             ("negatives.among", negatives.among, AMONG),
         )
         faults = [
-            f"config.loss.{name} is {value!r}; known are {', '.join(known)}.{nearest(value, known)}"
+            f"config.loss.{name} is {value!r}{choose(value, known)}"
             for name, value, known in rows
             if value not in known
         ]
@@ -297,11 +297,11 @@ class ImageText(BlipTask):
     def _negatives(self, scores: tuple[Array, Array], key: Key[Array, ""] | None) -> tuple[Negatives, Negatives]:
         """An image for each text, and a text for each image; drawn in training alone, the hardest otherwise."""
         options, (texts, pictures) = self._loss.negatives, scores
-        choose = functools.partial(
+        drawn = functools.partial(
             contrast.choose, choice=options.choice if key is not None else "hardest", local=options.among == "group"
         )
         keys = (None, None) if key is None else (fold(key, "image"), fold(key, "text"))
-        return choose(pictures, key=keys[0]), choose(texts, key=keys[1])
+        return drawn(pictures, key=keys[0]), drawn(texts, key=keys[1])
 
     def _take(self, x: Array, index: Int[Array, " B"]) -> Array:
         """Rows of the batch; within the groups where negatives are, so that nothing moves between devices that have one."""
