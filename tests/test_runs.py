@@ -44,7 +44,10 @@ def test_predictions_are_those_of_the_task(written):
     folder, config, task, state = written
     examples = DataSet(config.data).split("val").read([3, 1, 2])
     run = Run.open(folder)
+    transforms, asked = run.task.transforms, []
+    run.task.transforms = lambda *, train: asked.append(train) or transforms(train=train)
     found = run.predict("answers", examples, batch_size=2)
+    assert set(asked) == {False}  # nothing of an example is drawn
     ready = []
     for example in examples:
         for transform in task.transforms(train=False):

@@ -25,6 +25,7 @@ CHANGES = {
     "data.limit": 48,
     "data.shots": SHOTS,
     "data.max_prompt": 120,
+    "data.augment.flip": True,  # in training alone
     "evals": {"val": {"type": "vqa", "split": "val", "every": "1 steps", "batch_size": 24, "predict": "ranked"}},
     "generate.max_new_tokens": 4,
 }
@@ -117,7 +118,7 @@ def uncached(ready):
 
     @jax.jit
     def scores(text, mask, pictures):
-        pictures = task._picture({"image": pictures})
+        pictures = task._image({"image": pictures})
         return task.model.apply(variables, text=text, text_mask=mask, image=pictures)[0]
 
     return scores
