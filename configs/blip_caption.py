@@ -17,7 +17,7 @@ from jaxvqa.init_from import OTHER_GRID
 
 VARIANTS = ("coco", "published", "pixels", "small")
 
-TAKEN = ((r"vision_tower/position", OTHER_GRID), (r".*", True))
+TAKEN = ((r"vision_tower/(position|class_token)", OTHER_GRID), (r".*", True))
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
@@ -28,7 +28,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.optim.bounds = ()
     config.sharding.memory = ()
     config.data.prompt = "a picture of "
-    config.data.positives_by = ""
+    del config.data.positives_by  # nothing is contrasted
     config.data.max_tokens = 40
     config.generate = ml_collections.ConfigDict(blip_pretrain.GENERATE | {"max_length": 20, "min_length": 5})
     config.init_from.model = common.start_from(TAKEN, blip_pretrain.WITHOUT)

@@ -56,7 +56,8 @@ GENERATE: dict[str, Any] = {
     "min_length": 1,
     "beams": 3,
     "repetition_penalty": 1.0,
-    "top_p": 0.0,
+    "sample": False,
+    "top_p": 0.9,
     "seed": 0,
 }
 """`config.generate` of what BLIP writes (docs/originals/blip.md, sections 7 and 8)."""
@@ -102,6 +103,8 @@ def phantom_vqa(config: ml_collections.ConfigDict, *, pixels: bool) -> None:
     config.data.update({"examples": "phantom_vqa/captions", "images": "phantom_vqa/images"})
     config.data.update({"max_regions": 16, "region_width": 320, "image_size": 96, "vocab_size": 400})
     config.data.update({"max_tokens": 40, "max_words": 50})
+    # A fine-tuning has the same tokens.
+    config.data.vocabulary_parts = ("phantom_vqa/questions", "phantom_vqa/captions")
     # Captions say what is left and right, and how many lesions there are: images are not mirrored, and cropped little.
     config.data.augment.update({"flip": False, "scale": 0.8, "sound": True})
     sizes = {"width": 128, "depth": 2, "heads": 4}

@@ -48,7 +48,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     return config
 
 
-TAKEN = ((r"(image|text|id|place)", False), (r"vision_tower/position", OTHER_GRID), (r".*", True))
+TAKEN = ((r"(image|text|id|place)", False), (r"vision_tower/(position|class_token)", OTHER_GRID), (r".*", True))
 """Of a pre-training, the network and its momentum copies; its queue would be of no image here."""
 
 

@@ -22,7 +22,7 @@ DATA_SETS = ("vqa_v2", "published", "easy_vqa", "vqa_rad")
 VARIANTS = (*DATA_SETS, "pixels", "small")
 
 TAKEN = (
-    (r"vision_tower/position", OTHER_GRID),
+    (r"vision_tower/(position|class_token)", OTHER_GRID),
     (r"(vision_tower/.*)", r"\1"),
     (r"question_tower/(.*)", r"text_tower/\1"),
     (r"answer_tower/(.*)", r"text_tower/\1"),
@@ -41,7 +41,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         (r"(question|answer)_tower/embed/embedding", (None, "fsdp")),
         *blip_pretrain.SHARDING[1:],
     )
-    config.data.update({"positives_by": "", "answers": common.ANSWERS["answers"]})
+    del config.data.positives_by  # nothing is contrasted
+    config.data.answers = ml_collections.ConfigDict(common.ANSWERS["answers"])
     config.data.update({"max_tokens": 35, "max_answers": 10, "max_answer_tokens": 10})
     config.ranking = ml_collections.ConfigDict({"first": 128})
     config.generate = ml_collections.ConfigDict(blip_pretrain.GENERATE | {"attend_padding": True})

@@ -141,6 +141,16 @@ WALK = {
     "python -m jaxvqa.main --config=configs/flamingo.py:captions --workdir=runs/captions": (
         "--config=configs/flamingo.py:captions,small --workdir=runs/captions"
     ),
+    "python -m jaxvqa.main --config=configs/blip_pretrain.py --workdir=runs/blip": (
+        "--config=configs/blip_pretrain.py:small --workdir=runs/blip"
+    ),
+    **{
+        (
+            f"python -m jaxvqa.main --config=configs/blip_{what}.py --config.init_from.model.workdir=runs/blip "
+            f"--workdir=runs/blip_{what}"
+        ): f"--config=configs/blip_{what}.py:small --config.init_from.model.workdir=runs/blip --workdir=runs/blip_{what}"
+        for what in ("retrieval", "caption", "vqa")
+    },
     "python -m jaxvqa.golden tests/golden/rwsan": "tests/golden/rwsan",
     "python -m pytest tests/test_configs.py tests/test_mirror.py": "tests/test_configs.py",
     "python -m benchmarks.train_step --peer": "--peer --config=configs/rwsan.py:small --steps=1 --json=step.json",
@@ -228,6 +238,14 @@ ELSEWHERE = {
     ),
     "python -m jaxvqa.golden tests/golden/cmsa": "tests/models: each of its cases",
     "python -m jaxvqa.golden tests/golden/flamingo": "tests/models: each of its cases",
+    "python -m jaxvqa.golden tests/golden/blip": "tests/golden/test_blip.py: each of its cases",
+    **dict.fromkeys(
+        (
+            "python -m jaxvqa.convert --system=blip_pretrain --from=model_base.pth --to=runs/model_base --tokenizer=BERT_DIR",
+            "python -m jaxvqa.convert --system=blip_pretrain --from=runs/model_base --to=back.pth",
+        ),
+        "tests/convert/test_blip_command.py: on small files",
+    ),
     "python -m jaxvqa.golden tests/golden/sysu_hcp": "tests/models, tests/testing: each of its cases",
     "python -m jaxvqa.main --config=configs/cmsa.py": "the same command with pre-trained branches is above",
     "python -m jaxvqa.main --config=configs/cmsa.py:vqa_rad,compact": "the same command without a folder is above",

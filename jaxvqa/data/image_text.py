@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxvqa.data import images, tokenizers
 from jaxvqa.data.augment import RandomAugment
-from jaxvqa.data.blip_text import ADDED, CaptionTokenizer, pre_caption, without_tags
+from jaxvqa.data.blip_text import ADDED, CaptionTokenizer, pre_caption, pre_question, without_tags
 from jaxvqa.data.data_set import DataSet
 from jaxvqa.data.transforms import Example, Transform
 from jaxvqa.errors import DataError
@@ -18,7 +18,8 @@ from jaxvqa.errors import DataError
 def tokenizer_of(data: DataSet) -> dict[str, Any]:
     """The asset of the tokenizer that `config.data.tokenizer` names, or of one trained on the captions of the data.
 
-    Captions are those of `config.data.vocabulary_splits`, cleaned as the model reads them.
+    Texts are those of `config.data.vocabulary_parts` and `vocabulary_splits`: captions, or questions and their answers, cleaned
+    as the model reads them.
 
     Raises:
       DataError: the tokenizer cannot be read.
@@ -26,16 +27,23 @@ def tokenizer_of(data: DataSet) -> dict[str, Any]:
     config = data.config
     if config.tokenizer:
         return tokenizers.load(config.tokenizer, ADDED)
-    return tokenizers.train_word_pieces(_captions(data), config.vocab_size, ADDED)
+    return tokenizers.train_word_pieces(_texts(data), config.vocab_size, ADDED)
 
 
-def _captions(data: DataSet) -> Iterator[str]:
+def _texts(data: DataSet) -> Iterator[str]:
     config = data.config
-    alone = data.changed(images="", positives_by="")
-    for split in config.vocabulary_splits.split("+"):
-        for record in alone.split(split).all_records():
-            caption = without_tags(record["caption"]) if config.strip_tags else record["caption"]
-            yield pre_caption(caption, config.max_words)
+    # Of named parts all, so that every run has the same tokens.
+    others = {"images": "", "positives_by": ""} | ({"question_types": ()} if config.vocabulary_parts else {})
+    for part in config.vocabulary_parts or (config.examples,):
+        alone = data.changed(examples=part, **others)
+        for split in config.vocabulary_splits.split("+"):
+            for record in alone.split(split).all_records():
+                if "caption" in record:
+                    caption = without_tags(record["caption"]) if config.strip_tags else record["caption"]
+                    yield pre_caption(caption, config.max_words)
+                else:
+                    yield pre_question(record["question"])
+                    yield from dict.fromkeys(record["answers"])
 
 
 def image_steps(data: ml_collections.ConfigDict, *, train: bool) -> tuple[Transform, ...]:

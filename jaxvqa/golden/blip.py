@@ -478,7 +478,7 @@ def _search(options: Mapping[str, Any], output: str, prompt: int) -> Any:
     assert match is not None
     penalty = float(f"{match[2]}.{match[3]}") if match[2] else 1.0
     limits = {"max_length": 30, "min_length": 10} | dict(options.get("generate", {}))
-    settings = {"beams": int(match[1]), "repetition_penalty": penalty, "top_p": 0.0}
+    settings = {"beams": int(match[1]), "repetition_penalty": penalty, "sample": False}
     settings |= {name: limits[name] for name in ("max_length", "min_length")}
     special = options["special_ids"]
     return search_of(settings, end=special["sep"], padding=special["pad"], prompt=prompt)
@@ -548,7 +548,7 @@ def _sampling(options: Mapping[str, Any], given: Mapping[str, np.ndarray]) -> An
     """The distribution that a token is drawn from, behind a context."""
     special = options["special_ids"]
     stated = {"min_length": 10, "top_p": 0.9} | dict(options.get("sample", {}))
-    settings = {"beams": 1, "repetition_penalty": 1.0, "max_length": 100} | stated
+    settings = {"beams": 1, "repetition_penalty": 1.0, "max_length": 100, "sample": True} | stated
     search = search_of(settings, end=special["sep"], padding=special["pad"], prompt=1)
     context = jnp.asarray(given["sample_context"], jnp.int32)
     nothing = jnp.zeros((len(context), 1), jnp.int32)

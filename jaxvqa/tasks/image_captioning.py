@@ -37,15 +37,15 @@ def search_of(settings: Config | Mapping[str, Any], *, end: int, padding: int, p
       padding: id of the token that fills it up.
       prompt: how many tokens the prompt has.
     """
-    penalty = SAMPLING_PENALTY if settings["top_p"] else settings["repetition_penalty"]
+    penalty = SAMPLING_PENALTY if settings["sample"] else settings["repetition_penalty"]
     own: list[rules.Rule] = [rules.RepetitionPenalty(penalty)] if penalty != 1 else []
     own.append(rules.MinimumLength(settings["min_length"], end, with_prompt=True))
-    if settings["top_p"]:
+    if settings["sample"]:
         own += [rules.TopK(HIDDEN_TOP_K), rules.TopP(settings["top_p"])]
     limits = Limits(settings["max_length"] - prompt, end, padding, tuple(own))
-    if settings["beams"] > 1 and not settings["top_p"]:
+    if settings["beams"] > 1 and not settings["sample"]:
         return Beams(limits, settings["beams"], FullBeamsRule())
-    return Single(limits, draw=bool(settings["top_p"]))
+    return Single(limits, draw=settings["sample"])
 
 
 @dataclass(frozen=True)
