@@ -139,6 +139,7 @@ CAPTIONS: Mapping[str, Any] = {
     "positives_by": "image_id",
     "in_turn": "",
     "tokenizer": "",
+    "vocabulary_parts": (),
     "vocabulary_splits": "train",
     "vocab_size": 1000,
     "max_words": 30,

@@ -96,7 +96,8 @@ def take(
         elif found.shape != leaf.shape:
             faults.append(f"shape: {there} is {found.shape} there, {path} is {leaf.shape} here")
         else:
-            return jax.device_put(found.astype(leaf.dtype), leaf.sharding)
+            # A copy: two parameters may start from one, and a step donates each.
+            return jax.device_put(jnp.array(found, leaf.dtype, copy=True), leaf.sharding)
         return leaf
 
     taken: dict[str, dict[str, jax.Array]] = {}  # the parameters first, which mirrors are copied from

@@ -110,6 +110,8 @@ def _to_folder(arguments: argparse.Namespace) -> None:
         config.model.update({k: v for k, v in own.items() if k in config.model or v != defaults[k]})
         config.data.update(said.get("data", {}))
         config.optim.update(said.get("optim", {}))
+        if "loss" in said:
+            config.loss.update(said["loss"])
         if system.part is not None:  # tables over all parameters of a model fit none of its parts
             config.optim.update(dict.fromkeys(("decay", "coupled_decay", "lr_scale", "freeze"), ()))
     made = assets.make(arguments, system, config, checkpoint) if system.part is None else {}
@@ -148,7 +150,7 @@ def _to_file(arguments: argparse.Namespace) -> None:
         raise CheckpointError(f"{arguments.system!r} is a part of a model, which is only read.")
     contents = workdir.read(arguments.source)
     model = contents.config.model.to_dict()
-    if model["name"] != arguments.system:
+    if model["name"] != (system.model or arguments.system):
         raise CheckpointError(f"{arguments.source} holds a model {model['name']!r}, not {arguments.system!r}.")
     noted = contents.meta.get("converted") or {}
     steps = contents.adam.step if contents.adam else 0
@@ -156,8 +158,9 @@ def _to_file(arguments: argparse.Namespace) -> None:
     entries = {**noted, "batches": seen if isinstance(seen, dict) else max(seen, steps)}
     entries |= system.of_run(contents, noted)
     # What only training knows, such as the history of a loss, has no place in a file.
-    variables = {"params": contents.params, "batch_stats": contents.collections.get("batch_stats", {})}
-    written = system.original.save(arguments.target, Checkpoint(variables, model, entries, contents.adam))
+    variables = {name: contents.collections.get(name, {}) for name in system.collections} | {"params": contents.params}
+    config = {**model, **system.written}
+    written = system.original.save(arguments.target, Checkpoint(variables, config, entries, contents.adam))
     if len(written) > 1:
         print(f"{arguments.target.parent}: {', '.join(path.name for path in written)}")
     kept = contents.adam and any(isinstance(entry, Optimizer) for entry in system.original.entries.values())

@@ -351,11 +351,21 @@ def _settings(checkpoint: Checkpoint) -> dict[str, Mapping[str, Any]]:
 
 
 SYSTEMS = {
-    name: System(original, config, counts={}, options=("tokenizer",), assets=_assets, settings=_settings)
-    for name, original, config in (
-        ("blip_pretrain", ORIGINALS["pair"], "configs/blip_pretrain.py:published"),
-        ("blip_retrieval", ORIGINALS["image"], "configs/blip_retrieval.py:coco"),
-        ("blip_caption", ORIGINALS[""], "configs/blip_caption.py:coco"),
-        ("blip_vqa", VQA, "configs/blip_vqa.py:vqa_v2"),
+    name: System(
+        original,
+        config,
+        counts={},
+        options=("tokenizer",),
+        assets=_assets,
+        settings=_settings,
+        model="blip" if original is not VQA else "",
+        written=written,
+        collections=("momentum", "queue") if written else (),
+    )
+    for name, original, config, written in (
+        ("blip_pretrain", ORIGINALS["pair"], "configs/blip_pretrain.py:published", {"positives": "pair"}),
+        ("blip_retrieval", ORIGINALS["image"], "configs/blip_retrieval.py:coco", {"positives": "image"}),
+        ("blip_caption", ORIGINALS[""], "configs/blip_caption.py:coco", {}),
+        ("blip_vqa", VQA, "configs/blip_vqa.py:vqa_v2", {}),
     )
 }

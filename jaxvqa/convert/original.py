@@ -262,13 +262,16 @@ class System:
     Attributes:
       original: how they are read and written.
       config: the config of its published checkpoints.
+      model: `config.model.name` of its folders; the system's own name without.
+      written: what the form of writing depends on besides the `model` part of a folder's config.
+      collections: those that stand in a file beside the parameters.
       vocabulary: the class of its vocabulary, None for one that reads no questions.
       answers: the class of its answer list; None for one without.
       counts: entry of the assets -> field of the model with its length, which is in the data and not in the config.
       part: for a part of a model: the path at which `config.init_from` looks for it; None for a whole model.
       options: those of the command's options `activation`, `lm_head` and `tokenizer` that it has a use for.
       assets: makes the assets from (arguments, config, checkpoint) where the fields above do not say enough.
-      settings: what a checkpoint says of a config, by its sections `model`, `data` and `optim`, and of the `assets`.
+      settings: what a checkpoint says of a config, by its sections `model`, `data`, `optim` and `loss`, and of the `assets`.
       of_run: (contents of a work directory, what is noted there) -> entries of the file that differ from what is noted.
     """
 
@@ -284,3 +287,6 @@ class System:
     assets: Callable[..., Any] | None = None
     settings: Callable[[Checkpoint], dict[str, Mapping[str, Any]]] = lambda checkpoint: {"model": checkpoint.config}
     of_run: Callable[[Any, Mapping[str, Any]], dict[str, Any]] = lambda contents, noted: {}
+    model: str = ""
+    written: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    collections: tuple[str, ...] = ("batch_stats",)

@@ -8,6 +8,7 @@ import pytest
 
 from jaxvqa.convert import __main__ as command
 from jaxvqa.convert import files
+from jaxvqa.data.blip_text import CaptionTokenizer
 from jaxvqa.golden import weights
 from jaxvqa.runs import Run
 
@@ -37,7 +38,7 @@ def test_there_and_back(pretraining, tmp_path):
     run = Run.open(folder)
     assert run.config.loss.queue == 16
     assert run.config.data.image_size == 32
-    assert run.task.tokenizer.decode_begin == 98
+    assert CaptionTokenizer(run.assets["tokenizer"]).decode_begin == 98
     assert convert(("system", "blip_pretrain"), ("from", folder), ("to", back)) == 0
     found = files.read(back, "model").tensors
     assert list(found) == list(tensors)
