@@ -69,7 +69,7 @@ def test_of_several_models_one_has_to_be_chosen(content, names, tmp_path):
         bias = next(value for key, value in expected.items() if key.endswith(("bias", "mean")))
         np.testing.assert_array_equal(next(v for k, v in file.tensors.items() if k.endswith(("bias", "mean"))), bias)
         assert any("left out, which holds tensors too" in note for note in file.notes)
-    with pytest.raises(CheckpointError, match=r"no entry 'emma' of tensors; there is"):
+    with pytest.raises(CheckpointError, match=r"no entry of tensors 'emma': choose"):
         read(tmp_path, content, weights="emma")
 
 
