@@ -14,7 +14,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Shaped
-from scipy import special
 
 FEW = 10
 """Images' worth of right, or of wrong answers, from which on the bootstrap is used."""
@@ -90,6 +89,8 @@ def confidence_interval(
 
 def _exact(right: float, count: float, level: float) -> tuple[float, float]:
     """The interval of Clopper and Pearson for a share; counts need not be whole, as those of partly right answers are not."""
+    from scipy import special  # takes a tenth of what the program takes to start, and many runs need it late or never
+
     tail = (1 - level) / 2
     wrong = max(count - right, 0.0)
     low = special.betaincinv(right, wrong + 1, tail) if right > 0 else 0.0
