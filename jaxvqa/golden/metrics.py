@@ -9,9 +9,9 @@ import numpy as np
 from jaxvqa.data.answers import AnswerList
 from jaxvqa.data.rad_text import RadAnswerList, normalise_rad_answer
 from jaxvqa.errors import DataError
-from jaxvqa.golden.cases import Case, Results, below_data
+from jaxvqa.golden.cases import LIMIT, Case, Results, below_data
 from jaxvqa.golden.runner import Check, Sections
-from jaxvqa.metrics import retrieval, vqa, vqa_med, vqa_rad
+from jaxvqa.metrics import retrieval, text, vqa, vqa_med, vqa_rad
 
 QUESTIONS = "data/vqa_v2_mini"
 """Below the folder that the environment variable JAXVQA_DATA names."""
@@ -187,6 +187,33 @@ def _retrieval(content: list[dict[str, Any]]) -> Results:
             yield f"case {number}, {name}", expected if close else value, expected
 
 
+def _captions(content: dict[str, Any]) -> Results:
+    """BLEU, ROUGE-L and CIDEr of texts as the original's tokenizer left them."""
+    items = content.get("items", [])
+    answers = [item["tokenized_candidate"] for item in items]
+    references = [item["tokenized_references"] for item in items]
+
+    def alike(ours: float, expected: float) -> float:
+        return expected if abs(ours - expected) <= LIMIT * max(abs(expected), 1e-6) else ours
+
+    ciders = text.cider(answers, references) if items else []
+    for item, answer, texts, cider in zip(items, answers, references, ciders, strict=True):
+        rouge = text.rouge_l(answer, texts)
+        for order, (ours, expected) in enumerate(
+            zip(text.corpus_bleu([answer], [texts]), item["bleu"], strict=True), 1
+        ):
+            yield f"{item['id']} BLEU-{order}", alike(ours, expected), expected
+        for name, ours in (("rouge_l", rouge), ("cider", cider)):
+            yield f"{item['id']} {name}", alike(ours, item[name]), item[name]
+    if corpus := content.get("corpus"):
+        bleus = text.corpus_bleu(answers, references)
+        ours_of = {f"Bleu_{order}": value for order, value in enumerate(bleus, 1)}
+        ours_of |= {"CIDEr": float(np.mean(ciders))}
+        ours_of["ROUGE_L"] = float(np.mean([text.rouge_l(a, r) for a, r in zip(answers, references, strict=True)]))
+        for name, expected in corpus.items():
+            yield name, alike(ours_of.get(name, np.nan), expected), expected
+
+
 SECTIONS: Sections = {
     "vqa_med_2021": (
         Check.of(_med_pairs, "pairs", "all_pairs_as_one_file"),
@@ -198,6 +225,6 @@ SECTIONS: Sections = {
         Check.of(_rad_normalisation, "answer_normalisation"),
         Check.of(_rad_files, "labels", "test_targets", "predictions"),
     ),
-    "captions": (),
+    "captions": (Check.of(_captions, "items", "corpus"),),
     "vqa_v2": (Check.of(_vqa_v2, "cases", "questions"), Check.of(_vqa_v2_files, "files")),
 }

@@ -65,7 +65,7 @@ MODELS = {
 SECTIONS = ("jaxvqa.golden.rwsan", "jaxvqa.golden.cmsa_text", "jaxvqa.golden.blip_data", "jaxvqa.golden.metrics")
 """Modules with `SECTIONS`: name of a case file's section -> its checks; none for one that is not supported yet."""
 
-RULES = ("jaxvqa.golden.sysu_hcp_rules", "jaxvqa.golden.blip", "jaxvqa.golden.blip_data")
+RULES = ("jaxvqa.golden.sysu_hcp_rules", "jaxvqa.golden.blip", "jaxvqa.golden.blip_data", "jaxvqa.golden.medvl")
 """Modules of case files with others beside them: `RUNNERS`, rows (recognises its content, makes the rows of a case)."""
 
 Run = Callable[[Case], Iterable[Row]]
