@@ -73,4 +73,4 @@ $(VENV)/oracle.done: $(NEEDS)
 FORCE:
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache
