@@ -26,7 +26,8 @@ from jaxvqa.data.images import CLIP_MEAN, CLIP_STD
 from jaxvqa.decoding import rules
 from jaxvqa.decoding.loop import Generator
 from jaxvqa.explain import gradcam
-from jaxvqa.golden.cases import Case, Results, Row
+from jaxvqa.golden.blip_data import tokenizer_of
+from jaxvqa.golden.cases import Case, Results, Row, Skipped
 from jaxvqa.golden.parts import compare_all
 from jaxvqa.golden.training import Named, Precision, Run, Step, Training, config_of, pixels, train
 from jaxvqa.losses import cross_entropy, text_loss
@@ -564,15 +565,15 @@ def _answers(case: Case) -> Iterator[Row]:
     counts, weights = given["n"].astype(int), given["weights"]
     answers = given.get("answer_ids")
     special = options["special_ids"]
-    if answers is None:  # the answers are among the candidates, by their texts
-        texts, known = (list(case.manifest["inputs"][name]) for name in ("answers", "candidates"))
-        if not set(texts) <= set(known):
-            answers = None
-        else:
-            places = [known.index(text) for text in texts]
-            answers, mask = given["candidate_ids"][places], given["candidate_mask"][places].astype(bool)
-    else:
+    mask = np.ones((0, 0), bool)
+    if answers is not None:
         mask = given["answer_mask"].astype(bool)
+    else:
+        try:
+            answers, mask = _answers_of(case)
+        except Skipped as reason:
+            trained = [name for name in case.expected if name == "loss" or name.startswith("train_decoder_logits")]
+            yield from (case.failed(name, reason) for name in trained)
     batch: dict[str, Any] = {"question": question, "question_mask": question_mask}
     width = 2 if answers is None else answers.shape[1]
     most = int(counts.max())
@@ -627,6 +628,21 @@ def _answers(case: Case) -> Iterator[Row]:
         named = lambda run: {"grad_norms": ("gradients", run.norms(run.follow([0.0])[0].gradients))}  # noqa: E731
         alone = dataclasses.replace(case, expected={"grad_norms": case.expected["grad_norms"]})
         yield from train(alone, training, named)
+
+
+def _answers_of(case: Case) -> tuple[np.ndarray, np.ndarray]:
+    """The token ids of a case's answers, which it may state as texts alone; raises `Skipped` without the vocabulary."""
+    inputs, given = case.manifest["inputs"], case.inputs
+    texts, known = list(inputs["answers"]), list(inputs.get("candidates", ()))
+    if set(texts) <= set(known):
+        places = [known.index(text) for text in texts]
+        return given["candidate_ids"][places], given["candidate_mask"][places].astype(bool)
+    tokenizer = tokenizer_of(case)
+    rows = [[tokenizer.decode_begin, *tokenizer.whole(text)[1:]] for text in texts]
+    ids = np.full((len(rows), max(map(len, rows))), tokenizer.padding)
+    for row, own in zip(ids, rows, strict=True):
+        row[: len(own)] = own
+    return ids, np.arange(ids.shape[1])[None] < np.asarray([len(own) for own in rows])[:, None]
 
 
 def _two_images(case: Case) -> Iterator[Row]:

@@ -223,9 +223,9 @@ SPECIAL = {
 }
 
 
-def _tokenizer_of(case: Case) -> blip_text.CaptionTokenizer:
+def tokenizer_of(case: Case) -> blip_text.CaptionTokenizer:
     """That of the vocabulary which the environment names, or else of one beside the case with its special tokens' ids."""
-    stated = case.manifest.get("tokenizer", {})
+    stated = case.manifest.get("tokenizer") or case.manifest.get("options", {}).get("special_ids", {})
     ids = {SPECIAL[name]: stated[name] for name in SPECIAL.keys() & stated.keys()}
     if VOCABULARY in os.environ:
         path = Path(os.environ[VOCABULARY])
@@ -247,7 +247,7 @@ def _read(file: Path) -> blip_text.CaptionTokenizer:
 
 
 def _tokens(content: dict[str, Any], case: Case) -> Results:
-    tokenizer = _tokenizer_of(case)
+    tokenizer = tokenizer_of(case)
     for name, token in SPECIAL.items():
         if name in content:
             yield token, tokenizer.token_id(token), content[name]
@@ -263,7 +263,7 @@ def _tokens(content: dict[str, Any], case: Case) -> Results:
 
 
 def _prompt(content: dict[str, Any], case: Case) -> Results:
-    ids = _tokenizer_of(case).whole(content["text"])
+    ids = tokenizer_of(case).whole(content["text"])
     if "ids" in content:
         yield "ids", ids, content["ids"]
     if "prompt_length" in content:
@@ -271,7 +271,7 @@ def _prompt(content: dict[str, Any], case: Case) -> Results:
 
 
 def _captions(cases: list[dict[str, Any]], case: Case) -> Results:
-    tokenizer = _tokenizer_of(case)
+    tokenizer = tokenizer_of(case)
     prompt = case.manifest.get("prompt", {}).get("text", blip_text.PROMPT)
     for row in cases:
         yield str(row["ids"]), tokenizer.decode(row["ids"])[len(prompt) :], row["out"]

@@ -20,7 +20,7 @@ CASES = {
         "train_item0_caption_and_id": ["a small one", 0],
         "items": 2,
     },
-    "openi": [{"query": "a b", "wanted": 5, "available": 3, "records": 3}],
+    "openi": [{"query": "a b", "wanted": 2, "available": 3, "records": 3}],
 }
 
 
