@@ -27,6 +27,9 @@ NAMES = [getattr(name, "values", [name])[0] for name in ALL] + [
 @pytest.mark.parametrize("name", NAMES)
 def test_every_config_names_one_that_writes_predictions(name):
     config = configs.load(name)
+    if name == "configs/blip_pretrain.py:published":  # a list of captions alone, of which nothing is kept apart
+        assert not config.evals
+        return
     assert config.main_eval in config.evals
     row = config.evals[configs.main_evaluation(config)]
     assert row.type not in evaluators.WITHOUT_PREDICTIONS
