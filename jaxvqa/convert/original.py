@@ -25,8 +25,8 @@ from jaxvqa.models import build
 Config = Mapping[str, Any]
 """The `model` part of a config."""
 
-Shapes = dict[str, jax.ShapeDtypeStruct]
-"""What a model is called with: name -> shape and dtype."""
+Shapes = dict[str, Any]
+"""What a model is called with: name -> ShapeDtypeStruct, or several of them."""
 
 
 @dataclasses.dataclass(frozen=True)

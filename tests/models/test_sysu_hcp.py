@@ -267,7 +267,7 @@ def test_sizes_come_from_a_config():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"backbone": "resnest51"}, "model.backbone is 'resnest51'; .*Did you mean 'resnest50'"),
+        ({"backbone": "resnest51"}, "model.backbone is 'resnest51': .*Did you mean 'resnest50'"),
         (
             {"backbone": "vgg16", "sizes": {"width": 1, "dtype": 2}},
             "model.sizes.width .*\n.*model.sizes.dtype is not a size",

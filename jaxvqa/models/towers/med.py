@@ -155,7 +155,7 @@ class TwinMEDBlock(MEDBlock):
         if self.merges:
             self.merge = Linear(self.width, self.dtype, kernel_init=INIT)
 
-    def remember(self, memory: Float[Array, "2*B N E"]) -> KeyValue:
+    def remember(self, memory: Float[Array, "M N E"]) -> KeyValue:
         """Keys and values of all first images, and of all second ones, in two halves."""
         first, second = jnp.split(memory, 2)
         both = self.cross_attention.project(first), self.second_cross_attention.project(second)
