@@ -367,7 +367,8 @@ FIELDS: tuple[Row, ...] = (
     ("generate.length_penalty", Range(), "exponent of the length that a beam's score is divided by"),
     ("generate.temperature", NOT_NEGATIVE, "0: the best token each time; otherwise tokens are drawn"),
     ("generate.top_k", COUNT_OR_0, "draws from that many of the best tokens; 0: from all"),
-    ("generate.m(ax|in)_length", COUNT, "of a text, its prompt included"),
+    ("generate.max_length", COUNT, "most tokens of a text, its prompt included"),
+    ("generate.min_length", COUNT, "fewest tokens of a text, its prompt included"),
     (
         "generate.repetition_penalty",
         Range(0, above=True),

@@ -121,3 +121,33 @@ def test_a_run_that_mixes_pictures_and_keeps_statistics_ends_the_same(phantoms, 
         assert done.returncode == 0, done.stderr
     assert any("batch_stats" in path for path in runs.final_arrays(tmp_path / "whole"))
     assert_same(tmp_path / "stopped", tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_queues_and_momentum_go_on_where_they_were(phantoms, tmp_path):
+    """A run of BLIP that is killed between two writes of its queue ends with the same bits: copies, queue, place and all."""
+    changes = {
+        "data__examples": "phantom_vqa/tiny_captions",
+        "data__vocabulary_parts": (),
+        "evals__val__every": "9 steps",
+    }
+    config = "configs/blip_pretrain.py:small"
+
+    def command(name):
+        words = runs.command(phantoms, tmp_path / name, config, **changes)
+        return [word for word in words if not word.startswith("--config.data.answers")]
+
+    done = runs.run(command("whole"))
+    assert done.returncode == 0, done.stderr
+    process = subprocess.Popen(command("killed"), cwd=runs.ROOT, env=runs.environment(), stderr=subprocess.DEVNULL)
+    written = tmp_path / "killed" / "metrics.jsonl"
+    deadline = time.monotonic() + 240
+    while process.poll() is None and time.monotonic() < deadline:
+        if written.exists() and any(row["step"] >= 3 for row in logs.read_metrics(tmp_path / "killed")):
+            process.kill()
+        time.sleep(0.002)
+    process.wait()
+    again = runs.run(command("killed"))
+    assert again.returncode == 0, again.stderr
+    assert any("queue" in path for path in runs.final_arrays(tmp_path / "whole"))
+    assert_same(tmp_path / "killed", tmp_path / "whole")
