@@ -115,8 +115,10 @@ def phantom_vqa(config: ml_collections.ConfigDict, *, pixels: bool) -> None:
     if "queue" in config.loss:
         config.model.features = 64
         config.loss.queue = 1024
+        # At the rate of the others it falls to a hundredth before features mean anything.
+        config.optim.lr_scale = ((r"temperature", 0.1), (r".*", 1.0))
     config.batch_size = 64
-    config.total = "20 epochs"
+    config.total = "30 epochs"
     config.optim.lr = 1e-3
     config.optim.clip_norm = 1.0
     config.optim.schedule = ml_collections.ConfigDict(common.COSINE)

@@ -65,6 +65,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         config.data.answers.update({"rule": "soft" if not chosen else "exact", "min_count": 1 if chosen else 10})
         config.generate.update({"beams": 1, "attend_padding": False})
         config.ranking.first = 16
+        config.total = "30 epochs" if chosen == "vqa_rad" else "4 epochs"
         evaluations(config, "25 %", 128, split="test" if chosen else "val")
     if "small" in variants:
         blip_pretrain.small(config)
