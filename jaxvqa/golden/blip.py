@@ -23,18 +23,14 @@ from jaxvqa.convert.table import Rule, Table, nested
 from jaxvqa.convert.towers.med import DECODER, ENCODER, POSITION_IDS
 from jaxvqa.convert.towers.vit import VIT, VIT_STACKED
 from jaxvqa.data.images import CLIP_MEAN, CLIP_STD
-from jaxvqa.decoding import rules
-from jaxvqa.decoding.loop import Generator
 from jaxvqa.explain import gradcam
-from jaxvqa.golden.blip_data import tokenizer_of
-from jaxvqa.golden.cases import Case, Results, Row, Skipped
+from jaxvqa.golden.cases import Case, Results, Row
 from jaxvqa.golden.parts import compare_all
 from jaxvqa.golden.training import Named, Precision, Run, Step, Training, config_of, pixels, train
-from jaxvqa.losses import cross_entropy, text_loss
+from jaxvqa.losses import text_loss
 from jaxvqa.metrics import retrieval
 from jaxvqa.models.towers.med import MED
 from jaxvqa.models.towers.vit import ViT
-from jaxvqa.tasks.image_captioning import search_of
 from jaxvqa.tasks.image_text import ImageText, Parts
 
 VIT_OPTIONS = {"patch_size": "patch", "embed_dim": "width", "depth": "depth", "num_heads": "heads"}
@@ -152,7 +148,7 @@ def _window(logits: np.ndarray, expected: np.ndarray) -> np.ndarray:
 # --- the whole model -------------------------------------------------------------------------------------------------------
 
 
-def _load(case: Case, original: Original | None = None) -> tuple[Row, Checkpoint]:
+def load(case: Case, original: Original | None = None) -> tuple[Row, Checkpoint]:
     """Sends a checkpoint through a file, and back."""
     options, tensors = case.manifest["options"], case.checkpoint()
     med = options.get("med", options.get("med_encoder"))
@@ -164,7 +160,12 @@ def _load(case: Case, original: Original | None = None) -> tuple[Row, Checkpoint
     return case.back_again(tensors, original.to_original(found)), found
 
 
-def _tokenizer(special: Mapping[str, int], size: int) -> dict[str, Any]:
+def found_model(found: Checkpoint) -> Any:
+    """The network of a checkpoint."""
+    return models.build({key: value for key, value in found.config.items() if key not in ("queue", "positives")})
+
+
+def tokenizer_with(special: Mapping[str, int], size: int) -> dict[str, Any]:
     """A tokenizer of that many tokens whose special ones have the case's ids, by their use."""
     named = {f"[{use.upper()}]": number for use, number in special.items()}
     words = {f"word{i}": i for i in range(size) if i not in named.values()} | named
@@ -207,15 +208,15 @@ def _training(case: Case, found: Checkpoint) -> Training:
         "text_mask": given["attention_mask"].astype(bool),
         "image_id": given.get("idx", np.arange(size)),
     }
-    assets = {"tokenizer": _tokenizer(options["special_ids"], model["vocab_size"])}
+    assets = {"tokenizer": tokenizer_with(options["special_ids"], model["vocab_size"])}
     tensors = _tensors(found)
     names = case.manifest.get("names_of_out_grad_norms", ())
     # A softmax does not feel what is added to all of its scores.
     zero = [name for name in names if name.endswith("self.key.bias")]
-    return Training(config, batch, found.variables, tensors, names, zero, assets=assets, recorder=_Silent)
+    return Training(config, batch, found.variables, tensors, names, zero, assets=assets, recorder=Silent)
 
 
-class _Silent:
+class Silent:
     """A task's model, of whose many calls none is what it gave."""
 
     output = None
@@ -244,7 +245,7 @@ def _seen_by_loss(run: Run, state: Any) -> tuple[Any, Parts]:
 
 def _whole(case: Case) -> Iterator[Row]:
     """Pre-training and retrieval: the losses and what they are made of, their gradients, steps, and the evaluation."""
-    row, found = _load(case)
+    row, found = load(case)
     yield row
     # Sizes at which two precisions and a gradient are too much are decided by the forward pass.
     stepped = [name for name in case.expected if "grad_norms" in name or name.startswith("step")]
@@ -356,7 +357,7 @@ def _forward(case: Case, run: Run, found: Checkpoint, state: Any, parts: Parts) 
         ours[name] = np.asarray([np.linalg.norm(np.asarray(written[key], np.float64)) for key in names])
     if any(name.startswith(("multimodal_positive", "itm_logits_image_text")) for name in case.expected):
         ours |= _all_pairs(run, state)
-    return ours | _summaries(case, ours)
+    return ours | summaries(case, ours)
 
 
 def _all_pairs(run: Run, state: Any) -> dict[str, Any]:
@@ -374,7 +375,7 @@ def _all_pairs(run: Run, state: Any) -> dict[str, Any]:
     return {"multimodal_positive_hidden": own["states"], "itm_logits_image_text": pairs.reshape(count, count, 2)}
 
 
-def _summaries(case: Case, ours: Mapping[str, Any]) -> dict[str, Any]:
+def summaries(case: Case, ours: Mapping[str, Any]) -> dict[str, Any]:
     """What full-size cases store of a tensor: shape, moments, the first of its first row and the last of its last one."""
     found: dict[str, Any] = {}
     for name in case.expected:
@@ -400,7 +401,7 @@ def _summaries(case: Case, ours: Mapping[str, Any]) -> dict[str, Any]:
 
 def _heads(case: Case) -> Iterator[Row]:
     """The matching head, whose texts begin as those that are read alone do, and the feature extractor."""
-    row, found = _load(case)
+    row, found = load(case)
     yield row
     config = {name: value for name, value in found.config.items() if name not in ("queue", "positives")}
     model: Any = models.build(config)
@@ -426,7 +427,7 @@ def _heads(case: Case) -> Iterator[Row]:
 def _maps(case: Case) -> Iterator[Row]:
     """Attention maps of the matching head, by token."""
     options, given = dict(case.manifest["options"]), case.inputs
-    row, found = _load(case)
+    row, found = load(case)
     yield row
     text, mask = jnp.asarray(given["input_ids"], jnp.int32), given["attention_mask"].astype(bool)
     image = jnp.asarray(np.moveaxis(given["image"], 1, -1))
@@ -445,217 +446,6 @@ def _maps(case: Case) -> Iterator[Row]:
         ours |= {f"map_resized_{place}": large, f"map_blurred_{place}": soft}
         ours[f"overlay_{place}"] = gradcam.overlaid(rgb, soft)
     yield from compare_all(case, ours)
-
-
-# --- captions, answers, two images ---------------------------------------------------------------------------------------
-
-
-def _written(case: Case, found: Checkpoint, name: str, batch: Mapping[str, Any], **changes: Any) -> Training:
-    """Captions, or answers, in the program's terms: the loss's gradients, without a step."""
-    options, model = case.manifest["options"], dict(found.config)
-    for field in ("queue", "positives"):
-        model.pop(field, None)
-    model = {"name": "blip", **model}
-    config = config_of(
-        name,
-        model,
-        {"name": "AdamW"},
-        batch_size=len(case.inputs["image"]),
-        data__image_size=case.inputs["image"].shape[-1],
-        **changes,
-    )
-    config.compile.vocab_size = model["vocab_size"]
-    assets = {"tokenizer": _tokenizer(options["special_ids"], model["vocab_size"]), "answers": ["word5"]}
-    names = case.manifest.get("names_of_out_grad_norms", ())
-    zero = [key for key in names if key.endswith("self.key.bias")]
-    given = {"image": pixels(case.inputs["image"], CLIP_MEAN, CLIP_STD), **batch}
-    written = blip.layout(model).write
-    return Training(config, given, found.variables, written, names, zero, assets=assets, recorder=_Silent)
-
-
-def _search(options: Mapping[str, Any], output: str, prompt: int) -> Any:
-    """The search of an output such as `generate_beam3_rp11`: three beams, a penalty of 1.1."""
-    match = re.fullmatch(r"generate_beam(\d+)(?:_rp(\d)(\d+))?", output)
-    assert match is not None
-    penalty = float(f"{match[2]}.{match[3]}") if match[2] else 1.0
-    limits = {"max_length": 30, "min_length": 10} | dict(options.get("generate", {}))
-    settings = {"beams": int(match[1]), "repetition_penalty": penalty, "sample": False}
-    settings |= {name: limits[name] for name in ("max_length", "min_length")}
-    special = options["special_ids"]
-    return search_of(settings, end=special["sep"], padding=special["pad"], prompt=prompt)
-
-
-def _as_ids(case: Case, output: str, prompt: np.ndarray, found: Any) -> np.ndarray:
-    """What was written as the original returns it: behind the prompt, with the end where there is room for it."""
-    special, limits = case.manifest["options"]["special_ids"], case.manifest["options"].get("generate", {})
-    most, rows = limits.get("max_length", 30), []
-    for begin, tokens, length in zip(prompt, np.asarray(found.tokens), np.asarray(found.lengths), strict=True):
-        ids = [*begin, *tokens[:length]]
-        rows.append(ids + [special["sep"]] * (len(ids) < most))
-    width = case.expected[output].shape[1]
-    return np.asarray([(ids + [special["pad"]] * width)[:width] for ids in rows])
-
-
-def _generated(case: Case, model: Any, params: Any, prompt: np.ndarray, **inputs: Any) -> dict[str, Any]:
-    """The ids of every search that the case holds, and the scores of its texts."""
-    ours: dict[str, Any] = {}
-    for output in case.expected:
-        if re.fullmatch(r"generate_beam\d+(_rp\d+)?", output):
-            generator = Generator(model, _search(case.manifest["options"], output, prompt.shape[1]), buckets=())
-            found = generator({"params": params}, list(prompt), **inputs)
-            ours |= {output: _as_ids(case, output, prompt, found), f"{output}_score": found.scores}
-    return ours
-
-
-def _captions(case: Case) -> Iterator[Row]:
-    row, found = _load(case)
-    yield row
-    options, given = case.manifest["options"], case.inputs
-    text, count = given["input_ids"], options["prompt_length"]
-    smoothing = {"loss__smoothing": options.get("label_smoothing", 0.1)}
-
-    def training() -> Training:
-        batch = {"text": text, "text_mask": given["attention_mask"].astype(bool)}
-        changes = {"data__max_tokens": text.shape[1], "data__prompt": "", **smoothing}
-        return _written(case, found, "blip_caption", batch, **changes)
-
-    def of_run(run: Run) -> Run:
-        task: Any = run.task
-        task._prompt = np.asarray(text[0, :count])
-        return run
-
-    run = of_run(Run(training(), Precision(case, np.float32)))
-    task, params = run.task, run.start.params
-    each, tokens, logits = jax.jit(lambda params: task.of_captions(params, run.batch, {}, train=False))(params)
-    image = jnp.asarray(np.moveaxis(given["image"], 1, -1))
-    embeds, _, _ = task.model.apply({"params": params}, image, method="see")
-    ours = {"logits": logits, "loss": each.sum() / tokens.sum(), "image_embeds": embeds}
-    ours |= _generated(case, found_model(found), params, np.asarray(text[:, :count]), image=image)
-    if "sample_logits" in given:
-        ours["sample_probabilities"] = _sampling(options, given)
-    yield from compare_all(case, ours | _summaries(case, ours))
-    if "grad_norms" in case.expected:
-        named = lambda run: {"grad_norms": ("gradients", run.norms(of_run(run).follow([0.0])[0].gradients))}  # noqa: E731
-        alone = dataclasses.replace(case, expected={"grad_norms": case.expected["grad_norms"]})
-        yield from train(alone, training, named)
-
-
-def found_model(found: Checkpoint) -> Any:
-    """The network of a checkpoint."""
-    return models.build({key: value for key, value in found.config.items() if key not in ("queue", "positives")})
-
-
-def _sampling(options: Mapping[str, Any], given: Mapping[str, np.ndarray]) -> Any:
-    """The distribution that a token is drawn from, behind a context."""
-    special = options["special_ids"]
-    stated = {"min_length": 10, "top_p": 0.9} | dict(options.get("sample", {}))
-    settings = {"beams": 1, "repetition_penalty": 1.0, "max_length": 100, "sample": True} | stated
-    search = search_of(settings, end=special["sep"], padding=special["pad"], prompt=1)
-    context = jnp.asarray(given["sample_context"], jnp.int32)
-    nothing = jnp.zeros((len(context), 1), jnp.int32)
-    written = rules.Written(context, jnp.ones(context.shape, bool), nothing, jnp.zeros((), jnp.int32))
-    return jax.nn.softmax(rules.apply(search.limits.rules, jnp.asarray(given["sample_logits"]), written), axis=-1)
-
-
-def _answers(case: Case) -> Iterator[Row]:
-    row, found = _load(case, blip.VQA)
-    yield row
-    options, given = case.manifest["options"], case.inputs
-    question, question_mask = given["question_ids"], given["question_mask"].astype(bool)
-    counts, weights = given["n"].astype(int), given["weights"]
-    answers = given.get("answer_ids")
-    special = options["special_ids"]
-    mask = np.ones((0, 0), bool)
-    if answers is not None:
-        mask = given["answer_mask"].astype(bool)
-    else:
-        try:
-            answers, mask = _answers_of(case)
-        except Skipped as reason:
-            trained = [name for name in case.expected if name == "loss" or name.startswith("train_decoder_logits")]
-            yield from (case.failed(name, reason) for name in trained)
-    batch: dict[str, Any] = {"question": question, "question_mask": question_mask}
-    width = 2 if answers is None else answers.shape[1]
-    most = int(counts.max())
-    text = np.full((len(question), most, width), special["pad"], np.int64)
-    there, weight = np.zeros(text.shape, bool), np.zeros(text.shape[:2], np.float32)
-    if answers is not None:
-        for i, (start, count) in enumerate(zip(np.cumsum(counts) - counts, counts, strict=True)):
-            rows = slice(start, start + count)
-            text[i, :count], there[i, :count], weight[i, :count] = answers[rows], mask[rows], weights[rows]
-    there[..., 0] = True
-    batch |= {"text": text, "text_mask": there, "weight": weight}
-    changes = {"data__max_tokens": question.shape[1], "loss__smoothing": options.get("label_smoothing", 0.1)}
-    changes |= {"data__max_answers": most, "data__max_answer_tokens": width}
-
-    def training() -> Training:
-        return _written(case, found, "blip_vqa", batch, **changes)
-
-    run = Run(training(), Precision(case, np.float32))
-    task: Any = run.task
-    params, image = run.start.params, jnp.asarray(np.moveaxis(given["image"], 1, -1))
-
-    @jax.jit
-    def forward(params: Any, batch: Any) -> Any:
-        _, (metrics, _) = type(task).loss(task, params, {}, batch, {}, train=False)
-        flat = [batch[name].reshape(-1, width) for name in ("text", "text_mask")]
-        asked = {"question": batch["question"], "question_mask": batch["question_mask"]}
-        logits, out = task.model.apply({"params": params}, image=image, text=flat[0], text_mask=flat[1], **asked)
-        return metrics["loss"], logits, out["question_states"]
-
-    (total, images), logits, states = forward(params, run.batch)
-    ours: dict[str, Any] = {"question_states": states}
-    if answers is not None:
-        kept = np.concatenate([np.arange(count) + i * most for i, count in enumerate(counts)])
-        ours |= {"train_decoder_logits": np.asarray(logits)[kept], "loss": total / images}
-    if "candidate_ids" in given:
-        candidates = given["candidate_ids"].astype(np.int32), given["candidate_mask"].astype(bool)
-        ranked = jax.jit(lambda params, batch: task.rank(params, batch, candidates, options["k_test"]))(
-            params, run.batch
-        )
-        ours |= {"first_token_prob": ranked.first, "topk_ids": ranked.kept, "topk_loss": ranked.loss}
-        ours["rank_answer"] = ranked.best
-    vision = found_model(found)
-    if any(name.startswith("image_embeds") for name in case.expected):
-        ours["image_embeds"] = vision.apply(
-            {"params": params}, method=lambda model: model.vision_tower(image)[1]["tokens"]
-        )
-    prompt = np.full((len(question), 1), special["dec"])
-    asked = {"question": jnp.asarray(question, jnp.int32), "question_mask": jnp.asarray(question_mask)}
-    ours |= _generated(case, vision, params, prompt, image=image, attend_padding=jnp.asarray(True), **asked)
-    yield from compare_all(case, ours | _summaries(case, ours))
-    if "grad_norms" in case.expected:
-        named = lambda run: {"grad_norms": ("gradients", run.norms(run.follow([0.0])[0].gradients))}  # noqa: E731
-        alone = dataclasses.replace(case, expected={"grad_norms": case.expected["grad_norms"]})
-        yield from train(alone, training, named)
-
-
-def _answers_of(case: Case) -> tuple[np.ndarray, np.ndarray]:
-    """The token ids of a case's answers, which it may state as texts alone; raises `Skipped` without the vocabulary."""
-    inputs, given = case.manifest["inputs"], case.inputs
-    texts, known = list(inputs["answers"]), list(inputs.get("candidates", ()))
-    if set(texts) <= set(known):
-        places = [known.index(text) for text in texts]
-        return given["candidate_ids"][places], given["candidate_mask"][places].astype(bool)
-    tokenizer = tokenizer_of(case)
-    rows = [[tokenizer.decode_begin, *tokenizer.whole(text)[1:]] for text in texts]
-    ids = np.full((len(rows), max(map(len, rows))), tokenizer.padding)
-    for row, own in zip(ids, rows, strict=True):
-        row[: len(own)] = own
-    return ids, np.arange(ids.shape[1])[None] < np.asarray([len(own) for own in rows])[:, None]
-
-
-def _two_images(case: Case) -> Iterator[Row]:
-    row, found = _load(case, blip.NLVR)
-    yield row
-    first, second = np.split(np.moveaxis(case.inputs["image"], 1, -1), 2)
-    text = jnp.asarray(case.inputs["input_ids"], jnp.int32).at[:, 0].set(case.manifest["options"]["special_ids"]["enc"])
-    mask = jnp.asarray(case.inputs["attention_mask"], bool)
-    params = jax.tree.map(jnp.asarray, found.params)
-    image = jnp.asarray(np.stack([first, second], axis=1))
-    logits, _ = jax.jit(found_model(found).apply)({"params": params}, image=image, text=text, text_mask=mask)
-    targets = jnp.asarray(case.inputs["targets"], jnp.int32)
-    yield from compare_all(case, {"logits": logits, "loss": cross_entropy(logits, targets).mean()})
 
 
 # --- what fine-tuning takes of a pre-training -------------------------------------------------------------------------------
@@ -738,7 +528,4 @@ MODELS: Mapping[str, Callable[[Case], Iterator[Row]]] = {
     "BLIP_ITM": _heads,
     "BLIP_ITM with Grad-CAM": _maps,
     "BLIP_Base": _heads,
-    "BLIP_Decoder": _captions,
-    "BLIP_VQA": _answers,
-    "BLIP_NLVR": _two_images,
 }

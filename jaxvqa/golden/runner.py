@@ -54,10 +54,10 @@ MODELS = {
         (
             *("VisionTransformer", "BertModel + BertLMHeadModel (MED), not tied to each other"),
             *("BLIP_Pretrain", "BLIP_Retrieval", "BLIP_ITM", "BLIP_ITM with Grad-CAM", "BLIP_Base (feature extractor)"),
-            *("BLIP_Decoder", "BLIP_VQA", "BLIP_NLVR"),
         ),
         "jaxvqa.golden.blip",
     ),
+    **dict.fromkeys(("BLIP_Decoder", "BLIP_VQA", "BLIP_NLVR"), "jaxvqa.golden.blip_answers"),
     **dict.fromkeys((*BACKBONES, "resnest", "RepVGG", "densenet"), "jaxvqa.golden.sysu_hcp"),
 }
 """A manifest's `model` -> the module that runs it, with `run(case) -> list of Row`."""
