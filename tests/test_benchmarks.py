@@ -5,9 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks import planted_lesions
 from benchmarks.flop import flop
 from jaxvqa import configs, models, paths
 from jaxvqa.errors import ConfigError
+from jaxvqa.explain.explanation import AttentionMap, Explanation
 from tests.oracle import torch
 
 IMAGE, KERNEL = jnp.zeros((2, 9, 8, 4)), jnp.zeros((3, 3, 4, 6))
@@ -147,3 +149,28 @@ def test_the_time_of_a_whole_retrieval_is_that_of_its_parts():
     row = retrieval.per_second({"image_features": 0.5, "text_features": 0.1, "match": 2.0}, images=4, texts=8)
     assert row == {"images_per_second": 8, "texts_per_second": 40, "pairs_per_second": 16}
     assert retrieval.reckoned(row, 100, 500, 8000, passes=2) == 25 + 12.5 + 500
+
+
+def explanation(weights, boxes, words=()):
+    maps = tuple(AttentionMap(np.asarray(w, np.float32)) for w in weights)
+    word_attention = np.asarray(words or [1 / max(len(maps), 1)] * len(maps), np.float32)
+    words = tuple("w" * len(maps))
+    return Explanation(
+        1, 1, "?", words, word_attention, (("yes", 1.0),), (), np.asarray(boxes, np.float32), maps, b"", (200, 100)
+    )
+
+
+def test_a_peak_is_in_the_strongest_box_of_the_strongest_word():
+    boxes = [[0, 0, 40, 40], [150, 50, 190, 90]]
+    x, y = planted_lesions.peak(explanation([[0.9, 0.1], [0.1, 0.9]], boxes, words=[0.2, 0.8]))
+    assert (x, y) == pytest.approx((0.85, 0.7), abs=0.01)
+    assert planted_lesions.peak(explanation([[0.0, 0.0]], boxes)) is None
+
+
+def test_the_control_lays_a_peak_on_the_other_images_of_its_view():
+    left, right = np.asarray([[0.1, 0.1, 0.3, 0.3]]), np.asarray([[0.6, 0.6, 0.9, 0.9], [0.1, 0.1, 0.2, 0.2]])
+    peaks = [(0.25, 0.25), (0.7, 0.7), None, (0.7, 0.7), (0.5, 0.5)]
+    lesions = [left, right, left, left, left]
+    hit, control = planted_lesions.hits(peaks, lesions, ["a", "a", "a", "a", "alone"])
+    np.testing.assert_allclose(hit, [1, 1, 0, 0])
+    np.testing.assert_allclose(control, [2 / 3, 0, 0, 1 / 3])

@@ -151,6 +151,10 @@ WALK = {
         ): f"--config=configs/blip_{what}.py:small --config.init_from.model.workdir=runs/blip --workdir=runs/blip_{what}"
         for what in ("retrieval", "caption", "vqa")
     },
+    "python -m jaxvqa.explain --workdir=runs/blip --output=runs/blip/explained": (
+        "--workdir=runs/blip --output=runs/blip/explained"
+    ),
+    "python -m benchmarks.planted_lesions --workdir=runs/blip": "--workdir=runs/blip --count=20",
     "python -m jaxvqa.golden tests/golden/rwsan": "tests/golden/rwsan",
     "python -m pytest tests/test_configs.py tests/test_mirror.py": "tests/test_configs.py",
     "python -m benchmarks.train_step --peer": "--peer --config=configs/rwsan.py:small --steps=1 --json=step.json",

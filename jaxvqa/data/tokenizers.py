@@ -85,6 +85,10 @@ class Tokenizer:
         """The id of a token; None where there is none."""
         return self._tokenizer.token_to_id(token)
 
+    def token(self, number: int) -> str:
+        """The token of an id, as it is written in the vocabulary; empty for none."""
+        return self._special.get(number) or self._tokenizer.id_to_token(number) or ""
+
     def encode(self, text: str) -> list[int]:
         """Token ids of a text of the data: a special token that is spelt in it is text as any other; nothing is added."""
         ids = self._ids(text)

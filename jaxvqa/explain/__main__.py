@@ -1,6 +1,6 @@
 """Draws where a model looked.
 
-    python -m jaxvqa.explain --workdir=DIR --output=DIR [--split=val] [--ids=1,2,3 | --count=8]
+    python -m jaxvqa.explain --workdir=DIR --output=DIR [--split=val] [--ids=1,2,3 | --count=8] [--predict=explain]
 
 Writes one PNG for each question and an index.html that shows them all. The questions are those with the given ids, or a
 number of them spread evenly over the split (by default the split of the run's main evaluation).
@@ -37,12 +37,14 @@ def _run(argv: Sequence[str]) -> None:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--ids", default="", help="question ids, joined by commas")
     which.add_argument("--count", default=8, type=int, help="how many questions, spread over the split")
+    parser.add_argument("--predict", default="explain", help="which of the task's predict functions that explain")
     args = parser.parse_args(argv)
     if args.count < 1:
         raise ConfigError(f"--count={args.count}: expected at least 1.")
     logs.setup()
     log.info("reading %s and explaining its answers: the first is compiled …", args.workdir)
-    found = explain(Run.open(args.workdir), split=args.split, ids=_ids(args.ids), count=args.count)
+    which_ones = {"split": args.split, "ids": _ids(args.ids), "count": args.count}
+    found = explain(Run.open(args.workdir), **which_ones, predict=args.predict)
     print(write(found, args.output)[-1])
 
 

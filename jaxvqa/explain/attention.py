@@ -7,17 +7,23 @@ import numpy as np
 
 from jaxvqa import configs
 from jaxvqa.data.data_set import Split
-from jaxvqa.errors import ConfigError, DataError
+from jaxvqa.errors import ConfigError, DataError, choose
 from jaxvqa.evaluators.answers import annotators_of
 from jaxvqa.explain.explanation import AttentionMap, Explanation
 from jaxvqa.runs import Run
-from jaxvqa.tasks import Explains, Task
+from jaxvqa.tasks import Explains, Matches, Task
 from jaxvqa.tasks.predictions import Prediction
 from jaxvqa.types import Config
 
 
 def explain(
-    run: Run, *, split: str = "", ids: Sequence[int] = (), positions: Sequence[int] = (), count: int = 8
+    run: Run,
+    *,
+    split: str = "",
+    ids: Sequence[int] = (),
+    positions: Sequence[int] = (),
+    count: int = 8,
+    predict: str = "explain",
 ) -> list[Explanation]:
     """Explains answers of a run's newest checkpoint.
 
@@ -27,15 +33,19 @@ def explain(
       ids: question ids, in the order wanted.
       positions: instead of ids, places of the questions in the split: found at once, where ids need a pass over it.
       count: without ids and positions, that many questions spread evenly over the split.
+      predict: the task's predict function.
 
     Raises:
       CheckpointError: no checkpoint, or one that does not fit.
-      ConfigError: the run's task gives no attention over regions.
+      ConfigError: the run's task gives no attention over regions, or has no such function.
       DataError: the data set is not built, or has no question of some id (all unknown ones are named).
     """
     task = run.task
-    if "explain" not in task.predictions:
+    known = [name for name in task.predictions if name.startswith("explain")]
+    if not known:
         raise ConfigError(f"The task {run.config.task!r} has no predict function 'explain', so nothing can be drawn.")
+    if predict not in known:
+        raise ConfigError(f"The task {run.config.task!r} explains nothing by {predict!r}{choose(predict, known)}")
     source = run.data.split(split or default_split(run.final))
     if ids:
         positions = _positions_of(ids, source)
@@ -44,7 +54,7 @@ def explain(
     if outside := [p for p in positions if not 0 <= p < len(source)]:
         raise DataError(f"There are no questions at the places {outside}: the split has {len(source)}.")
     examples = source.read(positions)
-    predictions = run.predict("explain", examples)
+    predictions = run.predict(predict, examples)
     images = _images(run, source)
     pairs = zip(examples, predictions, strict=True)
     return [_explanation(example, prediction, task, images, blind=run.blind) for example, prediction in pairs]
@@ -109,18 +119,20 @@ def _explanation(
     *,
     blind: bool = False,
 ) -> Explanation:
-    question = example.get("question", "")  # a caption answers none
+    question, annotators = example.get("question", ""), tuple(annotators_of(example))  # a caption answers none
+    if isinstance(task, Matches):  # the question is whether it belongs to the image
+        question, annotators = example["caption"], ()
     words: Sequence[str] = ()
     boxes = np.zeros((0, 4), np.float32)
     if isinstance(task, Explains):
-        words, boxes = task.words(question), task.boxes(example)
+        words, boxes = task.words(example, prediction.outputs), task.boxes(example, prediction.outputs)
     image: Mapping[str, Any] = example
     if images is not None and "image" not in example:
         try:
             image = images.read_images([int(example["image_id"])])[0]
         except DataError:
             image = example
-    maps = _maps(prediction.outputs, len(boxes), words)
+    maps = _maps(prediction.outputs, len(boxes), words, smooth=isinstance(task, Explains) and task.smooth)
     on_words = prediction.outputs.get("question_attention", np.zeros(len(words)))
     return Explanation(
         id=int(example["question_id"]),
@@ -129,7 +141,7 @@ def _explanation(
         words=tuple(words),
         word_attention=np.asarray(on_words[: len(words)], np.float32),
         answers=prediction.answers,
-        annotators=tuple(annotators_of(example)),
+        annotators=annotators,
         boxes=boxes if maps else boxes[:0],
         maps=maps,
         image=bytes(image.get("image", b"")),
@@ -138,11 +150,13 @@ def _explanation(
     )
 
 
-def _maps(output: Mapping[str, np.ndarray], boxes: int, words: Sequence[str]) -> tuple[AttentionMap, ...]:
-    """The maps of `region_attention`: float[R], one for the answer, or float[T, R], one for each word that the model reads."""
+def _maps(
+    output: Mapping[str, np.ndarray], boxes: int, words: Sequence[str], *, smooth: bool
+) -> tuple[AttentionMap, ...]:
+    """The maps of `region_attention`: float[R], one for the answer, or float[T, R], one for each word."""
     if "region_attention" not in output or not boxes:
         return ()
     weights = np.asarray(output["region_attention"], np.float32)[..., :boxes]
     if weights.ndim == 1:
-        return (AttentionMap(weights),)
-    return tuple(AttentionMap(row, word) for row, word in zip(weights, words, strict=False))
+        return (AttentionMap(weights, smooth=smooth),)
+    return tuple(AttentionMap(row, word, smooth) for row, word in zip(weights, words, strict=False))

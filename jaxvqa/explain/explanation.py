@@ -13,12 +13,14 @@ class AttentionMap:
     """How much a model reads from each box of an image.
 
     Attributes:
-      weights: float32[R], the weight of each box; they add up to 1.
+      weights: float32[R], the weight of each box; they add up to 1, or are all 0.
       label: what reads, such as a word; empty for the only map of an answer.
+      smooth: whether the boxes are the cells of a square grid, drawn without edges (`jaxvqa.explain.gradcam`).
     """
 
     weights: Float[np.ndarray, " R"]
     label: str = ""
+    smooth: bool = False
 
 
 @dataclass(frozen=True)

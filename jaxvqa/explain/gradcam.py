@@ -1,15 +1,10 @@
-"""Where a matching network looked for each token: attention to the image times its gradient.
+"""Maps over a grid of patches, drawn smooth over the image (docs/originals/blip.md, section 16.5).
 
-docs/originals/blip.md, section 16.5. The gradients that count are those of the loss of a match, where they are positive, as the
-original has it.
+What the maps are made of is `jaxvqa.tasks.attention_gradient`.
 """
 
-from typing import Any
-
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Float
 from scipy import ndimage
 
 BLUR = 0.02
@@ -27,55 +22,6 @@ JET = {
     2: ((0, 0.5), (0.11, 1), (0.34, 1), (0.65, 0), (1, 0)),
 }
 """Red, green and blue of the colours: (place, value), linear between."""
-
-
-def attention_and_gradient(
-    model: Any,
-    params: Any,
-    image: Float[Array, "B H W C"],
-    text: Int[Array, "B T"],
-    text_mask: Bool[Array, "B T"],
-    *,
-    layer: int,
-) -> tuple[Float[Array, "B 2"], Float[Array, "B K T N"], Float[Array, "B K T N"]]:
-    """The matching logits, what block `layer` of the text model read of the images, and the loss's gradient with respect to it.
-
-    The loss is the sum over the pairs of -log softmax(logits)₁. Zeros are added to the weights of that block, and the gradient
-    is theirs.
-
-    Args:
-      model: a `jaxvqa.models.blip.BLIP` with a matching head.
-      params: its parameters.
-      image: what it sees.
-      text: token ids, whose first says how they are read.
-      text_mask: which of them are there.
-      layer: from 0.
-    """
-
-    def matched(zeros: Array | None) -> tuple[Array, tuple[Array, Array]]:
-        def forward(model: Any) -> Any:
-            tokens, mask, _ = model.see(image)
-            changes = None if zeros is None else {layer: lambda weights: weights + zeros}
-            return model.match(text, text_mask, model.remember(tokens, mask), changes=changes)
-
-        logits, out = model.apply({"params": params}, method=forward)
-        return -jnp.sum(jax.nn.log_softmax(logits)[:, 1]), (logits, out[f"cross_attention_{layer}"])
-
-    _, (_, shape) = jax.eval_shape(matched, None)
-    gradient, (logits, attention) = jax.grad(matched, has_aux=True)(jnp.zeros(shape.shape, shape.dtype))
-    return logits, attention, gradient
-
-
-def token_maps(
-    attention: Float[np.ndarray, "K T N"], gradient: Float[np.ndarray, "K T N"], text_mask: Bool[np.ndarray, " T"]
-) -> Float[np.ndarray, "T g g"]:
-    """For each token the mean over the heads of attention · max(gradient, 0) on the grid of patches; zeros for padding.
-
-    The first image token, which is of no patch, is left out.
-    """
-    maps = np.mean(attention * np.maximum(gradient, 0), axis=0)[:, 1:]
-    side = round(maps.shape[1] ** 0.5)
-    return np.where(text_mask[:, None], maps, 0).reshape(len(maps), side, side)
 
 
 def stretched(values: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:

@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from jaxvqa.data import pictures
 from jaxvqa.errors import DataError
+from jaxvqa.explain import gradcam
 from jaxvqa.explain.explanation import Explanation
 
 SIDE = 320
@@ -163,28 +164,52 @@ def drawn_maps(
     if drawn is None:
         return None, []
     image, boxes = drawn
-    return image, [(one.label, overlay(image, boxes, one.weights)) for one in explanation.maps]
+    draw = {True: lambda weights: smooth_overlay(image, weights), False: lambda weights: overlay(image, boxes, weights)}
+    return image, [(one.label, draw[one.smooth](one.weights)) for one in explanation.maps]
+
+
+def smooth_overlay(image: UInt8[np.ndarray, "H W 3"], weights: Float[np.ndarray, " R"]) -> UInt8[np.ndarray, "H W 3"]:
+    """Draws a map over the square grid of an image's cells as `jaxvqa.explain.gradcam` does; all zeros change nothing."""
+    if not np.any(weights):
+        return image.copy()
+    side = math.isqrt(len(weights))
+    values = gradcam.resized(gradcam.stretched(weights.reshape(side, side)), *image.shape[:2])
+    return (255 * gradcam.overlaid(image / 255, gradcam.blurred(values))).round().astype(np.uint8)
+
+
+STRIP = 6
+"""Panels in a row, where there is a map for each word."""
 
 
 def figure(explanation: Explanation) -> Figure:
-    """One question on one page: the image, the attention on it, on the words, and the best answers."""
-    page = Figure(figsize=(11, 4.4), dpi=110, layout="constrained")
-    FigureCanvasAgg(page)
+    """One question on one page: the image, the attention on it, on the words, and the best answers.
+
+    Where there is a map for each word, they stand below in a strip of panels.
+    """
     image, maps = drawn_maps(explanation)
-    parts: Any = page.subfigures(1, 3, width_ratios=(1, 1, 1.15))
-    left, middle, right = parts
+    rows = math.ceil(len(maps) / STRIP) if len(maps) > 1 else 0
+    page = Figure(figsize=(11, 4.4 + 2.2 * rows), dpi=110, layout="constrained")
+    FigureCanvasAgg(page)
+    above: Any = page
+    if rows:
+        halves: Any = page.subfigures(2, 1, height_ratios=(4.4, 2.2 * rows))
+        above, strip = halves
+        for i, (label, drawn) in enumerate(maps):
+            _show(strip.add_subplot(rows, STRIP, i + 1), drawn, plain(label))
+        maps = []
+    parts: Any = above.subfigures(1, 2 if rows else 3, width_ratios=(1, 1.6) if rows else (1, 1, 1.15))
+    left, right, middle = parts[0], parts[-1], None if rows else parts[1]
     if image is None:
-        for part in (left, middle):
+        for part in parts[:-1]:
             _say(part.add_subplot(), "no image in the data")
     else:
         _show(left.add_subplot(), image, "image")
-    if image is not None and not maps:
+    if image is not None and middle is not None:
         without = "the model reads no image" if explanation.blind else "the model gives no attention over regions"
-        _say(middle.add_subplot(), without)
-    columns = math.ceil(math.sqrt(len(maps)))
-    for i, (label, drawn) in enumerate(maps):
-        place = middle.add_subplot(math.ceil(len(maps) / columns), columns, i + 1)
-        _show(place, drawn, plain(label) or "attention over regions")
+        if maps:
+            _show(middle.add_subplot(), maps[0][1], maps[0][0] or "attention over regions")
+        else:
+            _say(middle.add_subplot(), without)
     words, answers = right.subplots(2, 1, height_ratios=(max(len(explanation.words), 3), len(explanation.answers)))
     _bars(words, "attention over words", explanation.words, explanation.word_attention, "#d97706")
     names = [name for name, _ in explanation.answers]

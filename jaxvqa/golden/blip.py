@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tokenizers
+from jaxtyping import Array
 
 from jaxvqa import models, optim, paths
 from jaxvqa.convert import blip
@@ -31,6 +32,7 @@ from jaxvqa.losses import text_loss
 from jaxvqa.metrics import retrieval
 from jaxvqa.models.towers.med import MED
 from jaxvqa.models.towers.vit import ViT
+from jaxvqa.tasks.attention_gradient import attention_and_gradient, matching, token_maps
 from jaxvqa.tasks.image_text import ImageText, Parts
 
 VIT_OPTIONS = {"patch_size": "patch", "embed_dim": "width", "depth": "depth", "num_heads": "heads"}
@@ -431,12 +433,20 @@ def _maps(case: Case) -> Iterator[Row]:
     yield row
     text, mask = jnp.asarray(given["input_ids"], jnp.int32), given["attention_mask"].astype(bool)
     image = jnp.asarray(np.moveaxis(given["image"], 1, -1))
-    read = functools.partial(gradcam.attention_and_gradient, found_model(found), layer=options["cross_attention_layer"])
+    model, layer = found_model(found), options["cross_attention_layer"]
+
+    @jax.jit
+    def read(params: Any, image: Array, text: Array, mask: Array) -> Any:
+        logits, attention, gradient = attention_and_gradient(matching(model, params, image, text, mask), layer=layer)
+        return logits, attention, -gradient  # the loss's
+
     params = jax.tree.map(jnp.asarray, found.params)
-    logits, attention, gradient = jax.jit(read)(params, image, text, jnp.asarray(mask))
+    logits, attention, gradient = read(params, image, text, jnp.asarray(mask))
     ours: dict[str, Any] = {"itm_logits": logits, "attention": attention, "attention_gradient": gradient}
     ours["loss"] = -jax.nn.log_softmax(logits)[:, 1].sum()
-    maps = np.asarray(gradcam.token_maps(np.asarray(attention[0]), np.asarray(gradient[0]), mask[0]))
+    maps = np.asarray(token_maps(attention, gradient, jnp.asarray(mask)))[0]
+    side = round(maps.shape[1] ** 0.5)
+    maps = maps.reshape(-1, side, side)
     ours["gradcam"] = maps
     ours["tokens_with_empty_map"] = np.flatnonzero((maps == 0).all((1, 2)))
     for place, token in enumerate(given.get("overlay_tokens", ())):

@@ -30,6 +30,9 @@ from jaxvqa.models.layers.linear import Linear
 from jaxvqa.models.layers.norm import unit
 from jaxvqa.precision import widened
 
+Changes = Mapping[int, Callable[[Array], Array]]
+"""Of the weights of some blocks' cross-attention, to ask for their gradients."""
+
 
 class Seen(flax.struct.PyTreeNode):
     """An image as texts read it.
@@ -114,7 +117,7 @@ class BLIP(nn.Module):
         seen: Seen,
         *,
         train: bool = False,
-        changes: dict[int, Callable[[Array], Array]] | None = None,
+        changes: Changes | None = None,
     ) -> tuple[Float[Array, "B 2"], dict[str, Array]]:
         """Reads texts beside images, B / M texts in a row for each of M images.
 
@@ -126,10 +129,16 @@ class BLIP(nn.Module):
         return logits, out | {"states": states}
 
     def write(
-        self, text: Int[Array, "B T"], text_mask: Bool[Array, "B T"], seen: Seen, *, train: bool = False
+        self,
+        text: Int[Array, "B T"],
+        text_mask: Bool[Array, "B T"],
+        seen: Seen,
+        *,
+        train: bool = False,
+        changes: Changes | None = None,
     ) -> tuple[Float[Array, "B T V"], dict[str, Array]]:
         """Scores every next token of texts about images: float32[B, T, V], and the tower's intermediates."""
-        return self.text_tower.write(text, text_mask, seen.memory, seen.mask, train=train)
+        return self.text_tower.write(text, text_mask, seen.memory, seen.mask, train=train, changes=changes)
 
     def prefill(
         self,
@@ -213,11 +222,12 @@ class BlipVqa(nn.Module):
         question_mask: Bool[Array, "B T"],
         *,
         train: bool = False,
+        changes: Changes | None = None,
     ) -> tuple[Float[Array, "B T D"], dict[str, Array]]:
         """The states of questions, each read beside its image, and the encoder's intermediates."""
         _, out = self.vision_tower(image, train=train)
-        memory = self.question_tower.remember(out["tokens"])
-        return self.question_tower.encode(question, question_mask, memory, out.get("real"), train=train)
+        memory, real = self.question_tower.remember(out["tokens"]), out.get("real")
+        return self.question_tower.encode(question, question_mask, memory, real, train=train, changes=changes)
 
     def write(
         self,

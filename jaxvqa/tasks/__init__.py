@@ -124,14 +124,20 @@ class Answers(Protocol):
 class Explains(Protocol):
     """What a task has besides whose prediction `explain` gives answers and attention maps.
 
-    The maps are `question_attention` float32[B, T] over `words` and `region_attention` float32[B, R] over `boxes`; a task
-    without one of them gives no such map, and nothing for it to lie on.
+    The maps are `question_attention` float32[B, T] over `words` and `region_attention` over `boxes`: float32[B, R], or
+    float32[B, T, R], one for each word. A task without one of them gives no such map, and nothing for it to lie on. Functions
+    whose names begin with `explain_` give the same in another way.
+
+    Attributes:
+      smooth: whether the boxes are the cells of a square grid, whose maps are drawn without edges.
     """
 
-    def words(self, question: str) -> list[str]:
-        """The words of a question that the model reads."""
+    smooth: bool
 
-    def boxes(self, example: Mapping[str, Any]) -> Float[np.ndarray, "R 4"]:
+    def words(self, example: Mapping[str, Any], output: Mapping[str, np.ndarray]) -> list[str]:
+        """The words that maps are of: those of an example that the model reads, or those that it writes."""
+
+    def boxes(self, example: Mapping[str, Any], output: Mapping[str, np.ndarray]) -> Float[np.ndarray, "R 4"]:
         """The boxes, x1, y1, x2, y2 in pixels of the image; [0, 4] for a model that reads no image."""
 
 

@@ -28,6 +28,8 @@ class AnswerClassification(Task):
     docs/originals/rwsan.md, section 5.
     """
 
+    smooth = False
+
     batch_keys: Sequence[str] = ("regions", "question", "answer_scores", "mask")
 
     def __init__(self, config: ml_collections.ConfigDict, assets: Assets):
@@ -95,11 +97,11 @@ class AnswerClassification(Task):
             "mask": np.ones((batch_size,), np.float32),
         }
 
-    def words(self, question: str) -> list[str]:
+    def words(self, example: Mapping[str, Any], output: Mapping[str, np.ndarray]) -> list[str]:
         """The words of a question that the model reads."""
-        return tokenise(question)[: self._data.max_tokens]
+        return tokenise(example["question"])[: self._data.max_tokens]
 
-    def boxes(self, example: Mapping[str, Any]) -> Float[np.ndarray, "R 4"]:
+    def boxes(self, example: Mapping[str, Any], output: Mapping[str, np.ndarray]) -> Float[np.ndarray, "R 4"]:
         """The regions' boxes; none for a model that reads no image."""
         sees = self._data.images and not self._data.blind
         return np.asarray(example["boxes"] if sees else np.zeros((0, 4)), np.float32)[: self._data.max_regions]

@@ -3,6 +3,7 @@
 docs/originals/blip.md, section 7.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -20,11 +21,13 @@ from jaxvqa.data.data_set import DataSet
 from jaxvqa.data.transforms import Example, Keep, Transform
 from jaxvqa.decoding.loop import Generator
 from jaxvqa.errors import ConfigError
+from jaxvqa.models.blip import Changes
 from jaxvqa.tasks import Assets, Loss
 from jaxvqa.tasks.assets import answer_rule, answers_of
+from jaxvqa.tasks.attention_gradient import OF_LOSS, attention_and_gradient, explained, token_maps
 from jaxvqa.tasks.blip import BlipTask, as_jax, empty_texts
 from jaxvqa.tasks.image_captioning import search_of
-from jaxvqa.tasks.predictions import Predict
+from jaxvqa.tasks.predictions import SHOWN, Predict
 from jaxvqa.types import Arrays, Batch, Collections, Params, Rngs
 
 
@@ -103,7 +106,12 @@ class AnswerWriting(BlipTask):
         written = Predict(self._predict_text, asked, text=self._text_of)
         ranked = Predict(self._predict_ranked, asked, tuple(assets["answers"]))
         self.predictions: dict[str, Predict] = {"answers": written, "ranked": ranked}
-        self.predictions |= {f"{name}_blank": found.blank("image") for name, found in list(self.predictions.items())}
+        for name, sign in {"explain": 1, OF_LOSS: -1}.items():
+            function = functools.partial(self._predict_explain, sign=sign)
+            self.predictions[name] = Predict(function, asked, tuple(assets["answers"]))
+        self.predictions |= {
+            f"{name}_blank": found.blank("image") for name, found in (("answers", written), ("ranked", ranked))
+        }
 
     def _encoded(self, answers: Sequence[str]) -> tuple[Int[np.ndarray, "A W"], Bool[np.ndarray, "A W"]]:
         """The token ids of a list of answers, [DEC] first, and which of them are there."""
@@ -227,7 +235,30 @@ class AnswerWriting(BlipTask):
 
     def _predict_ranked(self, params: Params, collections: Collections, batch: Batch) -> Arrays:
         """The best answers int32[B, K] of the list, and their shares of the probability of those that were kept."""
+        return self._best(self.rank(params, batch, self.candidates, self._keep))
+
+    def _predict_explain(self, params: Params, collections: Collections, batch: Batch, *, sign: int) -> Arrays:
+        """The same, and for each word piece of the question a map: of the gradients of the best answer's log-probability.
+
+        With the sign -1 they are those of its loss.
+        """
         found = self.rank(params, batch, self.candidates, self._keep)
+        text, there = (jnp.asarray(x)[found.best] for x in self.candidates)
+        call, image, mask = self.caller(params, None, train=False), self.pixels(batch["image"]), batch["question_mask"]
+
+        def forward(changes: Changes | None) -> tuple[Array, tuple[None, Mapping[str, Array]]]:
+            states, out = call("ask", image=image, question=batch["question"], question_mask=mask, changes=changes)
+            logits, _ = call("write", states=states, question_mask=mask, text=text, text_mask=there)
+            return -jnp.sum(losses.text_loss(logits[:, :-1], text[:, 1:], there[:, 1:])), (None, out)
+
+        _, attention, gradient = attention_and_gradient(forward)
+        maps = explained(
+            token_maps(attention, sign * gradient, mask & (batch["question"] != self.tokenizer.end))[:, 1:]
+        )
+        return self._best(found) | maps | {"words": batch["question"][:, 1:]}
+
+    @staticmethod
+    def _best(found: Ranked) -> Arrays:
         shares = jax.nn.softmax(-found.loss, axis=-1)
-        probability, places = jax.lax.top_k(shares, min(5, shares.shape[1]))
+        probability, places = jax.lax.top_k(shares, min(SHOWN, shares.shape[1]))
         return {"answer": jnp.take_along_axis(found.kept, places, axis=1), "probability": probability}

@@ -1,6 +1,7 @@
 """What BLIP's tasks have in common: images by their pixels or regions, word pieces, and calls of the model that drop apart."""
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from jaxvqa.data.transforms import RegionsAsImage, Transform
 from jaxvqa.precision import widened
 from jaxvqa.state import fold
 from jaxvqa.tasks import Assets, Task
+from jaxvqa.tasks.predictions import grid_boxes
 from jaxvqa.types import Params
 
 
@@ -25,6 +27,7 @@ class BlipTask(Task):
     Attributes:
       model: the network.
       tokenizer: BERT's word pieces with BLIP's two special tokens.
+      smooth: see `jaxvqa.tasks.Explains`.
     """
 
     model: Any
@@ -36,6 +39,7 @@ class BlipTask(Task):
         self.tokenizer = CaptionTokenizer(assets["tokenizer"])
         self.model = models.build(config.model.to_dict(), dtype=config.dtype, vocab_size=len(self.tokenizer))
         self._regions = self.model.vision == "region-vit"
+        self.smooth = not self._regions
 
     @staticmethod
     def make_assets(config: ml_collections.ConfigDict, data: DataSet) -> Assets:
@@ -66,6 +70,18 @@ class BlipTask(Task):
         if self._regions:
             return widened(image)
         return images.normalised(image, self._data.mean, self._data.std)
+
+    def boxes(self, example: Mapping[str, Any], output: Mapping[str, np.ndarray]) -> Float[np.ndarray, "R 4"]:
+        """The regions' boxes, or the cells of the grid that the maps lie on, row by row, in the image's own pixels."""
+        if self._regions:
+            return np.asarray(example["boxes"], np.float32)[: self._data.max_regions]
+        return grid_boxes(example, round(output["region_attention"].shape[-1] ** 0.5))
+
+    def words(self, example: Mapping[str, Any], output: Mapping[str, np.ndarray]) -> list[str]:
+        """The word pieces whose token ids are the output `words` int[T], up to the end of the text."""
+        ends = (self.tokenizer.end, self.tokenizer.padding)
+        ids = itertools.takewhile(lambda i: i not in ends, output["words"].tolist())
+        return [self.tokenizer.token(i) for i in ids]
 
     def caller(self, params: Params, key: Key[Array, ""] | None, *, train: bool) -> Callable[..., Any]:
         """Calls a method of the model; what each call drops does not depend on the others.

@@ -1,5 +1,6 @@
 """Writing captions, as BLIP's captioner does (docs/originals/blip.md, section 8)."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +18,9 @@ from jaxvqa.decoding import rules
 from jaxvqa.decoding.loop import Generator
 from jaxvqa.decoding.search import Beams, FullBeamsRule, Limits, Search, Single
 from jaxvqa.errors import ConfigError
+from jaxvqa.models.blip import Changes
 from jaxvqa.tasks import Assets, Loss
+from jaxvqa.tasks.attention_gradient import OF_LOSS, attention_and_gradient, explained, token_maps
 from jaxvqa.tasks.blip import BlipTask, as_jax, empty_texts
 from jaxvqa.tasks.predictions import Predict
 from jaxvqa.types import Arrays, Batch, Collections, Config, Params, Rngs
@@ -94,6 +97,9 @@ class ImageCaptioning(BlipTask):
         self.batch_keys: Sequence[str] = ("image", "text", "text_mask", "mask")
         answers = Predict(self._predict_text, ("image",), text=self._text_of)
         self.predictions: dict[str, Predict] = {"answers": answers, "answers_blank": answers.blank("image")}
+        for name, sign in {"explain": 1, OF_LOSS: -1}.items():
+            function = functools.partial(self._predict_explain, sign=sign)
+            self.predictions[name] = Predict(function, ("image",), text=self._text_of)
         self.predictions["likelihood"] = Predict(self._predict_likelihood, ("image", "text", "text_mask"))
 
     def transforms(self, *, train: bool) -> Sequence[Transform]:
@@ -150,6 +156,34 @@ class ImageCaptioning(BlipTask):
             image=self.pixels(batch["image"]),
         )
         return {"tokens": found.tokens, "length": found.lengths, "score": found.scores}
+
+    def _predict_explain(self, params: Params, collections: Collections, batch: Batch, *, sign: int) -> Arrays:
+        """The caption as of `answers`, and for each of its word pieces where the decoder looked when it wrote it.
+
+        The gradients are those of the caption's log-probability, with the sign -1 those of its loss.
+        """
+        found = self._predict_text(params, collections, batch)
+        written, begin = found["tokens"], len(self._prompt) - 1
+        prompt = jnp.broadcast_to(jnp.asarray(self._prompt)[None], (len(written), begin + 1))
+        text, there = (
+            jnp.concatenate([prompt, written], axis=1),
+            jnp.arange(written.shape[1])[None] < found["length"][:, None],
+        )
+        mask = jnp.concatenate([jnp.ones(prompt.shape, bool), there], axis=1)
+        call, image = self.caller(params, None, train=False), self.pixels(batch["image"])
+
+        def forward(changes: Changes | None) -> tuple[Array, tuple[None, Mapping[str, Array]]]:
+            tokens, real, _ = call("see", image=image)
+            seen = call("remember", tokens=tokens, mask=real)
+            logits, out = call("write", text=text, text_mask=mask, seen=seen, changes=changes)
+            return -jnp.sum(losses.text_loss(logits[:, begin:-1], written, there)), (None, out)
+
+        _, attention, gradient = attention_and_gradient(forward)
+        maps = token_maps(attention, sign * gradient, mask)[
+            :, begin:-1
+        ]  # a token is written at the place before its own
+        words = there & (written != self.tokenizer.end)
+        return found | explained(jnp.where(words[:, :, None], maps, 0)) | {"words": written}
 
     def _text_of(self, output: Mapping[str, np.ndarray]) -> str:
         return self.tokenizer.decode(output["tokens"][: int(output["length"])])

@@ -24,8 +24,9 @@ from jaxvqa.losses.contrast import Choice, Negatives, Queue
 from jaxvqa.models.blip import Seen
 from jaxvqa.state import Kinds, TrainState, fold
 from jaxvqa.tasks import Assets, Loss, Metrics
+from jaxvqa.tasks.attention_gradient import OF_LOSS, attention_and_gradient, explained, matching, token_maps
 from jaxvqa.tasks.blip import BlipTask, as_jax, begun, empty_texts
-from jaxvqa.tasks.predictions import Predict
+from jaxvqa.tasks.predictions import Predict, best_answers
 from jaxvqa.types import Arrays, Batch, Collections, Params, Rngs
 
 POSITIVES = ("pair", "image")
@@ -36,6 +37,9 @@ SIMILARITIES = ("momentum", "online")
 
 AMONG = ("group", "batch")
 """Where hard negatives are taken from."""
+
+MATCHES = ("no match", "match")
+"""What the matching head chooses from."""
 
 NOT_COPIED = (
     r"text_tower/(transform|transform_norm|readout)/.*|text_tower/block_\d+/decoder_.*|(match_head/.*|temperature)"
@@ -147,6 +151,10 @@ class ImageText(BlipTask):
             "text_features": Predict(self._predict_text, ("text", "text_mask")),
             "match": Predict(self._predict_match, ("image_states", "image_mask", "text", "text_mask")),
         }
+        if self.model.matches:
+            for name, sign in {"explain": 1, OF_LOSS: -1}.items():
+                function = functools.partial(self._predict_explain, sign=sign)
+                self.predictions[name] = Predict(function, ("image", "text", "text_mask"), MATCHES)
 
     # --- assets and data ---------------------------------------------------------------------------------------------------
 
@@ -356,6 +364,14 @@ class ImageText(BlipTask):
         text = begun(batch["text"].reshape(-1, length), self.tokenizer.encode_begin)
         logits, _ = call("match", text=text, text_mask=batch["text_mask"].reshape(-1, length), seen=seen)
         return {"match_logits": logits.reshape(rows, count, 2)}
+
+    def _predict_explain(self, params: Params, collections: Collections, batch: Batch, *, sign: int) -> Arrays:
+        """Which of `MATCHES` it is, and a map for each word piece: of the score's gradients, or with -1 of the loss's."""
+        text, mask = begun(batch["text"], self.tokenizer.encode_begin), batch["text_mask"]
+        forward = matching(self.model, params, self.pixels(batch["image"]), text, mask)
+        logits, attention, gradient = attention_and_gradient(forward)
+        found = explained(token_maps(attention, sign * gradient, mask & (text != self.tokenizer.end))[:, 1:])
+        return best_answers(jax.nn.softmax(logits)) | found | {"words": text[:, 1:]}
 
 
 def with_memory(variables: Mapping[str, Any], key: Key[Array, ""], rows: int, width: int) -> dict[str, Any]:

@@ -39,6 +39,7 @@ class RadiologyVqa(Task):
     With `config.loss.dynamic` the weights of answers and organ follow how fast either loss falls (`--dwa` of the original).
     """
 
+    smooth = False
     kinds: ClassVar[Kinds] = {**Task.kinds, "losses": "memory"}
 
     def __init__(self, config: ml_collections.ConfigDict, assets: Assets):
@@ -136,11 +137,11 @@ class RadiologyVqa(Task):
             "mask": np.ones((batch_size,), np.float32),
         }
 
-    def words(self, question: str) -> list[str]:
+    def words(self, example: Mapping[str, Any], output: Mapping[str, np.ndarray]) -> list[str]:
         """The words of a question that the model reads."""
-        return tokenise(question)[: self._data.max_tokens]
+        return tokenise(example["question"])[: self._data.max_tokens]
 
-    def boxes(self, example: Mapping[str, Any]) -> Float[np.ndarray, "R 4"]:
+    def boxes(self, example: Mapping[str, Any], output: Mapping[str, np.ndarray]) -> Float[np.ndarray, "R 4"]:
         """The cells of the map that the model attends to, row by row: x1, y1, x2, y2 in the image's own pixels."""
         if self._data.blind or not self._data.images or "image" not in self._sizes:
             return np.zeros((0, 4), np.float32)

@@ -56,6 +56,8 @@ class TextGeneration(Task):
     In evaluation, `config.data.shots` examples stand before each prompt (`jaxvqa.data.few_shot`); training has none.
     """
 
+    smooth = False
+
     def __init__(self, config: ml_collections.ConfigDict, assets: Assets):
         """Reads the options.
 
@@ -257,11 +259,11 @@ class TextGeneration(Task):
 
     # --- explanations ------------------------------------------------------------------------------------------------------
 
-    def words(self, question: str) -> list[str]:
+    def words(self, example: Mapping[str, Any], output: Mapping[str, np.ndarray]) -> list[str]:
         """No words: nothing is reported of what an answer owes to each word of the question."""
         return []
 
-    def boxes(self, example: Mapping[str, Any]) -> Float[np.ndarray, "R 4"]:
+    def boxes(self, example: Mapping[str, Any], output: Mapping[str, np.ndarray]) -> Float[np.ndarray, "R 4"]:
         """The patches of the image, or its regions; see `text_explanation.boxes`."""
         return text_explanation.boxes(self.model, self._data, example)
 

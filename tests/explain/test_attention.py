@@ -85,7 +85,7 @@ def test_a_map_for_each_word(run, explained, monkeypatch):
     assert tuple(one.label for one in e.maps) == e.words
     for row, one in zip(weights, e.maps, strict=False):
         np.testing.assert_array_equal(one.weights, row[: len(e.boxes)])
-    titles = [axes.get_title() for part in figure(e).subfigs for axes in part.axes]
+    titles = [axes.get_title() for axes in figure(e).axes]
     assert set(e.words) < set(titles)
 
 

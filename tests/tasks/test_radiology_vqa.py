@@ -118,7 +118,7 @@ def test_predictions_are_ranked_and_the_blank_control_sees_no_picture(cmsa):
 def test_boxes_cover_the_picture_as_the_attention_does(cmsa, phantoms):
     task, params, collections, batch = cmsa
     source = DataSet(small_config(phantoms).data).split("train")
-    boxes = task.boxes(source[0])
+    boxes = task.boxes(source[0], {})
     regions = compiled_predictions(task)(params, collections, batch)["explain"]["region_attention"].shape[1]
     assert boxes.shape == (regions, 4)
     area = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sum()
@@ -135,7 +135,7 @@ def test_the_other_models_learn_from_the_same_task(phantoms, variant, inputs):
         pictures = np.asarray(batch["image"])
         assert 120 < pictures.mean() < 135
         assert not np.array_equal(pictures[0], pictures[1])
-        assert task.boxes({}).shape == (0, 4)
+        assert task.boxes({}, {}).shape == (0, 4)
     else:
         error = float(metrics["reconstruction_error"][0])
         assert 0 < error < 1

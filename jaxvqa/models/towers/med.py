@@ -11,7 +11,7 @@ Encoder and decoder share everything but their self-attention, which a block the
 an image are made once (`remember`) and read by all texts about it, whoever reads them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -239,7 +239,7 @@ class MED(nn.Module):
         memory_mask: Bool[Array, "M N"] | None = None,
         *,
         train: bool = False,
-        changes: dict[int, Callable[[Array], Array]] | None = None,
+        changes: Mapping[int, Callable[[Array], Array]] | None = None,
     ) -> tuple[Float[Array, "B T D"], dict[str, Array]]:
         """Encodes texts, alone or beside images.
 
@@ -267,13 +267,14 @@ class MED(nn.Module):
         memory_mask: Bool[Array, "M N"] | None = None,
         *,
         train: bool = False,
+        changes: Mapping[int, Callable[[Array], Array]] | None = None,
     ) -> tuple[Float[Array, "B T V"], dict[str, Array]]:
         """Scores every next token of texts about images; arguments and intermediates as of `encode`, and `hidden`."""
         mask = causal(text.shape[1])
         if text_mask is not None:
             mask = mask & text_mask[:, None, None]
         x = self.embed_text(text, train=train)
-        x, out, _ = self._blocks(x, mask, memory, memory_mask, writes=True, train=train)
+        x, out, _ = self._blocks(x, mask, memory, memory_mask, writes=True, train=train, changes=changes)
         return self.logits(x), out | {"hidden": x}
 
     def start_writing(
@@ -332,7 +333,7 @@ class MED(nn.Module):
         memory: Memory | None,
         memory_mask: Array | None,
         past: Sequence[Past | None] | None = None,
-        changes: dict[int, Callable[[Array], Array]] | None = None,
+        changes: Mapping[int, Callable[[Array], Array]] | None = None,
         **options: bool,
     ) -> tuple[Array, dict[str, Array], tuple[KeyValue, ...]]:
         out, kept = {"embedded": x}, []
