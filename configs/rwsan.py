@@ -5,6 +5,7 @@
     VARIANT               hardware     time            score
     (none)                2 CPU cores  6 minutes       93.7 % of val, the embedded phantoms
     blind,brief           2 CPU cores  under 1 minute  41.5 %, by the question alone
+    proposed              2 CPU cores  not measured    none yet: regions proposed from the images alone
     small                 2 CPU cores  under 1 minute  none: to see that everything runs
     easy_vqa              2 CPU cores  13 minutes      99.3 % of test, coloured shapes
     vqa_v2                1 H100       hours, not run  none yet; the paper's recipe on VQA v2, judged by val
@@ -19,8 +20,9 @@ from typing import Any
 import ml_collections
 
 from configs import common
+from jaxvqa.data.region_features import FEATURE_WIDTH
 
-VARIANTS = ("vqa_v2", "easy_vqa", "mini", "train+val+vg", "blind", "brief", "small")
+VARIANTS = ("vqa_v2", "easy_vqa", "mini", "train+val+vg", "proposed", "blind", "brief", "small")
 
 # Parameter path -> mesh axis of each dimension. The wide projections are split by column, their followers by row, so
 # that tensor parallelism needs one reduction for each sub-layer.
@@ -64,6 +66,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         _easy_vqa(config)
     else:
         _phantom_vqa(config)
+    if "proposed" in variants:
+        _proposed(config)
     if "blind" in variants:
         config.name += "-blind"
         config.data.blind = True
@@ -122,6 +126,14 @@ def _phantom_vqa(config: ml_collections.ConfigDict) -> None:
     row: dict[str, Any] = {"batch_size": 256, "train_split": "train"}
     config.main_eval = "val"
     config.evals = ml_collections.ConfigDict({"val": common.evaluation("val", every="1 epoch", **row)})
+
+
+def _proposed(config: ml_collections.ConfigDict) -> None:
+    """Regions that see the image alone (`jaxvqa.data.proposals`): a new image can be asked about without a detector."""
+    config.name += "-proposed"
+    config.data.regions = "shapes"
+    config.data.max_regions = 40
+    config.data.region_width = FEATURE_WIDTH
 
 
 def _easy_vqa(config: ml_collections.ConfigDict) -> None:

@@ -329,6 +329,11 @@ FIELDS: tuple[Row, ...] = (
     ),
     ("data.max_tokens", COUNT, "of a question, or of a whole text; what is longer is cut"),
     ("data.max_regions", COUNT, "regions of an image"),
+    (
+        "data.regions",
+        Choice("jaxvqa.data.images:REGION_SOURCES"),
+        "shapes: proposed from the image alone; empty: the data set's",
+    ),
     ("data.region_width", COUNT, "features of a region"),
     ("data.image_size", COUNT, "pixels a side, whatever the aspect ratio"),
     ("data.eval_size", COUNT_OR_0, "pixels a side of evaluated images; 0: data.image_size"),

@@ -6,13 +6,14 @@ from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 from jaxtyping import Array, Float, Num, UInt8
 from PIL import Image, ImageEnhance
 
-from jaxvqa.data import pictures
+from jaxvqa.data import pictures, proposals
 from jaxvqa.data.transforms import Example, random_of
-from jaxvqa.errors import DataError
+from jaxvqa.errors import ConfigError, DataError, choose
 from jaxvqa.precision import widened
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -106,6 +107,64 @@ def _named(error: DataError, source: str, image_id: int) -> DataError:
     return DataError(
         f"The entry {source!r} of image {image_id} {error}. Build the data set anew from a whole PNG or JPEG file."
     )
+
+
+REGION_SOURCES = ("", "shapes")
+"""`config.data.regions`: whether images have the regions of the data set, or those of `jaxvqa.data.proposals`."""
+
+
+@dataclass(frozen=True)
+class ProposeRegions:
+    """An encoded image -> `features` float16[n, F] and `boxes` float32[n, 4], by `jaxvqa.data.proposals`.
+
+    Boxes are in the pixels of `image_w` and `image_h`, which the stored image may be a smaller copy of. What an image gets is
+    kept in memory up to a bound, as `DecodeImage` keeps images.
+
+    Attributes:
+      max_regions: the most regions.
+      cache_mib: MiB of regions to keep.
+    """
+
+    max_regions: int
+    cache_mib: float = 256
+    _kept: _Kept = field(init=False, repr=False, compare=False, default_factory=_Kept)
+
+    def __call__(self, example: Example) -> Example:
+        """Adds the regions.
+
+        Raises:
+          DataError: names the image that is not there, or cannot be decoded.
+        """
+        image_id = int(example["image_id"])
+        regions = self._kept.get(image_id)
+        if regions is None:
+            if "image" not in example:
+                raise DataError(
+                    f"Image {image_id} has features of regions alone, and no pixels to propose regions from: set "
+                    "config.data.regions to an empty text, or take a part with images (config.data.images)."
+                )
+            try:
+                pixels = np.asarray(pictures.decode(example["image"]))
+            except DataError as error:
+                raise _named(error, "image", image_id) from error
+            regions = proposals.regions_of(pixels, self.max_regions)
+            size = np.asarray([example["image_w"], example["image_h"]] * 2, np.float32)
+            regions["boxes"] = regions["boxes"] * size / np.asarray(pixels.shape[1::-1] * 2, np.float32)
+            if (len(self._kept) + 1) * sum(array.nbytes for array in regions.values()) <= self.cache_mib * 2**20:
+                self._kept[image_id] = regions
+        return example | regions
+
+
+def region_steps(data: ml_collections.ConfigDict) -> tuple[ProposeRegions, ...]:
+    """What gives an example its regions where `config.data.regions` says that they are proposed; else nothing.
+
+    Raises:
+      ConfigError: the field is not one of `REGION_SOURCES`.
+    """
+    source = data.get("regions", "")
+    if source not in REGION_SOURCES:
+        raise ConfigError(f"config.data.regions is {source!r}{choose(source, REGION_SOURCES)}")
+    return (ProposeRegions(data.max_regions, data.cache_mib),) if source else ()
 
 
 def random_box(

@@ -109,6 +109,13 @@ class RegionsAsImage:
         return example | {"image": _pad(rows, self.max_regions)[:, None]}
 
 
+def boxes_of(example: Example, steps: Sequence[Transform]) -> np.ndarray:
+    """The boxes of an example's regions, float32[n, 4] in pixels, after the steps that give it regions, if there are any."""
+    for step in steps:
+        example = step(example)
+    return np.asarray(example["boxes"], np.float32)
+
+
 @dataclass(frozen=True)
 class Label:
     """An entry -> its position in `values`, int32.

@@ -11,9 +11,10 @@ import optax
 from jaxtyping import Array, ArrayLike, Float, Key
 
 from jaxvqa import models
-from jaxvqa.data import transforms
+from jaxvqa.data import images, transforms
 from jaxvqa.data.answers import AnswerList
 from jaxvqa.data.data_set import DataSet
+from jaxvqa.data.region_features import FEATURE_WIDTH
 from jaxvqa.data.text import Vocabulary, load_glove, tokenise
 from jaxvqa.precision import widened
 from jaxvqa.tasks import Assets, Loss, Starts, Task, started
@@ -38,6 +39,7 @@ class AnswerClassification(Task):
         self.vocabulary = Vocabulary(tuple(assets["vocabulary"]))
         self.answers = AnswerList(tuple(assets["answers"]))
         self._data = config.data
+        self._propose = images.region_steps(config.data)
         self._regions = 1 if config.data.blind else config.data.max_regions
         self.model = models.build(
             config.model.to_dict(), dtype=config.dtype, vocab_size=len(self.vocabulary), num_answers=len(self.answers)
@@ -51,7 +53,9 @@ class AnswerClassification(Task):
     def make_assets(config: ml_collections.ConfigDict, data: DataSet) -> Assets:
         """Makes vocabulary and answer list from the built data set, or from the files that the config names."""
         width = data.config.region_width
-        if data.config.images:
+        if images.region_steps(data.config):
+            width = FEATURE_WIDTH
+        elif data.config.images:
             width = data.split(data.config.train_split)[0]["features"].shape[1]
         words, answers = words_of(Vocabulary, data), answers_of(AnswerList, data)
         return {"region_width": int(width), "vocabulary": words, "answers": answers}
@@ -79,10 +83,13 @@ class AnswerClassification(Task):
     def transforms(self, *, train: bool) -> Sequence[transforms.Transform]:
         """Raw example to `regions`, `boxes`, `question`, `answer_scores`, `id`."""
         blind = self._data.blind or not self._data.images
-        return (
-            transforms.BlindRegions(self.assets["region_width"])
+        see = (
+            (transforms.BlindRegions(self.assets["region_width"]),)
             if blind
-            else transforms.PadRegions(self._data.max_regions),
+            else (*self._propose, transforms.PadRegions(self._data.max_regions))
+        )
+        return (
+            *see,
             transforms.EncodeQuestion(self.vocabulary, self._data.max_tokens),
             transforms.ScoreAnswers(self.answers, self._data.answers.rule),
             transforms.Keep(("regions", "boxes", "question", "answer_scores")),
@@ -103,8 +110,9 @@ class AnswerClassification(Task):
 
     def boxes(self, example: Mapping[str, Any], output: Mapping[str, np.ndarray]) -> Float[np.ndarray, "R 4"]:
         """The regions' boxes; none for a model that reads no image."""
-        sees = self._data.images and not self._data.blind
-        return np.asarray(example["boxes"] if sees else np.zeros((0, 4)), np.float32)[: self._data.max_regions]
+        if self._data.blind or not self._data.images:
+            return np.zeros((0, 4), np.float32)
+        return transforms.boxes_of(example, self._propose)[: self._data.max_regions]
 
     # --- model ---------------------------------------------------------------------------------------------------------
 

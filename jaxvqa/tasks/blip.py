@@ -55,7 +55,10 @@ class BlipTask(Task):
         """From a raw example to its `image`; pixels are changed at random in training."""
         data = self._data
         if self._regions:
-            return (RegionsAsImage(data.max_regions, data.region_width),)
+            return (
+                *images.region_steps(data),
+                RegionsAsImage(data.max_regions, data.region_width),
+            )
         return image_text.image_steps(data, train=train)
 
     def init_image(self, rows: int) -> np.ndarray:

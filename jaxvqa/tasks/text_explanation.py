@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jaxvqa.data import images
+from jaxvqa.data.transforms import boxes_of
 from jaxvqa.models import towers
 from jaxvqa.models.flamingo import Flamingo
 from jaxvqa.tasks.predictions import grid_boxes
@@ -41,7 +43,7 @@ def boxes(model: Flamingo, data: Config, example: Mapping[str, Any]) -> Float[np
     if data.blind or not data.images:
         return np.zeros((0, 4), np.float32)
     if model.vision == "regions":
-        return np.asarray(example["boxes"], np.float32)[: data.max_regions]
+        return boxes_of(example, images.region_steps(data))[: data.max_regions]
     return grid_boxes(example, -(-data.image_size // _vision_size(model, "patch")))
 
 

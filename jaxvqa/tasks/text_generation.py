@@ -219,6 +219,7 @@ class TextGeneration(Task):
         steps: list[Transform] = []
         blind = data.blind or not data.images
         if self._regions:
+            steps += [] if blind else images.region_steps(data)
             steps.append(RegionsAsImage(data.max_regions, data.region_width, blind))
         elif blind:
             steps.append(images.NoiseImage({"image": (size, 3)}))

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from jaxvqa.data.region_features import region_features
 from jaxvqa.errors import DataError
 from tfds_builders.build import build
 from tfds_builders.easy_vqa import easy_vqa_dataset_builder as module
-from tfds_builders.regions import region_features
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("easy_vqa") is None, reason="easy-vqa is not installed")
 COUNTS = {"train": 5, "test": 3}

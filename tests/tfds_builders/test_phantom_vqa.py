@@ -18,13 +18,13 @@ from PIL import Image
 from configs.common import PHANTOM_WORDINGS
 from jaxvqa.data.data_set import Split
 from jaxvqa.data.records import Records
+from jaxvqa.data.region_features import FEATURE_WIDTH, region_features
 from jaxvqa.metrics import retrieval
 from tfds_builders.build import build
 from tfds_builders.phantom_vqa.phantom_vqa_dataset_builder import Builder
 from tfds_builders.phantom_vqa.questions import ANNOTATORS, QUESTION_TYPES, TEMPLATES, make_questions
 from tfds_builders.phantom_vqa.render import ORGANS, SIZE, render
 from tfds_builders.phantom_vqa.scenes import ABNORMALITIES, LARGE_RADIUS, SIDE_MARGIN, SMALL_RADIUS, caption, make_scene
-from tfds_builders.regions import FEATURE_WIDTH, region_features
 
 TINY = {"train": 48, "val": 16, "test": 16}
 VERSION = str(Builder.VERSION)

@@ -10,11 +10,11 @@ import tensorflow_datasets as tfds
 from jaxtyping import Float
 
 from jaxvqa.data import pictures
+from jaxvqa.data.region_features import FEATURE_WIDTH, region_features
 from jaxvqa.errors import DataError, install
 from jaxvqa.inputs import read_json
 from tfds_builders.checks import TEXT, checked_rows, error_of, picture_examples, read_bytes, whole
 from tfds_builders.manual import ManualFile, find_file
-from tfds_builders.regions import FEATURE_WIDTH, region_features
 
 _QUESTIONS = {"train": 38_575, "test": 9_673}
 _IMAGES = {"train": 4_000, "test": 1_000}

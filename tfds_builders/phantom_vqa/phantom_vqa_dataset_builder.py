@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from jaxvqa.data.region_features import FEATURE_WIDTH
 from tfds_builders.phantom_vqa.questions import QUESTIONS_PER_IMAGE, make_questions
 from tfds_builders.phantom_vqa.records import image_record
 from tfds_builders.phantom_vqa.render import ORGANS
 from tfds_builders.phantom_vqa.scenes import ABNORMALITIES, BODY_PARTS, MODALITIES, PLANES, caption, make_scene
-from tfds_builders.regions import FEATURE_WIDTH
 
 _FIRST_IDS = {"train": 0, "val": 3200, "test": 3600}
 _FULL = {"train": 3200, "val": 400, "test": 400}

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from jaxvqa.data.region_features import region_features
 from tfds_builders.phantom_vqa.proposals import propose
 from tfds_builders.phantom_vqa.render import render
 from tfds_builders.phantom_vqa.scenes import caption, make_scene
-from tfds_builders.regions import region_features
 
 
 def _png(pixels: np.ndarray) -> bytes:
