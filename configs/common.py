@@ -7,6 +7,7 @@ import ml_collections
 
 from jaxvqa import models
 from jaxvqa.data import images
+from jaxvqa.data.region_features import FEATURE_WIDTH
 from jaxvqa.errors import ConfigError, choose
 
 
@@ -165,6 +166,17 @@ GENERATE: dict[str, Any] = {
     "seed": 0,
 }
 """`config.generate`: how texts are written."""
+
+
+PROPOSED_REGIONS = 40
+"""The most regions of an image where they are proposed from it."""
+
+
+def propose_regions(config: ml_collections.ConfigDict) -> None:
+    """Regions that see the image alone (`jaxvqa.data.proposals`): a new image can be asked about without a detector."""
+    config.data.regions = "shapes"
+    config.data.max_regions = PROPOSED_REGIONS
+    config.data.region_width = FEATURE_WIDTH
 
 
 def data_section(*pieces: Mapping[str, Any], **fields: Any) -> ml_collections.ConfigDict:

@@ -6,6 +6,7 @@
     (none)               2 CPU cores  18 minutes  89.9 % of val, the embedded phantoms, from nothing
     captions             1 CPU core   11 minutes  BLEU-1 79.1 of their captions
     pixels               2 CPU cores  stopped     55.8 % after 57,600 questions: images instead of regions
+    proposed             2 CPU cores  not run     not measured: regions proposed from the images alone
     classify             2 CPU cores  not run     not measured: a class head beside the text
     blind                2 CPU cores  not run     not measured; shown a black image the first has 38.5 %
     small                2 CPU cores  1 minute    none: to see that everything runs
@@ -48,7 +49,18 @@ from jaxvqa.init_from import LEADING_ROWS
 from jaxvqa.models.flamingo_quirks import FREEZE
 
 DATA_SETS = ("mimic_cxr", "roco", "vqa_rad", "imageclef")
-VARIANTS = (*DATA_SETS, "captions", "pixels", "classify", "held_out", "flamingo_mode", "mlmi", "blind", "small")
+VARIANTS = (
+    *DATA_SETS,
+    "captions",
+    "pixels",
+    "proposed",
+    "classify",
+    "held_out",
+    "flamingo_mode",
+    "mlmi",
+    "blind",
+    "small",
+)
 
 NOT_TRAINED = "a network that starts from nothing needs far more data than there is; the original starts from {}."
 
@@ -95,6 +107,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
             config.optim.freeze = FREEZE["flamingo_mode"]
     else:
         _phantom_vqa(config, captions="captions" in variants, pixels="pixels" in variants)
+    if "proposed" in variants:
+        common.propose_regions(config)
     config.name += "".join(f"-{name}" for name in VARIANTS[4:] if name in variants and name != "small")
     if "small" in variants:
         _small(config)

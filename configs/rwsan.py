@@ -20,7 +20,6 @@ from typing import Any
 import ml_collections
 
 from configs import common
-from jaxvqa.data.region_features import FEATURE_WIDTH
 
 VARIANTS = ("vqa_v2", "easy_vqa", "mini", "train+val+vg", "proposed", "blind", "brief", "small")
 
@@ -67,7 +66,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     else:
         _phantom_vqa(config)
     if "proposed" in variants:
-        _proposed(config)
+        config.name += "-proposed"
+        common.propose_regions(config)
     if "blind" in variants:
         config.name += "-blind"
         config.data.blind = True
@@ -126,14 +126,6 @@ def _phantom_vqa(config: ml_collections.ConfigDict) -> None:
     row: dict[str, Any] = {"batch_size": 256, "train_split": "train"}
     config.main_eval = "val"
     config.evals = ml_collections.ConfigDict({"val": common.evaluation("val", every="1 epoch", **row)})
-
-
-def _proposed(config: ml_collections.ConfigDict) -> None:
-    """Regions that see the image alone (`jaxvqa.data.proposals`): a new image can be asked about without a detector."""
-    config.name += "-proposed"
-    config.data.regions = "shapes"
-    config.data.max_regions = 40
-    config.data.region_width = FEATURE_WIDTH
 
 
 def _easy_vqa(config: ml_collections.ConfigDict) -> None:

@@ -13,7 +13,7 @@ import ml_collections
 
 from jaxvqa import models
 from jaxvqa.errors import ConfigError, UserError, choose, first_line, nearest
-from jaxvqa.inputs import read_json
+from jaxvqa.inputs import expand_home, read_json
 
 
 def load(argument: str) -> ml_collections.ConfigDict:
@@ -22,7 +22,7 @@ def load(argument: str) -> ml_collections.ConfigDict:
     Raises:
       ConfigError: the file is missing or has no `get_config`, or it does not know `arg`.
     """
-    path, _, arg = argument.partition(":")
+    path, _, arg = expand_home(argument).partition(":")
     module = _module(path)
     make = getattr(module, "get_config", None)
     if not callable(make):
@@ -39,7 +39,7 @@ def load(argument: str) -> ml_collections.ConfigDict:
 
 def describe(argument: str) -> str:
     """The docstring of a config file: its command, hardware, hours and expected score."""
-    return (_module(argument.partition(":")[0]).__doc__ or "").strip()
+    return (_module(expand_home(argument).partition(":")[0]).__doc__ or "").strip()
 
 
 def _module(path: str) -> Any:

@@ -53,11 +53,6 @@ def main(argv: Sequence[str]) -> int:
     return run_command("jaxvqa", lambda: _run(argv))
 
 
-def cli() -> None:
-    """The console script."""
-    sys.exit(main(sys.argv[1:]))
-
-
 def _run(argv: Sequence[str]) -> None:
     args, changes = _parse(argv)
     if args.help:
@@ -195,4 +190,4 @@ def use_compilation_cache(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    cli()
+    sys.exit(main(sys.argv[1:]))

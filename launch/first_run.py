@@ -18,6 +18,8 @@ Report: {report}
 What to try next
   {python} -m jaxvqa.explain --workdir={run} --output={run}/explained     attention on single questions
   {python} -m jaxvqa.main --mode=predict --workdir={run} --split=test     predictions with ids, EvalAI result file
+  {python} -m jaxvqa.main --config=configs/rwsan.py:proposed --workdir={folder}/proposed   regions of any image, then
+  {python} -m jaxvqa.ask --workdir={folder}/proposed IMAGE "is there a mass?"              images of your own
   {python} -m jaxvqa.main --config=configs/rwsan.py --help                every field of the config
   {python} -m jaxvqa.main --config=configs/rwsan.py --config.optim.lr=5e-4
   {python} -m tfds_builders.build easy_vqa                                 shapes and colours (first: {install})
@@ -50,7 +52,7 @@ def _tour() -> int:
         f"\nValidation accuracy: RWSAN {results['rwsan']:.1f} %, the question alone {results['blind']:.1f} % "
         f"({time.perf_counter() - began:.0f} s in all)"
     )
-    print(NEXT.format(report=page, run=folder / "rwsan", python=sys.executable, install=install("demo")))
+    print(NEXT.format(report=page, folder=folder, run=folder / "rwsan", python=sys.executable, install=install("demo")))
     return 0
 
 

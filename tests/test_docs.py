@@ -100,7 +100,7 @@ def test_files_that_pages_link_to_exist():
 
 @pytest.mark.slow
 def test_readme_snippet_runs(capsys):
-    snippet = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    snippet = re.search(r"```python\n(import jax, .*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert snippet is not None
     # The published size compiles for long; the same lines at a small size show that they run.
     code = snippet[1].replace(

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+from PIL import Image
 
 from benchmarks import input_pipeline
 from jaxvqa import checkpoints
@@ -40,6 +42,19 @@ WALK = {
         "--workdir=runs/rwsan --output=runs/rwsan/explained"
     ),
     "python -m jaxvqa.report --workdir=runs/rwsan": "--workdir=runs/rwsan",
+    **{
+        f"python -m jaxvqa.ask --workdir=runs/rwsan {words}": f"--workdir=runs/rwsan {words}"
+        for words in (
+            'scan.png "is there a mass?" --regions=scan.npz',
+            'scan.png "is there a mass?" --regions=scan.npz --explain=looked.png',
+        )
+    },
+    "python -m jaxvqa.main --config=configs/rwsan.py:proposed --workdir=runs/proposed": (
+        "--config=configs/rwsan.py:proposed,small --workdir=runs/proposed"
+    ),
+    'python -m jaxvqa.ask --workdir=runs/proposed scan.png "is there a mass?" --explain=looked.png': (
+        '--workdir=runs/proposed scan.png "is there a mass?" --explain=looked.png'
+    ),
     (
         "python -m jaxvqa.report --workdir=runs/DATE_first_run/rwsan --baseline=runs/DATE_first_run/blind "
         "--curve=docs/phantom_curve.svg"
@@ -105,6 +120,11 @@ WALK = {
     "python -m jaxvqa.main --config=configs/sysu_hcp.py --workdir=runs/sysu_hcp": (
         "--config=configs/sysu_hcp.py:small --workdir=runs/sysu_hcp"
     ),
+    "python -m jaxvqa.ask --workdir=runs/sysu_hcp scan.png": "--workdir=runs/sysu_hcp scan.png",
+    "python -m jaxvqa.ask --workdir=runs/sysu_hcp FOLDER --output=answers.csv": (
+        "--workdir=runs/sysu_hcp . --output=answers.csv"
+    ),
+    "python -m benchmarks.ask runs/vqa_rad": "runs/sysu_hcp",
     "python -m jaxvqa.convert --system=sysu_hcp --from=runs/vgg16 --to=vgg16_epoch-49.pth": (
         "--system=sysu_hcp --from=runs/sysu_hcp --to=sysu_hcp.pth"
     ),
@@ -225,6 +245,7 @@ REAL = {
 }
 
 ELSEWHERE = {
+    "python -m jaxvqa.ask --workdir=runs/vqa_rad questions.csv --output=answers.jsonl": "tests/ask/test_command.py",
     'python -m tfds_builders.pubmed_figures collect DIR --query="brain MRI" --articles=200 --email=YOU': (
         "tests/tfds_builders/test_pubmed_collect.py: from a server of its own"
     ),
@@ -334,6 +355,8 @@ def run_all(table: dict[str, str], folder: Path, fill: Callable[[str], str]) -> 
 def test_commands_run(tmp_path):
     write_vqa_v2(tmp_path / "files")
     (tmp_path / "modelmask.json").write_text('{"ct": [1, 0]}')
+    Image.fromarray(np.arange(4096, dtype=np.uint16).reshape(64, 64) * 16).save(tmp_path / "scan.png")
+    np.savez(tmp_path / "scan.npz", x=np.ones((320, 2), np.float32), bbox=np.asarray([[0, 0, 64, 64], [8, 8, 20, 20]]))
     tiny = [f"tiny_phantom_{organ}{part}" for organ in ("abdomen", "brain", "chest") for part in ("", "_questions")]
 
     def fill(arguments: str) -> str:
@@ -346,7 +369,14 @@ def test_commands_run(tmp_path):
         return arguments.format(questions=questions, mtpt=",".join(tiny))
 
     run_all(WALK, tmp_path, fill)
-    for written in ("runs/rwsan/report.html", "runs/rwsan/explained", "curve.svg", "back.pkl"):
+    for written in (
+        "runs/rwsan/report.html",
+        "runs/rwsan/explained",
+        "curve.svg",
+        "back.pkl",
+        "looked.png",
+        "answers.csv",
+    ):
         assert (tmp_path / written).exists(), written
 
 

@@ -148,8 +148,8 @@ class ProposeRegions:
             except DataError as error:
                 raise _named(error, "image", image_id) from error
             regions = proposals.regions_of(pixels, self.max_regions)
-            size = np.asarray([example["image_w"], example["image_h"]] * 2, np.float32)
-            regions["boxes"] = regions["boxes"] * size / np.asarray(pixels.shape[1::-1] * 2, np.float32)
+            stated, stored = (example["image_w"], example["image_h"]), pixels.shape[1::-1]
+            regions["boxes"] = regions["boxes"] * (np.tile(stated, 2) / np.tile(stored, 2)).astype(np.float32)
             if (len(self._kept) + 1) * sum(array.nbytes for array in regions.values()) <= self.cache_mib * 2**20:
                 self._kept[image_id] = regions
         return example | regions

@@ -11,11 +11,13 @@ palette, CMYK, YCbCr                   RGB
 transparent (alpha, or one colour)     laid on white
 with an EXIF orientation               turned and mirrored as it says
 animated, or of several pages          its first one
+DICOM                                  rescaled, by its window, inverted if MONOCHROME1 (`jaxvqa.data.dicom`)
 ====================================== ================================================================================
 
 RGB becomes grey, and grey RGB, as Pillow does it (ITU-R 601-2). Colour of 16 bits a channel is Pillow's own: its high bytes.
 """
 
+import functools
 import io
 from typing import NamedTuple
 
@@ -23,6 +25,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from jaxvqa.data import dicom
 from jaxvqa.errors import DataError
 
 MODES = {1: "L", 3: "RGB"}
@@ -45,6 +48,13 @@ class Facts(NamedTuple):
     kind: str
     width: int
     height: int
+
+
+@functools.cache
+def endings() -> frozenset[str]:
+    """How the names of files end that may be pictures, in lower case: ".png", ".jpg" and so on."""
+    known = (name for name, kind in Image.registered_extensions().items() if kind in Image.OPEN)
+    return frozenset((*known, *dicom.ENDINGS))
 
 
 def decode(encoded: bytes, channels: int | None = None) -> Image.Image:
@@ -120,6 +130,8 @@ def eight_bit(picture: Image.Image) -> Image.Image:
 
 
 def _opened(encoded: bytes) -> Image.Image:
+    if dicom.is_dicom(encoded):
+        return dicom.read(encoded)
     try:
         return Image.open(io.BytesIO(encoded))
     except Exception as error:  # the readers of forty formats raise what comes to hand, OSError or not

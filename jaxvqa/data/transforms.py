@@ -1,7 +1,7 @@
 """Example transforms: small frozen objects from one dict to another, the same ones in training and evaluation."""
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -109,11 +109,12 @@ class RegionsAsImage:
         return example | {"image": _pad(rows, self.max_regions)[:, None]}
 
 
-def boxes_of(example: Example, steps: Sequence[Transform]) -> np.ndarray:
+def boxes_of(example: Mapping[str, Any], steps: Sequence[Transform]) -> np.ndarray:
     """The boxes of an example's regions, float32[n, 4] in pixels, after the steps that give it regions, if there are any."""
+    found = dict(example)
     for step in steps:
-        example = step(example)
-    return np.asarray(example["boxes"], np.float32)
+        found = step(found)
+    return np.asarray(found["boxes"], np.float32)
 
 
 @dataclass(frozen=True)

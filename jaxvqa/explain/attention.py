@@ -57,7 +57,7 @@ def explain(
     predictions = run.predict(predict, examples)
     images = _images(run, source)
     pairs = zip(examples, predictions, strict=True)
-    return [_explanation(example, prediction, task, images, blind=run.blind) for example, prediction in pairs]
+    return [explanation_of(example, prediction, task, images, blind=run.blind) for example, prediction in pairs]
 
 
 def show(run: Run, *, split: str, positions: Sequence[int]) -> list[Explanation]:
@@ -73,7 +73,7 @@ def show(run: Run, *, split: str, positions: Sequence[int]) -> list[Explanation]
     """
     source = run.data.split(split)
     images = _images(run, source)
-    return [_explanation(example, Prediction(()), None, images) for example in source.read(positions)]
+    return [explanation_of(example, Prediction(()), None, images) for example in source.read(positions)]
 
 
 def default_split(config: Config) -> str:
@@ -111,15 +111,24 @@ def _images(run: Run, source: Split) -> Split | None:
         return None
 
 
-def _explanation(
+def explanation_of(
     example: Mapping[str, Any],
     prediction: Prediction,
     task: Task | None,
-    images: Split | None,
+    images: Split | None = None,
     *,
     blind: bool = False,
 ) -> Explanation:
-    question, annotators = example.get("question", ""), tuple(annotators_of(example))  # a caption answers none
+    """The explanation of one raw example by what the predict function `explain` gives for it.
+
+    Args:
+      example: a question with its image, or a caption.
+      prediction: what is answered, and the attention.
+      task: whose words and boxes the attention is over; None for no attention.
+      images: where the image is, if the example does not hold it; None for nowhere.
+      blind: whether the model answers without the image.
+    """
+    question, annotators = example.get("question", ""), tuple(filter(None, annotators_of(example)))  # a caption answers none
     if isinstance(task, Matches):  # the question is whether it belongs to the image
         question, annotators = example["caption"], ()
     words: Sequence[str] = ()

@@ -121,6 +121,22 @@ class Answers(Protocol):
 
 
 @runtime_checkable
+class Asks(Protocol):
+    """What a task has besides that answers about images of a user's own (`jaxvqa.ask`).
+
+    Attributes:
+      asks: what it answers: a "question"; what an "image" shows, where a question may come with it; or it gives a
+        "description" of the image.
+      reads: what it reads of an image: "pixels"; "regions", which have to come with it; "nothing", as a question-only baseline.
+      unknown: entries of a raw example that its transforms read and its answers do not depend on, with values to stand there.
+    """
+
+    asks: str
+    reads: str
+    unknown: Mapping[str, Any]
+
+
+@runtime_checkable
 class Explains(Protocol):
     """What a task has besides whose prediction `explain` gives answers and attention maps.
 

@@ -45,6 +45,9 @@ class AnswerClassification(Task):
             config.model.to_dict(), dtype=config.dtype, vocab_size=len(self.vocabulary), num_answers=len(self.answers)
         )
         explain = Predict(self._predict_with_attention, ("regions", "question"), self.answers.answers)
+        blind = config.data.blind or not config.data.images
+        self.asks, self.unknown = "question", {"answers": ()}
+        self.reads = "nothing" if blind else "pixels" if self._propose else "regions"
         self.predictions = {"answers": explain.first(), "explain": explain}
 
     # --- assets ----------------------------------------------------------------------------------------------------------
@@ -83,7 +86,7 @@ class AnswerClassification(Task):
     def transforms(self, *, train: bool) -> Sequence[transforms.Transform]:
         """Raw example to `regions`, `boxes`, `question`, `answer_scores`, `id`."""
         blind = self._data.blind or not self._data.images
-        see = (
+        see: tuple[transforms.Transform, ...] = (
             (transforms.BlindRegions(self.assets["region_width"]),)
             if blind
             else (*self._propose, transforms.PadRegions(self._data.max_regions))

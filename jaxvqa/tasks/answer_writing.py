@@ -93,7 +93,7 @@ class AnswerWriting(BlipTask):
     def __init__(self, config: ml_collections.ConfigDict, assets: Assets):
         """Args: as of `BlipTask`; assets also have `answers`, the list to rank."""
         super().__init__(config, assets)
-        self.answer_rule = answer_rule(config)
+        self.answer_rule, self.asks = answer_rule(config), "question"
         self._smoothing, self._keep = config.loss.smoothing, config.ranking.first
         if self._keep < 1:
             raise ConfigError(f"config.ranking.first is {self._keep}; expected at least 1.")

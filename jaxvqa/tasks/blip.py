@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, cast
 
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from jaxvqa import models
 from jaxvqa.data import image_text, images, tokenizers
 from jaxvqa.data.blip_text import ADDED, CaptionTokenizer
 from jaxvqa.data.data_set import DataSet
-from jaxvqa.data.transforms import RegionsAsImage, Transform
+from jaxvqa.data.transforms import RegionsAsImage, Transform, boxes_of
 from jaxvqa.precision import widened
 from jaxvqa.state import fold
 from jaxvqa.tasks import Assets, Task
@@ -32,6 +33,7 @@ class BlipTask(Task):
 
     model: Any
     tokenizer: CaptionTokenizer
+    unknown: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, config: ml_collections.ConfigDict, assets: Assets):
         """Args: the whole config; and `tokenizer` (see `Tokenizer.asset`)."""
@@ -40,6 +42,7 @@ class BlipTask(Task):
         self.model = models.build(config.model.to_dict(), dtype=config.dtype, vocab_size=len(self.tokenizer))
         self._regions = self.model.vision == "region-vit"
         self.smooth = not self._regions
+        self.reads = "regions" if self._regions and not images.region_steps(config.data) else "pixels"
 
     @staticmethod
     def make_assets(config: ml_collections.ConfigDict, data: DataSet) -> Assets:
@@ -77,7 +80,7 @@ class BlipTask(Task):
     def boxes(self, example: Mapping[str, Any], output: Mapping[str, np.ndarray]) -> Float[np.ndarray, "R 4"]:
         """The regions' boxes, or the cells of the grid that the maps lie on, row by row, in the image's own pixels."""
         if self._regions:
-            return np.asarray(example["boxes"], np.float32)[: self._data.max_regions]
+            return boxes_of(example, images.region_steps(self._data))[: self._data.max_regions]
         return grid_boxes(example, round(output["region_attention"].shape[-1] ** 0.5))
 
     def words(self, example: Mapping[str, Any], output: Mapping[str, np.ndarray]) -> list[str]:

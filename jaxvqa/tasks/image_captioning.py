@@ -81,7 +81,7 @@ class ImageCaptioning(BlipTask):
           ConfigError: the longest text leaves no room behind the prompt.
         """
         super().__init__(config, assets)
-        self._smoothing = config.loss.smoothing
+        self._smoothing, self.asks, self.unknown = config.loss.smoothing, "description", {"caption": ""}
         data = config.data
         prompt = self.tokenizer.whole(data.prompt)[:-1]
         self._prompt = np.asarray([self.tokenizer.decode_begin, *prompt[1:]], np.int32)

@@ -89,13 +89,16 @@ class ImageClassification(Task):
         self.batch_keys: Sequence[str] = ("image", "answer_class", "mask")
         rules = RULES if self._masks else {"answers": voting.best}
         asked, choices = ("image", "modality"), self.classes.answers
-        self.predictions: dict[str, Predict] = {"explain": Predict(self._predict_best, ("image",), choices)}
+        self.asks, self.reads, self.unknown = "image", "pixels", {"question": ""}
+        listed = Predict(self._predict_best, ("image",), choices)
+        self.predictions: dict[str, Predict] = {"explain": listed}
         for flip in (False, True):
             end = "_flip" if flip else ""
             self.predictions["logits" + end] = Predict(partial(self._predict_logits, flip=flip), ("image",), choices)
             for name, rule in rules.items():
                 function = partial(self._predict_answers, rule=rule, flip=flip)
-                self.predictions[name + end] = Predict(function, asked, choices)
+                best = listed if name + end == "answers" else None
+                self.predictions[name + end] = Predict(function, asked, choices, listed=best)
 
     # --- assets ------------------------------------------------------------------------------------------------------------
 

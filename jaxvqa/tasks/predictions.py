@@ -57,6 +57,7 @@ class Predict:
       choices: the answers that its output `answer` counts from 0; empty for a function that writes texts, or gives no answers.
       text: one example's output to the text that was written; None for a function that writes none.
       shots: the examples that stand before its prompts; None for none.
+      listed: the same with several answers, best first; None if it gives all that there are.
     """
 
     function: Callable[[Params, Collections, Batch], Arrays]
@@ -64,6 +65,7 @@ class Predict:
     choices: Sequence[str] = ()
     text: Callable[[Mapping[str, np.ndarray]], str] | None = None
     shots: Shots | None = None
+    listed: "Predict | None" = None
 
     @functools.cached_property
     def jitted(self) -> Callable[[Params, Collections, Batch], Arrays]:
@@ -76,7 +78,7 @@ class Predict:
         def function(params: Params, collections: Collections, batch: Batch) -> Arrays:
             return self.function(params, collections, {**batch, **{key: jnp.zeros_like(batch[key]) for key in keys}})
 
-        return replace(self, function=function)
+        return replace(self, function=function, listed=None)
 
     def first(self) -> "Predict":
         """The same with the best answer alone, and without attention maps."""
@@ -89,7 +91,7 @@ class Predict:
                 if not name.endswith("_attention")
             }
 
-        return replace(self, function=function)
+        return replace(self, function=function, listed=self)
 
     def prediction(self, output: Mapping[str, np.ndarray]) -> Prediction:
         """What the function says of one example: its `text`, or the `answer` int[K] with their `probability`, -1 for none."""

@@ -58,6 +58,8 @@ class RadiologyVqa(Task):
             for name, (size, channels) in INPUTS.items()
             if name in self.model.inputs
         }
+        self.asks, self.reads = "question", "nothing" if config.data.blind or not config.data.images else "pixels"
+        self.unknown = {"organ": config.data.organs[0]}
         self.additive = "image_128" not in self.model.inputs  # the mean error of reconstruction is added to sums
         self.batch_keys: Sequence[str] = (*self.model.inputs, "answer_scores", "organ", "mask")
         # A model with an organ head says too whether it is right, which takes the organ.

@@ -102,6 +102,11 @@ class TextGeneration(Task):
         # image.
         self.additive = not ((config.loss.text and (data.classify or self._shared_mask)) or data.examples_per_image > 1)
         self._regions = self.model.vision == "regions"
+        blind = data.blind or not data.images
+        given = self._regions and not images.region_steps(data)
+        self.reads = "nothing" if blind else "regions" if given else "pixels"
+        self.asks = "question" if "{question}" in TEMPLATES[data.template].prompt else "description"
+        self.unknown = {"multiple_choice_answer": ""} if self.asks == "question" else {"caption": ""}
         self._writes = self.model.writes and config.loss.text
         if not (self._writes or data.classify):
             raise ConfigError(
@@ -128,7 +133,7 @@ class TextGeneration(Task):
             "explain": Predict(self._predict_with_attention, WHOLE, classes),
         }
         if self._data.classify:
-            found["classes"] = found["answers"] = Predict(self._predict_class, WHOLE, classes)
+            found["classes"] = found["answers"] = Predict(self._predict_class, WHOLE, classes).first()
         if self._writes:
             both = tuple(dict.fromkeys((*WHOLE, *PROMPT)))
             answers = Predict(self._predict_text, PROMPT, text=self._text_of, shots=self._shots())
@@ -379,9 +384,9 @@ class TextGeneration(Task):
         return {"tokens": found.tokens, "length": found.lengths, "score": found.scores}
 
     def _predict_class(self, params: Params, collections: Collections, batch: Batch) -> Arrays:
-        """`answer` int32[B, 1] and its `probability` float32[B, 1] among the classes."""
+        """The best classes int32[B, 5] and their probabilities."""
         _, out = self.model.apply({"params": params, **collections}, **self._inputs(batch))
-        return best_answers(jax.nn.softmax(out["class_logits"]), 1)
+        return best_answers(jax.nn.softmax(out["class_logits"]))
 
     def _predict_likelihood(self, params: Params, collections: Collections, batch: Batch) -> Arrays:
         """How probable the true text is, sums over each example's tokens: float32[B] each.
