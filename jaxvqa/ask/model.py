@@ -163,15 +163,7 @@ class Model:
         return [Answer(q.name, q.question, p.answers, seconds) for q, p in zip(asked, predictions, strict=True)]
 
     def explain(self, image: Given, question: str = "", regions: str | Path = "") -> Explanation:
-        """What the model looked at; `jaxvqa.explain.overlay.figure` draws it. Arguments and errors as of `answer`.
-
-        Raises:
-          ConfigError: the run's task explains nothing.
-        """
-        if "explain" not in self.task.predictions:
-            raise ConfigError(
-                f"The task {self.run.config.task!r} has no predict function 'explain', so nothing can be drawn."
-            )
+        """What the model looked at; `jaxvqa.explain.overlay.figure` draws it. Arguments and errors as of `answer`."""
         example = self._example(Question(image, question, regions), 0)
         prediction = self._one(self.task.predictions["explain"], example, self._own_transforms)
         return explanation_of(example, prediction, self.task, blind=self.run.blind)

@@ -128,7 +128,10 @@ def explanation_of(
       images: where the image is, if the example does not hold it; None for nowhere.
       blind: whether the model answers without the image.
     """
-    question, annotators = example.get("question", ""), tuple(filter(None, annotators_of(example)))  # a caption answers none
+    question, annotators = (
+        example.get("question", ""),
+        tuple(filter(None, annotators_of(example))),
+    )  # a caption answers none
     if isinstance(task, Matches):  # the question is whether it belongs to the image
         question, annotators = example["caption"], ()
     words: Sequence[str] = ()
