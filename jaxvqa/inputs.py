@@ -168,9 +168,16 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:59] + "…"
 
 
+LFS = b"version https://git-lfs"
+"""How the text begins that stands in a file's place where Git LFS has not fetched it."""
+
+
 def _decoded(path: str | Path, expected: str) -> str:
     try:
-        return Path(path).read_bytes().decode("utf-8-sig")
+        content = Path(path).read_bytes()
+        if content.startswith(LFS):
+            raise DataError(f"{path} is a pointer of Git LFS, not {expected}: run `git lfs pull` in its repository.")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path} is not in UTF-8: byte {error.start} is 0x{error.object[error.start]:02x}. Expected {expected}. "

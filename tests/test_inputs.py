@@ -46,6 +46,14 @@ def test_marks_and_line_ends(mark, end, tmp_path):
     assert inputs.read_text(file) == "café\ntwo\n"
 
 
+def test_a_pointer_of_git_lfs_is_called_so(tmp_path):
+    file = tmp_path / "a.json"
+    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    for read in (inputs.read_text, inputs.read_json):
+        with pytest.raises(DataError, match=r"a\.json is a pointer of Git LFS, not the list: run `git lfs pull`"):
+            read(file, "the list")
+
+
 VQA = {"questions": [{"question": str, "image_id?": int}]}
 FAULTS = {
     "nothing": (None, Any, "No such file"),

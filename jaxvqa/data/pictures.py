@@ -27,6 +27,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from jaxvqa.data import dicom
 from jaxvqa.errors import DataError
+from jaxvqa.inputs import LFS
 
 MODES = {1: "L", 3: "RGB"}
 """Channels -> Pillow's name of the 8-bit picture."""
@@ -146,6 +147,8 @@ def _load(picture: Image.Image) -> None:
 
 
 def _unreadable(encoded: bytes, error: Exception) -> DataError:
+    if encoded.startswith(LFS):
+        return DataError("is a pointer of Git LFS, not the picture itself: run `git lfs pull` in its repository")
     if isinstance(error, UnidentifiedImageError):
         return DataError(f"is not a picture ({len(encoded)} bytes of no known format)")
     if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):

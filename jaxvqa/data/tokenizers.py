@@ -17,8 +17,8 @@ import tokenizers
 from jaxtyping import Int
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 
-from jaxvqa.errors import DataError
-from jaxvqa.inputs import read_json
+from jaxvqa.errors import DataError, UserError
+from jaxvqa.inputs import read_json, read_text
 
 GPT2_END = "<|endoftext|>"
 """GPT-2's one special token, which its files have as an ordinary one."""
@@ -167,14 +167,16 @@ def _read(source: str | Path) -> tokenizers.Tokenizer:
     path = Path(source)
     try:
         if path.is_file():
-            return _word_pieces(path) if path.suffix == ".txt" else tokenizers.Tokenizer.from_file(str(path))
+            return _word_pieces(path) if path.suffix.lower() == ".txt" else _saved(path)
         found = None
         if (path / "tokenizer.json").is_file():
-            found = tokenizers.Tokenizer.from_file(str(path / "tokenizer.json"))
+            found = _saved(path / "tokenizer.json")
         elif (path / "vocab.json").is_file() and (path / "merges.txt").is_file():
-            found = _byte_pairs(models.BPE.from_file(str(path / "vocab.json"), str(path / "merges.txt")))
+            found = _byte_pairs(models.BPE(*_vocabulary_and_merges(path)))
         elif (path / "vocab.txt").is_file():
             found = _word_pieces(path / "vocab.txt")
+    except UserError:
+        raise
     except Exception as error:  # the library raises nothing more special
         raise DataError(f"The tokenizer in {source} cannot be read: {error}") from error
     if found is not None:
@@ -199,9 +201,11 @@ def _add_tokens(tokenizer: tokenizers.Tokenizer, folder: Path) -> None:
         return read_json(folder / name, expected, form) if (folder / name).is_file() else {}
 
     numbered = beside("added_tokens.json", "a map from each added token to its id", {str: int})
-    decoder = beside("tokenizer_config.json", "a tokenizer's settings", dict).get("added_tokens_decoder") or {}
-    known = {row["content"]: row for row in decoder.values()} if isinstance(decoder, dict) else {}
-    numbered |= {row["content"]: int(number) for number, row in decoder.items()}
+    settings = {"added_tokens_decoder?": ({str: {"content": str}}, type(None))}
+    decoder = beside("tokenizer_config.json", "a tokenizer's settings", settings).get("added_tokens_decoder") or {}
+    known = {row["content"]: row for row in decoder.values()}
+    numbered |= {row["content"]: int(number) for number, row in decoder.items() if number.isdecimal()}
+    faults = [f"{number!r} of added_tokens_decoder is not an id" for number in decoder if not number.isdecimal()]
     named = _contents(beside("special_tokens_map.json", "a map from each special token's use to its text", dict))
     special = {*named, *(token for token, row in known.items() if row.get("special"))}
     for token, _ in sorted(numbered.items(), key=lambda item: item[1]):
@@ -211,7 +215,7 @@ def _add_tokens(tokenizer: tokenizers.Tokenizer, folder: Path) -> None:
             }
             added = AddedToken(token, normalized=False, special=token in special, **how)
             (tokenizer.add_special_tokens if token in special else tokenizer.add_tokens)([added])
-    faults = [
+    faults += [
         f"{token!r} is {tokenizer.token_to_id(token)} in the vocabulary, {number} in added_tokens.json or tokenizer_config.json"
         for token, number in numbered.items()
         if tokenizer.token_to_id(token) != number
@@ -285,12 +289,36 @@ def _byte_pairs(pairs: models.BPE) -> tokenizers.Tokenizer:
     return tokenizer
 
 
+# Files are read here, since the library takes a byte order mark for a part of the first token.
+
+
+def _saved(file: Path) -> tokenizers.Tokenizer:
+    """What `tokenizers` saved."""
+    return tokenizers.Tokenizer.from_str(read_text(file, "a tokenizer.json"))
+
+
+def _vocabulary_and_merges(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """GPT-2's two files.
+
+    Raises:
+      DataError: one of them is of another form.
+    """
+    file, expected = folder / "merges.txt", "GPT-2's merges, two pieces a line with a blank between"
+    lines = [line for line in read_text(file, expected).split("\n") if line and not line.startswith("#version")]
+    merges = [tuple(line.split(" ")) for line in lines]
+    if wrong := next((line for line, pair in zip(lines, merges, strict=True) if len(pair) != 2), None):
+        raise DataError(f"{file}: {wrong[:60]!r} is not a merge. Expected {expected}.")
+    vocabulary = read_json(folder / "vocab.json", "GPT-2's vocabulary, a map from token to id", {str: int})
+    return vocabulary, [(left, right) for left, right in merges]
+
+
 def _word_pieces(file: Path) -> tokenizers.Tokenizer:
     """BERT's, in lower case unless the `tokenizer_config.json` beside it says otherwise."""
     settings = file.with_name("tokenizer_config.json")
-    lower = json.loads(settings.read_text()).get("do_lower_case", True) if settings.is_file() else True
-    tokenizer = tokenizers.BertWordPieceTokenizer(str(file), lowercase=lower)
-    return tokenizer._tokenizer
+    known = read_json(settings, "a tokenizer's settings", {"do_lower_case?": bool}) if settings.is_file() else {}
+    pieces = read_text(file, "BERT's word pieces, one a line").removesuffix("\n").split("\n")
+    numbers = {piece.rstrip(): i for i, piece in enumerate(pieces)}
+    return tokenizers.BertWordPieceTokenizer(numbers, lowercase=known.get("do_lower_case", True))._tokenizer
 
 
 def _from_hub(name: str) -> tokenizers.Tokenizer:

@@ -122,6 +122,11 @@ def test_damaged_pictures_are_refused_by_all_readers(kind):
         decode({"image": content, "image_id": 42})
 
 
+def test_a_pointer_of_git_lfs_is_called_so():
+    with pytest.raises(DataError, match=r"pointer of Git LFS, not the picture itself: run `git lfs pull`"):
+        pictures.inspect(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+
+
 @pytest.mark.parametrize("progressive", [False, True])
 def test_the_cheap_check_finds_every_cut_that_decoding_finds(progressive):
     whole = encoded(noise(), "JPEG", progressive=progressive)

@@ -192,6 +192,37 @@ def test_a_smaller_vocabulary_lacks_the_last_marks(gpt2_folder):
     assert whole.cut(len(whole)) is whole
 
 
+def test_byte_order_marks_and_line_ends_of_files_are_no_part_of_a_token(gpt2_folder, bert_folder, tmp_path):
+    saved = tmp_path / "saved"
+    saved.mkdir()
+    (saved / "tokenizer.json").write_text(json.dumps(tokenizers.load(gpt2_folder, ADDED)))
+    cased = tmp_path / "cased"
+    cased.mkdir()
+    (cased / "vocab.txt").write_text((bert_folder / "vocab.txt").read_text())
+    (cased / "tokenizer_config.json").write_text('{"do_lower_case": false}')
+    for source in (gpt2_folder, bert_folder, saved, cased):
+        folder = tmp_path / f"{source.name} of Windows"
+        folder.mkdir()
+        for file in (path for path in source.iterdir() if path.is_file()):
+            (folder / file.name).write_bytes(b"\xef\xbb\xbf" + file.read_bytes().replace(b"\n", b"\r\n"))
+        assert tokenizers.load(folder, ADDED) == tokenizers.load(source, ADDED)
+    (tmp_path / "PIECES.TXT").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(PIECES).encode())
+    assert tokenizers.load(tmp_path / "PIECES.TXT") == tokenizers.load(bert_folder)
+
+
+def test_files_of_gpt2_that_do_not_fit_each_other_are_named(gpt2_folder, tmp_path):
+    vocabulary, merges = ((gpt2_folder / name).read_text() for name in ("vocab.json", "merges.txt"))
+    for words, pairs, message in (
+        (vocabulary, merges + "one two three\n", r"merges\.txt: 'one two three' is not a merge"),
+        ("[1]", merges, r"vocab\.json.*GPT-2's vocabulary"),
+        ('{"a": 0}', merges, "cannot be read"),
+    ):
+        (tmp_path / "vocab.json").write_text(words)
+        (tmp_path / "merges.txt").write_text(pairs)
+        with pytest.raises(DataError, match=message):
+            tokenizers.load(tmp_path)
+
+
 def test_what_is_no_tokenizer_is_reported(tmp_path, gpt2_folder):
     with pytest.raises(DataError, match=r"no folder .*nowhere, and no hub.*--config.data.tokenizer=DIR"):
         tokenizers.load(tmp_path / "nowhere")
@@ -251,6 +282,9 @@ def test_tokens_that_files_add_have_the_ids_that_these_give_them(beside, tmp_pat
         ({"special_tokens_map": {"pad_token": {"content": "<pad>"}}}, "'<pad>' of special_tokens_map.json has no id"),
         ({"special_tokens_map": {"additional_special_tokens": ["<x>"]}}, "'<x>' of special_tokens_map.json has no id"),
         ({"added_tokens": ["<new>"]}, "added_tokens.json"),
+        ({"tokenizer_config": {"added_tokens_decoder": ["<new>"]}}, "added_tokens_decoder: expected an object or null"),
+        ({"tokenizer_config": {"added_tokens_decoder": {"96": {}}}}, "content: missing"),
+        ({"tokenizer_config": {"added_tokens_decoder": {"x": PAD}}}, "'x' of added_tokens_decoder is not an id"),
     ],
 )
 def test_tokens_that_files_disagree_about_are_named(beside, words, tmp_path):
