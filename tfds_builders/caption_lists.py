@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 
+from jaxvqa.data.blip_text import coco_image_id
 from jaxvqa.errors import DataError
 from jaxvqa.inputs import read_json
 from tfds_builders import checks
@@ -127,7 +128,7 @@ def read_splits(
       name -> its file.
 
     Raises:
-      DataError: Lists are of another form, images are missing, or two images have one id; one message names all of it.
+      DataError: Lists are of another form or empty, images are missing, or two images have one id; one message names all of it.
     """
     faults: list[str] = []
     rows: dict[str, list[Record]] = {}
@@ -146,9 +147,9 @@ def read_splits(
     if faults:
         advice = "Mend the lists and add the images, or build with --partial what has its image."
         raise checks.error_of(f"{name}: {len(faults)} fault(s) in {folder}", faults, advice)
+    because = "its list has no entries" + (", or none whose image is there" if partial else "")
+    checks.filled_splits(name, rows, because, partial=partial)
     splits = {split: each for split, each in rows.items() if each}
-    if not splits:
-        raise DataError(f"{name}: the lists in {folder} have no entries; nothing to build.")
     records: dict[str, list[Record]] = {}
     number = 0
     for split, each in splits.items():
@@ -184,7 +185,7 @@ def _numbered(rows: Mapping[str, Iterable[Record]], release: Release, faults: li
         try:
             number = len(ids) if release.number is None else release.number(image)
         except ValueError:
-            faults.append(f"image {image}: its name ends in no number, which would be its id")
+            faults.append(f"image {image}: its name ends in no number from 0 to 2**63 - 1, which would be its id")
             number = -1 - len(ids)
         if number in owners:
             faults.append(f"images {owners[number]} and {image} have one id, {number}")
@@ -229,6 +230,15 @@ def _image(name: str, record: Record) -> Record:
     facts = checks.whole_picture(content, name)
     kept = {"image_id": record["image_id"], "image_name": record["image_name"], "image": content}
     return kept | {"image_w": facts.width, "image_h": facts.height}
+
+
+def coco_number(image: str) -> int:
+    """The id of an image by its path, as COCO's evaluation has it.
+
+    Raises:
+      ValueError: The name ends in no number from 0 to 2**63 - 1.
+    """
+    return checks.whole().read(coco_image_id(image, sound=True))
 
 
 def split_lists(names: Mapping[str, ManualFile]) -> Callable[[Path], dict[str, list[Path]]]:

@@ -92,8 +92,11 @@ def test_less_than_the_release_is_refused(released, make, tmp_path):
 def test_names_without_a_number_are_named(released, make, tmp_path):
     name, _ = released
     lists, _ = RELEASES[name]
-    put(tmp_path / f"manual/{lists}_train.json", [{"image": "a/photo.jpg", "caption": "A"}])
-    assert "image a/photo.jpg: its name ends in no number" in fault(make, name, "captions")
+    names = ("a/photo.jpg", f"a/{2**63}.jpg", "a/-3.jpg", "a/1_２.jpg")
+    put(tmp_path / f"manual/{lists}_train.json", [{"image": image, "caption": "A"} for image in names])
+    message = fault(make, name, "captions")
+    for image in names:
+        assert f"image {image}: its name ends in no number from 0 to 2**63 - 1" in message
 
 
 @pytest.fixture
@@ -138,6 +141,17 @@ def test_a_users_lists(own, make, tmp_path):
     images = Records("caption_list/images", "train", folder=str(tmp_path))
     # An image of two splits is stored once.
     assert images.metadata["image_ids"] == {"train": [0, 1, 2], "test": [3], "extension_0": [4], "extension_1": [5]}
+
+
+def test_splits_without_entries_are_reported(own, make, tmp_path, caplog):
+    put(own / "val.json", [])
+    message = fault(make, "caption_list", "captions")
+    assert "no record for the split val: its list has no entries" in message
+    assert "--partial" in message
+    (own / "photos/c.jpg").unlink()
+    make("caption_list", "captions", partial=True)
+    assert "no record for the splits val, extension_1" in caplog.text
+    assert read(tmp_path, "caption_list/captions", "extension_0")
 
 
 def test_all_faults_of_lists_at_once(own, make, tmp_path):

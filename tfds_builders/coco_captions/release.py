@@ -1,7 +1,6 @@
 """The files of COCO's captions in Karpathy's splits, as BLIP reads them."""
 
-from jaxvqa.data.blip_text import coco_image_id
-from tfds_builders.caption_lists import Release, split_lists
+from tfds_builders.caption_lists import Release, coco_number, split_lists
 from tfds_builders.manual import ManualFile
 
 HOME = "https://cocodataset.org"
@@ -28,5 +27,5 @@ RELEASE = Release(
         "13.5 GB and 6.6 GB, unpacked; each image is under its own Flickr licence.",
     ),
     folders=(".", "images"),
-    number=lambda image: int(coco_image_id(image, sound=True)),
+    number=coco_number,
 )

@@ -1,7 +1,6 @@
 """The files of Flickr30K in Karpathy's splits, as BLIP reads them."""
 
-from jaxvqa.data.blip_text import coco_image_id
-from tfds_builders.caption_lists import Release, split_lists
+from tfds_builders.caption_lists import Release, coco_number, split_lists
 from tfds_builders.manual import ManualFile
 
 HOME = "https://shannon.cs.illinois.edu/DenotationGraph/"
@@ -26,5 +25,5 @@ RELEASE = Release(
         "On request, for research and teaching without profit.",
     ),
     folders=(".", "images"),
-    number=lambda image: int(coco_image_id(image, sound=True)),
+    number=coco_number,
 )

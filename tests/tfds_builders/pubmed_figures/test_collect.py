@@ -17,6 +17,7 @@ from jaxvqa.errors import DataError
 
 pytest.importorskip("lxml", reason="the extra pubmed is not installed: lxml")
 
+from tests.picture_files import noise, turned
 from tests.pubmed_service import NC, Service, article, picture
 from tfds_builders.pubmed_figures import __main__ as command
 from tfds_builders.pubmed_figures.collect import client, fetch, find
@@ -375,3 +376,18 @@ def test_a_wrong_figures_json_is_reported(tmp_path, change, message):
     with pytest.raises(DataError, match=message):
         build("pubmed_figures", "images", manual_dir=tmp_path, data_dir=tmp_path / "tfds")
     assert not list(tmp_path.rglob("*array_record*"))
+
+
+def test_splits_without_an_article_are_reported(tmp_path, caplog):
+    from tfds_builders.pubmed_figures.pubmed_figures_dataset_builder import read_splits
+
+    (tmp_path / "x.png").write_bytes(picture("PNG"))
+    figure = {"file": "x.png", "license": "CC BY", "source": "here", "caption": "A brain.", "subcaptions": {"A": " "}}
+    (tmp_path / "figures.json").write_text(json.dumps([figure]))
+    (found,) = read_splits(tmp_path).values()
+    assert [record["caption"] for record in found] == ["A brain."]
+    assert "pubmed_figures: no record for the splits" in caplog.text
+
+
+def test_a_picture_has_the_size_in_which_it_is_shown():
+    assert fetch.checked_picture(turned(noise(), 6)) == ("JPEG", 70, 90)

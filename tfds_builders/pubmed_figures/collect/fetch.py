@@ -170,7 +170,7 @@ def _fetch_figure(
 
 
 def checked_picture(data: bytes) -> tuple[str, int, int]:
-    """Returns format, width and height of a picture that can be decoded.
+    """Returns format, width and height of a picture that can be decoded, turned as its EXIF orientation says.
 
     Raises:
       DataError: It is none, damaged, of another format, too large or too small.
@@ -189,7 +189,7 @@ def checked_picture(data: bytes) -> tuple[str, int, int]:
             f"its picture has {width} x {height} pixels: too {'large' if width * height > MOST_PIXELS else 'small'}"
         )
     try:
-        pictures.inspect(data)
+        facts = pictures.inspect(data)
     except DataError as error:
         raise DataError(f"its picture {error}") from None
-    return kind, width, height
+    return kind, facts.width, facts.height
