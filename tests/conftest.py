@@ -69,6 +69,14 @@ def log_as_at_first() -> None:
     absl_logging.set_verbosity(verbosity)
 
 
+@pytest.fixture
+def float64_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Computes golden training cases in float64, which decides; float32 takes as long again, and is left to slow tests."""
+    from jaxvqa.golden import training
+
+    monkeypatch.setattr(training, "PRECISIONS", training.PRECISIONS[-1:])
+
+
 @pytest.fixture(scope="session")
 def jaxvqa_data() -> Path:
     """The folder of real data; tests that need it skip visibly without."""

@@ -139,6 +139,7 @@ def test_a_checkpoint_moves_to_another_mesh(phantoms, one_device, eight_devices,
     assert_close(moved, one_device)
 
 
+@pytest.mark.slow  # tests/test_step.py has the same of a toy
 def test_microbatches_add_up(phantoms, one_device, tmp_path):
     """Two halves of a batch give the gradients of the whole (there is no dropout)."""
     done = runs.run(runs.command(phantoms, tmp_path, microbatches=2))

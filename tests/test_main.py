@@ -283,6 +283,7 @@ def test_data_that_changed_since(finished, phantoms, tmp_path, capsys):
     assert "size: was 63, now 64" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_bfloat16_trains(phantoms, tmp_path):
     train.train(runs.tiny_config(phantoms, dtype="bfloat16", total="4 steps"), tmp_path)
     losses = [row["train/loss"] for row in logs.read_metrics(tmp_path) if "train/loss" in row]

@@ -131,9 +131,13 @@ class Precision:
         return dataclasses.replace(row, precision=self.name)
 
 
+PRECISIONS = (np.float32, np.float64)
+"""In which training cases are computed."""
+
+
 def in_both(case: Case, compute: Callable[[Precision], Iterable[Row]]) -> Iterator[Row]:
     """The rows of a training case in float32 and in float64, of which those that decide are marked so."""
-    for dtype in (np.float32, np.float64):
+    for dtype in PRECISIONS:
         precision = Precision(case, dtype)
         try:
             with jax.enable_x64(dtype == np.float64):

@@ -67,6 +67,7 @@ def test_the_variant_is_for_what_has_no_validation_split(capsys):
     assert "held_out is for vqa_rad" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_program_chooses_its_best_state_by_it(phantoms, tmp_path):
     changes = {"data__held_out": 0.3, "evals__val__split": HELD_OUT}
     changes |= {"best__metric": "val/accuracy", "best__mode": "max"}

@@ -90,8 +90,8 @@ def train(model, variables, inputs, seed=3):
 # --- the original ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("case", "outputs"), [("small", 15), ("small_train", 33), ("small_selfatt", 15)])
-def test_given_cases(case, outputs):
+@pytest.mark.parametrize(("case", "outputs"), [("small", 15), ("small_train", 27), ("small_selfatt", 15)])
+def test_given_cases(case, outputs, float64_alone):
     rows = runner.run(GOLDEN / f"cmsa_{case}.manifest.json")
     assert not [row for row in rows if row.passed is False]
     assert sum(row.passed is True for row in rows) == outputs + 2  # the checkpoint's way there and back, and its sizes
@@ -290,6 +290,7 @@ def test_training_moves_statistics_and_reaches_every_parameter(inputs, variables
         assert (table[-1] == 0).all()
 
 
+@pytest.mark.slow
 def test_remat_changes_neither_gradients_nor_statistics(inputs, variables):
     expected, result = (train(make(remat=remat), variables, inputs) for remat in (False, True))
     for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(result), strict=True):

@@ -180,6 +180,7 @@ def train_gradient(model, params, inputs):
     return jax.jit(jax.value_and_grad(loss))(params)
 
 
+@pytest.mark.slow
 def test_remat_gives_the_same_gradients_with_dropout(larger_inputs, params):
     passes = {"encoder_passes": 2}
     expected, result = (train_gradient(make(remat=remat, **passes), params, larger_inputs) for remat in (False, True))

@@ -84,6 +84,7 @@ def test_training_pictures_change_with_the_step_and_evaluated_ones_do_not(phanto
     assert not np.array_equal(first, later)
 
 
+@pytest.mark.slow
 def test_the_loss_of_one_batch_falls(mixed):
     _, params, collections, batch, step = mixed
     values = []

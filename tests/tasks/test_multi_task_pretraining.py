@@ -96,6 +96,7 @@ def test_questions_are_drawn_anew_each_time_and_the_same_on_every_way_there(mtpt
         assert encoded[tuple(question.tolist())] == label
 
 
+@pytest.mark.slow
 def test_pretrained_branches_flow_into_cmsa(mtpt, tmp_path, capsys):
     taken = {"head": "brain"}
     for organ in taken.values():

@@ -9,7 +9,7 @@ from jaxvqa.data.data_set import DataSet
 from jaxvqa.tasks import make_task, task_with_assets
 
 
-@pytest.mark.parametrize("system", ["rwsan", "cmsa"])
+@pytest.mark.parametrize("system", ["rwsan", pytest.param("cmsa", marks=pytest.mark.slow)])
 def test_rows_are_the_words_own_vectors(phantoms, tmp_path, system):
     file = tmp_path / "glove.txt"
     config = configs.load(f"configs/{system}.py:small")
