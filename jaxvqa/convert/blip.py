@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxvqa import models
+from jaxvqa.convert.adam import ADAMW, Optimizer
 from jaxvqa.convert.files import TorchFile
 from jaxvqa.convert.layers import LINEAR
 from jaxvqa.convert.layout import Layout
@@ -214,6 +215,14 @@ class Whole:
         return {**found, "queue": {**found["queue"], "batches": jnp.ones((), jnp.int32)}}
 
 
+ENTRIES: Mapping[str, Any] = {
+    "optimizer": Optimizer({**ADAMW, "lr": 3e-4, "weight_decay": 0.05}, held=("params", "momentum")),
+    "config": None,
+    "epoch": None,
+}
+"""What a file holds besides its tensors. The optimiser was given all of `model.parameters()`, momentum copies among them."""
+
+
 def _original(fresh: str, **config: Any) -> Original:
     return Original(
         layouts=lambda config: [layout(config)],
@@ -223,7 +232,7 @@ def _original(fresh: str, **config: Any) -> Original:
         start={"name": "blip", "vocab_size": 1},
         decides=True,
         entry="model",
-        entries={"epoch": None, "config": None},
+        entries=ENTRIES,
         fresh=fresh,
         name="checkpoint of BLIP",
         variants=(("", config),),
@@ -244,7 +253,7 @@ def _original_of(name: str, inputs: Callable[[Tensors, Config], Shapes]) -> Orig
         start={"name": name, "vocab_size": 1},
         decides=True,
         entry="model",
-        entries={"epoch": None, "config": None},
+        entries=ENTRIES,
         name=f"checkpoint of BLIP ({name})",
         variants=(("", {"name": name}),),
     )
@@ -347,7 +356,24 @@ def _settings(checkpoint: Checkpoint) -> dict[str, Mapping[str, Any]]:
     config.pop("vocab_size")
     side = checkpoint.inputs["image"].shape[-2]
     loss = {"queue": queue, "positives": positives} if positives else {}
-    return {"model": config, "data": {"image_size": side}, "loss": loss}
+    return {"model": config, "data": {"image_size": side}, "optim": _optim(checkpoint), "loss": loss}
+
+
+def _optim(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The settings of the optimiser whose state comes along; its rate is the schedule's."""
+    if checkpoint.adam is None:
+        return {}
+    settings = {**ADAMW, **checkpoint.adam.settings}
+    b1, b2 = settings["betas"]
+    return {"b1": b1, "b2": b2, "eps": settings["eps"], "decay": ((r".*", settings["weight_decay"]),)}
+
+
+def _epoch(contents: Any, noted: Mapping[str, Any]) -> dict[str, Any]:
+    """The number of the last epoch that is done, from 0 on; -1 before the first: the original goes on with the next."""
+    size, step = contents.meta["data"]["size"], contents.meta["data"]["step"]
+    if noted.get("epoch") is not None or not size:
+        return {}
+    return {"epoch": step // max(size // contents.config.batch_size, 1) - 1}
 
 
 SYSTEMS = {
@@ -361,6 +387,7 @@ SYSTEMS = {
         model="blip" if original is not VQA else "",
         written=written,
         collections=("momentum", "queue") if written else (),
+        of_run=_epoch,
     )
     for name, original, config, written in (
         ("blip_pretrain", ORIGINALS["pair"], "configs/blip_pretrain.py:published", {"positives": "pair"}),

@@ -122,6 +122,11 @@ class Stacked:
                 result[key] = value
         return result
 
+    def first(self, key: str) -> str:
+        """The name of the first part of such a map; empty for another key."""
+        prefix, kind = self._take_apart(key, self.key)
+        return prefix + self.parts[0].format(kind) if kind else ""
+
     @staticmethod
     def _take_apart(key: str, end: str) -> tuple[str, str]:
         """Returns what stands before `end`, and `weight` or `bias`; two empty texts where the key ends otherwise."""

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -89,6 +89,31 @@ class Layout:
             tensors = stacked.split(tensors)
         return to_jax(tensors, self.table, target)
 
+    def places(self, keys: Iterable[str], collections: Collection[str]) -> dict[str, str]:
+        """The original's own arrays of some of our collections, each once.
+
+        Args:
+          keys: a file's, in its order, under current names.
+          collections: ours that count.
+
+        Returns:
+          The first of the names of each -> our path, in the file's order; of what is stacked, the path of its first part.
+        """
+        found: dict[str, str] = {}
+        for key in keys:
+            alone = next((name for part in self.stacked if (name := part.first(key))), key)
+            path = self.table.path(alone)
+            if path.partition("/")[0] in collections:
+                found.setdefault(path, key)
+        return {key: path for path, key in found.items()}
+
+    def tensors(self, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """The original's tensors under current names, without what it writes besides; see `to_torch`."""
+        tensors = to_torch(variables, self.table)
+        for stacked in self.stacked:
+            tensors = stacked.join(tensors)
+        return tensors
+
     def write(
         self, variables: Mapping[str, Any], batches: int = 0, unused: Tensors | None = None
     ) -> dict[str, np.ndarray]:
@@ -100,10 +125,7 @@ class Layout:
           unused: the tensors that nothing reads, by their key, as `Original.load` gave them: those are written. Without them
             the file has all of `constants`, as the original begins with them.
         """
-        tensors = to_torch(variables, self.table)
-        for stacked in self.stacked:
-            tensors = stacked.join(tensors)
-        tensors = with_counters(tensors, batches)
+        tensors = with_counters(self.tensors(variables), batches)
         result: dict[str, np.ndarray] = {}
         for key, value in tensors.items():
             around: tuple[dict[str, np.ndarray], ...] = ({}, {})

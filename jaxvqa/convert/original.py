@@ -135,7 +135,7 @@ class Original:
         variables, report = self._variables(layout, tensors, whole, given)
         if self.check and (fault := self.check(tensors)):
             raise CheckpointError(fault)
-        entries, adam = self._entries(file, layout, report, variables)
+        entries, adam = self._entries(file, layout, tensors, variables)
         if "batch_stats" in variables:
             entries["batches"] = counted_batches(file.tensors)
         if bare:
@@ -156,7 +156,7 @@ class Original:
         extra: dict[str, Any] = {}
         for name, value in entries.items():
             if isinstance(value, Optimizer):
-                extra[name] = value.write(checkpoint.adam, checkpoint.params, layout.table, entries.get(value.rate))
+                extra[name] = value.write(checkpoint.adam, checkpoint.variables, layout, entries.get(value.rate))
             elif value is not None:
                 extra[name] = value
         tensors = self.to_original(checkpoint)
@@ -212,7 +212,7 @@ class Original:
         return variables, report
 
     def _entries(
-        self, file: files.TorchFile, layout: Layout, report: Report, variables: Mapping[str, Any]
+        self, file: files.TorchFile, layout: Layout, tensors: Tensors, variables: Mapping[str, Any]
     ) -> tuple[dict[str, Any], AdamState | None]:
         """What the file says besides its tensors, and its optimiser's state."""
         entries: dict[str, Any] = {}
@@ -220,8 +220,7 @@ class Original:
         for name, default in self.entries.items():
             value = (file.extra or {}).get(name)
             if isinstance(default, Optimizer):
-                keys = [key for key, path, _ in report.used if path.startswith("params/")]
-                adam = default.read(value, keys, layout.table, variables["params"]) if value else None
+                adam = default.read(value, tensors, layout, variables["params"]) if value else None
             elif default is None:
                 entries[name] = _plain(value)
             else:

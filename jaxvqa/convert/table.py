@@ -80,6 +80,10 @@ class Table:
         """The rules that make one of our paths, with the numbers for their placeholders."""
         return _fitting(self._by_path.get(_form(path), ()), "path", path)
 
+    def path(self, key: str) -> str:
+        """Our path of a key of the original's; empty where no rule takes it."""
+        return _match(self, key)[1]
+
     # A network has hundreds of names, and a table hundreds of rules: few are of one form.
     @functools.cached_property
     def _by_key(self) -> dict[str, list[Rule]]:

@@ -18,6 +18,9 @@ from jaxvqa.runs import Run
 from jaxvqa.state import TrainState, not_finite, start_ema
 from jaxvqa.tasks import task_class
 
+SETTINGS = "optimizer_settings"
+"""What is noted of an optimiser that came with a file: its parameter groups, without `params`."""
+
 
 @dataclasses.dataclass
 class Contents:
@@ -85,7 +88,8 @@ def write(
     run = Run.start(folder, config, command)
     position = {"examples": config.data.examples, "split": config.data.train_split, "size": None}
     with contextlib.closing(checkpoints.Checkpoints(folder)) as saved:
-        run.save(saved, state, assets, position, converted=dict(notes))
+        settings = {} if adam is None else {SETTINGS: [adam.settings, *adam.later_settings]}
+        run.save(saved, state, assets, position, converted={**notes, **settings})
     return step
 
 
@@ -93,11 +97,26 @@ def read(folder: Path) -> Contents:
     """Reads the newest checkpoint of a work directory."""
     run = Run.open(folder)
     config, state = run.config, run.training_state()
-    adam = _find_adam(state.opt_state)
-    if adam is not None:
-        settings = {"lr": config.optim.lr, "betas": (config.optim.b1, config.optim.b2), "eps": config.optim.eps}
-        adam = AdamState(int(adam.count), adam.mu, adam.nu, settings) if int(adam.count) else None
+    found, adam = _find_adam(state.opt_state), None
+    if found is not None and int(found.count):
+        noted = (run.meta.get("converted") or {}).get(SETTINGS)
+        first, *later = map(_as_noted, noted) if noted else [_settings(config.optim)]
+        adam = AdamState(int(found.count), found.mu, found.nu, first, later)
     return Contents(config, run.assets, run.meta, state.params, state.collections, adam)
+
+
+def _settings(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """The parameter group of PyTorch's that `config.optim` describes; it has one share of decay."""
+    settings = {"lr": config.lr, "betas": (config.b1, config.b2), "eps": config.eps}
+    shares = {share for _, share in config.decay} or {0}
+    if len(shares) == 1 and not config.coupled_decay:
+        settings["weight_decay"] = shares.pop()
+    return settings | ({"decoupled_weight_decay": True} if settings.get("weight_decay") else {})
+
+
+def _as_noted(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as they were before JSON, which has no tuples."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
 
 
 def _is_adam(node: Any) -> bool:
