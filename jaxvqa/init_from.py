@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
@@ -25,7 +25,9 @@ OTHER_GRID = "another grid"
 """In a table: take the leaf of the same path, position embeddings that may be of images of another size."""
 
 
-def started(config: Config, state: TrainState, mesh: Mesh, kinds: Kinds) -> TrainState:
+def started(
+    config: Config, state: TrainState, mesh: Mesh, kinds: Kinds, starts: Collection[str] = ()
+) -> tuple[TrainState, list[str]]:
     """A fresh state with what `config.init_from` takes from other runs; says what should come from one, and does not.
 
     Args:
@@ -33,17 +35,27 @@ def started(config: Config, state: TrainState, mesh: Mesh, kinds: Kinds) -> Trai
       state: the fresh state.
       mesh: the devices.
       kinds: the kind of each collection.
+      starts: paths of parameters that begin with what a file says, such as word vectors.
+
+    Returns:
+      The state, and which parameters are random numbers in it (`paths.tops`): neither `starts` nor taken from a run that had
+      read or trained them.
 
     Raises:
       CheckpointError: another run has no checkpoint, or one that does not fit.
     """
+    every = paths.flatten(state.params)
+    fresh = set(every) - set(starts)
     for name, row in config.items():
         if row.workdir:
-            state = take(name, row.workdir, Run.open(row.workdir).variables(mesh), state, row.table, kinds)
+            run = Run.open(row.workdir)
+            state = take(name, row.workdir, run.variables(mesh), state, row.table, kinds)
+            there = {path: other for path, (other, _) in _sources(name, row.table, state).items()}
+            fresh -= {path for path, other in there.items() if not paths.under(run.untrained, [other])}
             log.info("init_from.%s: parameters taken from %s", name, row.workdir)
     for name, without in missing_starts(config.to_dict()).items():
         log.warning("init_from.%s is not given: %s", name, without)
-    return state
+    return state, paths.tops(fresh, every)
 
 
 def take(
@@ -72,17 +84,13 @@ def take(
     """
     source = {collection: paths.flatten(tree) for collection, tree in theirs.items()}
     fresh = {"params": state.params, **state.collections}
-    what = f"init_from.{name}.table"
-    every_path = {path: leaf for tree in fresh.values() for path, leaf in paths.flatten(tree).items()}
-    choice = paths.flatten(paths.lookup(table, every_path, what))
-    rows = {path: next(regex for regex, _ in table if re.fullmatch(regex, path)) for path in choice}
+    sources = _sources(name, table, state)
     faults = []
 
     def take(collection: str, path: str, leaf: jax.Array) -> jax.Array:
-        wanted = choice[path]
-        if wanted is False:
+        if path not in sources:
             return leaf
-        there = path if wanted in (True, LEADING_ROWS, OTHER_GRID) else re.sub(rows[path], wanted, path)
+        there, wanted = sources[path]
         found = source.get(collection, {}).get(there)
         if wanted == LEADING_ROWS and found is not None and len(found) < len(leaf):
             found = jnp.concatenate([found.astype(leaf.dtype), leaf[len(found) :]])
@@ -107,7 +115,7 @@ def take(
         raise CheckpointError(
             f"config.init_from.{name}: the checkpoint in {workdir} does not fit:\n  "
             + "\n  ".join(faults)
-            + f"\nExcuse a parameter with a row (regex, False) in config.{what}."
+            + f"\nExcuse a parameter with a row (regex, False) in config.init_from.{name}.table."
         )
     variables = {
         name: jax.tree.unflatten(jax.tree.structure(fresh[name]), leaves.values()) for name, leaves in taken.items()
@@ -115,6 +123,21 @@ def take(
     params = variables.pop("params")
     ema = None if state.ema is None else start_ema(params, variables, kinds)
     return dataclasses.replace(state, params=params, collections=variables, ema=ema)
+
+
+def _sources(name: str, table: paths.Table, state: TrainState) -> dict[str, tuple[str, Any]]:
+    """Of each path of any collection that a table takes from another run: its path there, and what its row says."""
+    every = {
+        path: leaf for tree in (state.params, *state.collections.values()) for path, leaf in paths.flatten(tree).items()
+    }
+    choice = paths.flatten(paths.lookup(table, every, f"init_from.{name}.table"))
+    regex = {path: next(regex for regex, _ in table if re.fullmatch(regex, path)) for path in choice}
+    same = (True, LEADING_ROWS, OTHER_GRID)
+    return {
+        path: (path if wanted in same else re.sub(regex[path], wanted, path), wanted)
+        for path, wanted in choice.items()
+        if wanted is not False
+    }
 
 
 def missing_starts(rows: Mapping[str, Any]) -> dict[str, str]:

@@ -41,7 +41,7 @@ from jaxvqa.ensembles.evaluation import evaluate as ensemble
 from jaxvqa.errors import ConfigError, UserError, choose, nearest, run_command
 from jaxvqa.inputs import user_path
 from jaxvqa.logs import log
-from jaxvqa.runs import Run
+from jaxvqa.runs import Run, said_of
 
 MODES = ("train", "eval", "predict", "compile")
 CACHE_VARIABLE, DEFAULT_CACHE = "JAX_COMPILATION_CACHE_DIR", "~/.cache/jaxvqa/xla"
@@ -91,6 +91,8 @@ def _in_job(args: argparse.Namespace, changes: Sequence[tuple[str, str]]) -> Non
     if jax.process_index() == 0:
         print("".join(f"{name:44s} {value:8.2f}\n" for name, value in values.items()), end="")
         print(f"predictions: {workdir / 'predictions'}")
+        if "members" not in config and (random := Run(workdir, config).untrained):
+            print(said_of(random))
 
 
 def _command(args: argparse.Namespace, changes: Sequence[tuple[str, str]]) -> str:

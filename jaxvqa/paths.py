@@ -5,7 +5,8 @@ table of `(regex, value)` rows: the first row whose regex matches the whole path
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -35,6 +36,27 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
             node = node.setdefault(parent, {})
         node[last] = leaf
     return tree
+
+
+def tops(chosen: Collection[str], every: Iterable[str]) -> list[str]:
+    """The tops of the subtrees that hold chosen paths alone, as few as there can be; "" where all are chosen."""
+    every, chosen = list(every), set(chosen)
+    of_all = Counter(top for path in every for top in _above(path))
+    of_chosen = Counter(top for path in chosen for top in _above(path))
+    whole = (next(top for top in _above(path) if of_all[top] == of_chosen[top]) for path in every if path in chosen)
+    return list(dict.fromkeys(whole))
+
+
+def under(tops: Collection[str], every: Iterable[str]) -> list[str]:
+    """Those of the paths that one of `tops` is, or stands above."""
+    return [path for path in every if any(top in tops for top in _above(path))]
+
+
+def _above(path: str) -> Iterator[str]:
+    """A path's prefixes, from the empty one to itself."""
+    parts = path.split("/")
+    yield ""
+    yield from ("/".join(parts[: i + 1]) for i in range(len(parts)))
 
 
 def lookup(table: Table, tree: Any, what: str) -> Any:

@@ -14,7 +14,7 @@ A folder with `checkpoints/` alone is enough: a checkpoint holds the config and 
 import contextlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,15 +26,16 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxvqa import checkpoints, configs, distributed, fields, logs, optim, sharding
+from jaxvqa import checkpoints, configs, distributed, fields, logs, optim, paths, sharding
 from jaxvqa import state as states
 from jaxvqa.data.data_set import DataSet
 from jaxvqa.errors import CheckpointError, ConfigError, choose, os_errors
 from jaxvqa.inputs import read_json, read_json_lines
+from jaxvqa.logs import log
 from jaxvqa.state import TrainState
 from jaxvqa.tasks import Task, task_with_assets
 from jaxvqa.tasks.predictions import Prediction
-from jaxvqa.types import Config
+from jaxvqa.types import Config, Params
 
 BATCH_SIZE = 16
 """Examples that `Run.predict` predicts at once: bounds the memory, and compiles the model once."""
@@ -68,6 +69,26 @@ FREE_TO_CHANGE = (
 )
 """Fields that may change between the start and the continuation of a run: they change no number of it, but for `total`, which a
 user raises to train on (schedules that fall to the end of the run then fall later)."""
+
+
+def untrained(fresh: Collection[str], params: Params, config: Config, step: int) -> list[str]:
+    """Which parameters are random numbers still after `step` steps (`paths.tops`).
+
+    Args:
+      fresh: those that were at the start (`paths.tops`).
+      params: the parameters, or their shapes.
+      config: `config.optim`, which may freeze some.
+      step: how many steps have been made.
+    """
+    every = paths.flatten(params)
+    frozen = paths.flatten(paths.lookup(config.freeze, params, "optim.freeze")) if config.freeze else {}
+    return paths.tops([p for p in paths.under(fresh, every) if step == 0 or frozen.get(p)], every)
+
+
+def said_of(untrained: Sequence[str]) -> str:
+    """What a user should know of parameters that are random numbers."""
+    which = "all parameters" if "" in untrained else ", ".join(untrained)
+    return f"RANDOM NUMBERS: {which}. Neither read from a checkpoint nor trained: what is predicted with them means nothing"
 
 
 class Run:
@@ -215,6 +236,15 @@ class Run:
         with self._saved() as saved:
             return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(saved.model_shapes(step)["params"]))
 
+    @cached_property
+    def untrained(self) -> list[str]:
+        """What of the model is random numbers (`paths.tops`): the run read it from nowhere, and has not trained it."""
+        if not (fresh := self.meta.get("fresh")):
+            return []
+        step = self.step
+        with self._saved() as saved:
+            return untrained(fresh, saved.model_shapes(step)["params"], self.config.optim, step)
+
     # --- to predict from it -------------------------------------------------------------------------------------------------
 
     @cached_property
@@ -254,6 +284,8 @@ class Run:
           CheckpointError: no checkpoint, a damaged one, or one that does not fit the config.
         """
         task, config, step = self.task, self.final, self.step
+        if self.untrained:
+            log.warning("%s: %s", self.folder, said_of(self.untrained))
         with jax.set_mesh(self.mesh), self._saved() as saved:
             with_ema = saved.model_shapes(step).get("ema") is not None
             shapes = jax.eval_shape(

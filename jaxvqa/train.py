@@ -20,7 +20,7 @@ from jaxvqa.evaluate import headline, make_evaluators, run_evaluator
 from jaxvqa.evaluators import Evaluator
 from jaxvqa.logs import log
 from jaxvqa.monitor import Meter, Profiler, StopSignal
-from jaxvqa.runs import Run
+from jaxvqa.runs import Run, said_of, untrained
 from jaxvqa.state import TrainState
 from jaxvqa.step import Program, make_program
 from jaxvqa.tasks import Task, make_task
@@ -64,9 +64,11 @@ def train(config: Config, workdir: Path, command: str = "") -> dict[str, float]:
     with jax.set_mesh(mesh), contextlib.ExitStack() as cleanup:
         cleanup.callback(saved.close)  # however the run ends, a save that was begun is finished
         program = make_program(config, task, mesh, data_size=data.order.size, total_steps=total)
-        state = _first_state(config, task, program, saved, workdir)
+        state, fresh = _first_state(config, task, program, saved, run)
         log.info("%s", sharding.plan(config.sharding, program.shapes, task.kinds))
         first = int(state.step)
+        if random := untrained(fresh, state.params, config.optim, total):
+            log.warning("%s", said_of(random))
         log.info(
             "%s: %s parameters, %d examples, %d steps of %d",
             config.name,
@@ -81,7 +83,7 @@ def train(config: Config, workdir: Path, command: str = "") -> dict[str, float]:
         meter = Meter(config.batch_size)
         rows = logs.read_metrics(workdir) if last is not None else []
         best = Best.of(config, (row for row in rows if row["step"] <= first))
-        saver = Saver(run, saved, task, data.position, mesh)
+        saver = Saver(run, saved, task, data.position, mesh, fresh)
         evaluations = Evaluations(
             evals, {name: data.steps(config.evals[name].every, total) for name in evals}, best, saver, meter, writer
         )
@@ -180,17 +182,21 @@ class TrainingData:
 
 
 def _first_state(
-    config: Config, task: Task, program: Program, saved: checkpoints.Checkpoints, workdir: Path
-) -> TrainState:
-    """The run's own newest state, else a fresh one with what `config.init_from` takes from other runs."""
+    config: Config, task: Task, program: Program, saved: checkpoints.Checkpoints, run: Run
+) -> tuple[TrainState, list[str]]:
+    """The run's own newest state, else a fresh one with what `config.init_from` takes from other runs.
+
+    Returns:
+      The state, and which parameters were random numbers when the run began; see `init_from.started`.
+    """
     last = saved.latest_step()
     if last is not None:
         log.info("restoring the checkpoint of step %d …", last)
         state = saved.restore(program.shapes, last)
-        log.info("going on from step %d in %s", last, workdir)
-        return state
+        log.info("going on from step %d in %s", last, run.folder)
+        return state, run.meta.get("fresh", [])
     log.info("making the parameters …")
-    return init_from.started(config.init_from, program.init(), program.mesh, task.kinds)
+    return init_from.started(config.init_from, program.init(), program.mesh, task.kinds, task.starts)
 
 
 @contextlib.contextmanager
@@ -212,12 +218,14 @@ class Saver:
     task: Task
     position: Mapping[str, Any]
     mesh: Mesh
+    fresh: Sequence[str]
 
     def save(self, state: TrainState, run: Run | None = None, saved: checkpoints.Checkpoints | None = None) -> None:
         """Saves a state in the run's folder, or in another."""
         distributed.barrier(f"checkpoint of step {int(state.step)}")
         device = f"{self.mesh.size} x {self.mesh.devices.flat[0].device_kind}"
-        (run or self.run).save(saved or self.saved, state, self.task.assets, self.position, device=device)
+        notes = {"device": device, "fresh": list(self.fresh)}
+        (run or self.run).save(saved or self.saved, state, self.task.assets, self.position, **notes)
 
     def save_best(self, state: TrainState) -> None:
         """Saves a state in a folder of its own, and in the run's too, so that no run goes on from before its best."""

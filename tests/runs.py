@@ -69,8 +69,10 @@ def one_program() -> Callable[..., Program]:
     return once
 
 
-def write(config: ml_collections.ConfigDict, workdir: Path, step: int = 0) -> tuple[tasks.Task, TrainState]:
-    """Writes the folder that a run leaves after `step` steps, with made-up numbers; nothing is compiled for it."""
+def write(
+    config: ml_collections.ConfigDict, workdir: Path, step: int = 0, **notes: Any
+) -> tuple[tasks.Task, TrainState]:
+    """Writes the folder that a run leaves after `step` steps, with made-up numbers and notes; nothing is compiled for it."""
     task = tasks.make_task(config, DataSet(config.data))
     source = DataSet(config.data).split(config.data.train_split)
     mesh = sharding.make_mesh(config.mesh)
@@ -84,7 +86,7 @@ def write(config: ml_collections.ConfigDict, workdir: Path, step: int = 0) -> tu
     position = {"examples": config.data.examples, "split": config.data.train_split, "size": len(source)}
     run = Run.start(workdir, config)
     with contextlib.closing(checkpoints.Checkpoints(workdir)) as saved:
-        run.save(saved, state, task.assets, position)
+        run.save(saved, state, task.assets, position, **notes)
     return task, state
 
 
@@ -116,13 +118,24 @@ def run(arguments: list[str], *, devices: int = 1, timeout: float = 300) -> subp
     )
 
 
+def in_turn(commands: list[list[str]]) -> list[str]:
+    """The command line that runs several command lines of `command` to their ends in one process, whose start takes seconds."""
+    program = "import json, sys; from jaxvqa import main; sys.exit(max(map(main.main, json.loads(sys.argv[1]))))"
+    return [sys.executable, "-c", program, json.dumps([words[3:] for words in commands])]
+
+
 def run_in_turn(
     commands: list[list[str]], *, devices: int = 1, timeout: float = 600
 ) -> subprocess.CompletedProcess[str]:
-    """Runs several command lines of `command` to their ends in one process, whose start takes seconds."""
-    program = "import json, sys; from jaxvqa import main; sys.exit(max(map(main.main, json.loads(sys.argv[1]))))"
-    arguments = json.dumps([words[3:] for words in commands])
-    return run([sys.executable, "-c", program, arguments], devices=devices, timeout=timeout)
+    """Runs several command lines in one process; see `in_turn`."""
+    return run(in_turn(commands), devices=devices, timeout=timeout)
+
+
+def start(arguments: list[str], environment: dict[str, str]) -> subprocess.Popen[str]:
+    """Starts a command without waiting for it."""
+    return subprocess.Popen(
+        arguments, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def final_step(workdir: Path) -> int:

@@ -10,7 +10,7 @@ from jaxvqa.evaluators.likelihood import LikelihoodEvaluator
 from jaxvqa.explain.attention import default_split
 from jaxvqa.metrics.score import Score
 from jaxvqa.report.results import result
-from jaxvqa.report.run import Record
+from jaxvqa.report.run import Record, notes
 from tests import runs
 from tests.test_configs import ALL
 
@@ -47,18 +47,23 @@ class Likely(LikelihoodEvaluator):
 
 @pytest.fixture
 def folder(phantoms, tmp_path, monkeypatch):
-    """A run with an evaluation whose name comes before that of the main one."""
+    """A run with an evaluation whose name comes before that of the main one; its classifier began random, and is frozen."""
     monkeypatch.setitem(evaluators.EVALUATORS, "likelihood", f"{__name__}:Likely")
     config = runs.tiny_config(phantoms)
     with config.unlocked():
         config.evals.a_loss = config.evals.val.to_dict() | {"type": "likelihood"}
-    runs.write(config, tmp_path, step=2)
+    config.optim.freeze = ((r"classifier/.*", True), (r".*", False))
+    runs.write(config, tmp_path, step=2, fresh=["classifier", "embed"])
     return tmp_path
 
 
 def test_predicting_a_split_is_as_the_main_evaluation_does(folder, capsys):
     assert main.main(["--mode=predict", "--split=test", f"--workdir={folder}"]) == 0
-    assert "test/accuracy" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "test/accuracy" in said.out
+    for words in said:  # a head that was never learned gives no score without a loud word
+        assert "RANDOM NUMBERS: classifier. Neither read from a checkpoint nor trained" in words
+    assert "RANDOM NUMBERS: classifier" in " ".join(notes(Record.read(folder)))
     assert (folder / "predictions" / "test_2.jsonl").is_file()
 
 

@@ -27,3 +27,16 @@ def test_uncovered_parameters_and_idle_rows_are_reported_together():
 def test_flatten_and_nest_are_inverse():
     assert paths.nest(paths.flatten(TREE)) == TREE
     assert list(paths.flatten(TREE)) == [paths.path_of(p) for p, _ in jax.tree_util.tree_leaves_with_path(TREE)]
+
+
+def test_the_tops_of_whole_subtrees_stand_for_what_is_beneath():
+    every = list(paths.flatten(TREE))
+    for chosen, tops in (
+        ([], []),
+        (every, [""]),
+        (["encoder/up/kernel", "encoder/up/bias"], ["encoder"]),
+        (["encoder/up/bias", "embed/embedding"], ["embed", "encoder/up/bias"]),
+    ):
+        assert paths.tops(chosen, every) == tops
+        assert sorted(paths.under(tops, every)) == sorted(chosen)
+    assert paths.under(["enc"], every) == []

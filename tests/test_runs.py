@@ -4,13 +4,14 @@ import json
 import shutil
 
 import jax
+import ml_collections
 import numpy as np
 import pytest
 
-from jaxvqa import checkpoints, configs, main
+from jaxvqa import checkpoints, configs, init_from, main
 from jaxvqa.data.data_set import DataSet
 from jaxvqa.errors import CheckpointError, ConfigError
-from jaxvqa.runs import Run
+from jaxvqa.runs import Run, said_of
 from tests import runs
 
 COMMAND = "python -m jaxvqa.main --config=configs/rwsan.py:small '--config.data.dir=/a b'"
@@ -22,7 +23,7 @@ def written(phantoms, tmp_path_factory):
     folder = tmp_path_factory.mktemp("written")
     config = runs.tiny_config(phantoms)
     Run.start(folder, config, COMMAND)
-    task, state = runs.write(config, folder, step=4)
+    task, state = runs.write(config, folder, step=4, fresh=[""])
     return folder, config, task, state
 
 
@@ -97,6 +98,30 @@ def test_the_best_state_is_a_run_of_its_own(written, tmp_path):
     assert Run(tmp_path, written[1]).best.step == 4
     with pytest.raises(CheckpointError, match="holds no checkpoints"):
         Run.open(folder).best.step  # noqa: B018
+
+
+def test_what_was_neither_read_nor_trained_is_known(written, tmp_path, caplog):
+    folder, config, task, state = written
+    assert Run.open(folder).untrained == []  # all began random, and all was trained
+
+    def started(workdir, table):
+        rows = {"model": {"workdir": str(workdir), "table": table, "without": ""}}
+        return init_from.started(ml_collections.ConfigDict(rows), state, Run.open(folder).mesh, task.kinds)[1]
+
+    assert started("", ((".*", True),)) == [""]
+    assert started(folder, ((".*", True),)) == []
+    head = ((r"classifier/kernel", False), (r"question_pooling/.*", False), (r".*", True))
+    fresh = started(folder, head)
+    assert fresh == ["classifier/kernel", "question_pooling"]
+    runs.write(config, tmp_path / "later", **{"fresh": fresh})
+    assert Run.open(tmp_path / "later").untrained == fresh
+    # What comes from a run that has not learned it is as random here.
+    renamed = ((r"region_pooling/(.*)", r"question_pooling/\1"), (r".*", True))
+    assert started(tmp_path / "later", renamed) == ["classifier/kernel", "question_pooling", "region_pooling"]
+    with caplog.at_level("WARNING"):
+        Run.open(tmp_path / "later").restore()
+    assert "RANDOM NUMBERS: classifier/kernel, question_pooling" in caplog.text
+    assert "RANDOM NUMBERS: all parameters" in said_of([""])
 
 
 def test_a_folder_that_is_not_a_run_is_named(tmp_path):

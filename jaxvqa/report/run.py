@@ -17,7 +17,7 @@ from jaxvqa.best import Best, chosen_by_test
 from jaxvqa.errors import CheckpointError, ConfigError
 from jaxvqa.evaluators import WITHOUT_ANSWERS
 from jaxvqa.report.numbers import duration, integer, significant
-from jaxvqa.runs import Run
+from jaxvqa.runs import Run, said_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,6 +229,8 @@ def notes(record: Record, baseline: Record | None = None) -> Iterator[str]:
         )
     if not record.converted:
         yield from _missing_starts(record)
+    if record.meta and run.untrained:
+        yield f"{said_of(run.untrained)}."
     if baseline and baseline.total_steps and baseline.step < baseline.total_steps:
         yield f"The baseline is not finished: step {integer(baseline.step)} of {integer(baseline.total_steps)}."
     if baseline and not baseline.series(f"{name}/accuracy")[0] and not baseline.run.predictions(name)[1]:
