@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jaxvqa.convert import Rule, Table, __main__, adam, files, nested, rwsan, to_jax, to_torch, torch_files
+from jaxvqa.convert.layout import Layout
 from jaxvqa.convert.original import TOKEN
 from jaxvqa.errors import CheckpointError
 from jaxvqa.golden import options, weights
@@ -277,7 +278,8 @@ def test_pytorch_goes_on_from_our_file_as_from_its_own(original, tmp_path):
 @pytest.mark.oracle
 def test_a_fresh_adam_is_what_pytorch_writes():
     theirs = torch.optim.Adam([torch.zeros(1)]).state_dict()
-    assert adam.Optimizer().write(None, {"w": np.zeros(1)}, Table((Rule("w", "params/w"),))) == theirs
+    layout = Layout(Table((Rule("w", "params/w"),)))
+    assert adam.Optimizer().write(None, {"params": {"w": np.zeros(1)}}, layout) == theirs
 
 
 def test_sizes_come_from_the_shapes(original):
@@ -315,10 +317,10 @@ def test_a_checkpoint_that_does_not_fit_lists_every_fault(original, tmp_path):
 
 
 def test_broken_optimiser_states_are_refused(original):
-    optimizer, table, shapes = rwsan.ORIGINAL.entries["optimizer"], rwsan.KEYS, target()["params"]
+    optimizer, layout, shapes = rwsan.ORIGINAL.entries["optimizer"], Layout(rwsan.KEYS), target()["params"]
     keys = list(original)
     whole = stepped_adam(original)
-    assert optimizer.read({"state": {}}, keys, table, shapes) is None
+    assert optimizer.read({"state": {}}, keys, layout, shapes) is None
     uneven = whole | {"state": whole["state"] | {3: whole["state"][3] | {"step": np.float32(9)}}}
     partial = whole | {"state": {i: entry for i, entry in whole["state"].items() if i != 5}}
     short = whole | {"param_groups": [whole["param_groups"][0] | {"params": [0, 1]}]}
@@ -329,7 +331,7 @@ def test_broken_optimiser_states_are_refused(original):
         ({}, "not that of one"),
     ):
         with pytest.raises(CheckpointError, match=message):
-            optimizer.read(broken, keys, table, shapes)
+            optimizer.read(broken, keys, layout, shapes)
 
 
 # --- the command -------------------------------------------------------------------------------------------------------
