@@ -174,6 +174,14 @@ WALK = {
     "python -m jaxvqa.explain --workdir=runs/blip --output=runs/blip/explained": (
         "--workdir=runs/blip --output=runs/blip/explained"
     ),
+    "python -m jaxvqa.explain --workdir=runs/DATE_first_run/rwsan --output=DIR --ids=33025": (
+        "--workdir=runs/rwsan --output=runs/one --count=1"
+    ),
+    "python -m jaxvqa.main --config=configs/rwsan.py:blind,brief": "--config=configs/rwsan.py:blind,small",
+    (
+        "python -m benchmarks.train_step --peer --passes --config=configs/blip_pretrain.py:published --config.loss.groups=1 "
+        "--config.batch_size=4"
+    ): "--peer --passes --config=configs/blip_pretrain.py:small,pixels --config.loss.groups=1 --steps=1",
     "python -m benchmarks.planted_lesions --workdir=runs/blip": "--workdir=runs/blip --count=20",
     "python -m jaxvqa.golden tests/golden/rwsan": "tests/golden/rwsan",
     "python -m pytest tests/test_configs.py tests/test_mirror.py": "tests/test_configs.py",
@@ -273,6 +281,7 @@ ELSEWHERE = {
     ),
     "python -m jaxvqa.golden tests/golden/sysu_hcp": "tests/models, tests/testing: each of its cases",
     "python -m jaxvqa.main --config=configs/cmsa.py": "the same command with pre-trained branches is above",
+    "python -m jaxvqa.main --config=configs/cmsa.py:vqa_rad,compact,blind": "tests/test_configs.py traces it",
     "python -m jaxvqa.main --config=configs/cmsa.py:vqa_rad,compact": "the same command without a folder is above",
     "python -m jaxvqa.main --config=configs/flamingo.py": "the same command with a folder is above",
     "python -m jaxvqa.main --config=configs/flamingo.py:captions": "the same command with a folder is above",
