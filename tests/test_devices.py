@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import socket
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -81,32 +80,52 @@ def test_eight_devices_take_the_statistics_of_the_whole_batch(phantoms, tmp_path
     assert_close(tmp_path / "eight", tmp_path / "one")
 
 
-BLIP = {
+BLIP = "configs/blip_pretrain.py:published,small"
+"""A run with momentum copies and queues; it evaluates nothing, which would take as long to compile as the rest."""
+
+BLIP_CHANGES = {
     "data__examples": "phantom_vqa/tiny_captions",
-    "data__vocabulary_parts": (),
     "loss__groups": 2,
     "loss__negatives__choice": "hardest",  # a draw may turn on the last bit of a weight
-    "optim__name": "sgd",
+    "optim__name": "sgd",  # of Adam's first steps rounding decides too much
     "optim__lr": 1e-2,
-    "total": "3 steps",
-    "evals__val__every": "9 steps",
     "optim__schedule__name": "constant",
+    "total": "2 steps",  # the second reads what the first wrote
 }
-"""A run with momentum copies and queues; of Adam's first steps rounding decides too much."""
 
 
-@pytest.mark.parametrize("mesh", ["fsdp=4 x tensor=2", pytest.param("data=8", marks=pytest.mark.slow)])
-def test_momentum_and_queues_are_the_same_on_eight_devices(phantoms, tmp_path, mesh):
-    config, axes = "configs/blip_pretrain.py:small", MESHES.get(mesh, {})
-    evaluated = {} if axes else {"evals__val__every": "3 steps"}  # which takes as long as the rest
-    runs_of = {"one": (1, evaluated), "eight": (8, axes | evaluated)}
-    for name, (devices, changes) in runs_of.items():
-        done = runs.run(blip_command(phantoms, tmp_path / name, config, **changes), devices=devices)
+@pytest.fixture(scope="module")
+def blip_one_device(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    workdir = tmp_path_factory.mktemp("blip_one")
+    done = runs.run(blip_command(phantoms, workdir))
+    assert done.returncode == 0, done.stderr
+    assert {"momentum", "queue"} <= {name for path in runs.final_arrays(workdir) for name in path.split("'")}
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def blip_eight_devices(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The same run on each mesh."""
+    workdirs = {name: tmp_path_factory.mktemp("blip_eight") for name in MESHES}
+    commands = [blip_command(phantoms, workdirs[name], **MESHES[name]) for name in workdirs]
+    done = runs.run_in_turn(commands, devices=8)
+    assert done.returncode == 0, done.stderr
+    return workdirs
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_momentum_and_queues_are_the_same_on_eight_devices(blip_one_device, blip_eight_devices, mesh):
+    assert_close(blip_eight_devices[mesh], blip_one_device)
+
+
+@pytest.mark.slow
+def test_images_and_texts_find_each_other_alike_on_eight_devices(phantoms, tmp_path):
+    evaluated = {"config": "configs/blip_pretrain.py:small", "data__vocabulary_parts": (), "total": "3 steps"}
+    for name, devices in (("one", 1), ("eight", 8)):  # the latter as data=8
+        done = runs.run(blip_command(phantoms, tmp_path / name, **evaluated), devices=devices)
         assert done.returncode == 0, done.stderr
-    assert any("queue" in path for path in runs.final_arrays(tmp_path / "one"))
     assert_close(tmp_path / "eight", tmp_path / "one")
-    if evaluated:
-        assert_as_retrieved(tmp_path / "eight", tmp_path / "one")
+    assert_as_retrieved(tmp_path / "eight", tmp_path / "one")
 
 
 def assert_as_retrieved(workdir: Path, reference: Path) -> None:
@@ -124,10 +143,11 @@ def assert_as_retrieved(workdir: Path, reference: Path) -> None:
     assert sum(a == b for a, b in zip(*ranks, strict=True)) >= 14
 
 
-def blip_command(phantoms: Path, workdir: Path, config: str, **changes: object) -> list[str]:
+def blip_command(phantoms: Path, workdir: Path, config: str = BLIP, **changes: object) -> list[str]:
     """The command line of a tiny run of BLIP."""
-    words = runs.command(phantoms, workdir, config, **(BLIP | changes))
-    return [word for word in words if not word.startswith("--config.data.answers")]
+    words = runs.command(phantoms, workdir, config, **(BLIP_CHANGES | changes))
+    absent = ("--config.data.answers", *(("--config.evals",) if config == BLIP else ()))
+    return [word for word in words if not word.startswith(absent)]
 
 
 def test_a_checkpoint_moves_to_another_mesh(phantoms, one_device, eight_devices, tmp_path):
@@ -147,28 +167,31 @@ def test_microbatches_add_up(phantoms, one_device, tmp_path):
     assert_close(tmp_path, one_device)
 
 
-def test_two_processes_give_the_numbers_of_one(phantoms, one_device, tmp_path):
+def test_two_processes_give_the_numbers_of_one(phantoms, one_device, blip_one_device, tmp_path):
+    """Of RWSAN, and of BLIP with its momentum copies and queues, in the same two processes."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    # The second run finds that its process is one of a job already.
+    commands = [
+        [*runs.command(phantoms, tmp_path / "rwsan"), "--distributed"],
+        blip_command(phantoms, tmp_path / "blip"),
+    ]
     processes = [
-        subprocess.Popen(
-            [*runs.command(phantoms, tmp_path), "--distributed"],
-            cwd=runs.ROOT,
-            env=runs.environment(2)
+        runs.start(
+            runs.in_turn(commands),
+            runs.environment(2)
             | {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": str(i)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
         )
         for i in range(2)
     ]
     try:
-        outputs = [process.communicate(timeout=240)[1] for process in processes]
+        outputs = [process.communicate(timeout=480)[1] for process in processes]
     finally:
         for process in processes:
             process.kill()
     assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
-    assert_close(tmp_path, one_device)
-    assert len(list((tmp_path / "tensorboard").iterdir())) == 1  # process 0 alone writes
-    assert os.path.exists(tmp_path / "metrics.jsonl")
+    for name, reference in (("rwsan", one_device), ("blip", blip_one_device)):
+        assert_close(tmp_path / name, reference)
+        assert len(list((tmp_path / name / "tensorboard").iterdir())) == 1  # process 0 alone writes
+        assert os.path.exists(tmp_path / name / "metrics.jsonl")
