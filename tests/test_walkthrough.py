@@ -107,6 +107,15 @@ WALK = {
         "--mode=compile --config=configs/sysu_hcp.py:vqa_med_2021,resnest50,small --config.dtype=bfloat16 "
         "--config.batch_size=16 --config.compile.target=local"
     ),
+    **{
+        f"python -m jaxvqa.main --mode=compile --config=configs/blip_pretrain.py:published --config.dtype=bfloat16 {sizes}": (
+            "--mode=compile --config=configs/blip_pretrain.py:published,small --config.dtype=bfloat16 "
+            f"--config.batch_size=16 --config.model.vision_sizes.remat={remat} --config.compile.target=local"
+        )
+        for remat, sizes in enumerate(
+            ("--config.compile.target=h100:8", "--config.batch_size=480 --config.compile.target=v5e:4x4")
+        )
+    },
     "python -m tfds_builders.build mtpt": "mtpt --config={mtpt}",
     **{
         f"python -m jaxvqa.main --config=configs/mtpt.py:{organ} --workdir=runs/{organ}": (
