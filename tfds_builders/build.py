@@ -34,7 +34,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from jaxvqa.errors import DataError, choose, install, os_errors, run_command
+from jaxvqa.errors import DataError, choose, first_line, install, os_errors, run_command
 from jaxvqa.inputs import user_path
 from tfds_builders.manual import require_files
 
@@ -223,7 +223,16 @@ def build(
     cls = builder_class(name)
     config_names(name, [config] if config else [])
     make = {"data_dir": data_dir, "config": config, "file_format": "array_record"}
-    builder = cls(**make)
+    try:
+        builder = cls(**make)
+    except Exception as error:  # its JSON and protocol buffers have errors of their own
+        place = Path(data_dir or tfds.core.constants.DATA_DIR) / name / (config or "")
+        if not any(place.glob("*/dataset_info.json")):  # nothing is built that it could have read
+            raise
+        raise DataError(
+            f"What describes the data set in {place} cannot be read: {first_line(error)}. Move the folder away, and build it "
+            "anew."
+        ) from error
     folder = Path(builder.data_path)
     with os_errors(folder), _only_one_build(folder.parent):
         build_now = overwrite or not folder.exists()

@@ -6,7 +6,6 @@ copying 400 KB of region features into each would multiply the size on disk.
 
 import functools
 import itertools
-import json
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 from jaxvqa.data import views
 from jaxvqa.data.records import Records, check_built, data_dir, newest_version
 from jaxvqa.errors import ConfigError, DataError, nearest
+from jaxvqa.inputs import read_json
 
 HELD_OUT = "held_out"
 """The split of those examples of `config.data.train_split` that are not trained on: see `is_held_out`."""
@@ -80,7 +80,8 @@ class DataSet:
             splits = config.image_splits
             if not splits:
                 file = newest_version(config.images, data_dir(config.dir)) / "dataset_info.json"
-                splits = "+".join(one["name"] for one in json.loads(file.read_text())["splits"])
+                found = read_json(file, "the description of a built data set", {"splits": [{"name": str}]})
+                splits = "+".join(one["name"] for one in found["splits"])
             images = [self.records(config.images, name) for name in splits.split("+")]
         return Split(
             self.records(config.examples, split),

@@ -1,17 +1,19 @@
 """Random access to the records of one part of a built data set, a TFDS builder's config."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
 
-from jaxvqa.errors import DataError, choose
+from jaxvqa.errors import DataError, choose, first_line
+from jaxvqa.inputs import user_path
 
 
 def data_dir(folder: str = "") -> Path:
     """Where built data sets lie: `folder`, or TFDS's own place (`TFDS_DATA_DIR`, else ~/tensorflow_datasets)."""
-    return Path(folder or tfds.core.constants.DATA_DIR).expanduser()
+    return user_path(folder or os.fspath(tfds.core.constants.DATA_DIR))
 
 
 class Records:
@@ -31,13 +33,21 @@ class Records:
             more than a small data set's memory.
 
         Raises:
-          DataError: when it is not built (says the command that builds it), is stored in a format without random access,
-            or has no such split.
+          DataError: when it is not built (says the command that builds it), is damaged, is stored in a format without random
+            access, or has no such split.
         """
         self.part, self.splits = part, splits
         check_built([part], folder)
         self.path = newest_version(part, data_dir(folder))
-        builder = tfds.builder_from_directory(self.path)
+        try:
+            builder = tfds.builder_from_directory(self.path)
+            self.metadata: Mapping[str, Any] = builder.info.metadata or {}
+        except Exception as error:  # its JSON and protocol buffers have errors of their own
+            raise DataError(
+                f"What describes {part} in {self.path} (dataset_info.json, features.json, metadata.json) cannot be read: "
+                f"{first_line(error)}. Move the folder away, and build it anew: "
+                f"python -m tfds_builders.build {part.partition('/')[0]}"
+            ) from error
         if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
             raise DataError(
                 f"{self.path} is stored as {builder.info.file_format.value}, which cannot be read in any order; expected "
@@ -55,7 +65,6 @@ class Records:
         }
         self._texts = {name for name, feature in builder.info.features.items() if _is_text(feature)}
         self._source = builder.as_data_source(splits, decoders=decoders)
-        self.metadata: Mapping[str, Any] = builder.info.metadata or {}
         size = sum(builder.info.splits[split.partition("[")[0]].num_bytes for split in splits.split("+"))
         self._kept: dict[int, dict[str, Any]] | None = {} if size <= cache_mib * 2**20 else None
 

@@ -5,8 +5,9 @@ import pytest
 
 from jaxvqa import configs
 from jaxvqa.data.data_set import DataSet
-from jaxvqa.data.records import Records
+from jaxvqa.data.records import Records, data_dir
 from jaxvqa.data.views import Texts
+from jaxvqa.errors import ConfigError
 
 
 @pytest.fixture
@@ -51,3 +52,9 @@ def test_captions_are_texts_before_questions():
     found = Texts.of([{"question": "q", "caption": "a"}, {"question": "q"}, {"caption": "a"}, {"caption": "b"}])
     assert found.texts == ("a", "q", "b")
     np.testing.assert_array_equal(found.of_example, [0, 1, 0, 2])
+
+
+def test_a_home_folder_that_nobody_has_is_named(monkeypatch):
+    monkeypatch.setattr("tensorflow_datasets.core.constants.DATA_DIR", "~nobody_of_that_name/x")
+    with pytest.raises(ConfigError, match="no home folder is known of ~nobody_of_that_name"):
+        data_dir()

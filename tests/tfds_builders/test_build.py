@@ -4,12 +4,16 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from configs import common
+from jaxvqa.data.data_set import DataSet
+from jaxvqa.data.records import Records
 from jaxvqa.errors import DataError, StorageError
 from tfds_builders.build import build, builder_names, config_names, main, verify
 from tfds_builders.manual import ManualFile, missing_files, require_files
@@ -132,6 +136,23 @@ def test_damaged_data_set_is_named_and_not_taken_for_good(tmp_path, capsys, dama
     assert shard.name in message
     assert "--overwrite" in message
     assert main([*TINY, f"--data_dir={tmp_path}", "--overwrite"]) == 0
+
+
+@pytest.mark.parametrize("file", ["dataset_info.json", "features.json", "metadata.json"])
+@pytest.mark.parametrize("content", [b"[1]", b'{"a": [1, 2'])
+def test_a_damaged_description_is_named(built, tmp_path, capsys, file, content):
+    shutil.copytree(built, tmp_path, dirs_exist_ok=True)
+    (folder(tmp_path) / file).write_bytes(content)
+    with pytest.raises(DataError, match=r"tiny_questions.*cannot be read: .*Move the folder away, and build it anew"):
+        Records("phantom_vqa/tiny_questions", "val", folder=str(tmp_path))
+    if file == "dataset_info.json":
+        assert main([*TINY, f"--data_dir={tmp_path}"]) == 2
+        assert f"{tmp_path}/phantom_vqa/tiny_questions cannot be read" in capsys.readouterr().err
+        config = common.data_section(
+            dir=str(tmp_path), examples="phantom_vqa/tiny_questions", images="phantom_vqa/tiny_questions"
+        )
+        with pytest.raises(DataError, match=r"dataset_info\.json"):
+            DataSet(config).split("val")
 
 
 def test_counts_are_checked_against_the_builders_own(tmp_path, monkeypatch):
