@@ -140,6 +140,11 @@ class Original:
             entries["batches"] = counted_batches(file.tensors)
         if bare:
             layout = layout.as_bare()
+        if report.differing:
+            which = files.several([f"{key} differs from {winner}" for key, winner in report.differing])
+            notes += (
+                f"names of one parameter hold different values, of which the last counts, as in the original: {which}",
+            )
         unused = {key: tensors[key] for key in report.excused if not key.endswith("num_batches_tracked")}
         return Checkpoint(variables, whole, entries, adam, unused, layout, given, report, (*file.notes, *notes))
 

@@ -103,17 +103,22 @@ class Report:
       shadowed: (original key, the key that won) of names whose value another name of the same parameter replaced.
       excused: original keys left out by a rule of the table.
       dtypes: original key -> dtype as NumPy names it, in the checkpoint's order; `to_torch` writes such a layout again.
+      differing: those of `shadowed` whose values are not those of the name that won.
     """
 
     used: tuple[tuple[str, str, tuple[int, ...]], ...]
     shadowed: tuple[tuple[str, str], ...]
     excused: tuple[str, ...]
     dtypes: Mapping[str, str]
+    differing: tuple[tuple[str, str], ...] = ()
 
     def __add__(self, other: "Report") -> "Report":
         """That of two files."""
         dtypes = {**self.dtypes, **other.dtypes}
-        return Report(self.used + other.used, self.shadowed + other.shadowed, self.excused + other.excused, dtypes)
+        differing = self.differing + other.differing
+        return Report(
+            self.used + other.used, self.shadowed + other.shadowed, self.excused + other.excused, dtypes, differing
+        )
 
     def __str__(self) -> str:
         """A table of what went where."""
@@ -151,7 +156,7 @@ def to_jax(tensors: Tensors, table: Table, target: Mapping[str, Any]) -> tuple[d
     unexpected: list[str] = []
     values: dict[str, np.ndarray] = {}
     source: dict[str, str] = {}  # path -> the key it was taken from
-    shadowed: list[tuple[str, str]] = []  # (key, path)
+    shadowed: list[tuple[str, str, np.ndarray]] = []  # (key, path, value)
     for key, tensor in tensors.items():
         rule, path = _match(table, key)
         if rule is None or path not in wanted:
@@ -172,7 +177,7 @@ def to_jax(tensors: Tensors, table: Table, target: Mapping[str, Any]) -> tuple[d
         if np.issubdtype(leaf.dtype, np.integer) != np.issubdtype(value.dtype, np.integer):
             faults.setdefault("wrong type:", []).append(f"{key} is {value.dtype}, {path} is {leaf.dtype}.")
         if path in source:
-            shadowed.append((source[path], path))
+            shadowed.append((source[path], path, values[path]))
         values[path] = np.asarray(value, leaf.dtype, order="C")
         source[path] = key
     for path in wanted:
@@ -185,9 +190,10 @@ def to_jax(tensors: Tensors, table: Table, target: Mapping[str, Any]) -> tuple[d
         raise _does_not_fit(tensors, table, faults, nothing_fits=not values)
     report = Report(
         used=tuple((source[path], path, values[path].shape) for path in values),
-        shadowed=tuple((key, source[path]) for key, path in shadowed),
+        shadowed=tuple((key, source[path]) for key, path, _ in shadowed),
         excused=tuple(excused),
         dtypes={key: str(tensor.dtype) for key, tensor in tensors.items() if key not in excused},
+        differing=tuple((key, source[path]) for key, path, value in shadowed if not _same(value, values[path])),
     )
     return traverse_util.unflatten_dict({path: values[path] for path in wanted}, sep="/"), report
 
@@ -236,6 +242,10 @@ def to_torch(params: Mapping[str, Any], table: Table, dtypes: Mapping[str, str] 
     if dtypes is not None:
         return {key: np.asarray(tensors[key], np.dtype(dtype), order="C") for key, dtype in dtypes.items()}
     return {key: np.asarray(tensor, order="C") for key, tensor in tensors.items()}
+
+
+def _same(one: np.ndarray, other: np.ndarray) -> bool:
+    return one is other or np.array_equal(one, other, equal_nan=np.issubdtype(one.dtype, np.floating))
 
 
 MOST_FAULTS = 10
