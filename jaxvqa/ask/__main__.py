@@ -12,6 +12,7 @@ them by --regions=FILE.npz: x [width, R], bbox [R, 4] (x1, y1, x2, y2 in pixels)
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from jaxvqa import logs
 from jaxvqa.ask import results
 from jaxvqa.ask.given import TABLES, Question, images_in, is_image_name, pairs, read_table
 from jaxvqa.ask.model import Model, load
-from jaxvqa.errors import ConfigError, UserError, os_errors, run_command
+from jaxvqa.errors import ConfigError, DataError, UserError, os_errors, run_command
 from jaxvqa.inputs import user_path
 from jaxvqa.logs import log
 from jaxvqa.main import use_compilation_cache
@@ -87,7 +88,7 @@ def _asked(args: argparse.Namespace) -> list[Question]:
     Raises:
       UserError: lists all faults.
     """
-    paths = [Path(word).expanduser() for word in args.words if _is_path(word)]
+    paths = [user_path(word) for word in args.words if _is_path(word)]
     questions = [word for word in args.words if not _is_path(word)]
     faults, images, asked = [], [], []
     if args.batch_size < 1:
@@ -121,7 +122,7 @@ def _asked(args: argparse.Namespace) -> list[Question]:
 
 def _is_path(word: str) -> bool:
     """Whether a word is a path: something is there, or it looks like one, as a question does not."""
-    path = Path(word).expanduser()
+    path = Path(os.path.expanduser(word))  # a question may begin with ~ too
     try:
         there = path.exists()
     except OSError:  # a question may be longer than a name can be
@@ -152,14 +153,21 @@ def _conversation(model: Model, about: Question, args: argparse.Namespace) -> No
 
 
 def _lines() -> Iterator[str]:
-    """The lines of standard input that say something; a person is asked for each."""
+    """The lines of standard input that say something; a person is asked for each.
+
+    Raises:
+      DataError: they are not in UTF-8.
+    """
     person = sys.stdin.isatty()
     if person:
         print("Ask; an empty line ends.", file=sys.stderr)
     while True:
         if person:
             print("> ", end="", file=sys.stderr, flush=True)
-        line = sys.stdin.readline()
+        try:
+            line = sys.stdin.readline().removeprefix("\ufeff")  # as files of Windows begin
+        except UnicodeDecodeError as error:
+            raise DataError(f"standard input is not in UTF-8 ({error}). Write the questions as UTF-8.") from error
         if not line or (person and not line.strip()):
             return
         if line.strip():

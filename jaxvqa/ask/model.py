@@ -24,6 +24,7 @@ from jaxvqa.evaluators.context import Context, check_numbers, on_host, predict_a
 from jaxvqa.evaluators.few_shot import with_examples
 from jaxvqa.explain.attention import explanation_of
 from jaxvqa.explain.explanation import Explanation
+from jaxvqa.inputs import user_path
 from jaxvqa.runs import BATCH_SIZE, Run
 from jaxvqa.tasks import Asks
 from jaxvqa.tasks.predictions import Predict, Prediction
@@ -71,7 +72,7 @@ def load(folder: str | Path, predict: str = "") -> "Model":
       CheckpointError: there is no run, or none that is trained.
       ConfigError: the run answers nothing, or not so.
     """
-    return Model(Run.open(Path(folder).expanduser()), predict)
+    return Model(Run.open(user_path(str(folder))), predict)
 
 
 class Model:
@@ -235,7 +236,7 @@ class Model:
 
         data = self.run.final.data
         width = self.run.assets.get("region_width", data.region_width)
-        file = Path(asked.regions).expanduser()
+        file = user_path(str(asked.regions))
         if not file.is_file():
             raise DataError("there is no such file")
         features, boxes, _, _ = read_region_file(file, max_regions=data.max_regions, width=width)

@@ -8,6 +8,7 @@ from PIL import Image
 
 from jaxvqa.ask import __main__ as command
 from jaxvqa.ask.model import load
+from jaxvqa.errors import DataError
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +91,16 @@ def test_a_conversation_is_about_one_image(asked, capsys, monkeypatch):
     assert "--explain and --output take one" in capsys.readouterr().err
 
 
+def test_lines_of_standard_input_are_utf_8_with_or_without_a_mark(monkeypatch):
+    def lines(content):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content), encoding="utf-8"))
+        return list(command._lines())
+
+    assert lines(b"\xef\xbb\xbfis it a m\xc3\xa8che?\r\n\r\nwhere?") == ["is it a mèche?", "where?"]
+    with pytest.raises(DataError, match=r"standard input is not in UTF-8 \(.*0xff"):
+        lines(b"\xff\n")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -100,6 +111,8 @@ def test_a_conversation_is_about_one_image(asked, capsys, monkeypatch):
         (["{folder}/none.csv", "{folder}/a.png"], "none.csv holds images and questions"),
         (["{folder}", "why?", "--regions={folder}/a.png"], "is one file of regions, for 2 images"),
         (["{folder}"], "a.png: the question is missing"),
+        (["{folder}", "~5 cm or more?", "--explain=a.png"], "--explain=a.png draws one answer, and 2 are asked for"),
+        (["~nobody_of_that_name/a.png", "why?"], "no home folder is known of ~nobody_of_that_name"),
     ],
 )
 def test_what_cannot_be_asked_is_one_message(asked, words, message, capsys):
