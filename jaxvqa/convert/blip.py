@@ -223,7 +223,8 @@ ENTRIES: Mapping[str, Any] = {
 """What a file holds besides its tensors. The optimiser was given all of `model.parameters()`, momentum copies among them."""
 
 
-def _original(fresh: str, **config: Any) -> Original:
+def _original(fresh: str, *others: Config, **config: Any) -> Original:
+    """`others`: models of other parts, by whose keys files are recognised besides."""
     return Original(
         layouts=lambda config: [layout(config)],
         infer=functools.partial(_infer, positives=config["positives"]),
@@ -235,7 +236,7 @@ def _original(fresh: str, **config: Any) -> Original:
         entries=ENTRIES,
         fresh=fresh,
         name="checkpoint of BLIP",
-        variants=(("", config),),
+        variants=tuple(("", one) for one in (config, *others)),
     )
 
 
@@ -260,10 +261,11 @@ def _original_of(name: str, inputs: Callable[[Tensors, Config], Shapes]) -> Orig
 
 
 _TRAINED = {"features": 1, "temperature": 0.07, "matches": True, "reads": True}
+_CAPTIONER = {"positives": "", "reads": False, "writes": True, "features": 0, "matches": False}
 ORIGINALS = {
     "pair": _original("queue/(id|batches)", positives="pair", writes=True, **_TRAINED),
     "image": _original("queue/batches", positives="image", writes=False, **_TRAINED),
-    "": _original("(?!)", positives="", reads=True, writes=False, features=1, matches=True),
+    "": _original("(?!)", _CAPTIONER, positives="", reads=True, writes=False, features=1, matches=True),
 }
 """By what its queue holds: of pre-training, of retrieval; and of what needs none: matching, features, captions."""
 

@@ -45,6 +45,24 @@ def test_every_system_knows_its_own_and_names_it_to_the_others(system):
                 recognise.check(file, other, {})
 
 
+BLIP = (
+    ("blip_pretrain", "pretrain"),
+    ("blip_retrieval", "retrieval"),
+    ("blip_caption", "caption"),
+    ("blip_caption", "itm"),
+    ("blip_caption", "feature"),
+    ("blip_vqa", "vqa"),
+)
+
+
+@pytest.mark.parametrize(("system", "case"), BLIP)
+def test_blips_systems_know_their_own_files(system, case):
+    file = file_of(f"blip/blip_{case}_small")
+    recognise.check(file, system, {})
+    with pytest.raises(CheckpointError, match=rf"looks like a checkpoint of .*{system}.*use .*--system={system}"):
+        recognise.check(file, "rwsan", {})
+
+
 def test_another_backbone_of_sysu_is_named_with_its_config():
     keys = [
         f"features.{n}.{kind}" for n in (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28) for kind in ("weight", "bias")
