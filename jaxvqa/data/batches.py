@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from jaxvqa.data.transforms import Example, Transform
+from jaxvqa.errors import DataError
 
 Batch = dict[str, np.ndarray]
 
@@ -60,7 +61,11 @@ class LoadBatch:
     seed: int = 0
 
     def __call__(self, step: int) -> Batch:
-        """The batch of a step."""
+        """The batch of a step.
+
+        Raises:
+          DataError: examples lack what a transform reads; names it, and what they have.
+        """
         indices = self.order(step)
         local = np.split(indices, self.process_count)[self.process_index]
         first = self.process_index * len(local)
@@ -72,7 +77,17 @@ class LoadBatch:
 
     def _transform(self, example: Example) -> Example:
         for transform in self.transforms:
-            example = transform(example)
+            try:
+                example = transform(example)
+            except KeyError as error:
+                if error.args[0] in example:
+                    raise
+                there = ", ".join(sorted(example.keys() - {"draw"}))
+                raise DataError(
+                    f"Example {example.get('question_id')} has no {error.args[0]!r}, which this model reads; it has {there}. "
+                    "Take parts of a data set that have it (config.data.examples, config.data.images), or a model that reads "
+                    "what there is."
+                ) from error
         return example
 
 

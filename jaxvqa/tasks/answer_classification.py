@@ -16,6 +16,7 @@ from jaxvqa.data.answers import AnswerList
 from jaxvqa.data.data_set import DataSet
 from jaxvqa.data.region_features import FEATURE_WIDTH
 from jaxvqa.data.text import Vocabulary, load_glove, tokenise
+from jaxvqa.errors import DataError
 from jaxvqa.precision import widened
 from jaxvqa.tasks import Assets, Loss, Starts, Task, started
 from jaxvqa.tasks.assets import answer_rule, answers_of, words_of
@@ -59,7 +60,13 @@ class AnswerClassification(Task):
         if images.region_steps(data.config):
             width = FEATURE_WIDTH
         elif data.config.images:
-            width = data.split(data.config.train_split)[0]["features"].shape[1]
+            first = data.split(data.config.train_split)[0]
+            if "features" not in first:
+                raise DataError(
+                    f"{data.config.images} has no features of regions, which this model reads: take a part that has them "
+                    "(config.data.images), or --config.data.regions=shapes, which proposes regions from the image alone."
+                )
+            width = first["features"].shape[1]
         words, answers = words_of(Vocabulary, data), answers_of(AnswerList, data)
         return {"region_width": int(width), "vocabulary": words, "answers": answers}
 

@@ -7,7 +7,7 @@ import pytest
 from jaxvqa.data.batches import LoadBatch
 from jaxvqa.data.data_set import Split
 from jaxvqa.data.order import Together, TrainOrder, epoch_order, examples_together
-from jaxvqa.errors import ConfigError
+from jaxvqa.errors import ConfigError, DataError
 
 IMAGES = np.repeat([7, 3, 9, 4, 1, 8], 10)
 """Six pictures of ten questions each."""
@@ -81,6 +81,24 @@ def test_any_number_of_processes_reads_the_same_batch():
 def config(together, batch_size=20, microbatches=1):
     data = {"examples_per_image": together}
     return ml_collections.ConfigDict({"data": data, "batch_size": batch_size, "microbatches": microbatches})
+
+
+def test_what_a_transform_does_not_find_is_named():
+    def regions(example):
+        return {"boxes": example["boxes"], "features": example["features"]}
+
+    class Pixels:
+        def __len__(self):
+            return 1
+
+        def read(self, indices):
+            return [{"question_id": 7, "image": b"", "boxes": []} for _ in indices]
+
+    message = r"Example 7 has no 'features', which this model reads; it has boxes, image, question_id\. Take parts"
+    with pytest.raises(DataError, match=message):
+        LoadBatch(Pixels(), lambda step: np.arange(1), (regions,), 0, 1)(0)
+    with pytest.raises(KeyError):  # of something else
+        LoadBatch(Pixels(), lambda step: np.arange(1), (lambda example: {}["image"],), 0, 1)(0)
 
 
 def test_what_a_config_says():
