@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-from jaxvqa.errors import DataError, UserError
+from jaxvqa.errors import DataError, UserError, install
 
 RATE, RATE_WITH_KEY = 3.0, 10.0
 """Requests a second that the E-utilities allow without and with a key."""
@@ -56,7 +56,7 @@ class Client:
         try:
             import requests
         except ImportError:
-            raise DataError("Fetching needs the package requests: pip install -e '.[pubmed]'") from None
+            raise DataError(f"Fetching needs the package requests: {install('pubmed')}") from None
         self._session = requests.Session()
         self._session.headers["User-Agent"] = self.agent
         self._turn, self._next = threading.Lock(), 0.0

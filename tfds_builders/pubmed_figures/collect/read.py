@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from jaxvqa.errors import DataError
+from jaxvqa.errors import DataError, install
 from tfds_builders.pubmed_figures.collect.subcaptions import Span
 
 MOST_BYTES = 30_000_000
@@ -111,7 +111,7 @@ def parse(data: bytes, name: str) -> Any:
     try:
         from lxml import etree
     except ImportError:
-        raise DataError("Reading articles needs the package lxml: pip install -e '.[pubmed]'") from None
+        raise DataError(f"Reading articles needs the package lxml: {install('pubmed')}") from None
     if len(data) > MOST_BYTES:
         raise DataError(f"{name}: {len(data):,} bytes of XML, more than {MOST_BYTES:,}: refused.")
     parser = etree.XMLParser(
