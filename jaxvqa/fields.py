@@ -372,7 +372,7 @@ FIELDS: tuple[Row, ...] = (
     ("generate.length_penalty", Range(), "exponent of the length that a beam's score is divided by"),
     ("generate.temperature", NOT_NEGATIVE, "0: the best token each time; otherwise tokens are drawn"),
     ("generate.top_k", COUNT_OR_0, "draws from that many of the best tokens; 0: from all"),
-    ("generate.max_length", COUNT, "most tokens of a text, its prompt included"),
+    ("generate.max_length", _count(2), "most tokens of a text, its prompt included"),
     ("generate.min_length", COUNT, "fewest tokens of a text, its prompt included"),
     (
         "generate.repetition_penalty",
@@ -384,7 +384,7 @@ FIELDS: tuple[Row, ...] = (
     ("ranking.first", COUNT, "answers that are kept by their first token, and then compared as a whole"),
     ("data.prompt", ANY, "begins every caption"),
     ("data.max_answers", COUNT, "of a question in training; those of least weight are left out"),
-    ("data.max_answer_tokens", COUNT, "of an answer in training; what is longer is cut"),
+    ("data.max_answer_tokens", _count(2), "of an answer in training; what is longer is cut"),
     ("generate.top_p", Range(0, 1, above=True), "draws from the best tokens that have this probability together"),
     ("generate.seed", SEED, "of the draws, and of the examples before a prompt"),
     # losses

@@ -9,14 +9,20 @@ import ml_collections
 import numpy as np
 import pytest
 
-from configs import cmsa, flamingo, mtpt, rwsan, sysu_hcp
+from configs import blip_caption, blip_pretrain, blip_retrieval, blip_vqa, cmsa, flamingo, mtpt, rwsan, sysu_hcp
 from jaxvqa import configs, fields, models, paths
 from jaxvqa.errors import ConfigError
 
 MODULES = {"rwsan": rwsan, "cmsa": cmsa, "mtpt": mtpt, "flamingo": flamingo, "sysu_hcp": sysu_hcp}
+BLIP = {
+    "blip_caption": blip_caption,
+    "blip_pretrain": blip_pretrain,
+    "blip_retrieval": blip_retrieval,
+    "blip_vqa": blip_vqa,
+}
 ALL = [
     f"configs/{name}.py:{','.join(variants)}".replace(":held_out", ":vqa_rad,held_out")
-    for name, module in MODULES.items()
+    for name, module in (MODULES | BLIP).items()
     for count in (0, 1)
     for variants in itertools.combinations(module.VARIANTS, count)
 ] + ["configs/sysu_hcp_ensemble.py"]
@@ -76,7 +82,7 @@ TOWERS = [(group, chosen, name) for group, (chosen, known) in models.SIZES.items
 
 @pytest.mark.parametrize(("group", "chosen", "name"), TOWERS)
 def test_every_number_of_every_tower_has_a_range_and_a_meaning(group, chosen, name):
-    model = "sysu_hcp" if group == "sizes" else "flamingo"
+    model = {"sizes": "sysu_hcp", "text_sizes": "blip"}.get(group, "flamingo")
     config = ml_collections.ConfigDict({"model": {"name": model} | models.default_fields(model) | {chosen: name}})
     for field, value in configs.settable(config).items():
         assert fields.meaning(config, field), field

@@ -15,6 +15,7 @@ from jaxvqa.data import image_text, images, tokenizers
 from jaxvqa.data.blip_text import ADDED, CaptionTokenizer
 from jaxvqa.data.data_set import DataSet
 from jaxvqa.data.transforms import RegionsAsImage, Transform, boxes_of
+from jaxvqa.errors import ConfigError
 from jaxvqa.precision import widened
 from jaxvqa.state import fold
 from jaxvqa.tasks import Assets, Task
@@ -36,7 +37,20 @@ class BlipTask(Task):
     unknown: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, config: ml_collections.ConfigDict, assets: Assets):
-        """Args: the whole config; and `tokenizer` (see `Tokenizer.asset`)."""
+        """Reads the options.
+
+        Args:
+          config: the whole config.
+          assets: `tokenizer` (see `Tokenizer.asset`).
+
+        Raises:
+          ConfigError: texts have no room for the two tokens that begin and end them.
+        """
+        if config.data.max_tokens < 2:
+            raise ConfigError(
+                f"config.data.max_tokens is {config.data.max_tokens}; expected at least 2, for the tokens that begin and end a "
+                "text."
+            )
         self.assets, self._data = assets, config.data
         self.tokenizer = CaptionTokenizer(assets["tokenizer"])
         self.model = models.build(config.model.to_dict(), dtype=config.dtype, vocab_size=len(self.tokenizer))
