@@ -183,17 +183,6 @@ def test_an_optimiser_that_does_not_fit_is_refused_in_one_message(pretraining, l
     assert f"different steps [{STEPS}, 9]" in late
 
 
-def test_names_of_one_parameter_that_hold_other_values_are_reported(pretraining):
-    _, tensors = pretraining
-    winner, other = "text_decoder.cls.predictions.decoder.weight", "text_encoder.embeddings.word_embeddings.weight"
-    file = files.TorchFile({**tensors, other: tensors[other] + 1}, extra={}, weights_entry="model")
-    found = blip.ORIGINALS["pair"].load(file, {"positives": "pair"})
-    (note,) = found.notes
-    assert f"{other} differs from {winner}" in note
-    assert "decoder.bias" not in note  # names of equal values are not worth a word
-    assert np.array_equal(found.params["text_tower"]["embed"]["embedding"], tensors[winner])
-
-
 def test_a_tokenizer_of_another_size_says_so(pretraining, tmp_path, capsys):
     path, _ = pretraining
     few = tmp_path / "vocab.txt"

@@ -59,6 +59,8 @@ def test_table_goes_both_ways_in_the_originals_order():
         np.testing.assert_array_equal(back[key], value)
     assert report.excused == ("x.position_ids",)
     assert len(report.used) == 1 + 11 * 5
+    assert report.shadowed
+    assert report.differing == ()
     assert "layers.10.q.weight" in str(report)
 
 
@@ -69,7 +71,7 @@ def test_of_tied_names_the_last_in_the_file_wins(last):
     other = {"embed.weight": "head.weight", "head.weight": "embed.weight"}[last]
     params, report = to_jax(tensors, LAYERS, layers_target())
     np.testing.assert_array_equal(params["embed"]["table"], tensors[last])
-    assert report.shadowed == ((other, last),)
+    assert report.shadowed == report.differing == ((other, last),)
     back = to_torch(params, LAYERS, report.dtypes)
     assert list(back) == list(tensors)
     np.testing.assert_array_equal(back[other], tensors[last])

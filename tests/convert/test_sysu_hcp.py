@@ -102,6 +102,7 @@ def test_the_own_name_of_a_doubled_tensor_wins(case, tmp_path):
     changed = sysu_hcp.ORIGINAL.load(saved(tmp_path / "b.pth", stale), model(backbone, sizes))
     jax.tree.map(np.testing.assert_array_equal, loaded.variables, changed.variables)
     assert [key for key, _ in loaded.report.shadowed] == names
+    assert any(f"{names[0]} differs from " in note for note in changed.notes)
     back = sysu_hcp.ORIGINAL.to_original(dataclasses.replace(loaded, unused=None))
     for key, winner in loaded.report.shadowed:
         np.testing.assert_array_equal(back[key], tensors[winner], err_msg=key)
