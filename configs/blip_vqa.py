@@ -5,6 +5,7 @@
     pixels               2 CPU cores  not run     not measured: phantoms by their pixels
     easy_vqa             2 CPU cores  not run     not measured
     vqa_rad              2 CPU cores  not run     not measured
+    table                2 CPU cores  not run     not measured: questions of your own
     small                2 CPU cores  1 minute    none: to see that everything runs
     vqa_v2               16 GPUs      not run     published: 78.24 % on test-dev
     published            16 GPUs      not run     as vqa_v2
@@ -18,7 +19,7 @@ import ml_collections
 from configs import blip_pretrain, common
 from jaxvqa.init_from import OTHER_GRID
 
-DATA_SETS = ("vqa_v2", "published", "easy_vqa", "vqa_rad")
+DATA_SETS = ("vqa_v2", "published", "easy_vqa", "vqa_rad", "table")
 VARIANTS = (*DATA_SETS, "pixels", "small")
 
 TAKEN = (
@@ -66,7 +67,10 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         config.generate.update({"beams": 1, "attend_padding": False})
         config.ranking.first = 16
         config.total = "30 epochs" if chosen == "vqa_rad" else "4 epochs"
-        evaluations(config, "25 %", 128, split="test" if chosen else "val")
+        if chosen == "table":
+            common.of_table(config)
+            config.data.max_tokens = 35
+        evaluations(config, "25 %", 128, split="val" if chosen in ("", "table") else "test")
     if "small" in variants:
         blip_pretrain.small(config)
         config.data.answers.min_count = 1

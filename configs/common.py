@@ -179,6 +179,15 @@ def propose_regions(config: ml_collections.ConfigDict) -> None:
     config.data.region_width = FEATURE_WIDTH
 
 
+def of_table(config: ml_collections.ConfigDict) -> None:
+    """A user's own questions about images (tfds_builders/table): every answer of the training split is a class."""
+    config.name = config.name.replace("phantom_vqa", "table")
+    config.data.update({"examples": "table/questions", "images": "table/images"})
+    config.data.answers.update({"rule": "exact", "min_count": 1})
+    if "vocabulary_parts" in config.data:
+        config.data.vocabulary_parts = ()
+
+
 def data_section(*pieces: Mapping[str, Any], **fields: Any) -> ml_collections.ConfigDict:
     """`config.data` of these pieces, with other defaults and more fields: a mapping is added to the group of its name."""
     section: dict[str, Any] = {}

@@ -6,6 +6,7 @@
     (none)               2 CPU cores  18 minutes  89.9 % of val, the embedded phantoms, from nothing
     captions             1 CPU core   11 minutes  BLEU-1 79.1 of their captions
     pixels               2 CPU cores  stopped     55.8 % after 57,600 questions: images instead of regions
+    table                2 CPU cores  not run     not measured: questions of your own, regions proposed
     proposed             2 CPU cores  not run     not measured: regions proposed from the images alone
     classify             2 CPU cores  not run     not measured: a class head beside the text
     blind                2 CPU cores  not run     not measured; shown a black image the first has 38.5 %
@@ -54,6 +55,7 @@ VARIANTS = (
     "captions",
     "pixels",
     "proposed",
+    "table",
     "classify",
     "held_out",
     "flamingo_mode",
@@ -107,9 +109,13 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
             config.optim.freeze = FREEZE["flamingo_mode"]
     else:
         _phantom_vqa(config, captions="captions" in variants, pixels="pixels" in variants)
-    if "proposed" in variants:
+    if "table" in variants:
+        common.of_table(config)
+        # Tables ask as many questions about an image as they like, and longer ones.
+        config.data.update({"examples_per_image": 1, "max_tokens": 64, "max_prompt": 48})
+    if variants & {"proposed", "table"}:
         common.propose_regions(config)
-    config.name += "".join(f"-{name}" for name in VARIANTS[4:] if name in variants and name != "small")
+    config.name += "".join(f"-{name}" for name in VARIANTS[4:] if name in variants - {"small", "table"})
     if "small" in variants:
         _small(config)
     return config

@@ -5,6 +5,7 @@
     VARIANT               hardware     time            score
     (none)                2 CPU cores  6 minutes       93.7 % of val, the embedded phantoms
     blind,brief           2 CPU cores  under 1 minute  41.5 %, by the question alone
+    table                 2 CPU cores  not run         not measured: questions of your own, regions proposed
     proposed              2 CPU cores  not measured    none yet: regions proposed from the images alone
     small                 2 CPU cores  under 1 minute  none: to see that everything runs
     easy_vqa              2 CPU cores  13 minutes      99.3 % of test, coloured shapes
@@ -21,7 +22,7 @@ import ml_collections
 
 from configs import common
 
-VARIANTS = ("vqa_v2", "easy_vqa", "mini", "train+val+vg", "proposed", "blind", "brief", "small")
+VARIANTS = ("vqa_v2", "easy_vqa", "table", "mini", "train+val+vg", "proposed", "blind", "brief", "small")
 
 # Parameter path -> mesh axis of each dimension. The wide projections are split by column, their followers by row, so
 # that tensor parallelism needs one reduction for each sub-layer.
@@ -65,8 +66,12 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         _easy_vqa(config)
     else:
         _phantom_vqa(config)
-    if "proposed" in variants:
+    if "table" in variants:
+        common.of_table(config)
+        config.data.max_tokens = 16
+    elif "proposed" in variants:
         config.name += "-proposed"
+    if variants & {"table", "proposed"}:
         common.propose_regions(config)
     if "blind" in variants:
         config.name += "-blind"

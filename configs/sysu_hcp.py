@@ -8,6 +8,7 @@
     smoothing                         1 CPU core   6 minutes  90.1 %
     mixup                             1 CPU core   6 minutes  87.0 %
     superloss                         1 CPU core   6 minutes  85.1 %
+    table                             2 CPU cores  not run    not measured: questions of your own, by the image alone
     small                             2 CPU cores  1 minute   none: to see that everything runs
     vqa_med_2019,plane,sample         1 CPU core   5 minutes  68.3 % of val
     vqa_med_2019,organ,sample         1 CPU core   5 minutes  56.4 %
@@ -44,7 +45,7 @@ IDEAS = {"mixup": "mixup", "smoothing": "label_smooth", "superloss": "superloss"
 
 QUESTION_TYPES = ("modality", "plane", "organ", "abnormality")
 
-VARIANTS = ("vqa_med_2021", "vqa_med_2019", *QUESTION_TYPES, "sample", "no_hagap", *IDEAS, *BACKBONES, "small")
+VARIANTS = ("vqa_med_2021", "vqa_med_2019", *QUESTION_TYPES, "sample", "no_hagap", *IDEAS, *BACKBONES, "table", "small")
 
 VQA_MED = {"examples": "vqa_med/questions_sysu_hcp", "images": "vqa_med/images_sysu_hcp"}
 
@@ -106,9 +107,12 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     else:
         _scratch(config, compact=backbone not in variants)
         (_vqa_med_2019 if "vqa_med_2019" in variants else _phantom_vqa)(config, variants)
+        if "table" in variants:
+            common.of_table(config)
+            config.data.question_types = ()
         for variant, flag in IDEAS.items():
             config.loss[flag] = variant in variants
-    config.name += "".join(f"-{name}" for name in VARIANTS[2:-1] if name in variants)
+    config.name += "".join(f"-{name}" for name in VARIANTS[2:-2] if name in variants)
     if "small" in variants:
         _small(config)
     return config

@@ -19,8 +19,9 @@ from pathlib import Path
 
 from jaxvqa import logs
 from jaxvqa.ask import results
-from jaxvqa.ask.given import TABLES, Question, images_in, is_image_name, pairs, read_table
+from jaxvqa.ask.given import Question, images_in, is_image_name, pairs, read_table
 from jaxvqa.ask.model import Model, load
+from jaxvqa.data import tables
 from jaxvqa.errors import ConfigError, DataError, UserError, os_errors, run_command
 from jaxvqa.inputs import user_path
 from jaxvqa.logs import log
@@ -95,18 +96,18 @@ def _asked(args: argparse.Namespace) -> list[Question]:
         faults.append(f"--batch_size={args.batch_size}: expected at least 1")
     if not paths:
         faults.append("no image: name a file, a folder or a table that is there")
-    tables = [path for path in paths if path.suffix.lower() in TABLES]
-    if tables and (questions or args.regions or len(paths) > 1):
-        faults.append(f"{tables[0]} holds images and questions, and regions where there are any; leave out the others")
+    listed = [path for path in paths if path.suffix.lower() in tables.ENDINGS]
+    if listed and (questions or args.regions or len(paths) > 1):
+        faults.append(f"{listed[0]} holds images and questions, and regions where there are any; leave out the others")
     for path in paths:
         try:
-            if path in tables:
+            if path in listed:
                 asked = read_table(path)
             else:
                 images += images_in(path) if path.is_dir() else [path]
         except UserError as error:
             faults.append(str(error))
-    if not tables and images and not faults:
+    if not listed and images and not faults:
         try:
             asked = pairs(images, questions, args.regions)
         except UserError as error:
@@ -127,7 +128,9 @@ def _is_path(word: str) -> bool:
         there = path.exists()
     except OSError:  # a question may be longer than a name can be
         there = False
-    return there or (not any(map(str.isspace, word)) and (is_image_name(path) or "/" in word or path.suffix in TABLES))
+    return there or (
+        not any(map(str.isspace, word)) and (is_image_name(path) or "/" in word or path.suffix in tables.ENDINGS)
+    )
 
 
 def _conversation(model: Model, about: Question, args: argparse.Namespace) -> None:

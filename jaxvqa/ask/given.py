@@ -1,25 +1,21 @@
 """What a user gives to be asked about: images in any form, and tables of images and questions."""
 
-import csv
 import io
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from jaxvqa.data import pictures
-from jaxvqa.errors import DataError, UserError, nearest, os_errors
-from jaxvqa.inputs import expand_home, parse_json, read_text
+from jaxvqa.data.tables import read_rows
+from jaxvqa.errors import DataError, os_errors
+from jaxvqa.inputs import expand_home
 
 Given = str | Path | bytes | Image.Image | np.ndarray
 """An image as a program may have it: a path, an encoded file, Pillow's, or an array (see `encoded`)."""
-
-TABLES = (".csv", ".jsonl")
-"""The kinds of tables, by the endings of their names."""
 
 COLUMNS = ("image", "question", "regions")
 """What is read of a table: paths from its own folder on; the first has to be there."""
@@ -106,10 +102,9 @@ def read_table(path: Path) -> list[Question]:
     Raises:
       DataError: it cannot be read, has no row, or rows without an image or that are not JSON; lists all.
     """
-    rows = _csv_rows(path) if path.suffix.lower() == ".csv" else _json_rows(path)
     found, faults = [], []
-    for where, row in rows:
-        if isinstance(row, UserError):
+    for where, row in read_rows(path, dict.fromkeys(COLUMNS, str), COLUMNS[:1]):
+        if isinstance(row, DataError):
             faults.append(str(row))
         elif not row.get("image"):
             faults.append(f"{where}: no image")
@@ -125,37 +120,6 @@ def read_table(path: Path) -> list[Question]:
             f"{path} has no row: expected the columns {', '.join(COLUMNS)}, the last one only if there are any."
         )
     return found
-
-
-def _csv_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any] | UserError]]:
-    rows = csv.reader(io.StringIO(read_text(path, "a table with the columns image and question")))
-    header = [name.strip().lower() for name in next(rows, [])]
-    if "image" not in header:
-        raise DataError(
-            f"{path} has the columns {', '.join(header) or '(none)'}; expected image and question in its first line."
-            + nearest("image", header)
-        )
-    for row in rows:
-        where = f"{path}, line {rows.line_num}"
-        if len(row) > len(header):
-            yield (
-                where,
-                DataError(f"{where}: {len(row)} values for {len(header)} columns; put a text with commas in quotes"),
-            )
-        elif row:  # a line without anything ends the file as often as it stands in it
-            yield where, {name: value.strip() for name, value in zip(header, row, strict=False)}
-
-
-def _json_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any] | UserError]]:
-    expected = "an object with image and question"
-    form = {name if name == "image" else f"{name}?": str for name in COLUMNS}
-    for number, line in enumerate(read_text(path, expected).split("\n"), start=1):
-        where = f"{path}, line {number}"
-        if line.strip():
-            try:
-                yield where, parse_json(line, where, expected, form)
-            except DataError as error:
-                yield where, error
 
 
 def pairs(images: Sequence[Given], questions: Sequence[str], regions: Path | None = None) -> list[Question]:

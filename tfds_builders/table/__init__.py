@@ -1,0 +1,1 @@
+"""Builder of a user's own questions about images, as a table."""
