@@ -66,6 +66,10 @@ WALK = {
         "--processes=2 --devices=2 -- --config=configs/rwsan.py:small --workdir=runs/four"
     ),
     "python -m jaxvqa.main --config=… --workdir=…": "--config=configs/rwsan.py:small --workdir=runs/alone",
+    "python -m tfds_builders.build table --manual_dir=DIR": "table --manual_dir=own",
+    "python -m jaxvqa.main --config=configs/cmsa.py:table --workdir=runs/table": (
+        "--config=configs/cmsa.py:table,small --workdir=runs/table"
+    ),
     "python -m tfds_builders.build vqa_v2 --manual_dir=DIR": "vqa_v2 --manual_dir=files",
     "python -m jaxvqa.main --config=configs/rwsan.py:vqa_v2": "--config=configs/rwsan.py:vqa_v2,small",
     "python -m jaxvqa.main --config=configs/rwsan.py:vqa_v2 --workdir=runs/vqa_v2": (
@@ -351,6 +355,19 @@ def write_vqa_v2(folder: Path) -> None:
         (folder / f"vqa/{name}_annotations.json").write_text(annotations)
 
 
+def write_table(folder: Path) -> None:
+    """A user's own images and questions."""
+    folder.mkdir()
+    rows = ["image,question,answer"]
+    for i in range(20):
+        Image.fromarray(np.full((20, 30), 12 * i, np.uint8)).save(folder / f"{i}.png")
+        rows += [
+            f"{i}.png,is it bright?,{'yes' if i > 9 else 'no'}",
+            f"{i}.png,how bright?,{'very' if i > 14 else 'little'}",
+        ]
+    (folder / "table.csv").write_text("\n".join(rows) + "\n")
+
+
 def run_all(table: dict[str, str], folder: Path, fill: Callable[[str], str]) -> None:
     """Runs the commands of a table in order; `fill` puts paths into their arguments."""
     for name in ("configs", "tests"):
@@ -374,6 +391,7 @@ def test_commands_run(tmp_path):
     write_vqa_v2(tmp_path / "files")
     (tmp_path / "modelmask.json").write_text('{"ct": [1, 0]}')
     Image.fromarray(np.arange(4096, dtype=np.uint16).reshape(64, 64) * 16).save(tmp_path / "scan.png")
+    write_table(tmp_path / "own")
     np.savez(tmp_path / "scan.npz", x=np.ones((320, 2), np.float32), bbox=np.asarray([[0, 0, 64, 64], [8, 8, 20, 20]]))
     tiny = [f"tiny_phantom_{organ}{part}" for organ in ("abdomen", "brain", "chest") for part in ("", "_questions")]
 

@@ -108,11 +108,8 @@ def test_images_or_patients_are_divided_as_a_whole(make):
 
 def test_what_is_worth_knowing_is_printed(make, capsys):
     table = rows(
-        *(
-            (0, "is it large?", "yes", "train", "a"),
-            (1, "is it small?", "no", "train", "b"),
-            (0, "is it there?", "yes", "train", "a"),
-        ),
+        *[(0, "is it large?", "yes", "train", "a")] * 3,
+        *[(1, "is it small?", "no", "train", "b")] * 2,
         *(
             (2, "is it large?", "yes", "val", "a"),
             (1, "is it small?", "no", "val", "c"),
@@ -121,7 +118,7 @@ def test_what_is_worth_knowing_is_printed(make, capsys):
     )
     make(table)
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("table: ")]
-    assert "table: train: 3 questions, 2 images, 2 patients, 2 answers" in said
+    assert "table: train: 5 questions, 2 images, 2 patients, 2 answers" in said
     assert "table: val: 3 questions, 3 images, 2 patients, 3 answers" in said
     assert any(
         "the answers of train allow 66.7 %, always 'yes' 33.3 %, the question's words alone 66.7 %" in line
