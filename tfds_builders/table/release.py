@@ -43,7 +43,8 @@ def read(path: Path) -> list[Record]:
     Raises:
       DataError: lists all rows that are not as they should be; or there are too few images or patients to divide.
     """
-    records, faults = [], []
+    records: list[Record] = []
+    faults: list[str] = []
     for where, row in tables.read_rows(path, FORM, ("image", "question")):
         if isinstance(row, DataError):
             faults.append(str(row))
@@ -133,8 +134,8 @@ def leaks(records: Sequence[Record], digests: Mapping[str, bytes]) -> Iterator[s
       digests: name of an image -> what is the same for equal files alone.
     """
     names: dict[bytes, set[str]] = collections.defaultdict(set)
-    for name, found in digests.items():
-        names[found].add(name)
+    for name, digest_of in digests.items():
+        names[digest_of].add(name)
     copied = {name for of in names.values() if len(of) > 1 for name in of}
     keys: dict[str, Callable[[Record], Any]] = {
         "patients": lambda record: record["patient"],
