@@ -32,6 +32,7 @@ from jaxvqa.models.layers.perceiver import GatedCrossAttention, PerceiverResampl
 from jaxvqa.models.layers.transformer import numbered
 from jaxvqa.models.towers.bert import BERT
 from jaxvqa.models.towers.clip import VisionTransformer
+from jaxvqa.models.towers.decoder import check_length
 from jaxvqa.types import Arrays
 
 
@@ -226,9 +227,7 @@ class Flamingo(nn.Module):
             raise ConfigError(
                 f"model.language is {self.language!r}, which reads in both directions and writes nothing."
             )
-        longest = getattr(self.tower, "positions", 0)
-        if longest and slots > longest:
-            raise ConfigError(f"Prompt and answer take {slots} tokens; the language model has positions for {longest}.")
+        check_length(slots, getattr(self.tower, "positions", 0), "Prompt and answer take")
         keys = self._keys(self.see(image=image, media=media)[0])
         x, _, blocks = self._read(text, text_mask, keys, train=False)
         last = jnp.max(jnp.where(text_mask, jnp.arange(text.shape[1])[None], 0), axis=-1)
@@ -256,6 +255,7 @@ class Flamingo(nn.Module):
         self, text: Array, real: Array, media: tuple[KeyValue, ...], *, train: bool
     ) -> tuple[Array, Arrays, tuple[KeyValue, ...]]:
         """Runs whole texts through the language model."""
+        check_length(text.shape[1], getattr(self.tower, "positions", 0))
         real = self.quirks.as_read(self.writes, real)
         # Each token's number in its own text; padding before it has the first one's.
         positions = jnp.maximum(jnp.cumsum(real, axis=-1, dtype=jnp.int32) - 1, 0)

@@ -140,6 +140,8 @@ def test_a_step_writes_the_queue_once_and_the_temperature_stays_within_its_bound
         ({"loss__positives": "pairs"}, ["loss.positives", "pair"]),
         ({"loss__negatives__choice": "random"}, ["negatives.choice", "drawn"]),
         ({"loss__negatives__among": "batch"}, ["among", "online"]),
+        ({"data__max_tokens": 1}, ["data.max_tokens is 1", "at least 2"]),
+        ({"model__text_sizes__positions": 5}, ["6 tokens", "positions for 5"]),
     ],
 )
 def test_what_does_not_go_together_says_so(changes, named):

@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxvqa.models.layers.dropout import Dropout
 from jaxvqa.models.layers.linear import Linear
 from jaxvqa.models.layers.transformer import INIT, LayerNorm, Readout, apply_blocks, usual_block
+from jaxvqa.models.towers.decoder import check_length
 
 EPSILON = 1e-12
 
@@ -122,7 +123,11 @@ class BERT(nn.Module):
         Returns:
           [B, T, D] states after the last block, and the named intermediates: those of `apply_blocks`; and `pooled` [B, D] with
           a pooler.
+
+        Raises:
+          ConfigError: there are no positions for texts of this length.
         """
+        check_length(text.shape[1], self.positions)
         positions = jnp.broadcast_to(jnp.arange(text.shape[1])[None], text.shape)
         x = self.embed_text(text, positions, types, train=train)
         mask = None if text_mask is None else text_mask[:, None, None]

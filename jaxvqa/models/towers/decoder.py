@@ -11,8 +11,22 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxvqa.errors import ConfigError
 from jaxvqa.models.layers.attention import causal
 from jaxvqa.models.layers.transformer import apply_blocks
+
+
+def check_length(length: int, positions: int, what: str = "Texts have") -> None:
+    """Checks that there are positions for texts of so many tokens, beyond which a table gives NaN; 0 positions: for any.
+
+    Raises:
+      ConfigError: there are fewer.
+    """
+    if 0 < positions < length:
+        raise ConfigError(
+            f"{what} {length} tokens; the language model has positions for {positions}. Lower what they may have "
+            "(config.data, config.generate)."
+        )
 
 
 class Decoder(nn.Module):
@@ -48,7 +62,11 @@ class Decoder(nn.Module):
         Returns:
           float32[B, T, V] logits, and the named intermediates: those of `apply_blocks`, and `normed` [B, T, D], what the
           scores are read from.
+
+        Raises:
+          ConfigError: there are no positions for texts of this length.
         """
+        check_length(text.shape[1], getattr(self, "positions", 0))
         positions = jnp.broadcast_to(jnp.arange(text.shape[1])[None], text.shape)
         x = self.embed_text(text, positions, train=train)
         mask = causal(text.shape[1])

@@ -20,7 +20,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxvqa.decoding.cache import DecoderCache
-from jaxvqa.errors import ConfigError
 from jaxvqa.kernels import times_transposed
 from jaxvqa.models.layers.attention import KeyValue, MultiHeadAttention, Past, causal, recall
 from jaxvqa.models.layers.dropout import Dropout
@@ -28,6 +27,7 @@ from jaxvqa.models.layers.feed_forward import FeedForward
 from jaxvqa.models.layers.linear import Linear
 from jaxvqa.models.layers.transformer import INIT, LayerNorm, numbered
 from jaxvqa.models.towers.bert import EPSILON
+from jaxvqa.models.towers.decoder import check_length
 
 Memory = Sequence[KeyValue]
 """For each block the keys and values of what its cross-attention reads."""
@@ -253,7 +253,11 @@ class MED(nn.Module):
 
         Returns:
           [B, T, D] last states, and the named intermediates: `embedded`, `block_0`, `attention_0`, `cross_attention_0`, ….
+
+        Raises:
+          ConfigError: there are no positions for texts of this length.
         """
+        check_length(text.shape[1], self.positions)
         mask = None if text_mask is None else text_mask[:, None, None]
         x = self.embed_text(text, train=train)
         x, out, _ = self._blocks(x, mask, memory, memory_mask, writes=False, train=train, changes=changes)
@@ -270,6 +274,7 @@ class MED(nn.Module):
         changes: Mapping[int, Callable[[Array], Array]] | None = None,
     ) -> tuple[Float[Array, "B T V"], dict[str, Array]]:
         """Scores every next token of texts about images; arguments and intermediates as of `encode`, and `hidden`."""
+        check_length(text.shape[1], self.positions)
         mask = causal(text.shape[1])
         if text_mask is not None:
             mask = mask & text_mask[:, None, None]
@@ -292,10 +297,7 @@ class MED(nn.Module):
         Raises:
           ConfigError: there are no positions for texts of this length.
         """
-        if slots > self.positions:
-            raise ConfigError(
-                f"Prompt and answer take {slots} tokens; the text model has positions for {self.positions}."
-            )
+        check_length(slots, self.positions, "Prompt and answer take")
         positions = jnp.maximum(jnp.cumsum(text_mask, axis=-1, dtype=jnp.int32) - 1, 0)
         mask = causal(text.shape[1]) & text_mask[:, None, None]
         x = self.embed_text(text, positions, train=False)
