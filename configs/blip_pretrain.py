@@ -208,8 +208,9 @@ def small(config: ml_collections.ConfigDict) -> None:
     config.data.vocab_size = 300
     config.data.image_size = 32
     config.data.max_tokens = 24
-    config.model.vision = "region-vit" if config.model.vision == "region-vit" else "vit-base"
-    patch = {} if config.model.vision == "region-vit" else {"patch": 16}
+    if config.model.vision == "vit-large":
+        config.model.vision = "vit-base"
+    patch = {"patch": 16} if config.model.vision == "vit-base" else {}
     config.model.vision_sizes = {"width": 32, "depth": 1, "heads": 2, **patch}
     config.model.text_sizes = {"width": 32, "depth": 1, "heads": 2, "hidden": 64, "positions": 64}
     if "queue" in config.loss:

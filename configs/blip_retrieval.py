@@ -3,13 +3,17 @@
     arg                  hardware     time        score
     (none)               2 CPU cores  not run     not measured: phantoms by their regions
     pixels               2 CPU cores  not run     not measured: phantoms by their pixels
+    vqa_med_2019         2 CPU cores  not run     not measured: radiographs with their answers as captions
+    vqa_med_2019,sample  2 CPU cores  not run     not measured: the same of a part of the release
     small                2 CPU cores  1 minute    none: to see that everything runs
     coco                 8 GPUs       not run     published: R@1 81.9 of texts, 64.3 of images
     flickr30k            8 GPUs       not run     published: R@1 97.3 of texts, 87.3 of images
     pubmed               1 GPU        not run     published: docs/originals/blip.md, section 17, MedVL
     published            8 GPUs       not run     as coco
 
-It starts from a pre-training: `--config.init_from.model.workdir=RUN`.
+It starts from a pre-training: `--config.init_from.model.workdir=RUN`. `vqa_med_2019` starts from nothing, or from towers that
+were trained each for itself, with `--config.data.tokenizer=DIR`, `--config.init_from.text.workdir=DIR` and
+`--config.init_from.vision.workdir=DIR` (docs/blip.md); `sample` is of a part of the release.
 """
 
 from typing import Any
@@ -17,10 +21,10 @@ from typing import Any
 import ml_collections
 
 from configs import blip_pretrain, common
-from jaxvqa.init_from import OTHER_GRID
+from jaxvqa.init_from import LEADING_ROWS, OTHER_GRID
 
 DATA_SETS = ("coco", "flickr30k", "pubmed", "published")
-VARIANTS = (*DATA_SETS, "pixels", "small")
+VARIANTS = (*DATA_SETS, "vqa_med_2019", "sample", "pixels", "small")
 
 RETRIEVAL: dict[str, Any] = blip_pretrain.PRETRAINING | {
     "positives": "image",
@@ -40,16 +44,61 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.init_from.model = common.start_from(TAKEN, blip_pretrain.WITHOUT)
     if chosen:
         _published(config, "coco" if chosen == "published" else chosen)
+    elif "vqa_med_2019" in variants:
+        _vqa_med_2019(config, "sample_" if "sample" in variants else "")
     else:
         blip_pretrain.phantom_vqa(config, pixels="pixels" in variants)
     if "small" in variants:
         blip_pretrain.small(config)
-        config.init_from.model.without = ""
+        for start in config.init_from.values():
+            start.without = ""
     return config
 
 
 TAKEN = ((r"(image|text|id|place)", False), (r"vision_tower/(position|class_token)", OTHER_GRID), (r".*", True))
 """Of a pre-training, the network and its momentum copies; its queue would be of no image here."""
+
+
+FROM_BERT = (
+    (r"text_tower/embed/embedding", (r"language/embed/embedding", LEADING_ROWS)),
+    (r"text_tower/(position|embed_norm)/(.*)", r"language/\1/\2"),
+    (r"text_tower/block_(\d+)/(?:decoder_)?(attention.*)", r"language/block_\1/\2"),
+    (r"text_tower/block_(\d+)/(feed_forward.*)", r"language/block_\1/\2"),
+    (r".*", False),
+)
+"""What a text model takes of a converted BERT: both self-attentions begin as its own; cross-attention and readout are new."""
+
+FROM_NETWORK = ((r"vision_tower/network/.*", True), (r".*", False))
+"""What an image encoder over a network's map takes of that network, converted."""
+
+
+def _vqa_med_2019(config: ml_collections.ConfigDict, sample: str) -> None:
+    """Radiographs and what their questions' answers say; of EfficientNet-Lite0 and the first three of MiniLM's six blocks."""
+    config.name = "blip_retrieval-vqa_med_2019"
+    config.data.update({"examples": f"vqa_med/{sample}captions_2019", "images": f"vqa_med/{sample}images_2019"})
+    config.data.update({"image_size": 128, "max_tokens": 28, "max_words": 30})
+    config.data.mean, config.data.std = (127 / 255,) * 3, (128 / 255,) * 3  # as the network was trained
+    # Left and right mean something in a radiograph.
+    config.data.augment.update({"flip": False, "sound": True})
+    config.model.vision = "efficientnet_lite0-vit"
+    config.model.vision_sizes = {"width": 384, "heads": 6}
+    config.model.text_sizes = {"width": 384, "depth": 3, "heads": 12, "hidden": 1536}
+    config.compile.vocab_size = 1000
+    config.loss.queue, config.loss.momentum = 560, 0.98
+    config.batch_size = 40
+    config.total = "12 epochs"
+    config.optim.lr = 3e-4
+    config.optim.lr_scale = ((r"temperature", 0.1), (r".*", 1.0))
+    config.optim.clip_norm = 1.0
+    config.optim.schedule = ml_collections.ConfigDict(common.COSINE)
+    config.checkpoint.every = config.total
+    config.log_every = "1 epoch"
+    config.evals = ml_collections.ConfigDict()
+    config.evals.val = common.retrieval("val", every=config.total, batch_size=20, k_test=32)
+    config.main_eval = "val"
+    del config.init_from.model
+    config.init_from.text = common.start_from(FROM_BERT)
+    config.init_from.vision = common.start_from(FROM_NETWORK)
 
 
 def _published(config: ml_collections.ConfigDict, name: str) -> None:

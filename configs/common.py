@@ -81,11 +81,13 @@ def model(name: str, **fields: Any) -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict({"name": name} | models.default_fields(name) | fields)
 
 
-def start_from(table: tuple[tuple[str, bool | str], ...], without: str = "") -> ml_collections.ConfigDict:
+def start_from(
+    table: tuple[tuple[str, bool | str | tuple[str, str]], ...], without: str = ""
+) -> ml_collections.ConfigDict:
     """A row of `config.init_from`: the folder of another run (empty: none), and which of its parameters to take.
 
     Args:
-      table: rows (regex over this model's path, True | False | the other path), see `jaxvqa.init_from.take`.
+      table: rows (regex over this model's path, True | False | the other path | that and how), see `jaxvqa.init_from.take`.
       without: what the log and the report say when no folder is given; empty: nothing.
     """
     return ml_collections.ConfigDict({"workdir": "", "table": table, "without": without})

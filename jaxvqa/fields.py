@@ -193,9 +193,10 @@ class Path(Rule):
 def _fault_of_regex(regex: Any, value: Any) -> str:
     if not isinstance(regex, str):
         return "its first part is expected to be a regular expression"
+    path = value[0] if isinstance(value, tuple | list) and value else value
     try:
         # Matches nothing, so that the groups that another path is made of are looked up, and none is needed.
-        re.compile(f"(?:{regex})|").sub(value if isinstance(value, str) else "", "")
+        re.compile(f"(?:{regex})|").sub(path if isinstance(path, str) else "", "")
         re.compile(regex)
     except (re.error, IndexError) as error:
         return f"not a regular expression, or not made of its groups ({error})"
@@ -236,7 +237,10 @@ def _is_text(value: Any) -> str:
 
 
 def _is_source(value: Any) -> str:
-    return "" if isinstance(value, bool | str) else "True, False or a path"
+    changes = pkgutil.resolve_name("jaxvqa.init_from:CHANGES")  # which imports this module
+    pair = isinstance(value, tuple | list) and len(value) == 2 and isinstance(value[0], str) and value[1] in changes
+    fits = isinstance(value, bool | str) or pair
+    return "" if fits else f"True, False or a path, or a path and one of {', '.join(changes)}"
 
 
 def _count(low: int = 1, **more: Any) -> Range:

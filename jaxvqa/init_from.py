@@ -24,6 +24,8 @@ LEADING_ROWS = "leading rows"
 OTHER_GRID = "another grid"
 """In a table: take the leaf of the same path, position embeddings that may be of images of another size."""
 
+CHANGES = (LEADING_ROWS, OTHER_GRID)
+
 
 def started(
     config: Config, state: TrainState, mesh: Mesh, kinds: Kinds, starts: Collection[str] = ()
@@ -71,8 +73,8 @@ def take(
       table: the row's `table`, rows of (regex over this model's path, what): True takes the leaf of the same path; False
         keeps the fresh one; `LEADING_ROWS` takes the leaf of the same path, which may have fewer rows, and keeps the fresh
         ones behind them, as for a vocabulary that has grown; `OTHER_GRID` resizes position embeddings; another text
-        is the other path, with regex groups as in `re.sub`. A path is the same in every collection, as in
-        "backbone/stem/norm/scale" and "backbone/stem/norm/mean".
+        is the other path, with regex groups as in `re.sub`; a pair is another path and one of `CHANGES`. A path is the
+        same in every collection, as in "backbone/stem/norm/scale" and "backbone/stem/norm/mean".
       kinds: the kind of each collection.
 
     Returns:
@@ -90,11 +92,11 @@ def take(
     def take(collection: str, path: str, leaf: jax.Array) -> jax.Array:
         if path not in sources:
             return leaf
-        there, wanted = sources[path]
+        there, how = sources[path]
         found = source.get(collection, {}).get(there)
-        if wanted == LEADING_ROWS and found is not None and len(found) < len(leaf):
+        if how == LEADING_ROWS and found is not None and len(found) < len(leaf):
             found = jnp.concatenate([found.astype(leaf.dtype), leaf[len(found) :]])
-        if wanted == OTHER_GRID and found is not None and found.shape != leaf.shape:
+        if how == OTHER_GRID and found is not None and found.shape != leaf.shape:
             found = resized_positions(found, len(leaf))
         if found is None and kinds.get(collection) == "mirror":
             return jnp.copy(taken["params"][path])
@@ -125,19 +127,26 @@ def take(
     return dataclasses.replace(state, params=params, collections=variables, ema=ema)
 
 
-def _sources(name: str, table: paths.Table, state: TrainState) -> dict[str, tuple[str, Any]]:
-    """Of each path of any collection that a table takes from another run: its path there, and what its row says."""
+def _sources(name: str, table: paths.Table, state: TrainState) -> dict[str, tuple[str, str]]:
+    """Of each path of any collection that a table takes from another run: its path there, and which of `CHANGES` is made."""
     every = {
         path: leaf for tree in (state.params, *state.collections.values()) for path, leaf in paths.flatten(tree).items()
     }
-    choice = paths.flatten(paths.lookup(table, every, f"init_from.{name}.table"))
+    choice = paths.lookup(table, every, f"init_from.{name}.table")
     regex = {path: next(regex for regex, _ in table if re.fullmatch(regex, path)) for path in choice}
-    same = (True, LEADING_ROWS, OTHER_GRID)
-    return {
-        path: (path if wanted in same else re.sub(regex[path], wanted, path), wanted)
-        for path, wanted in choice.items()
-        if wanted is not False
-    }
+    found = {}
+    for path, wanted in choice.items():
+        where, how = _source(wanted)
+        if where is not False:
+            found[path] = (path if where is True else re.sub(regex[path], where, path), how)
+    return found
+
+
+def _source(wanted: Any) -> tuple[bool | str, str]:
+    """A table's value as (True, False or the other path, how the leaf is changed)."""
+    if wanted in CHANGES:
+        return True, wanted
+    return (wanted, "") if isinstance(wanted, bool | str) else tuple(wanted)
 
 
 def missing_starts(rows: Mapping[str, Any]) -> dict[str, str]:

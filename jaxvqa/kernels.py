@@ -153,6 +153,26 @@ def convolve_in_groups(
     return jnp.concatenate([convolve(of, by, stride, padding) for of, by in parts], axis=-1)
 
 
+def convolve_each_channel(
+    x: Float[Array, "B H W C"], kernel: Float[Array, "k l C"], stride: int = 1
+) -> Float[Array, "B P Q C"]:
+    """Returns y[p] = Σ_q x[stride·p + q] · kernel[q] of each channel by itself, within x ("depthwise").
+
+    As a sum of shifted images: of convolutions with so many groups XLA makes slow loops.
+    """
+    rows, columns = ((x.shape[1 + i] - kernel.shape[i]) // stride + 1 for i in range(2))
+
+    def seen(start: int, count: int) -> slice:
+        return slice(start, start + stride * (count - 1) + 1, stride)
+
+    parts = [
+        x[:, seen(i, rows), seen(j, columns)] * kernel[i, j][None, None, None]
+        for i in range(kernel.shape[0])
+        for j in range(kernel.shape[1])
+    ]
+    return functools.reduce(jnp.add, parts)
+
+
 def convolve_transposed(
     x: Float[Array, "B H W I"], kernel: Float[Array, "k l I O"], stride: int, padding: Pair, size: tuple[int, ...]
 ) -> Float[Array, "B P Q O"]:

@@ -37,6 +37,7 @@ TRACED += [
     for name in ("blip_retrieval", "blip_caption", "blip_vqa")
     for variant in ("", "small")
 ]
+TRACED += ["configs/blip_retrieval.py:vqa_med_2019,sample"]
 TRACED += [
     pytest.param(f"configs/{name}", marks=pytest.mark.slow)
     for name in (
@@ -55,6 +56,7 @@ TRACED += [
 ALL = [
     *TRACED,
     *(f"configs/{name}.py:small" for name in ("cmsa", "sysu_hcp", "flamingo")),
+    "configs/blip_retrieval.py:vqa_med_2019,small",
 ]
 ALL += [
     f"configs/rwsan.py:{variant}"

@@ -194,7 +194,14 @@ WRONG = {
         ((".*", "ab"),),
     ],
     "sharding.params": [(("*", ()),), ((".*", ("dat",)),), ((".*", "data"),)],
-    "init_from.model.table": [(("(a)", r"\2"),), (("a", r"\g<b>"),), (("(", True),), ((".*", 0.5),)],
+    "init_from.model.table": [
+        (("(a)", r"\2"),),
+        (("a", r"\g<b>"),),
+        (("(", True),),
+        ((".*", 0.5),),
+        ((".*", ("a", "half")),),
+        ((".*", (r"\1", "leading rows")),),
+    ],
     "curriculum": [((-1, "train"),), ((0, ""),), ((0.5, "train"),)],
     "data.dir": ["~nobody_of_that_name/x"],
 }

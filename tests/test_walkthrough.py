@@ -235,6 +235,13 @@ REAL = {
     "python -m tfds_builders.build vqa_med --manual_dir=DIR": (
         "vqa_med --config=sample_questions_2019,sample_images_2019 --manual_dir={data}/data/vqa_med_2019"
     ),
+    "python -m tfds_builders.build vqa_med --config=sample_captions_2019,sample_images_2019 --manual_dir=DIR": (
+        "vqa_med --config=sample_captions_2019 --manual_dir={data}/data/vqa_med_2019"
+    ),
+    (
+        "python -m jaxvqa.main --config=configs/blip_retrieval.py:vqa_med_2019,sample --config.data.tokenizer=MINILM_DIR "
+        "--workdir=runs/nothing"
+    ): "--config=configs/blip_retrieval.py:vqa_med_2019,sample,small --workdir=runs/nothing",
     "python -m tfds_builders.build roco --manual_dir=DIR": "roco --config=captions --manual_dir={data}/data/roco_captions",
     "python -m tfds_builders.build vqa_rad --manual_dir=DIR": "vqa_rad --manual_dir={data}/data/vqa_rad",
     "python -m jaxvqa.main --config=configs/cmsa.py:vqa_rad,compact --workdir=runs/vqa_rad": (
@@ -289,6 +296,15 @@ ELSEWHERE = {
         (
             "python -m jaxvqa.convert --system=blip_pretrain --from=model_base.pth --to=runs/model_base --tokenizer=BERT_DIR",
             "python -m jaxvqa.convert --system=blip_pretrain --from=runs/model_base --to=back.pth",
+        ),
+        "tests/convert/test_blip_command.py: on small files",
+    ),
+    **dict.fromkeys(
+        (
+            "python -m jaxvqa.convert --system=bert --from=MINILM_DIR --to=runs/minilm",
+            "python -m jaxvqa.convert --system=efficientnet_lite0 --from=efficientnet-lite0-57934424.pth --to=runs/lite0",
+            "python -m jaxvqa.main --config=configs/blip_retrieval.py:vqa_med_2019,sample --config.data.tokenizer=MINILM_DIR "
+            "--config.init_from.text.workdir=runs/minilm --config.init_from.vision.workdir=runs/lite0 --workdir=runs/towers",
         ),
         "tests/convert/test_blip_command.py: on small files",
     ),

@@ -437,7 +437,9 @@ def _maps(case: Case) -> Iterator[Row]:
 
     @jax.jit
     def read(params: Any, image: Array, text: Array, mask: Array) -> Any:
-        logits, attention, gradient = attention_and_gradient(matching(model, params, image, text, mask), layer=layer)
+        logits, attention, gradient = attention_and_gradient(
+            matching(model, {"params": params}, image, text, mask), layer=layer
+        )
         return logits, attention, -gradient  # the loss's
 
     params = jax.tree.map(jnp.asarray, found.params)

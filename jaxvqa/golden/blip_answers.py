@@ -108,7 +108,9 @@ def _captions(case: Case) -> Iterator[Row]:
 
     run = of_run(Run(training(), Precision(case, np.float32)))
     task, params = run.task, run.start.params
-    each, tokens, logits = jax.jit(lambda params: task.of_captions(params, run.batch, {}, train=False))(params)
+    each, tokens, logits = jax.jit(
+        lambda params: task.of_captions(task.caller(params, {}, None, train=False), run.batch)
+    )(params)
     image = jnp.asarray(np.moveaxis(given["image"], 1, -1))
     embeds, _, _ = task.model.apply({"params": params}, image, method="see")
     ours = {"logits": logits, "loss": each.sum() / tokens.sum(), "image_embeds": embeds}
@@ -187,7 +189,7 @@ def _answers(case: Case) -> Iterator[Row]:
         ours |= {"train_decoder_logits": np.asarray(logits)[kept], "loss": total / images}
     if "candidate_ids" in given:
         candidates = given["candidate_ids"].astype(np.int32), given["candidate_mask"].astype(bool)
-        ranked = jax.jit(lambda params, batch: task.rank(params, batch, candidates, options["k_test"]))(
+        ranked = jax.jit(lambda params, batch: task.rank(params, {}, batch, candidates, options["k_test"]))(
             params, run.batch
         )
         ours |= {"first_token_prob": ranked.first, "topk_ids": ranked.kept, "topk_loss": ranked.loss}

@@ -39,9 +39,10 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float
 
 FOLLOWING = (
     *("vocab_size", "num_answers", "classes", "image_token", "dtype"),
-    *("mlmi", "types", "pooler", "with_readout", "twin"),
+    *("mlmi", "types", "pooler", "with_readout", "twin", "network"),
 )
-"""Fields that a config does not have: a task gives those of models, Flamingo those of its language models."""
+"""Fields that a config does not have: a task gives those of models, Flamingo those of its language models; a tower's name says
+the network in it."""
 
 SIZES: Mapping[str, tuple[str, Mapping[str, towers.Tower]]] = {
     "sizes": ("backbone", {name: towers.IN_STAGES[backbone.tower] for name, backbone in BACKBONES.items()}),

@@ -51,7 +51,8 @@ class BLIP(nn.Module):
 
     Attributes:
       vocab_size: number of tokens V, with the two that begin texts for the encoder and for the decoder.
-      vision: a name of `towers.IMAGE_ENCODERS` whose tokens are normalised: `vit-base`, `vit-large`, `region-vit`.
+      vision: a name of `towers.IMAGE_ENCODERS` whose tokens are normalised: `vit-base`, `vit-large`, `region-vit`,
+        `efficientnet_lite0-vit`.
       vision_sizes: fields of that tower that differ from its defaults.
       text: a name of `towers.TEXT_ABOUT_IMAGES`.
       text_sizes: fields of that tower that differ from its defaults.

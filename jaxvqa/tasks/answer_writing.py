@@ -6,7 +6,7 @@ docs/originals/blip.md, section 7.
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ from jaxvqa.models.blip import Changes
 from jaxvqa.tasks import Assets, Loss
 from jaxvqa.tasks.assets import answer_rule, answers_of
 from jaxvqa.tasks.attention_gradient import OF_LOSS, attention_and_gradient, explained, token_maps
-from jaxvqa.tasks.blip import BlipTask, as_jax, empty_texts
+from jaxvqa.tasks.blip import BlipTask, as_jax, empty_texts, statistics_of
 from jaxvqa.tasks.image_captioning import search_of
 from jaxvqa.tasks.predictions import SHOWN, Predict
 from jaxvqa.types import Arrays, Batch, Collections, Params, Rngs
@@ -169,10 +169,10 @@ class AnswerWriting(BlipTask):
         self, params: Params, collections: Collections, batch: Batch, rngs: Rngs, *, train: bool, epoch: ArrayLike = 0.0
     ) -> Loss:
         """The sum over the images, each the weighted sum of its answers' losses."""
-        call = self.caller(params, rngs.get("dropout"), train=train)
+        call = self.caller(params, collections, rngs.get("dropout"), train=train)
         rows, count, length = batch["text"].shape
         text, mask = (batch[name].reshape(-1, length) for name in ("text", "text_mask"))
-        asked = {name: batch[name] for name in ("question", "question_mask")}
+        asked: Any = {name: batch[name] for name in ("question", "question_mask")}
         logits, _ = call(image=self.pixels(batch["image"]), text=text, text_mask=mask, **asked)
         each = losses.text_loss(logits[:, :-1], text[:, 1:], mask[:, 1:], smoothing=self._smoothing)
         total = jnp.sum(each.reshape(rows, count) * batch["weight"] * batch["mask"][:, None])
@@ -180,13 +180,16 @@ class AnswerWriting(BlipTask):
         counted = counted & jnp.repeat(batch["mask"] > 0, count * (length - 1)).reshape(counted.shape)
         right = (jnp.argmax(logits[:, :-1], axis=-1) == text[:, 1:]) & counted
         accuracy = jnp.sum(right, dtype=total.dtype), jnp.sum(counted, dtype=total.dtype)
-        return total, ({"loss": (total, jnp.sum(batch["mask"])), "accuracy": accuracy}, collections)
+        return total, (
+            {"loss": (total, jnp.sum(batch["mask"])), "accuracy": accuracy},
+            {**collections, **call.statistics},
+        )
 
     def _predict_text(self, params: Params, collections: Collections, batch: Batch) -> Arrays:
         """`tokens` int32[B, W], `length` int32[B] and `score` float32[B] of the written answers."""
         begin = jnp.full((len(batch["question"]), 1), self.tokenizer.decode_begin, jnp.int32)
         found = self._generator.write(
-            {"params": params},
+            {"params": params, **statistics_of(collections)},
             begin,
             jnp.ones(begin.shape, bool),
             jax.random.key(self._seed),
@@ -203,6 +206,7 @@ class AnswerWriting(BlipTask):
     def rank(
         self,
         params: Params,
+        collections: Collections,
         batch: Batch,
         candidates: tuple[Int[ArrayLike, "A W"], Bool[ArrayLike, "A W"]],
         keep: int,
@@ -211,12 +215,13 @@ class AnswerWriting(BlipTask):
 
         Args:
           params: the parameters.
+          collections: the other collections.
           batch: `image`, `question`, `question_mask`.
           candidates: the answers' token ids, [DEC] first, and which are there.
           keep: how many are kept.
         """
         text, mask = (jnp.asarray(x) for x in candidates)
-        call = self.caller(params, None, train=False)
+        call = self.caller(params, collections, None, train=False)
         question_mask = batch["question_mask"]
         image = self.pixels(batch["image"])
         states, _ = call("ask", image=image, question=batch["question"], question_mask=question_mask)
@@ -235,16 +240,20 @@ class AnswerWriting(BlipTask):
 
     def _predict_ranked(self, params: Params, collections: Collections, batch: Batch) -> Arrays:
         """The best answers int32[B, K] of the list, and their shares of the probability of those that were kept."""
-        return self._best(self.rank(params, batch, self.candidates, self._keep))
+        return self._best(self.rank(params, collections, batch, self.candidates, self._keep))
 
     def _predict_explain(self, params: Params, collections: Collections, batch: Batch, *, sign: int) -> Arrays:
         """The same, and for each word piece of the question a map: of the gradients of the best answer's log-probability.
 
         With the sign -1 they are those of its loss.
         """
-        found = self.rank(params, batch, self.candidates, self._keep)
+        found = self.rank(params, collections, batch, self.candidates, self._keep)
         text, there = (jnp.asarray(x)[found.best] for x in self.candidates)
-        call, image, mask = self.caller(params, None, train=False), self.pixels(batch["image"]), batch["question_mask"]
+        call, image, mask = (
+            self.caller(params, collections, None, train=False),
+            self.pixels(batch["image"]),
+            batch["question_mask"],
+        )
 
         def forward(changes: Changes | None) -> tuple[Array, tuple[None, Mapping[str, Array]]]:
             states, out = call("ask", image=image, question=batch["question"], question_mask=mask, changes=changes)

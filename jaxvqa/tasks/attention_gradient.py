@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxvqa.models.blip import Changes
-from jaxvqa.types import Arrays, Params
+from jaxvqa.types import Arrays, Collections
 
 Forward = Callable[[Changes | None], tuple[Array, tuple[Any, Mapping[str, Array]]]]
 """From changes of the cross-attention's weights, by block, to a score, and (a result, the tower's intermediates)."""
@@ -19,13 +19,17 @@ OF_LOSS = "explain_loss"
 
 
 def matching(
-    model: Any, params: Params, image: Float[Array, "B H W C"], text: Int[Array, "B T"], text_mask: Bool[Array, "B T"]
+    model: Any,
+    variables: Collections,
+    image: Float[Array, "B H W C"],
+    text: Int[Array, "B T"],
+    text_mask: Bool[Array, "B T"],
 ) -> Forward:
     """What BLIP's matching head says of pairs: the score is the sum of log P(match), the result the logits float[B, 2].
 
     Args:
       model: a `jaxvqa.models.blip.BLIP` with a matching head.
-      params: its parameters.
+      variables: its parameters and statistics.
       image: what it sees.
       text: token ids, whose first says how they are read.
       text_mask: which of them are there.
@@ -36,7 +40,7 @@ def matching(
             tokens, mask, _ = model.see(image)
             return model.match(text, text_mask, model.remember(tokens, mask), changes=changes)
 
-        logits, out = model.apply({"params": params}, method=matched)
+        logits, out = model.apply(variables, method=matched)
         return jnp.sum(jax.nn.log_softmax(logits)[:, 1]), (logits, out)
 
     return forward

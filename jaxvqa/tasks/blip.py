@@ -1,7 +1,7 @@
 """What BLIP's tasks have in common: images by their pixels or regions, word pieces, and calls of the model that drop apart."""
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, cast
 
@@ -20,7 +20,7 @@ from jaxvqa.precision import widened
 from jaxvqa.state import fold
 from jaxvqa.tasks import Assets, Task
 from jaxvqa.tasks.predictions import grid_boxes
-from jaxvqa.types import Params
+from jaxvqa.types import Collections, Params
 
 
 class BlipTask(Task):
@@ -103,19 +103,40 @@ class BlipTask(Task):
         ids = itertools.takewhile(lambda i: i not in ends, output["words"].tolist())
         return [self.tokenizer.token(i) for i in ids]
 
-    def caller(self, params: Params, key: Key[Array, ""] | None, *, train: bool) -> Callable[..., Any]:
-        """Calls a method of the model; what each call drops does not depend on the others.
+    def caller(self, params: Params, collections: Collections, key: Key[Array, ""] | None, *, train: bool) -> "Caller":
+        """What calls methods of the model with these variables."""
+        return Caller(self.model, params, statistics_of(collections), key, train=train)
 
-        The first argument is the method, and `place` tells two calls of the same one apart.
-        """
 
-        def call(method: str = "__call__", *, place: str = "", **inputs: Any) -> Any:
-            if method == "remember":  # no dropout
-                return self.model.apply({"params": params}, method=method, **inputs)
-            rngs = {"dropout": fold(cast(Any, key), method + place)} if train else {}
-            return self.model.apply({"params": params}, method=method, train=train, rngs=rngs, **inputs)
+class Caller:
+    """Calls methods of a model; what each call drops does not depend on the others.
 
-        return call
+    Attributes:
+      statistics: `batch_stats` after the calls so far, which change them in training; empty for a model without.
+    """
+
+    def __init__(self, model: Any, params: Params, statistics: Collections, key: Key[Array, ""] | None, *, train: bool):
+        """Args: as of `BlipTask.caller`."""
+        self.statistics = dict(statistics)
+        self._model, self._params, self._key, self._train = model, params, key, train
+
+    def __call__(self, method: str = "__call__", *, place: str = "", **inputs: Any) -> Any:
+        """Calls a method; `place` tells two calls of the same one apart."""
+        variables = {"params": self._params, **self.statistics}
+        if method == "remember":  # no dropout
+            return self._model.apply(variables, method=method, **inputs)
+        rngs = {"dropout": fold(cast(Any, self._key), method + place)} if self._train else {}
+        mutable = list(self.statistics) if self._train else []
+        found, changed = self._model.apply(
+            variables, method=method, train=self._train, rngs=rngs, mutable=mutable, **inputs
+        )
+        self.statistics |= changed
+        return found
+
+
+def statistics_of(collections: Collections) -> dict[str, Any]:
+    """The running statistics among a state's collections, where the image encoder has any."""
+    return {name: tree for name, tree in collections.items() if name == "batch_stats"}
 
 
 def begun(text: Int[Array, "*batch T"], token: int) -> Int[Array, "*batch T"]:

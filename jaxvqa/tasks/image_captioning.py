@@ -21,7 +21,7 @@ from jaxvqa.errors import ConfigError
 from jaxvqa.models.blip import Changes
 from jaxvqa.tasks import Assets, Loss
 from jaxvqa.tasks.attention_gradient import OF_LOSS, attention_and_gradient, explained, token_maps
-from jaxvqa.tasks.blip import BlipTask, as_jax, empty_texts
+from jaxvqa.tasks.blip import BlipTask, Caller, as_jax, empty_texts, statistics_of
 from jaxvqa.tasks.predictions import Predict
 from jaxvqa.types import Arrays, Batch, Collections, Config, Params, Rngs
 
@@ -123,16 +123,14 @@ class ImageCaptioning(BlipTask):
         self, params: Params, collections: Collections, batch: Batch, rngs: Rngs, *, train: bool, epoch: ArrayLike = 0.0
     ) -> Loss:
         """The sum over all tokens behind the prompt; what is counted are tokens."""
-        each, count, logits = self.of_captions(params, batch, rngs, train=train)
+        call = self.caller(params, collections, rngs.get("dropout"), train=train)
+        each, count, logits = self.of_captions(call, batch)
         total, tokens = jnp.sum(each * batch["mask"]), jnp.sum(count * batch["mask"])
         right = jnp.sum(self._right(logits, batch) * batch["mask"])
-        return total, ({"loss": (total, tokens), "accuracy": (right, tokens)}, collections)
+        return total, ({"loss": (total, tokens), "accuracy": (right, tokens)}, {**collections, **call.statistics})
 
-    def of_captions(
-        self, params: Params, batch: Batch, rngs: Rngs, *, train: bool, smoothing: float | None = None
-    ) -> tuple[Array, Array, Array]:
+    def of_captions(self, call: Caller, batch: Batch, *, smoothing: float | None = None) -> tuple[Array, Array, Array]:
         """Each caption's loss, summed over its tokens, how many these are, and the logits."""
-        call = self.caller(params, rngs.get("dropout"), train=train)
         _, out = call(image=self.pixels(batch["image"]), text=batch["text"], text_mask=batch["text_mask"])
         mask = self._learnt(batch)
         smoothing = self._smoothing if smoothing is None else smoothing
@@ -149,7 +147,7 @@ class ImageCaptioning(BlipTask):
         rows = len(batch["image"])
         prompt = jnp.broadcast_to(jnp.asarray(self._prompt)[None], (rows, len(self._prompt)))
         found = self._generator.write(
-            {"params": params},
+            {"params": params, **statistics_of(collections)},
             prompt,
             jnp.ones(prompt.shape, bool),
             jax.random.key(self._seed),
@@ -170,7 +168,7 @@ class ImageCaptioning(BlipTask):
             jnp.arange(written.shape[1])[None] < found["length"][:, None],
         )
         mask = jnp.concatenate([jnp.ones(prompt.shape, bool), there], axis=1)
-        call, image = self.caller(params, None, train=False), self.pixels(batch["image"])
+        call, image = self.caller(params, collections, None, train=False), self.pixels(batch["image"])
 
         def forward(changes: Changes | None) -> tuple[Array, tuple[None, Mapping[str, Array]]]:
             tokens, real, _ = call("see", image=image)
@@ -190,8 +188,9 @@ class ImageCaptioning(BlipTask):
 
     def _predict_likelihood(self, params: Params, collections: Collections, batch: Batch) -> Arrays:
         """What `jaxvqa.evaluators.likelihood` adds up, float32[B] each: the captions' loss, probability and right tokens."""
-        each, count, logits = self.of_captions(params, batch, {}, train=False)
-        plain, _, _ = self.of_captions(params, batch, {}, train=False, smoothing=0.0)
+        call = self.caller(params, collections, None, train=False)
+        each, count, logits = self.of_captions(call, batch)
+        plain, _, _ = self.of_captions(call, batch, smoothing=0.0)
         return {
             "loss": each,
             "loss_words": count,

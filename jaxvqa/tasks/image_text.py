@@ -5,7 +5,7 @@ docs/originals/blip.md, sections 5 and 6.
 
 import functools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple, get_args
 
@@ -25,7 +25,7 @@ from jaxvqa.models.blip import Seen
 from jaxvqa.state import Kinds, TrainState, fold
 from jaxvqa.tasks import Assets, Loss, Metrics
 from jaxvqa.tasks.attention_gradient import OF_LOSS, attention_and_gradient, explained, matching, token_maps
-from jaxvqa.tasks.blip import BlipTask, as_jax, begun, empty_texts
+from jaxvqa.tasks.blip import BlipTask, Caller, as_jax, begun, empty_texts, statistics_of
 from jaxvqa.tasks.predictions import Predict, best_answers
 from jaxvqa.types import Arrays, Batch, Collections, Params, Rngs
 
@@ -78,6 +78,7 @@ class Parts(NamedTuple):
       match_logits: float32[3, B, 2], of pairs, of texts beside negative images, of negative texts.
       match_weights: float32[3, B], 0 for pairs that do not count.
       logits: float32[B, T, V] of the next tokens; None for a model that does not write.
+      statistics: `batch_stats` after this batch, where the image encoder has any.
     """
 
     features: Features
@@ -89,6 +90,7 @@ class Parts(NamedTuple):
     match_logits: Float[Array, "3 B 2"]
     match_weights: Float[Array, "3 B"]
     logits: Float[Array, "B T V"] | None
+    statistics: Collections
 
 
 class ImageText(BlipTask):
@@ -102,7 +104,7 @@ class ImageText(BlipTask):
     """
 
     streams = ("dropout", "momentum", "negatives")
-    kinds: ClassVar[Kinds] = {"momentum": "mirror", "queue": "memory"}
+    kinds: ClassVar[Kinds] = {**BlipTask.kinds, "momentum": "mirror", "queue": "memory"}
     additive = False
 
     def __init__(self, config: ml_collections.ConfigDict, assets: Assets):
@@ -226,7 +228,7 @@ class ImageText(BlipTask):
             "temperature": (params["temperature"], one),
         }
         queue = {"queue": parts.queue._asdict()} if train else {}
-        return total * count, (metrics, {**collections, **queue})
+        return total * count, (metrics, {**collections, **parts.statistics, **queue})
 
     def parts(
         self, params: Params, collections: Collections, batch: Batch, rngs: Rngs, *, train: bool, epoch: ArrayLike = 0.0
@@ -234,10 +236,11 @@ class ImageText(BlipTask):
         """What the loss of a batch is made of; arguments as of `loss`."""
         options, groups = self._loss, self._loss.groups
         real, ids = batch["mask"] > 0, batch["image_id"].astype(jnp.int32)
-        call = self.caller(params, rngs.get("dropout"), train=train)
+        call = self.caller(params, collections, rngs.get("dropout"), train=train)
         mine = self._features(call, batch)
         drops = train and options.momentum_dropout
-        copies = self.caller(collections["momentum"], rngs.get("momentum"), train=drops)
+        # The copies have no statistics of their own: in training they take the batch's, otherwise the trained models'.
+        copies = self.caller(collections["momentum"], collections, rngs.get("momentum"), train=drops)
         theirs = jax.tree.map(jax.lax.stop_gradient, self._features(copies, batch))
         keys, queue = (theirs.image, theirs.text), Queue(**collections["queue"])
 
@@ -268,9 +271,11 @@ class ImageText(BlipTask):
             text = begun(batch["text"], self.tokenizer.decode_begin)
             written, _ = call("write", text=text, text_mask=batch["text_mask"], seen=seen)
             found["writing"] = self._writing(written, text, batch["text_mask"] & real[:, None])
-        return Parts(mine, found, rows, queue.put(*keys, ids), scores, negatives, logits, weights, written)
+        return Parts(
+            mine, found, rows, queue.put(*keys, ids), scores, negatives, logits, weights, written, call.statistics
+        )
 
-    def _features(self, call: Callable[..., Any], batch: Batch) -> Features:
+    def _features(self, call: Caller, batch: Batch) -> Features:
         tokens, mask, image = call("see", image=self.pixels(batch["image"]))
         states, text = call("read", text=batch["text"], text_mask=batch["text_mask"])
         return Features(tokens, mask, image["feature"], states, text["feature"])
@@ -320,7 +325,7 @@ class ImageText(BlipTask):
         return jax.vmap(lambda x, index: x[index])(contrast.in_groups(x, groups), own).reshape(x.shape)
 
     def _match(
-        self, call: Callable[..., Any], batch: Batch, seen: Seen, negatives: tuple[Negatives, Negatives]
+        self, call: Caller, batch: Batch, seen: Seen, negatives: tuple[Negatives, Negatives]
     ) -> Float[Array, "3 B 2"]:
         """Matching logits of pairs, of each text beside its negative image, and of each image's negative text.
 
@@ -346,19 +351,19 @@ class ImageText(BlipTask):
 
     def _predict_image(self, params: Params, collections: Collections, batch: Batch) -> Arrays:
         """`image_states` float32[B, N, D], `image_mask` bool[B, N] and `image_feature` float32[B, E], of length 1."""
-        call = self.caller(params, None, train=False)
+        call = self.caller(params, collections, None, train=False)
         tokens, mask, out = call("see", image=self.pixels(batch["image"]))
         mask = jnp.ones(tokens.shape[:2], bool) if mask is None else mask
         return {"image_states": tokens, "image_mask": mask, "image_feature": out["feature"]}
 
     def _predict_text(self, params: Params, collections: Collections, batch: Batch) -> Arrays:
         """`text_feature` float32[B, E], of length 1."""
-        call = self.caller(params, None, train=False)
+        call = self.caller(params, collections, None, train=False)
         return {"text_feature": call("read", text=batch["text"], text_mask=batch["text_mask"])[1]["feature"]}
 
     def _predict_match(self, params: Params, collections: Collections, batch: Batch) -> Arrays:
         """`match_logits` float32[B, P, 2], no and yes, of P texts int32[B, P, T] about each image's `image_states`."""
-        call = self.caller(params, None, train=False)
+        call = self.caller(params, collections, None, train=False)
         rows, count, length = batch["text"].shape
         seen = call("remember", tokens=batch["image_states"], mask=batch["image_mask"])
         text = begun(batch["text"].reshape(-1, length), self.tokenizer.encode_begin)
@@ -368,7 +373,8 @@ class ImageText(BlipTask):
     def _predict_explain(self, params: Params, collections: Collections, batch: Batch, *, sign: int) -> Arrays:
         """Which of `MATCHES` it is, and a map for each word piece: of the score's gradients, or with -1 of the loss's."""
         text, mask = begun(batch["text"], self.tokenizer.encode_begin), batch["text_mask"]
-        forward = matching(self.model, params, self.pixels(batch["image"]), text, mask)
+        variables = {"params": params, **statistics_of(collections)}
+        forward = matching(self.model, variables, self.pixels(batch["image"]), text, mask)
         logits, attention, gradient = attention_and_gradient(forward)
         found = explained(token_maps(attention, sign * gradient, mask & (text != self.tokenizer.end))[:, 1:])
         return best_answers(jax.nn.softmax(logits)) | found | {"words": text[:, 1:]}

@@ -4,17 +4,27 @@ import json
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxvqa import configs, optim
+from jaxvqa import configs, init_from, optim, sharding
 from jaxvqa.convert import __main__ as command
 from jaxvqa.convert import adam, blip, files, workdir
+from jaxvqa.convert.original import Checkpoint
+from jaxvqa.convert.towers import bert as bert_keys
+from jaxvqa.convert.towers import efficientnet_lite
 from jaxvqa.data.blip_text import CaptionTokenizer
 from jaxvqa.errors import CheckpointError
 from jaxvqa.golden import weights
+from jaxvqa.models.towers.bert import BERT
+from jaxvqa.models.towers.efficientnet_lite import EfficientNetLite
+from jaxvqa.models.towers.med import MED
 from jaxvqa.runs import Run
+from jaxvqa.state import TrainState
+from jaxvqa.tasks import task_without_data
 from tests.checkpoint_files import load
+from tests.made_up import made_up, variables_of
 from tests.oracle import torch
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "blip"
@@ -192,3 +202,67 @@ def test_a_tokenizer_of_another_size_says_so(pretraining, tmp_path, capsys):
     assert "100 tokens" in error
     assert "62" in error
     assert not (tmp_path / "run").exists()
+
+
+# --- towers that were trained each for itself ---------------------------------------------------------------------------
+
+SIZES = {"width": 16, "depth": 2, "heads": 2, "hidden": 24, "positions": 10}
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    """A BERT of 30 tokens without types of text, and an EfficientNet-Lite0, as files; what they hold by our paths."""
+    folder = tmp_path_factory.mktemp("parts")
+    bert, text = BERT(30, **SIZES), jnp.ones((1, 3), jnp.int32)
+    found = {"bert": made_up(jax.eval_shape(lambda key: bert.init(key, text), jax.random.key(0)))}
+    found["bert"]["params"]["type"]["embedding"] *= 0  # MED has none
+    network, image = EfficientNetLite(), jnp.zeros((1, 32, 32, 3))
+    shapes = jax.eval_shape(lambda key: network.init(key, image, train=False, method="stages"), jax.random.key(0))
+    found["efficientnet_lite0"] = made_up(shapes)
+    names = {"vocab_size": 30, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = names | {"intermediate_size": 24, "max_position_embeddings": 10, "type_vocab_size": 2}
+    (folder / "bert").mkdir()
+    (folder / "bert" / "config.json").write_text(json.dumps(config))
+    originals = {"bert": (bert_keys.TOWER.original, folder / "bert" / "model.safetensors", {})}
+    originals["efficientnet_lite0"] = (efficientnet_lite.ORIGINAL, folder / "lite0.pth", {})
+    for name, (original, path, fields) in originals.items():
+        original.save(path, Checkpoint(found[name], fields))
+    files_of = {"bert": folder / "bert", "efficientnet_lite0": folder / "lite0.pth"}
+    for name, source in files_of.items():
+        assert convert(("system", name), ("from", source), ("to", folder / "runs" / name)) == 0
+    return folder / "runs", found
+
+
+def test_blip_starts_from_a_bert_and_a_network(parts):
+    folder, found = parts
+    config = configs.load("configs/blip_retrieval.py:vqa_med_2019,small")
+    config.model.text_sizes.update(SIZES)
+    config.model.writes = True
+    config.compile.vocab_size = 32
+    task = task_without_data(config)
+    params, collections = variables_of(task)
+    state = TrainState(jnp.zeros((), jnp.int32), params, collections, None)
+    for row, name in (("text", "bert"), ("vision", "efficientnet_lite0")):
+        theirs = Run.open(folder / name).variables(sharding.make_mesh(config.mesh, jax.devices()[:1]))
+        state = init_from.take(row, name, theirs, state, config.init_from[row].table, task.kinds)
+
+    text, bert = state.params["text_tower"], found["bert"]["params"]
+    np.testing.assert_array_equal(text["embed"]["embedding"][:30], bert["embed"]["embedding"])
+    np.testing.assert_array_equal(text["embed"]["embedding"][30:], params["text_tower"]["embed"]["embedding"][30:])
+    for i in range(2):
+        for name in ("attention", "decoder_attention"):
+            jax.tree.map(np.testing.assert_array_equal, text[f"block_{i}"][name], bert[f"block_{i}"]["attention"])
+        cross = params["text_tower"][f"block_{i}"]["cross_attention"]
+        jax.tree.map(np.testing.assert_array_equal, text[f"block_{i}"]["cross_attention"], cross)
+    tokens = jnp.asarray([[3, 7, 29, 4, 11]])
+    states, _ = jax.jit(MED(32, **SIZES, dropout=0.0).apply, static_argnames="method")(
+        {"params": text}, tokens, method="encode"
+    )
+    expected, _ = jax.jit(BERT(30, **SIZES, dropout=0.0).apply)(found["bert"], tokens)
+    np.testing.assert_allclose(states, expected, atol=1e-5)
+    mirror = state.collections["momentum"]["text_tower"]["block_0"]["attention"]
+    jax.tree.map(np.testing.assert_array_equal, mirror, bert["block_0"]["attention"])
+
+    for collection, tree in (("params", state.params), ("batch_stats", state.collections["batch_stats"])):
+        network = found["efficientnet_lite0"][collection]
+        jax.tree.map(np.testing.assert_array_equal, tree["vision_tower"]["network"], network)

@@ -62,12 +62,12 @@ def test_what_is_learned_is_written(fitted):
 
 def test_the_prompt_is_not_learned_and_padding_counts_nothing(fitted):
     task, params, batch, _, _ = fitted
-    each, count, _ = task.of_captions(params, batch, {}, train=False)
+    each, count, _ = task.of_captions(task.caller(params, {}, None, train=False), batch)
     np.testing.assert_array_equal(count, [6, 3])  # the end counts, [DEC] does not
     other = {**batch, "text": jnp.where(batch["text_mask"], batch["text"], 5)}
-    np.testing.assert_allclose(task.of_captions(params, other, {}, train=False)[0], each, rtol=1e-5)
+    np.testing.assert_allclose(task.of_captions(task.caller(params, {}, None, train=False), other)[0], each, rtol=1e-5)
     task._prompt = np.asarray([*task._prompt, 7, 8])
-    behind, fewer, _ = task.of_captions(params, batch, {}, train=False)
+    behind, fewer, _ = task.of_captions(task.caller(params, {}, None, train=False), batch)
     np.testing.assert_array_equal(fewer, [4, 1])
     assert (behind < each).all()
 

@@ -1,7 +1,9 @@
 """What contrast and matching promise: momentum, queues, groups, padding, and what cannot be done says so."""
 
 import dataclasses
+from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 
 from jaxvqa import configs, sharding
 from jaxvqa.errors import ConfigError
+from jaxvqa.models.layers.conv_norm import ConvNorm
 from jaxvqa.state import TrainState
 from jaxvqa.step import make_program
 from jaxvqa.tasks import task_without_data
@@ -129,6 +132,38 @@ def test_a_step_writes_the_queue_once_and_the_temperature_stays_within_its_bound
     np.testing.assert_allclose(metrics["temperature"][0], 0.5)
     np.testing.assert_allclose(state.params["temperature"], 0.5, atol=0.01)
     assert metrics["without_negative"][0] == 0
+
+
+class Network(nn.Module):
+    """The smallest network with statistics."""
+
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def stages(self, image, *, train):
+        return {"map": ConvNorm(6, 8, 8, 0, relu=True, dtype=self.dtype, name="stem")(image, train)}
+
+
+def test_a_network_in_the_image_encoder_learns_its_statistics_and_is_judged_by_them(batch):
+    config = config_with()
+    sizes = {"width": 8, "depth": 1, "heads": 2, "network": Network}
+    with config.unlocked():
+        config.model.vision, config.model.vision_sizes = "efficientnet_lite0-vit", sizes
+    task = task_without_data(config)
+    program = make_program(config, task, sharding.make_mesh(config.mesh, jax.devices()[:1]), data_size=B, total_steps=2)
+    state = program.init()
+    assert "network" in state.collections["momentum"]["vision_tower"]
+    before = jax.tree.map(np.asarray, state.collections["batch_stats"])
+    features = task.predictions["image_features"].jitted
+    state, _ = program.step(state, batch)
+    after = state.collections["batch_stats"]
+    assert all((a != b).any() for a, b in zip(jax.tree.leaves(after), jax.tree.leaves(before), strict=True))
+    images = {"image": batch["image"]}
+    own = features(state.params, state.collections, images)["image_feature"]
+    other = features(state.params, {**state.collections, "batch_stats": before}, images)["image_feature"]
+    assert np.abs(own - other).max() > 1e-4
+    alone = features(state.params, state.collections, {"image": batch["image"][:1]})["image_feature"]
+    np.testing.assert_allclose(alone, own[:1], atol=1e-5)  # not the batch's
 
 
 @pytest.mark.parametrize(

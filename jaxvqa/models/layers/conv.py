@@ -25,6 +25,19 @@ FAN_IN_UNIFORM = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 """Draws uniformly from ±1/√(inputs of an output), as PyTorch does for a convolution's kernel."""
 
 
+def same(x: Float[Array, "B H W I"], kernel: int, stride: int) -> Float[Array, "B P Q I"]:
+    """Zeros around images, for ⌈H / stride⌉ rows of a convolution without padding, columns likewise: TensorFlow's "SAME".
+
+    Of an odd number of rows there is one more below than above, unlike PyTorch's padding.
+    """
+
+    def around(size: int) -> tuple[int, int]:
+        total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+        return total // 2, total - total // 2
+
+    return jnp.pad(x, ((0, 0), around(x.shape[1]), around(x.shape[2]), (0, 0)))
+
+
 class Conv(nn.Module):
     """A convolution: y[p] = Σ_q x[stride·p + q − padding] · kernel[q] + bias, zeros outside.
 

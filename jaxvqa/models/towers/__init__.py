@@ -23,6 +23,7 @@ from jaxvqa.errors import ConfigError, choose, nearest
 from jaxvqa.models.towers.bert import BERT
 from jaxvqa.models.towers.clip import TextTransformer, VisionTransformer
 from jaxvqa.models.towers.densenet import DenseNet
+from jaxvqa.models.towers.efficientnet_lite import EfficientNetLite
 from jaxvqa.models.towers.gpt2 import GPT2
 from jaxvqa.models.towers.inception_resnet import InceptionResNetV2
 from jaxvqa.models.towers.inception_v4 import InceptionV4
@@ -35,7 +36,7 @@ from jaxvqa.models.towers.resnest import ResNeSt
 from jaxvqa.models.towers.resnet import STAGES, PatchResNet, ResNet
 from jaxvqa.models.towers.se_resnet import SEResNet
 from jaxvqa.models.towers.vgg import VGG
-from jaxvqa.models.towers.vit import RegionViT, ViT
+from jaxvqa.models.towers.vit import GridViT, RegionViT, ViT
 from jaxvqa.models.towers.xception import Xception
 
 Tower = tuple[type[nn.Module], Mapping[str, Any]]
@@ -64,6 +65,7 @@ IMAGE_ENCODERS: Mapping[str, Tower] = {
     "vit-base": (ViT, {}),
     "vit-large": (ViT, {"width": 1024, "depth": 24, "heads": 16, "drop_path": 0.1}),
     "region-vit": (RegionViT, {}),
+    "efficientnet_lite0-vit": (GridViT, {"network": EfficientNetLite, "depth": 2}),
 }
 TEXT_ABOUT_IMAGES: Mapping[str, Tower] = {"med": (MED, {})}
 TEXT_ENCODERS: Mapping[str, Tower] = {
@@ -90,6 +92,7 @@ IN_STAGES: Mapping[str, Tower] = {
     "inceptionv4": (InceptionV4, {}),
     "inceptionresnetv2": (InceptionResNetV2, {}),
     "polynet": (PolyNet, {}),
+    "efficientnet_lite0": (EfficientNetLite, {}),
 }
 TOWERS: Mapping[str, Mapping[str, Tower]] = {
     "language model": LANGUAGE_MODELS,

@@ -1,4 +1,4 @@
-"""The vision transformer of BLIP, as `timm` has it, and the same over regions instead of patches.
+"""The vision transformer of BLIP, as `timm` has it, and the same over regions, or over a network's map, instead of patches.
 
 A. Dosovitskiy and others, "An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale", ICLR 2021;
 docs/originals/blip.md, section 3:
@@ -6,6 +6,7 @@ docs/originals/blip.md, section 3:
     image ── patches, a class token in front, + positions ── block_0 ── … ── norm
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -16,6 +17,7 @@ from jaxtyping import Array, Bool, Float
 from jaxvqa.models.layers.conv import Conv
 from jaxvqa.models.layers.linear import Linear
 from jaxvqa.models.layers.transformer import INIT, Block, LayerNorm, numbered, usual_block
+from jaxvqa.models.towers.resnet import ResNet
 
 EPSILON = 1e-6
 
@@ -81,6 +83,15 @@ class PreNormEncoder(nn.Module):
         out["tokens"] = LayerNorm(epsilon=EPSILON, dtype=self.dtype, name="norm")(x)
         return out["tokens"][:, 0], out
 
+    def encode_grid(
+        self, patches: Float[Array, "B N D"], *, train: bool
+    ) -> tuple[Float[Array, "B D"], dict[str, Array]]:
+        """The class token in front, and learned positions; then as `encode`, with `patches` among the intermediates."""
+        x = jnp.concatenate([self.class_token(len(patches)), patches], axis=1)
+        x = x + self.param("position", INIT, x.shape[1:]).astype(self.dtype)[None]
+        pooled, out = self.encode(x, train=train)
+        return pooled, out | {"patches": patches}
+
     def class_token(self, rows: int) -> Float[Array, "B 1 D"]:
         """The learned token in front, for each image."""
         token = self.param("class_token", INIT, (self.width,)).astype(self.dtype)
@@ -115,11 +126,7 @@ class ViT(PreNormEncoder):
           See `encode`; `patches` [B, N, D] are the patches before positions are added.
         """
         patches = Conv(self.width, self.patch, self.patch, dtype=self.dtype, name="patches")(image)
-        patches = patches.reshape(len(image), -1, self.width)
-        x = jnp.concatenate([self.class_token(len(image)), patches], axis=1)
-        x = x + self.param("position", INIT, x.shape[1:]).astype(self.dtype)[None]
-        pooled, out = self.encode(x, train=train)
-        return pooled, out | {"patches": patches}
+        return self.encode_grid(patches.reshape(len(image), -1, self.width), train=train)
 
 
 class RegionViT(PreNormEncoder):
@@ -144,6 +151,35 @@ class RegionViT(PreNormEncoder):
         x = jnp.concatenate([self.class_token(len(rows)), rows], axis=1)
         pooled, out = self.encode(x, real, train=train)
         return pooled, out | {"real": real}
+
+
+class GridViT(PreNormEncoder):
+    """The same over the places of a convolutional network's last map: the hybrid of the paper.
+
+    Attributes:
+      network: makes the network, one of `towers.IN_STAGES`; its statistics are in the collection `batch_stats`.
+    """
+
+    network: Callable[..., Any] = ResNet
+
+    @nn.compact
+    def __call__(
+        self, image: Float[Array, "B H W 3"], *, train: bool = False
+    ) -> tuple[Float[Array, "B D"], dict[str, Array]]:
+        """Encodes images.
+
+        Args:
+          image: float[B, H, W, 3], normalised; only images of the size that it began with fit its positions.
+          train: applies drop path, which needs the random stream "dropout"; normalises by the batch's statistics and updates
+            the running ones.
+
+        Returns:
+          See `encode`; `patches` [B, N, D] are the map's places, row by row, before positions are added.
+        """
+        *_, grid = self.network(dtype=self.dtype, name="network").stages(image, train=train).values()
+        features = grid.reshape(len(image), -1, grid.shape[-1])
+        patches = Linear(self.width, self.dtype, kernel_init=nn.initializers.lecun_normal(), name="patches")(features)
+        return self.encode_grid(patches, train=train)
 
 
 CUBIC = -0.75

@@ -6,13 +6,13 @@ it, without the classifier:
     image ── 3×3/2 ── 3×3 ── block_1 /2 ── block_2 /2 ── block_3 /2 ── block_4 … 11 ── block_12 /2 ── separable ── separable
 """
 
-import functools
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxvqa.kernels import convolve_each_channel
 from jaxvqa.models.layers.batch_norm import BatchNorm
 from jaxvqa.models.layers.conv import FAN_IN_UNIFORM, Conv
 from jaxvqa.models.layers.conv_norm import ConvNorm
@@ -33,16 +33,10 @@ class Separable(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B H W I"]) -> Float[Array, "B H W O"]:
         """Keeps the image's size."""
-        _, height, width, channels = x.shape
-        kernel = self.param("depthwise", fan_in_uniform(9), (3, 3, channels)).astype(self.dtype)
+        kernel = self.param("depthwise", fan_in_uniform(9), (3, 3, x.shape[-1])).astype(self.dtype)
         around = jnp.pad(x.astype(self.dtype), ((0, 0), (1, 1), (1, 1), (0, 0)))
-        # As sums of shifted images: of convolutions with so many groups XLA makes slow loops.
-        parts = [
-            around[:, i : i + height, j : j + width] * kernel[i, j][None, None, None]
-            for i in range(3)
-            for j in range(3)
-        ]
-        return Conv(self.features, 1, 1, 0, False, dtype=self.dtype, name="pointwise")(functools.reduce(jnp.add, parts))
+        each = convolve_each_channel(around, kernel)
+        return Conv(self.features, 1, 1, 0, False, dtype=self.dtype, name="pointwise")(each)
 
 
 class Block(nn.Module):
