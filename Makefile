@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # takes as long as the rest of the installation: Python compiles what is used at its first import, and keeps it.
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints/cuda.txt \
     -c constraints/$$($(BIN)/python -c 'import sys; print("py311" if sys.version_info[:2] == (3, 11) else "py312")').txt
-NEEDS = $(VENV)/pyvenv.cfg pyproject.toml $(wildcard constraints/*.txt)
+NEEDS = $(VENV)/pyvenv.cfg pyproject.toml setup.py $(wildcard constraints/*.txt)
 unexport PYTHONDONTWRITEBYTECODE
 # Two test processes, each with whole files, whose tests share runs and compiled programs.
 PYTEST = $(BIN)/python -m pytest

@@ -12,7 +12,7 @@ It starts from a pre-training: `--config.init_from.model.workdir=RUN`.
 
 import ml_collections
 
-from configs import blip_pretrain, common
+from jaxvqa.configs import blip_pretrain, common
 from jaxvqa.init_from import OTHER_GRID
 
 VARIANTS = ("coco", "published", "pixels", "small")

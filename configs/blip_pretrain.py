@@ -22,7 +22,7 @@ from typing import Any
 
 import ml_collections
 
-from configs import common
+from jaxvqa.configs import common
 
 DATA_SETS = ("published", "coco", "pubmed")
 VARIANTS = (*DATA_SETS, "pixels", "small")

@@ -20,7 +20,7 @@ from typing import Any
 
 import ml_collections
 
-from configs import blip_pretrain, common
+from jaxvqa.configs import blip_pretrain, common
 from jaxvqa.init_from import LEADING_ROWS, OTHER_GRID
 
 DATA_SETS = ("coco", "flickr30k", "pubmed", "published")

@@ -16,7 +16,7 @@ answers' decoder.
 
 import ml_collections
 
-from configs import blip_pretrain, common
+from jaxvqa.configs import blip_pretrain, common
 from jaxvqa.init_from import OTHER_GRID
 
 DATA_SETS = ("vqa_v2", "published", "easy_vqa", "vqa_rad", "table")

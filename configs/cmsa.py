@@ -26,8 +26,8 @@ from typing import Any
 
 import ml_collections
 
-from configs import common
 from jaxvqa import optim
+from jaxvqa.configs import common
 
 VARIANTS = (
     "vqa_rad",

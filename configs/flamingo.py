@@ -43,7 +43,7 @@ from typing import Any
 
 import ml_collections
 
-from configs import common
+from jaxvqa.configs import common
 from jaxvqa.data.images import IMAGENET_MEAN, IMAGENET_STD
 from jaxvqa.errors import ConfigError
 from jaxvqa.init_from import LEADING_ROWS

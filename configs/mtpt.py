@@ -18,7 +18,7 @@ The images are phantoms, of other patients than those of configs/cmsa.py; "fits"
 
 import ml_collections
 
-from configs import cmsa, common
+from jaxvqa.configs import cmsa, common
 
 ORGANS = ("abdomen", "brain", "chest")
 VARIANTS = (*ORGANS, "real", "compact", "small")

@@ -20,7 +20,7 @@ from typing import Any
 
 import ml_collections
 
-from configs import common
+from jaxvqa.configs import common
 
 VARIANTS = ("vqa_v2", "easy_vqa", "table", "mini", "train+val+vg", "proposed", "blind", "brief", "small")
 

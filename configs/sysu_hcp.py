@@ -35,8 +35,8 @@ from typing import Any
 
 import ml_collections
 
-from configs import common
 from jaxvqa import optim
+from jaxvqa.configs import common
 from jaxvqa.losses import MIXUP_ALPHA, SMOOTHING
 from jaxvqa.models.sysu_hcp import BACKBONES
 

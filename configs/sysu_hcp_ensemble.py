@@ -19,7 +19,7 @@ The released script is effectively unmasked; `--config.data.mask_file=modelmask.
 
 import ml_collections
 
-from configs import common
+from jaxvqa.configs import common
 
 VARIANTS = ("vqa_med_2021",)
 

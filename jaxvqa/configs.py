@@ -1,4 +1,7 @@
-"""Configs: Python files with `get_config(arg)`, changed field by field from the command line."""
+"""Configs: Python files with `get_config(arg)`, changed field by field from the command line.
+
+The package's own are modules of this one, wherever they lie: `from jaxvqa.configs import common, rwsan`.
+"""
 
 import ast
 import contextlib
@@ -7,7 +10,7 @@ import json
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ml_collections
 
@@ -15,9 +18,26 @@ from jaxvqa import models
 from jaxvqa.errors import ConfigError, UserError, choose, first_line, nearest
 from jaxvqa.inputs import expand_home, read_json
 
+FOLDER = next(
+    folder
+    for folder in (Path(__file__).with_name("config_files"), Path(__file__).parents[1] / "configs")
+    if folder.is_dir()
+)
+"""The package's own config files: inside the package where it was installed from a wheel, else in the checkout."""
+
+__path__ = [str(FOLDER)]
+
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any: ...
+
 
 def load(argument: str) -> ml_collections.ConfigDict:
-    """Loads "path/to/config.py" or "path/to/config.py:arg": the locked ConfigDict that its `get_config(arg)` returns.
+    """Loads "path/to/config.py", "path/to/config.py:arg" or "name:arg": the locked ConfigDict of its `get_config(arg)`.
+
+    Args:
+      argument: a file, or the name of one of the package's own configs, which are found from any folder: "rwsan". A file
+        "configs/rwsan.py" that is not there is the package's own too.
 
     Raises:
       ConfigError: the file is missing or has no `get_config`, or it does not know `arg`.
@@ -27,7 +47,7 @@ def load(argument: str) -> ml_collections.ConfigDict:
     make = getattr(module, "get_config", None)
     if not callable(make):
         raise ConfigError(f"{path} has no function get_config(arg=None), which a config file must have.")
-    with _faults_of(path):
+    with _faults_of(path, Path(module.__file__)):
         config = make(arg or None)
     if not isinstance(config, ml_collections.ConfigDict):
         raise ConfigError(
@@ -42,35 +62,49 @@ def describe(argument: str) -> str:
     return (_module(expand_home(argument).partition(":")[0]).__doc__ or "").strip()
 
 
+def names() -> list[str]:
+    """The names of the package's own configs."""
+    return sorted(file.stem for file in FOLDER.glob("[a-z]*.py") if file.stem != "common")
+
+
 def _module(path: str) -> Any:
-    file = Path(path)
-    if not file.is_file():
-        # A installed package has no configs/ in the current folder, but brings its own.
-        root = Path(__file__).parent.parent
-        packaged = root / path
-        if not packaged.is_file():
-            known = sorted(str(p.relative_to(root)) for p in (root / "configs").glob("[a-z]*.py") if p.stem != "common")
-            kind = "is a folder, not a config file" if file.is_dir() else "is not there"
-            raise ConfigError(f"--config: {path!r} {kind}{choose(path, known)}")
-        file = packaged
+    file = _file(path)
     spec = importlib.util.spec_from_file_location(f"jaxvqa_config_{file.stem}", file)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    with _faults_of(path):
+    with _faults_of(path, file):
         spec.loader.exec_module(module)
     return module
 
 
+def _file(path: str) -> Path:
+    """A path that ends in .py is that file where it is there; else the package's own config of that name."""
+    file = Path(path)
+    if file.suffix == ".py" and file.is_file():
+        return file
+    name = path.removeprefix("configs/").removesuffix(".py")
+    if name in names():
+        return FOLDER / f"{name}.py"
+    kind = "is a folder, not a config file" if file.is_dir() else "is not there"
+    if file.is_file():
+        kind = "is a file whose name does not end in .py"
+    raise ConfigError(
+        f"--config: {path!r} {kind}. Give a Python file with get_config(arg), or the name of a config{choose(name, names())}"
+    )
+
+
 @contextlib.contextmanager
-def _faults_of(path: str) -> Iterator[None]:
+def _faults_of(path: str, file: Path) -> Iterator[None]:
     """Names the line of a config file that fails: it is the user's own program."""
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename.endswith(path)]
+        lines = [
+            frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename.endswith(str(file))
+        ]
         line = error.lineno if isinstance(error, SyntaxError) else (lines or [None])[-1]
         where = f"{path}, line {line}" if line else path
         raise ConfigError(

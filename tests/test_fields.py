@@ -9,8 +9,8 @@ import ml_collections
 import numpy as np
 import pytest
 
-from configs import blip_caption, blip_pretrain, blip_retrieval, blip_vqa, cmsa, flamingo, mtpt, rwsan, sysu_hcp
 from jaxvqa import configs, fields, models, paths
+from jaxvqa.configs import blip_caption, blip_pretrain, blip_retrieval, blip_vqa, cmsa, flamingo, mtpt, rwsan, sysu_hcp
 from jaxvqa.errors import ConfigError
 
 MODULES = {"rwsan": rwsan, "cmsa": cmsa, "mtpt": mtpt, "flamingo": flamingo, "sysu_hcp": sysu_hcp}

@@ -35,6 +35,7 @@ ABOUT_SEVERAL = [
     "real_data",
     "resume",
     "walkthrough",
+    "wheel",
     "ask/command",
     "convert/command",
     "ensembles/beside_members",

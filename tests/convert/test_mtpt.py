@@ -124,7 +124,7 @@ def settings(tmp_path_factory):
     names = "tiny_phantom_brain,tiny_phantom_brain_questions"
     assert build.main(["mtpt", f"--config={names}", f"--data_dir={folder}", "--workers=1"]) == 0
     (folder / "tiny.py").write_text(
-        "from configs import mtpt\n\n\ndef get_config(arg=None):\n"
+        "from jaxvqa.configs import mtpt\n\n\ndef get_config(arg=None):\n"
         "    config = mtpt.get_config('brain,real')\n"
         f"    config.data.dir = {str(folder)!r}\n"
         "    config.data.examples = 'mtpt/tiny_phantom_brain'\n"

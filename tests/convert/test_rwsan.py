@@ -344,7 +344,7 @@ def epoch_file(original, tmp_path):
     save({"state_dict": original, "optimizer": stepped_adam(original), "lr_base": 2e-5}, tmp_path / "epoch3.pkl")
     config = tmp_path / "two_heads.py"
     config.write_text(
-        "from configs import rwsan\n\n\ndef get_config(arg=None):\n"
+        "from jaxvqa.configs import rwsan\n\n\ndef get_config(arg=None):\n"
         "    config = rwsan.get_config('vqa_v2')\n    config.model.heads = 2\n    return config\n"
     )
     (tmp_path / "answers.json").write_text(json.dumps(["yes", "no", "2", "red"]))

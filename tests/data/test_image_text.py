@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from configs import common
+from jaxvqa.configs import common
 from jaxvqa.data import image_text
 from jaxvqa.data.batches import LoadBatch
 from jaxvqa.data.blip_text import CaptionTokenizer, pre_caption

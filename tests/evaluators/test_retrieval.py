@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import common
 from jaxvqa.best import Best
+from jaxvqa.configs import common
 from jaxvqa.errors import ConfigError, DivergedError
 from jaxvqa.evaluate import headline
 from jaxvqa.evaluators import evaluator, tables

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from configs import common
+from jaxvqa.configs import common
 from jaxvqa.data.data_set import DataSet
 from jaxvqa.data.records import Records
 from jaxvqa.errors import DataError, StorageError

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from jaxvqa.configs.common import PHANTOM_WORDINGS
 from PIL import Image
 
-from configs.common import PHANTOM_WORDINGS
 from jaxvqa.data.data_set import Split
 from jaxvqa.data.records import Records
 from jaxvqa.data.region_features import FEATURE_WIDTH, region_features
