@@ -13,7 +13,8 @@ Modes
                    collectives
 
 Options
-  --config=FILE[:VARIANT]     a Python file with get_config(arg); eval and predict can do without: the checkpoint has it
+  --config=FILE[:VARIANT]     a Python file with get_config(arg), or from any folder the name of one of the package's own, as
+                              in rwsan:small; eval and predict can do without: the checkpoint has it
   --config.FIELD=VALUE        changes one field, as in --config.optim.lr=3e-4
   --workdir=DIR               where checkpoints, metrics and the report go; default: a dated folder under runs/
   --split=SPLIT               what --mode=predict answers

@@ -183,7 +183,34 @@ def test_all_bad_overrides_are_reported_at_once():
 
 
 def test_unknown_file_and_variant():
-    with pytest.raises(ConfigError, match=r"configs/rwsan\.py"):
+    with pytest.raises(ConfigError, match=r"'configs/rwsann\.py' is not there.*: choose .*Did you mean 'rwsan'"):
         configs.load("configs/rwsann.py")
     with pytest.raises(ConfigError, match="'easy_vqa'"):
         configs.load("configs/rwsan.py:easy_vqaa")
+
+
+def test_a_config_is_found_by_its_name_from_any_folder(tmp_path, monkeypatch):
+    expected = configs.load("configs/rwsan.py:small").to_dict()
+    monkeypatch.chdir(tmp_path)
+    for argument in ("rwsan:small", "configs/rwsan.py:small", f"{configs.FOLDER}/rwsan.py:small"):
+        assert configs.load(argument).to_dict() == expected
+    assert configs.describe("rwsan") == configs.describe("configs/rwsan.py") != ""
+    assert {"rwsan", "cmsa", "sysu_hcp", "flamingo", "blip_vqa"} <= set(configs.names())
+
+
+def test_a_users_own_files_are_taken_by_path_and_hide_no_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rwsan").mkdir()
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs/__init__.py").write_text("raise ImportError('not the package\\'s')")
+    (tmp_path / "configs/rwsan.py").write_text(
+        "from jaxvqa.configs import cmsa, common\n\n\ndef get_config(arg=None):\n"
+        "    common.parse_variants(arg, ('mine',))\n    return cmsa.get_config()\n"
+    )
+    assert configs.load("configs/rwsan.py:mine").name.startswith("cmsa")
+    assert configs.load("rwsan:small").name.startswith("rwsan")
+    (tmp_path / "mine").write_text("")
+    with pytest.raises(ConfigError, match=r"'mine' is a file whose name does not end in \.py"):
+        configs.load("mine")
+    with pytest.raises(ConfigError, match=r"'rwsan\.json' is not there"):
+        configs.load("rwsan.json")
