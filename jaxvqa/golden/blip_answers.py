@@ -119,7 +119,10 @@ def _captions(case: Case) -> Iterator[Row]:
         ours["sample_probabilities"] = _sampling(options, given)
     yield from compare_all(case, ours | summaries(case, ours))
     if "grad_norms" in case.expected:
-        named = lambda run: {"grad_norms": ("gradients", run.norms(of_run(run).follow([0.0])[0].gradients))}  # noqa: E731
+
+        def named(run: Any) -> dict[str, Any]:
+            return {"grad_norms": ("gradients", run.norms(of_run(run).follow([0.0])[0].gradients))}
+
         alone = dataclasses.replace(case, expected={"grad_norms": case.expected["grad_norms"]})
         yield from train(alone, training, named)
 
@@ -204,7 +207,10 @@ def _answers(case: Case) -> Iterator[Row]:
     ours |= _generated(case, vision, params, prompt, image=image, attend_padding=jnp.asarray(True), **asked)
     yield from compare_all(case, ours | summaries(case, ours))
     if "grad_norms" in case.expected:
-        named = lambda run: {"grad_norms": ("gradients", run.norms(run.follow([0.0])[0].gradients))}  # noqa: E731
+
+        def named(run: Any) -> dict[str, Any]:
+            return {"grad_norms": ("gradients", run.norms(run.follow([0.0])[0].gradients))}
+
         alone = dataclasses.replace(case, expected={"grad_norms": case.expected["grad_norms"]})
         yield from train(alone, training, named)
 
