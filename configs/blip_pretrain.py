@@ -191,11 +191,14 @@ def _coco(config: ml_collections.ConfigDict) -> None:
 
 
 def _pubmed(config: ml_collections.ConfigDict) -> None:
-    """MedVL's recipe: long captions, whose panels of one figure are each for themselves in pre-training."""
+    """MedVL's recipe: long captions, whose panels of one figure are each for themselves in pre-training.
+
+    Retrieval cuts texts to 35 tokens, as the original; `--config.evals.val.max_tokens=0` reads all 200.
+    """
     _pretraining(config, batch_size=40, epochs=60, lr=3e-5, warmup=300)
     config.data.update({"examples": "pubmed_figures/captions", "images": "pubmed_figures/images"})
     config.data.update({"max_tokens": 200, "max_words": 300})
-    evaluations(config, "val", k_test=256, one_to_one=True)
+    evaluations(config, "val", k_test=256, one_to_one=True, max_tokens=35)
     config.loss.groups = 4
     config.loss.queue = 57600
 

@@ -102,11 +102,15 @@ def _vqa_med_2019(config: ml_collections.ConfigDict, sample: str) -> None:
 
 
 def _published(config: ml_collections.ConfigDict, name: str) -> None:
-    """The recipes of docs/originals/blip.md, sections 14 and 16.4."""
+    """The recipes of docs/originals/blip.md, sections 14 and 16.4.
+
+    MedVL's is evaluated with 35 tokens, as the original; `--config.evals.val.max_tokens=0` reads all 200.
+    """
     blip_pretrain.finetuning(config, image_size=384, batch_size=256, epochs=6, lr=1e-5)
     config.data.update({"examples": f"{name}/captions", "images": f"{name}/images"})
     config.model.vision_sizes = {"remat": 4}
-    blip_pretrain.evaluations(config, "val", k_test=128 if name == "flickr30k" else 256, one_to_one=name == "pubmed")
+    own = {"one_to_one": True, "max_tokens": 35} if name == "pubmed" else {}
+    blip_pretrain.evaluations(config, "val", k_test=128 if name == "flickr30k" else 256, **own)
     if name == "coco":
         config.data.update({"examples": "coco_captions/captions", "images": "coco_captions/images"})
     if name == "flickr30k":

@@ -219,6 +219,7 @@ def retrieval(split: str, *, every: str, batch_size: int, **changes: Any) -> ml_
         "texts_per_step": 16,
         "negatives_among": 64,
         "one_to_one": False,
+        "max_tokens": 0,
         "wordings": (),
     }
     return evaluation(split, every=every, batch_size=batch_size, **row | changes)

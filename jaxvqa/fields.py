@@ -296,6 +296,7 @@ FIELDS: tuple[Row, ...] = (
     ("evals.*.texts_per_step", COUNT, "texts that are matched at once with each image of batch_size"),
     ("evals.*.negatives_among", COUNT_OR_0, "examples among which pairs have their hardest negatives; 0: none have"),
     ("evals.*.one_to_one", ANY, "each example is an image and a text of its own, though images may be the same"),
+    ("evals.*.max_tokens", COUNT_OR_0, "of retrieval: tokens that texts are cut to; 0: as many as in training"),
     ("evals.*.wordings", Table(_is_text), "(regex, replacement): texts that read the same after all say the same"),
     ("evals.*.repair_names", ANY, "mend the names of six garbled classes in the answers"),
     # data
@@ -473,6 +474,7 @@ FIELDS: tuple[Row, ...] = (
     ("model.latent_scale", Range(0, above=True), ""),
     ("model.vision_sizes.features", COUNT_OR_0, ""),
     ("model.image_width", COUNT_OR_0, ""),
+    ("model.*sizes.epsilon", Range(0, above=True), ""),
     ("model.*sizes.positions", COUNT_OR_0, ""),
     ("model.*sizes.hidden", _count(also=(None,)), ""),
     ("model.*head_width", _count(also=(None,)), ""),

@@ -1,16 +1,17 @@
-"""A local server that plays E-utilities, PubMed Central's bucket and Open-i, faults included."""
+"""The demo's local service, with faults, a record of what was asked, and Open-i beside it."""
 
 import collections
 import io
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import unquote
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-BY, NC = "https://creativecommons.org/licenses/by/4.0/", "https://creativecommons.org/licenses/by-nc/4.0/"
+from tfds_builders.pubmed_figures import demo
+from tfds_builders.pubmed_figures.demo import CC_BY, Answer, article_xml
+
+NC = "https://creativecommons.org/licenses/by-nc/4.0/"
 
 
 def picture(form="JPEG", size=(200, 160)):
@@ -27,99 +28,52 @@ def picture(form="JPEG", size=(200, 160)):
     return file.getvalue()
 
 
-def article(number, licence=BY, figures=("f1",), caption="(A) Axial CT. (B) Coronal MRI."):
+def article(number, licence=CC_BY, figures=("f1",), caption="(A) Axial CT. (B) Coronal MRI."):
     """An article's XML."""
-    figs = "".join(
-        f'<fig id="{name}"><label>Figure 1</label><caption><p>{caption}</p></caption><graphic xlink:href="{name}"/></fig>'
-        for name in figures
-    )
-    permissions = f'<permissions><license xlink:href="{licence}"/></permissions>' if licence else ""
-    return (
-        '<article xmlns:xlink="http://www.w3.org/1999/xlink"><front><article-meta>'
-        f'<article-id pub-id-type="pmc">{number}</article-id><title-group><article-title>On {number}</article-title>'
-        f"</title-group>{permissions}</article-meta></front><body>{figs}</body></article>"
-    ).encode()
+    return article_xml(number, dict.fromkeys(figures, caption), title=f"On {number}", licence=licence)
 
 
-class Service:
-    """The server.
+class Service(demo.Service):
+    """The service, to be filled and disturbed.
 
     Attributes:
-      articles: Number -> {file name: bytes}, in the order in which the search gives them.
+      articles: Number -> {key: bytes}, in the order in which the search gives them.
+      openi: Open-i's records.
       faults: Path, or start of one -> answers given before the right one: (status, headers, body), or "cut".
       asked: Every path that was asked for, with its query, in order.
     """
 
     def __init__(self):
-        self.articles, self.openi = {}, []
+        self.openi, self.asked = [], []
         self.faults = collections.defaultdict(list)
-        self.asked = []
-        service = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def log_message(self, *args):
-                pass
-
-            def do_GET(self):  # the name that http.server calls
-                service.asked.append(unquote(self.path))
-                parts = urlsplit(self.path)
-                path, query = unquote(parts.path), {k: v[0] for k, v in parse_qs(parts.query).items()}
-                fault = next((f for start, f in service.faults.items() if f and path.startswith(start)), None)
-                status, headers, body = 200, {}, b""
-                cut = False
-                if fault:
-                    status, headers, body = (200, {}, service.answer(path, query)) if fault[0] == "cut" else fault[0]
-                    cut = fault.pop(0) == "cut"
-                else:
-                    found = service.answer(path, query)
-                    status, body = (200, found) if found is not None else (404, b"no")
-                self.send_response(status)
-                for name, value in headers.items():
-                    self.send_header(name, value)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body[: len(body) // 2] if cut else body)
-                self.close_connection = cut
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
+        super().__init__({})
 
     def add(self, number, files):
         """Adds an article and its pictures."""
         self.articles[number] = files
 
-    def answer(self, path, query):
-        """Returns what a sound service says; None: it is not there."""
-        if path == "/eutils/esearch.fcgi":
-            numbers = [str(number) for number in self.articles]
-            start, most = int(query["retstart"]), int(query["retmax"])
-            found = {"count": str(len(numbers)), "idlist": numbers[start : start + most]}
-            return json.dumps({"esearchresult": found}).encode()
-        if path == "/bucket/":
-            return self.listing(query)
-        if path.startswith("/bucket/"):
-            folder, _, name = path.removeprefix("/bucket/").partition("/")
-            number = folder.removeprefix("PMC").partition(".")[0]
-            return self.articles.get(int(number), {}).get(f"{folder}/{name}")
+    def search(self, term):
+        """Finds all articles, those too that a search would leave out: what follows has to refuse them."""
+        return list(self.articles)
+
+    def respond(self, address):
+        """Answers with the next fault of the path, if there is one."""
+        asked = unquote(address)
+        self.asked.append(asked)
+        waiting = next((f for start, f in self.faults.items() if f and asked.startswith(start)), [])
+        fault = waiting.pop(0) if waiting else None
+        if fault not in (None, "cut"):
+            status, headers, body = fault
+            return Answer(body, status, headers)
+        answer = super().respond(address)
+        if fault is None:
+            return answer
+        whole = {"Content-Length": str(len(answer.body)), "Connection": "close"}
+        return Answer(answer.body[: len(answer.body) // 2], headers=whole)
+
+    def find(self, path, query):
+        """Returns what is at a path, Open-i's too."""
         if path == "/api/search":
             first, last = int(query["m"]), int(query["n"])
             return json.dumps({"total": len(self.openi), "list": self.openi[first - 1 : last]}).encode()
-        if path.startswith("/imgs/"):
-            return picture("PNG")
-        return None
-
-    def listing(self, query):
-        """A list of the bucket, two keys a page."""
-        keys = [key for files in self.articles.values() for key in files if key.startswith(query["prefix"])]
-        at = int(query.get("continuation-token", "0"))
-        more = f"<NextContinuationToken>{at + 2}</NextContinuationToken>" if at + 2 < len(keys) else ""
-        listed = "".join(f"<Contents><Key>{key}</Key></Contents>" for key in keys[at : at + 2])
-        return f'<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">{listed}{more}</ListBucketResult>'.encode()
-
-    def close(self):
-        """Stops the server."""
-        self.server.shutdown()
-        self.server.server_close()
+        return picture("PNG") if path.startswith("/imgs/") else super().find(path, query)

@@ -20,6 +20,7 @@ from jaxvqa.convert import mtpt
 from jaxvqa.convert.original import Checkpoint
 from jaxvqa.models.towers.resnet import ResNet
 from tests.test_docs import COMMANDS, ROOT
+from tfds_builders.pubmed_figures import demo
 
 BRANCHES = (
     "--config.init_from.abdomen.workdir=runs/abdomen --config.init_from.head.workdir=runs/brain "
@@ -196,6 +197,22 @@ WALK = {
         "--config.batch_size=4"
     ): "--peer --passes --config=configs/blip_pretrain.py:small,pixels --config.loss.groups=1 --steps=1",
     "python -m benchmarks.planted_lesions --workdir=runs/blip": "--workdir=runs/blip --count=20",
+    (
+        'python -m tfds_builders.pubmed_figures collect demo_figures --query="brain MRI" --rate=10 '
+        "--eutils=http://127.0.0.1:8020/eutils --bucket=http://127.0.0.1:8020/bucket"
+    ): "collect demo_figures '--query=brain MRI' --rate=10 --eutils={demo}/eutils --bucket={demo}/bucket",
+    "python -m tfds_builders.build pubmed_figures --manual_dir=demo_figures": "pubmed_figures --manual_dir=demo_figures",
+    "python -m jaxvqa.main --config=configs/blip_pretrain.py:pubmed,small --workdir=runs/pubmed": (
+        "--config=configs/blip_pretrain.py:pubmed,small --workdir=runs/pubmed"
+    ),
+    (
+        "python -m jaxvqa.main --config=configs/blip_retrieval.py:pubmed,small --config.init_from.model.workdir=runs/pubmed "
+        "--workdir=runs/pubmed_retrieval"
+    ): (
+        "--config=configs/blip_retrieval.py:pubmed,small --config.init_from.model.workdir=runs/pubmed "
+        "--workdir=runs/pubmed_retrieval"
+    ),
+    "python -m jaxvqa.report --workdir=runs/pubmed_retrieval": "--workdir=runs/pubmed_retrieval",
     "python -m jaxvqa.golden tests/golden/rwsan": "tests/golden/rwsan",
     "python -m pytest tests/test_configs.py tests/test_mirror.py": "tests/test_configs.py",
     "python -m benchmarks.train_step --peer": "--peer --config=configs/rwsan.py:small --steps=1 --json=step.json",
@@ -275,9 +292,12 @@ REAL = {
 ELSEWHERE = {
     "python -m jaxvqa.ask --workdir=runs/vqa_rad questions.csv --output=answers.jsonl": "tests/ask/test_command.py",
     'python -m tfds_builders.pubmed_figures collect DIR --query="brain MRI" --articles=200 --email=YOU': (
-        "tests/tfds_builders/test_pubmed_collect.py: from a server of its own"
+        "tests/tfds_builders/pubmed_figures/test_collect.py: from a server of its own"
     ),
-    "python -m tfds_builders.build pubmed_figures --manual_dir=DIR": "tests/tfds_builders/test_pubmed_collect.py",
+    "python -m tfds_builders.build pubmed_figures --manual_dir=DIR": "tests/tfds_builders/pubmed_figures/test_collect.py",
+    "python -m tfds_builders.pubmed_figures.demo --port=8020": (
+        "tests/tfds_builders/pubmed_figures/test_demo.py; the commands below ask such a service of the test's own"
+    ),
     "python -m jaxvqa.main --config=configs/rwsan.py:vqa_v2 --mode=compile --config.compile.target=h100:8": (
         "tests/test_compiling.py: a GPU needs a plugin that tests do not install"
     ),
@@ -409,6 +429,7 @@ def test_commands_run(tmp_path):
     Image.fromarray(np.arange(4096, dtype=np.uint16).reshape(64, 64) * 16).save(tmp_path / "scan.png")
     write_table(tmp_path / "own")
     np.savez(tmp_path / "scan.npz", x=np.ones((320, 2), np.float32), bbox=np.asarray([[0, 0, 64, 64], [8, 8, 20, 20]]))
+    service = demo.Service(demo.articles(96))
     tiny = [f"tiny_phantom_{organ}{part}" for organ in ("abdomen", "brain", "chest") for part in ("", "_questions")]
 
     def fill(arguments: str) -> str:
@@ -418,9 +439,13 @@ def test_commands_run(tmp_path):
             (tmp_path / "answer_dict.json").write_text(json.dumps(saved.read_json()[0]["answers"]))
             saved.close()
         questions = "files/vqa/v2_OpenEnded_mscoco_train2014_questions.json"
-        return arguments.format(questions=questions, mtpt=",".join(tiny))
+        return arguments.format(questions=questions, mtpt=",".join(tiny), demo=service.url)
 
-    run_all(WALK, tmp_path, fill)
+    try:
+        run_all(WALK, tmp_path, fill)
+    finally:
+        service.close()
+    assert "Retrieval (val)" in (tmp_path / "runs/pubmed_retrieval/report.html").read_text()
     for written in (
         "runs/rwsan/report.html",
         "runs/rwsan/explained",

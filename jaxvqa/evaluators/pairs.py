@@ -112,7 +112,7 @@ class Pairs:
                 f"config.evals.{context.name}.type is {context.config.get('type')!r}, which compares images with texts; this "
                 f"task has no {', '.join(missing) or 'text_transforms'}. Take a task that does, such as image_text."
             )
-        self._context, self._text_transforms = context, task.text_transforms()
+        self._context, self._text_transforms = context, task.text_transforms(context.config.get("max_tokens", 0))
         self._image, text, self._match = (task.predictions[name] for name in NAMES)
 
         def with_tokens(params: Params, collections: Collections, batch: Batch) -> Arrays:

@@ -44,6 +44,7 @@ class RetrievalEvaluator:
     - `negatives_among`: in batches of so many examples, in their order, each text is told from the image of highest cosine
       that is not its own, and each image from such a text; 0: none are.
     - `one_to_one`: each example is an image and a text of its own, even where images are the same.
+    - `max_tokens`: texts are cut to that many tokens; 0: as in training.
     - `wordings`: rows (regex, replacement); texts that read the same after all of them are interchangeable.
     """
 

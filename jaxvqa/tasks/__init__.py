@@ -170,8 +170,11 @@ class Matches(Protocol):
       [B, P, T], P texts beside each image, `match_logits` float32[B, P, 2]; the second is that of a match.
     """
 
-    def text_transforms(self) -> Sequence[Transform]:
-        """The transforms from an example's own record, without its image, to `text` and `text_mask`, for evaluation."""
+    def text_transforms(self, max_tokens: int = 0) -> Sequence[Transform]:
+        """The transforms from an example's own record, without its image, to `text` and `text_mask`, for evaluation.
+
+        `max_tokens` is T; 0: as in training.
+        """
 
 
 TASKS = {

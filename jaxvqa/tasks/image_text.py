@@ -164,13 +164,14 @@ class ImageText(BlipTask):
         """Raw example to `image`, `text`, `text_mask`, `image_id` and `id`; in training, images are changed at random."""
         return (image_text.ImageText(self.see(train=train), self._write_caption()),)
 
-    def text_transforms(self) -> Sequence[Transform]:
+    def text_transforms(self, max_tokens: int = 0) -> Sequence[Transform]:
         """An example's own record to `text` and `text_mask`, as the model reads texts in evaluation."""
-        return (self._write_caption(), Keep(("text", "text_mask")))
+        return (self._write_caption(max_tokens), Keep(("text", "text_mask")))
 
-    def _write_caption(self) -> image_text.WriteCaption:
+    def _write_caption(self, max_tokens: int = 0) -> image_text.WriteCaption:
         data = self._data
-        return image_text.WriteCaption(self.tokenizer, data.max_tokens, data.max_words, strip_tags=data.strip_tags)
+        length = max_tokens or data.max_tokens
+        return image_text.WriteCaption(self.tokenizer, length, data.max_words, strip_tags=data.strip_tags)
 
     def init_batch(self, batch_size: int) -> dict[str, np.ndarray]:
         """`image`, `text` int32[B, T] with `text_mask`, `image_id` int32[B], `mask` float32[B].

@@ -50,7 +50,9 @@ class Matching(Task):
         assert not train
         return (lambda example: {"image_number": np.int32(example["image_id"] - IMAGE_KEY)},)
 
-    def text_transforms(self):
+    def text_transforms(self, max_tokens=0):
+        self.max_tokens = max_tokens
+
         def tokens(record):
             return {"text": np.asarray([2, record["place"]], np.int32), "text_mask": np.ones(2, np.int32)}
 
@@ -209,6 +211,17 @@ def test_one_to_one_each_example_has_an_image_of_its_own(tmp_path):
     assert found["controls/chance/img_r1"] == 25
     assert found["itc/img_r1"] == 100
     assert values(made(examples, tmp_path, k_test=2), given)["controls/chance/img_r1"] == 50
+
+
+def test_texts_are_cut_as_the_row_says(tmp_path):
+    task = Matching()
+    row = common.retrieval("val", every="1 epoch", batch_size=3, k_test=2).to_dict()
+    for asked, expected in ({"max_tokens": 35}, 35), ({"max_tokens": 0}, 0):
+        evaluator("retrieval")(context(task, {"val": records(3, 1)}, tmp_path, **(row | asked)))
+        assert task.max_tokens == expected
+    del row["max_tokens"]  # a run of earlier days
+    evaluator("retrieval")(context(task, {"val": records(3, 1)}, tmp_path, **row))
+    assert task.max_tokens == 0
 
 
 def test_predictions_say_what_was_found(tmp_path):
