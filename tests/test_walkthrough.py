@@ -328,6 +328,15 @@ ELSEWHERE = {
         ),
         "tests/convert/test_blip_command.py: on small files",
     ),
+    **dict.fromkeys(
+        (
+            "python -m jaxvqa.convert --system=blip_caption --from=HF_DIR --to=runs/hf_caption",
+            "python -m jaxvqa.convert --system=blip_vqa --from=HF_DIR --to=runs/hf_vqa --answers=FILE",
+            "python -m jaxvqa.convert --system=blip_retrieval --from=HF_DIR --to=runs/hf_itm",
+            "python -m jaxvqa.convert --system=blip_caption --from=runs/hf_caption --to=BACK_DIR",
+        ),
+        "tests/convert/test_blip_huggingface.py: on small folders",
+    ),
     "python -m jaxvqa.golden tests/golden/sysu_hcp": "tests/models, tests/testing: each of its cases",
     "python -m jaxvqa.main --config=configs/cmsa.py": "the same command with pre-trained branches is above",
     "python -m jaxvqa.main --config=configs/cmsa.py:vqa_rad,compact,blind": "tests/test_configs.py traces it",

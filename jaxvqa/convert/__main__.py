@@ -13,6 +13,9 @@ the checkpoint.
 CMSA's pre-training (`mtpt`) is three files of one epoch, `backbone_…`, `a_decoder_…` (b for brain, c for chest) and `cmsa_…`:
 the first is named, the others lie beside it. The systems `backbone`, `maml`, `autoencoder`, `sysu_hcp_tower`, `gpt2`, `bert`
 and `clip_vision` are parts of a model: the folder serves `config.init_from`.
+
+BLIP's checkpoints are files of the original, or folders as `save_pretrained` of Hugging Face's library writes them: what is
+read says by its keys which; a `--to` without a file's ending is written as such a folder.
 """
 
 import argparse
@@ -25,7 +28,7 @@ from typing import Any
 from jaxvqa import checkpoints, configs, logs, models
 from jaxvqa.convert import assets, pretrained, recognise, workdir
 from jaxvqa.convert.adam import Optimizer
-from jaxvqa.convert.files import TorchFile
+from jaxvqa.convert.files import TORCH_SUFFIXES, TorchFile
 from jaxvqa.convert.original import Checkpoint
 from jaxvqa.convert.systems import SYSTEMS
 from jaxvqa.convert.towers import clip, gpt2
@@ -60,7 +63,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--tokenizer",
         default="",
         type=expand_home,
-        help="Flamingo: the folder of GPT-2's or BERT's tokenizer, or a hub's name; gpt2, bert: to cut a padded vocabulary",
+        help="Flamingo, BLIP: a folder of GPT-2's or BERT's tokenizer, or a hub's name; gpt2, bert: to cut a padded vocabulary",
     )
     parser.add_argument(
         "--weights", default="", help="the file's entry to take, where it holds several models' weights"
@@ -87,8 +90,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     ]
     arguments.command = shlex.join(["python", "-m", "jaxvqa.convert", *kept])
     source, system = arguments.source, SYSTEMS[arguments.system]
-    folders = system.original.read is pretrained.read  # whose checkpoints may be folders
-    arguments.to_folder = not source.is_dir() or (folders and not (source / checkpoints.FOLDER).is_dir())
+    folders = system.folder or system.original.read is pretrained.read  # whose checkpoints may be folders
+    arguments.to_folder = not source.is_dir() or bool(folders and not (source / checkpoints.FOLDER).is_dir())
     return arguments
 
 
@@ -98,10 +101,13 @@ def _to_folder(arguments: argparse.Namespace) -> None:
     for name in ("activation", "lm_head", "tokenizer"):
         if getattr(arguments, name) and name not in system.options:
             raise ConfigError(f"--{name} is not for {arguments.system!r}.")
-    content = system.original.open(arguments.source, arguments.weights, arguments.prefix)
+    original = system.folder.original if system.folder and arguments.source.exists() else system.original
+    content = original.open(arguments.source, arguments.weights, arguments.prefix)
     if isinstance(content, TorchFile):
         recognise.check(content, arguments.system, config.model.to_dict())
-    checkpoint = system.original.load(content, _given(arguments, config.model.to_dict(), content))
+        if not (system.folder and system.folder.holds(content.tensors)):
+            original = system.original
+    checkpoint = original.load(content, _given(arguments, config.model.to_dict(), content))
     said = system.settings(checkpoint) if system.part is None else {}
     # Fields that the config leaves to the model's defaults are set where the checkpoint differs from them.
     defaults = {f.name: f.default for f in dataclasses.fields(models.MODELS[config.model.name])}
@@ -157,6 +163,10 @@ def _to_file(arguments: argparse.Namespace) -> None:
     seen = noted.get("batches") or 0
     entries = {**noted, "batches": seen if isinstance(seen, dict) else max(seen, steps)}
     entries |= system.of_run(contents, noted)
+    if system.folder and arguments.target.suffix not in (".safetensors", *TORCH_SUFFIXES):
+        system.folder.save(arguments.target, contents)
+        print(f"{arguments.target}: written, a folder as `save_pretrained` writes it")
+        return
     # What only training knows, such as the history of a loss, has no place in a file.
     variables = {name: contents.collections.get(name, {}) for name in system.collections} | {"params": contents.params}
     config = {**model, **system.written}

@@ -194,19 +194,23 @@ def image_inputs(tensors: Tensors, config: Config) -> Shapes:
     return {"image": image(side, side)}
 
 
+BESIDE = ("queue", "positives", "image_size", "special", "normalise")
+"""What the `config` of a checkpoint has besides the model's fields."""
+
+
 @dataclass(frozen=True)
 class Whole:
     """A model with what its training keeps besides parameters: what a checkpoint's variables are.
 
     Attributes:
-      config: the `model` part of a config, with the rows of the `queue` and its `positives` besides.
+      config: the `model` part of a config, and of `BESIDE` the rows of the `queue` and its `positives`.
     """
 
     config: Mapping[str, Any]
 
     def init(self, key: jax.Array, **inputs: Any) -> dict[str, Any]:
         """Fresh variables; the momentum copies are as if they had moved already, since a file's have."""
-        own = {name: value for name, value in self.config.items() if name not in ("queue", "positives")}
+        own = {name: value for name, value in self.config.items() if name not in BESIDE}
         model: Any = models.build(own)
         variables = model.init(key, **inputs)
         if not self.config.get("positives"):
@@ -337,13 +341,24 @@ def _doubled(tensors: Tensors) -> dict[str, np.ndarray]:
 
 def _assets(arguments: Any, config: Any, checkpoint: Checkpoint) -> dict[str, Any]:
     """The tokenizer, checked against the checkpoint's vocabulary; and the answer list of a model that answers."""
-    source = arguments.tokenizer or config.data.tokenizer
+    special, folder = checkpoint.config.get("special"), arguments.source
+    own = (folder if folder.is_dir() else folder.parent) if special is not None else config.data.tokenizer
+    source = arguments.tokenizer or own
     asset = tokenizers.load(source, ADDED)
-    size = len(CaptionTokenizer(asset))
-    if size != checkpoint.config["vocab_size"]:
+    tokenizer = CaptionTokenizer(asset)
+    found = {"vocab_size": len(tokenizer), "bos_token_id": tokenizer.decode_begin}
+    found |= {"sep_token_id": tokenizer.end, "pad_token_id": tokenizer.padding}
+    if found["vocab_size"] != checkpoint.config["vocab_size"]:
         raise CheckpointError(
             f"The checkpoint has {checkpoint.config['vocab_size']} tokens, the tokenizer {source} with {' and '.join(ADDED)} "
-            f"has {size}: give the checkpoint's own with --tokenizer=DIR."
+            f"has {found['vocab_size']}: give the checkpoint's own with --tokenizer=DIR."
+        )
+    if wrong := [
+        f"{name} is {n}, in {source} {found[name]}" for name, n in (special or {}).items() if n != found[name]
+    ]:
+        raise CheckpointError(
+            f"The tokenizer's special tokens are not those of config.json: {'; '.join(wrong)}. Give the checkpoint's own "
+            "with --tokenizer=DIR."
         )
     if checkpoint.config["name"] != "blip_vqa":
         return {"tokenizer": asset}
@@ -353,12 +368,11 @@ def _assets(arguments: Any, config: Any, checkpoint: Checkpoint) -> dict[str, An
 
 
 def _settings(checkpoint: Checkpoint) -> dict[str, Mapping[str, Any]]:
-    config = dict(checkpoint.config)
-    queue, positives = config.pop("queue", 0), config.pop("positives", "")
-    config.pop("vocab_size")
-    side = checkpoint.inputs["image"].shape[-2]
-    loss = {"queue": queue, "positives": positives} if positives else {}
-    return {"model": config, "data": {"image_size": side}, "optim": _optim(checkpoint), "loss": loss}
+    own = checkpoint.config
+    config = {name: value for name, value in own.items() if name not in (*BESIDE, "vocab_size")}
+    data = {"image_size": checkpoint.inputs["image"].shape[-2], **own.get("normalise", {})}
+    loss = {name: own[name] for name in ("queue", "positives")} if own.get("positives") else {}
+    return {"model": config, "data": data, "optim": _optim(checkpoint), "loss": loss}
 
 
 def _optim(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -260,6 +260,25 @@ TOKEN = jax.ShapeDtypeStruct((1, 1), jnp.int32)
 
 
 @dataclasses.dataclass(frozen=True)
+class Folder:
+    """A second form of a system's checkpoints: folders as `save_pretrained` of Hugging Face's library writes them.
+
+    Attributes:
+      original: how they are read.
+      sign: regular expression of keys that only this form has.
+      save: (folder, contents of a work directory) -> the files that were written.
+    """
+
+    original: Original
+    sign: str
+    save: Callable[[Path, Any], list[Path]]
+
+    def holds(self, tensors: Tensors) -> bool:
+        """Whether tensors have the names of this form."""
+        return any(re.fullmatch(self.sign, key) for key in tensors)
+
+
+@dataclasses.dataclass(frozen=True)
 class System:
     """What the command knows of an original: how to make a work directory of its checkpoints, and back.
 
@@ -276,6 +295,7 @@ class System:
       options: those of the command's options `activation`, `lm_head` and `tokenizer` that it has a use for.
       assets: makes the assets from (arguments, config, checkpoint) where the fields above do not say enough.
       settings: what a checkpoint says of a config, by its sections `model`, `data`, `optim` and `loss`, and of the `assets`.
+      folder: the form that its checkpoints have as folders; None without one.
       of_run: (contents of a work directory, what is noted there) -> entries of the file that differ from what is noted.
     """
 
@@ -294,3 +314,9 @@ class System:
     model: str = ""
     written: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     collections: tuple[str, ...] = ("batch_stats",)
+    folder: Folder | None = None
+
+    @property
+    def originals(self) -> tuple[Original, ...]:
+        """How its checkpoints are read, in each of their forms."""
+        return (self.original, *([self.folder.original] if self.folder else []))

@@ -17,8 +17,9 @@ def _layouts() -> tuple[tuple[str, str, Layout], ...]:
         (name, f"--system={name}{more}", layout)
         for name, system in SYSTEMS.items()
         if name != "sysu_hcp_tower"  # the same files
-        for more, config in system.original.variants
-        for layout in system.original.layouts(config)
+        for original in system.originals
+        for more, config in original.variants
+        for layout in original.layouts(config)
     )
 
 

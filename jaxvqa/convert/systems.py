@@ -1,6 +1,6 @@
 """The systems whose checkpoints the command reads and writes, by the names that it gives them."""
 
-from jaxvqa.convert import blip, cmsa, flamingo, mevf, mtpt, rwsan, sysu_hcp, towers
+from jaxvqa.convert import blip_huggingface, cmsa, flamingo, mevf, mtpt, rwsan, sysu_hcp, towers
 from jaxvqa.convert.original import System
 
 SYSTEMS: dict[str, System] = {
@@ -10,6 +10,6 @@ SYSTEMS: dict[str, System] = {
     **mtpt.SYSTEMS,
     **sysu_hcp.SYSTEMS,
     **flamingo.SYSTEMS,
-    **blip.SYSTEMS,
+    **blip_huggingface.SYSTEMS,
     **towers.SYSTEMS,
 }

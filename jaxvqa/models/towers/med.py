@@ -60,12 +60,14 @@ class MEDBlock(nn.Module):
       heads: heads of each attention.
       hidden: width between the two linear layers.
       dropout: rate, of attention weights and of what each part adds.
+      epsilon: of every normalisation.
     """
 
     width: int
     heads: int
     hidden: int
     dropout: float
+    epsilon: float = EPSILON
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
@@ -76,7 +78,7 @@ class MEDBlock(nn.Module):
             return MultiHeadAttention(self.heads, self.width // self.heads, self.width, **options)
 
         def norm() -> nn.Module:
-            return LayerNorm(epsilon=EPSILON, dtype=self.dtype)
+            return LayerNorm(epsilon=self.epsilon, dtype=self.dtype)
 
         self.attention, self.attention_norm = attention(), norm()
         self.decoder_attention, self.decoder_attention_norm = attention(), norm()
@@ -188,6 +190,7 @@ class MED(nn.Module):
       hidden: width between the two linear layers of a block.
       positions: the longest text that it takes.
       dropout: dropout rate.
+      epsilon: of every normalisation.
       twin: how many of the first blocks take the mean of what they read of two images, while the others merge it; None: texts
         are about one image.
     """
@@ -199,6 +202,7 @@ class MED(nn.Module):
     hidden: int = 3072
     positions: int = 512
     dropout: float = 0.1
+    epsilon: float = EPSILON
     twin: int | None = None
     dtype: Any = jnp.float32
 
@@ -209,15 +213,15 @@ class MED(nn.Module):
             return nn.Embed(count, self.width, dtype=self.dtype, embedding_init=INIT)
 
         self.embed, self.position = table(self.vocab_size), table(self.positions)
-        self.embed_norm = LayerNorm(epsilon=EPSILON, dtype=self.dtype)
+        self.embed_norm = LayerNorm(epsilon=self.epsilon, dtype=self.dtype)
         self.drop = Dropout(self.dropout)
-        sizes = (self.width, self.heads, self.hidden, self.dropout, self.dtype)
+        sizes = (self.width, self.heads, self.hidden, self.dropout, self.epsilon, self.dtype)
         self.block = [
             MEDBlock(*sizes) if self.twin is None else TwinMEDBlock(*sizes, merges=i >= self.twin)
             for i in range(self.depth)
         ]
         self.transform = Linear(self.width, self.dtype, kernel_init=INIT)
-        self.transform_norm = LayerNorm(epsilon=EPSILON, dtype=self.dtype)
+        self.transform_norm = LayerNorm(epsilon=self.epsilon, dtype=self.dtype)
         self.readout = Readout(self.vocab_size, self.dtype)
 
     def remember(self, memory: Float[Array, "B N E"]) -> tuple[KeyValue, ...]:

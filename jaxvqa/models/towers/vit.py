@@ -38,6 +38,7 @@ class PreNormEncoder(nn.Module):
       drop_path: probability with which the last block's parts add nothing to an example, in training; it grows linearly
         from 0 at the first block.
       remat: how many of the last blocks are computed again in the backward pass, instead of keeping what is inside them.
+      epsilon: of every normalisation.
     """
 
     width: int = 768
@@ -46,6 +47,7 @@ class PreNormEncoder(nn.Module):
     hidden: int | None = None
     drop_path: float = 0.0
     remat: int = 0
+    epsilon: float = EPSILON
     dtype: Any = jnp.float32
 
     def encode(
@@ -72,7 +74,7 @@ class PreNormEncoder(nn.Module):
                 self.hidden or 4 * self.width,
                 "gelu",
                 norm_first=True,
-                epsilon=EPSILON,
+                epsilon=self.epsilon,
                 drop_path=drop_paths(self.drop_path, self.depth)[i],
                 maps=not again,
                 dtype=self.dtype,
@@ -80,7 +82,7 @@ class PreNormEncoder(nn.Module):
             )
             x, maps, _ = _again(block, x, rows, train) if again else block(x, rows, train=train)
             out |= {f"block_{i}": x} | numbered(maps, i)
-        out["tokens"] = LayerNorm(epsilon=EPSILON, dtype=self.dtype, name="norm")(x)
+        out["tokens"] = LayerNorm(epsilon=self.epsilon, dtype=self.dtype, name="norm")(x)
         return out["tokens"][:, 0], out
 
     def encode_grid(
