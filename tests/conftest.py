@@ -35,6 +35,7 @@ import fcntl
 import gc
 import logging
 import sys
+from collections.abc import Iterator
 
 import jax
 import pytest
@@ -67,6 +68,13 @@ def log_as_at_first() -> None:
     """Undoes what `logs.setup` does for a whole process: it may have been called by a test or by a fixture of many tests."""
     LOG.handlers, LOG.level, LOG.propagate, verbosity = list(LOG_AT_FIRST[0]), *LOG_AT_FIRST[1:]
     absl_logging.set_verbosity(verbosity)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def programs_of_one_file() -> Iterator[None]:
+    """Forgets the compiled programs behind each file: kept, they grow to gigabytes. Shared ones are read from disk again."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture
