@@ -149,15 +149,17 @@ class Model:
         source = self.checked(asked)
         if not asked:
             return []
-        outputs = predict_all(
-            self._predict,
-            self.run.state,
-            source,
-            self._transforms(source),
-            batch_size=batch_size,
-            mesh=self.run.mesh,
-            what="answering",
-        )
+        transforms = self._transforms(source)
+        with jax.set_mesh(self.run.mesh):
+            outputs = predict_all(
+                self._predict,
+                self.run.state,
+                source,
+                transforms,
+                batch_size=batch_size,
+                mesh=self.run.mesh,
+                what="answering",
+            )
         rows = (dict(zip(outputs, map(np.asarray, row), strict=True)) for row in zip(*outputs.values(), strict=True))
         predictions = [self._predict.prediction(row) for row in rows]
         seconds = (time.perf_counter() - start) / len(asked)
@@ -249,11 +251,10 @@ class Model:
         shots = self._predict.shots
         if shots is None:
             return self._own_transforms
-        row = Config({"split": "", "batch_size": min(BATCH_SIZE, len(source)), "predict": self._name})
-        data = self.run.data
-        open_source: Callable[[str], Any] = lambda split: data.split(split) if split else source  # noqa: E731
-        context = Context("asked", row, self.run.task, open_source, self.run.mesh, self.run.folder)
-        return with_examples(context, shots)(self.run.state) or ()
+        row = Config({"split": shots.split, "batch_size": BATCH_SIZE, "predict": self._name})
+        context = Context("asked", row, self.run.task, self.run.data.split, self.run.mesh, self.run.folder)
+        with jax.set_mesh(self.run.mesh):
+            return with_examples(context, shots, source.images)(self.run.state) or ()
 
     def _one(self, predict: Predict, example: Example, transforms: Sequence[Transform]) -> Prediction:
         with jax.set_mesh(self.run.mesh):

@@ -5,28 +5,36 @@ from collections.abc import Callable, Sequence
 
 from jaxvqa.data.few_shot import Shots, Support, most_similar
 from jaxvqa.data.transforms import Transform
+from jaxvqa.data.views import Images
 from jaxvqa.evaluators.context import Context
 from jaxvqa.state import TrainState
 
 
-def with_examples(context: Context, shots: Shots | None) -> Callable[[TrainState], Sequence[Transform] | None]:
+def with_examples(
+    context: Context, shots: Shots | None, asked: Images | None = None
+) -> Callable[[TrainState], Sequence[Transform] | None]:
     """Returns a function that makes the transforms of an evaluation with a state: None, the task's own, without `shots`.
 
     By similarity, all images of both splits go through the model first.
+
+    Args:
+      context: the evaluation.
+      shots: the examples that are wanted.
+      asked: the images that are asked about; by default those of the evaluation's split.
     """
     if shots is None:
         return lambda state: None
     support = Support.of(context.open_source(shots.split), shots)
     if shots.by == "seed":
         return lambda state: shots.transforms(support)
-    asked, predict = context.source.images, context.task.predictions["image_vectors"]
+    about, predict = asked or context.source.images, context.task.predictions["image_vectors"]
 
     def by_similarity(state: TrainState) -> Sequence[Transform]:
         of_asked, of_support = (
             context.outputs(state, predict=predict, source=images, what="comparing images")["vector"]
-            for images in (asked, support.images)
+            for images in (about, support.images)
         )
-        similar = most_similar(asked, of_asked, support.images, of_support, shots.count)
+        similar = most_similar(about, of_asked, support.images, of_support, shots.count)
         return shots.transforms(dataclasses.replace(support, similar=similar))
 
     return by_similarity

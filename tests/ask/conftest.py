@@ -16,6 +16,10 @@ SYSTEMS = {
     "flamingo": ("configs/flamingo.py:small", {"generate.max_new_tokens": 3}),
     "flamingo_captions": ("configs/flamingo.py:captions,small", {"generate.max_new_tokens": 3}),
     "flamingo_classify": ("configs/flamingo.py:classify,small", {"generate.max_new_tokens": 3}),
+    "few_shot": (
+        "configs/flamingo.py:small",
+        {"generate.max_new_tokens": 3, "data.shots": 1, "data.shots_by": "image", "data.max_prompt": 90},
+    ),
     "blip_vqa": ("configs/blip_vqa.py:small", NARROW | {"generate.max_length": 4}),
     "blip_caption": (
         "configs/blip_caption.py:pixels,small",

@@ -25,7 +25,7 @@ def opened():
     return functools.cache(load)
 
 
-ANSWERING = [name for name in SYSTEMS if name not in ("blind", "retrieval")]
+ANSWERING = [name for name in SYSTEMS if name not in ("blind", "few_shot", "retrieval")]
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +96,19 @@ def test_predictions_files_hold_the_same(model_of, tmp_path):
         assert (answer.question, answer.answer) == (row["question"], row["answer"])
         assert answer.probability == pytest.approx(row["probability"], abs=2e-6)
     assert model.answer_many([]) == []
+
+
+def test_examples_stand_before_the_question(model_of):
+    """The images most similar to the one asked about, by the model's own encoder, as in evaluation."""
+    model = model_of("few_shot")
+    (example,) = examples_of(model.run, 1)
+    source = model.checked([Question(example["image"], example["question"])])
+    asked = source.read([0])[0] | {"draw": (0, 0, 0)}
+    for transform in model._transforms(source):
+        asked = transform(asked)
+    assert asked["image"].shape == (2, 32, 32, 3)
+    assert asked["prompt_mask"].sum() > 20
+    assert len(model.answer(example["image"], example["question"]).answers) == 1
 
 
 @pytest.mark.parametrize("name", ["flamingo_captions", "blip_caption"])
