@@ -35,13 +35,20 @@ from jaxvqa.models.towers.vit import ViT
 from jaxvqa.tasks.attention_gradient import attention_and_gradient, matching, token_maps
 from jaxvqa.tasks.image_text import ImageText, Parts
 
-VIT_OPTIONS = {"patch_size": "patch", "embed_dim": "width", "depth": "depth", "num_heads": "heads"}
+VIT_OPTIONS = {
+    "patch_size": "patch",
+    "embed_dim": "width",
+    "depth": "depth",
+    "num_heads": "heads",
+    "layer_norm_eps": "epsilon",
+}
 MED_OPTIONS = {
     "hidden_size": "width",
     "num_hidden_layers": "depth",
     "num_attention_heads": "heads",
     "intermediate_size": "hidden",
     "max_position_embeddings": "positions",
+    "layer_norm_eps": "epsilon",
 }
 """The original's option -> field of the tower."""
 
