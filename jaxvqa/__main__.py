@@ -4,10 +4,12 @@
 
 {commands}
 
-Options without a command are those of `python -m jaxvqa.main`.
+Every command takes --quiet (warnings and results alone) and --verbose (also what libraries say, and what is compiled), and
+--help. Options without a command are those of `python -m jaxvqa.main`.
 """
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -24,8 +26,12 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "report": ("jaxvqa.report.__main__", (), "write the page of a run"),
     "convert": ("jaxvqa.convert.__main__", (), "read and write checkpoints of the originals"),
     "data": ("tfds_builders.build", (), "build data sets"),
+    "completion": ("jaxvqa.completion", (), "print what completes these commands in bash or zsh"),
 }
 """Command -> the module with its function `main`, the options that come first, and what it does."""
+
+LOUDNESS = {"--quiet": "quiet", "--verbose": "verbose"}
+"""Options of every command -> what JAXVQA_LOG is for it (`jaxvqa.logs.setup`)."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -39,7 +45,12 @@ def cli() -> None:
 
 
 def _run(argv: Sequence[str]) -> int:
-    first, *rest = argv or ["--help"]
+    said = [word for word in argv if word in LOUDNESS]
+    if len(set(said)) > 1:
+        raise ConfigError("--quiet and --verbose: choose one of them.")
+    if said:
+        os.environ["JAXVQA_LOG"] = LOUDNESS[said[0]]  # of the processes that a command starts, too
+    first, *rest = argv = [word for word in argv if word not in LOUDNESS] or ["--help"]
     if first in ("-h", "--help", "help") and not rest:
         width = max(map(len, COMMANDS))
         rows = (f"    {name:{width}s}  {what}" for name, (_, _, what) in COMMANDS.items())

@@ -20,19 +20,29 @@ import rich.logging
 import rich.progress
 import rich.table
 
-from jaxvqa.errors import os_errors
+from jaxvqa.errors import ConfigError, choose, os_errors
 from jaxvqa.inputs import check_form, read_json_lines
 
 log = logging.getLogger("jaxvqa")
 
 Part = TypeVar("Part")
 
+LEVELS = {"": logging.INFO, "quiet": logging.WARNING, "verbose": logging.DEBUG}
+"""JAXVQA_LOG -> the least that is said."""
+
 
 def setup() -> None:
     """Sends the program's words to stderr, each at once and with the time: process 0 from INFO on, the others from WARNING on.
 
-    What libraries warn of or note is not for people who use a program: their errors are shown.
+    What libraries warn of or note is not for people who use a program: their errors are shown. JAXVQA_LOG=quiet leaves warnings
+    and results alone, without bars; JAXVQA_LOG=verbose shows what libraries say too, and what JAX compiles.
+
+    Raises:
+      ConfigError: JAXVQA_LOG is something else.
     """
+    loudness = os.environ.get("JAXVQA_LOG", "")
+    if loudness not in LEVELS:
+        raise ConfigError(f"JAXVQA_LOG={loudness}{choose(loudness, [name for name in LEVELS if name])}")
     elsewhere = logging.StreamHandler()
     elsewhere.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     log.handlers = [
@@ -43,12 +53,15 @@ def setup() -> None:
         else elsewhere
     ]
     log.propagate = False
-    absl.logging.set_verbosity(absl.logging.ERROR)
-    if not sys.warnoptions:  # those who ask for warnings, by python -W or PYTHONWARNINGS, get them
+    verbose = loudness == "verbose"
+    absl.logging.set_verbosity(absl.logging.INFO if verbose else absl.logging.ERROR)
+    if verbose:
+        jax.config.update("jax_log_compiles", True)
+    elif not sys.warnoptions:  # those who ask for warnings, by python -W or PYTHONWARNINGS, get them
         warnings.filterwarnings(
             "ignore", module=r"(orbax|grain|etils|absl|tensorflow_datasets|tensorboardX|google)\b.*"
         )
-    log.setLevel(logging.INFO if _is_first() else logging.WARNING)
+    log.setLevel(LEVELS[loudness] if _is_first() else logging.WARNING)
 
 
 def on_terminal() -> bool:
@@ -153,7 +166,7 @@ class Progress:
         self._task: rich.progress.TaskID | None = None
 
     def __enter__(self) -> "Progress":
-        if _is_first() and on_terminal():
+        if _is_first() and on_terminal() and log.isEnabledFor(logging.INFO):
             self._outermost = Progress._live is None
             if Progress._live is None:
                 Progress._live = live_bars(_console())

@@ -1,5 +1,6 @@
 """Every command, given paths that cannot be read or written: one message that names the path, and an exit code."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,20 @@ def test_one_command_says_what_there_is(capsys, monkeypatch):
     monkeypatch.setattr(main, "main", lambda argv: seen.append(argv) or 0)
     assert jaxvqa_command.main(["--config=configs/rwsan.py", "--mode=eval"]) == 0
     assert seen == [["--config=configs/rwsan.py", "--mode=eval"]]
+
+
+def test_how_much_is_said_is_chosen_for_every_command(capsys, monkeypatch):
+    monkeypatch.setenv("JAXVQA_LOG", "")
+    seen = []
+    monkeypatch.setattr(main, "main", lambda argv: seen.append((argv, os.environ["JAXVQA_LOG"])) or 0)
+    assert jaxvqa_command.main(["eval", "--quiet", "--workdir=a"]) == 0
+    assert jaxvqa_command.main(["--verbose", "eval", "--workdir=a"]) == 0
+    argv = ["--mode=eval", "--workdir=a"]
+    assert seen == [(argv, "quiet"), (argv, "verbose")]
+    assert jaxvqa_command.main(["eval", "--quiet", "--verbose"]) == 2
+    assert "--quiet and --verbose" in capsys.readouterr().err
+    assert jaxvqa_command.main(["--quiet"]) == 0
+    assert "jaxvqa COMMAND" in capsys.readouterr().out
 
 
 def test_a_real_program_is_run(capsys):

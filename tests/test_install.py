@@ -222,7 +222,9 @@ def imports(folder: str) -> dict[str, str]:
 @pytest.mark.parametrize("folder", ["jaxvqa", "configs", "tfds_builders", "launch", "benchmarks", "tests"])
 def test_what_is_imported_is_declared(folder):
     project = PYPROJECT["project"]
-    extras = {"benchmarks": ("oracle",), "tests": ("oracle", "test")}.get(folder, ("beam", "pubmed", "tf"))
+    extras = {"benchmarks": ("oracle",), "tests": ("dicom", "oracle", "test")}.get(
+        folder, ("beam", "dicom", "pubmed", "tf")
+    )
     declared = project["dependencies"] + [r for e in extras for r in project["optional-dependencies"].get(e, ())]
     names = {canonicalize_name(Requirement(text).name) for text in declared}
     assert not {name: file for name, file in imports(folder).items() if name not in names}

@@ -8,11 +8,13 @@ import warnings
 from pathlib import Path
 
 import absl.logging
+import jax
 import jax.numpy as jnp
 import pytest
 import rich.console
 
 from jaxvqa import logs, monitor
+from jaxvqa.errors import ConfigError
 
 
 @pytest.fixture
@@ -115,3 +117,41 @@ def test_libraries_warnings_are_not_shown_and_their_errors_are(lines, monkeypatc
     assert [Path(warning.filename).stem for warning in shown] == ["jaxvqa.train"]
     assert absl.logging.get_verbosity() == absl.logging.ERROR
     assert not any("read" in line for line in lines())
+
+
+def test_quiet_leaves_warnings_alone(monkeypatch, capsys):
+    monkeypatch.setenv("JAXVQA_LOG", "quiet")
+    logs.setup()
+    logs.log.info("reading")
+    with logs.Progress("step", 10) as progress:
+        progress.update(1, "loss 3", line=True)
+    logs.log.warning("the disk is slow")
+    assert [line[9:] for line in capsys.readouterr().err.splitlines()] == ["the disk is slow"]
+
+
+def test_quiet_shows_no_bar_on_a_terminal(monkeypatch, lines):
+    monkeypatch.setattr(logs, "on_terminal", lambda: True)
+    for loudness, shown in (("quiet", False), ("", True)):
+        monkeypatch.setenv("JAXVQA_LOG", loudness)
+        logs.setup()
+        with logs.Progress("step", 10):
+            assert (logs.Progress._live is not None) == shown
+
+
+def test_verbose_says_what_libraries_note_and_what_is_compiled(monkeypatch, capsys):
+    monkeypatch.setenv("JAXVQA_LOG", "verbose")
+    before = jax.config.jax_log_compiles
+    try:
+        logs.setup()
+        logs.log.debug("in detail")
+        assert [line[9:] for line in capsys.readouterr().err.splitlines()] == ["in detail"]
+        assert absl.logging.get_verbosity() == absl.logging.INFO
+        assert jax.config.jax_log_compiles
+    finally:
+        jax.config.update("jax_log_compiles", before)
+
+
+def test_another_loudness_is_one_message(monkeypatch):
+    monkeypatch.setenv("JAXVQA_LOG", "quite")
+    with pytest.raises(ConfigError, match=r"JAXVQA_LOG=quite: choose quiet or verbose\. Did you mean 'quiet'"):
+        logs.setup()

@@ -31,6 +31,7 @@ ABOUT_SEVERAL = [
     "first_run",
     "install",
     "mirror",
+    "notebook",
     "porting",
     "real_data",
     "resume",

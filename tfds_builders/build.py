@@ -320,7 +320,8 @@ def _run(argv: Sequence[str] | None) -> None:
     if beam is None and args.beam:
         beam = ""
 
-    tfds.display_progress_bar(sys.stderr.isatty())  # bars in a log file are noise
+    # Bars in a log file are noise.
+    tfds.display_progress_bar(sys.stderr.isatty() and os.environ.get("JAXVQA_LOG") != "quiet")
     for option in ("num_shards", "workers"):
         if (value := getattr(args, option)) is not None and value < 1:
             raise DataError(f"--{option}: expected a positive number, got {value}")

@@ -45,7 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = _parse(argv)
         logs.setup()
         log.info("converting %s to %s …", arguments.source, arguments.target)
-        (_to_folder if arguments.to_folder else _to_file)(arguments)
+        with logs.Progress("converting", 3, words="reading") as progress:
+            lines = (_to_folder if arguments.to_folder else _to_file)(arguments, progress)
+        print("\n".join(lines))  # not beside a bar, which would take it to its own stream
 
     return run_command("jaxvqa.convert", command)
 
@@ -95,7 +97,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
-def _to_folder(arguments: argparse.Namespace) -> None:
+def _to_folder(arguments: argparse.Namespace, progress: logs.Progress) -> list[str]:
     system = SYSTEMS[arguments.system]
     config = configs.load(arguments.config or system.config)
     for name in ("activation", "lm_head", "tokenizer"):
@@ -103,6 +105,7 @@ def _to_folder(arguments: argparse.Namespace) -> None:
             raise ConfigError(f"--{name} is not for {arguments.system!r}.")
     original = system.folder.original if system.folder and arguments.source.exists() else system.original
     content = original.open(arguments.source, arguments.weights, arguments.prefix)
+    progress.update(1, "by the table", line=True)
     if isinstance(content, TorchFile):
         recognise.check(content, arguments.system, config.model.to_dict())
         if not (system.folder and system.folder.holds(content.tensors)):
@@ -125,17 +128,15 @@ def _to_folder(arguments: argparse.Namespace) -> None:
     for name in reversed((system.part or "").split("/") if system.part else []):
         variables = {collection: {name: tree} for collection, tree in variables.items()}
     notes = {"file": arguments.source.name, "system": arguments.system, **checkpoint.entries}
+    progress.update(2, "writing", line=True)
     step = workdir.write(arguments.target, config, variables, checkpoint.adam, made, notes, arguments.command)
-    print(checkpoint.report)
-    for note in checkpoint.notes:
-        print(f"{arguments.source}: {note}")
+    lines = [str(checkpoint.report), *(f"{arguments.source}: {note}" for note in checkpoint.notes)]
     if system.part is not None:
-        print(f"{arguments.target}: a part of a model, for config.init_from")
-        return
+        return [*lines, f"{arguments.target}: a part of a model, for config.init_from"]
     optimiser = "with the state of its optimiser" if checkpoint.adam else "without an optimiser's state"
     words = {"vocabulary": "words", "class_names": "classes"}
     counts = ", ".join(f"{len(made[name])} {words.get(name, name)}" for name in system.counts)
-    print(f"{arguments.target}: step {step}, {optimiser}, {counts}")
+    return [*lines, f"{arguments.target}: step {step}, {optimiser}, {counts}"]
 
 
 def _given(arguments: argparse.Namespace, model: dict[str, Any], content: Any) -> dict[str, Any]:
@@ -150,11 +151,12 @@ def _given(arguments: argparse.Namespace, model: dict[str, Any], content: Any) -
     return {name: value for name, value in model.items() if name not in inferred or name in ("name", "task")}
 
 
-def _to_file(arguments: argparse.Namespace) -> None:
+def _to_file(arguments: argparse.Namespace, progress: logs.Progress) -> list[str]:
     system = SYSTEMS[arguments.system]
     if system.part is not None:
         raise CheckpointError(f"{arguments.system!r} is a part of a model, which is only read.")
     contents = workdir.read(arguments.source)
+    progress.update(1, "by the table, and writing", line=True)
     model = contents.config.model.to_dict()
     if model["name"] != (system.model or arguments.system):
         raise CheckpointError(f"{arguments.source} holds a model {model['name']!r}, not {arguments.system!r}.")
@@ -171,11 +173,10 @@ def _to_file(arguments: argparse.Namespace) -> None:
     variables = {name: contents.collections.get(name, {}) for name in system.collections} | {"params": contents.params}
     config = {**model, **system.written}
     written = system.original.save(arguments.target, Checkpoint(variables, config, entries, contents.adam))
-    if len(written) > 1:
-        print(f"{arguments.target.parent}: {', '.join(path.name for path in written)}")
+    files = [f"{arguments.target.parent}: {', '.join(path.name for path in written)}"] if len(written) > 1 else []
     kept = contents.adam and any(isinstance(entry, Optimizer) for entry in system.original.entries.values())
     optimiser = "with the state of its optimiser" if kept else "without an optimiser's state"
-    print(f"{arguments.target}: written, {optimiser}")
+    return [*files, f"{arguments.target}: written, {optimiser}"]
 
 
 if __name__ == "__main__":
