@@ -1,8 +1,9 @@
 """Builds data sets without TensorFlow: `python -m tfds_builders.build NAME [NAME ...]`.
 
 Builds every config of `tfds_builders/NAME/NAME_dataset_builder.py` as ArrayRecord files in the folder that TFDS reads
-from (`--data_dir`, else `TFDS_DATA_DIR`, else ~/tensorflow_datasets). What is built already is verified, not built
-again; a build that was interrupted leaves nothing that counts as built, and is cleared away by the next.
+from (`--data_dir`, else `TFDS_DATA_DIR`, else ~/tensorflow_datasets, or where XDG_DATA_HOME is set and that folder is not
+there, XDG_DATA_HOME/tensorflow_datasets). What is built already is verified, not built again; a build that was interrupted
+leaves nothing that counts as built, and is cleared away by the next.
 
 Besides what TFDS asks of it, a builder class may declare
 
@@ -34,6 +35,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
+from jaxvqa.data import records
 from jaxvqa.errors import DataError, choose, first_line, install, os_errors, run_command
 from jaxvqa.inputs import user_path
 from tfds_builders.manual import require_files
@@ -204,7 +206,7 @@ def build(
     Args:
       name: Data set, as in `builder_names()`.
       config: One of its configs; None if it has none.
-      data_dir: Folder of all data sets; None for TFDS's own rule.
+      data_dir: Folder of all data sets; None for that of `jaxvqa.data.records.data_dir`.
       manual_dir: Folder of files downloaded by hand; None for DATA_DIR/downloads/manual.
       overwrite: Whether to build again what is built.
       num_shards: Files per split; None lets TFDS choose by size.
@@ -222,11 +224,12 @@ def build(
     start = time.monotonic()
     cls = builder_class(name)
     config_names(name, [config] if config else [])
+    data_dir = records.data_dir(os.fspath(data_dir or ""))
     make = {"data_dir": data_dir, "config": config, "file_format": "array_record"}
     try:
         builder = cls(**make)
     except Exception as error:  # its JSON and protocol buffers have errors of their own
-        place = Path(data_dir or tfds.core.constants.DATA_DIR) / name / (config or "")
+        place = data_dir / name / (config or "")
         if not any(place.glob("*/dataset_info.json")):  # nothing is built that it could have read
             raise
         raise DataError(

@@ -12,8 +12,16 @@ from jaxvqa.inputs import user_path
 
 
 def data_dir(folder: str = "") -> Path:
-    """Where built data sets lie: `folder`, or TFDS's own place (`TFDS_DATA_DIR`, else ~/tensorflow_datasets)."""
-    return user_path(folder or os.fspath(tfds.core.constants.DATA_DIR))
+    """Where built data sets lie: `folder`, or TFDS's own place (`TFDS_DATA_DIR`, else ~/tensorflow_datasets).
+
+    Where XDG_DATA_HOME is set and there is no ~/tensorflow_datasets, the folder of that name is there.
+    """
+    if folder:
+        return user_path(folder)
+    own, home = user_path(os.fspath(tfds.core.constants.DATA_DIR)), os.environ.get("XDG_DATA_HOME", "")
+    if home.startswith("/") and not os.environ.get("TFDS_DATA_DIR") and not own.exists():
+        return Path(home, own.name)
+    return own
 
 
 class Records:

@@ -8,6 +8,7 @@ from jaxvqa.data.data_set import DataSet
 from jaxvqa.data.records import Records, data_dir
 from jaxvqa.data.views import Texts
 from jaxvqa.errors import ConfigError
+from tfds_builders import build
 
 
 @pytest.fixture
@@ -58,3 +59,28 @@ def test_a_home_folder_that_nobody_has_is_named(monkeypatch):
     monkeypatch.setattr("tensorflow_datasets.core.constants.DATA_DIR", "~nobody_of_that_name/x")
     with pytest.raises(ConfigError, match="no home folder is known of ~nobody_of_that_name"):
         data_dir()
+
+
+@pytest.mark.parametrize(
+    ("variables", "there", "place"),
+    [
+        ({}, False, "home/tensorflow_datasets"),
+        ({"XDG_DATA_HOME": "{tmp}/xdg"}, False, "xdg/tensorflow_datasets"),
+        ({"XDG_DATA_HOME": "{tmp}/xdg"}, True, "home/tensorflow_datasets"),  # where data sets are built already
+        ({"XDG_DATA_HOME": "relative"}, False, "home/tensorflow_datasets"),
+        ({"XDG_DATA_HOME": "{tmp}/xdg", "TFDS_DATA_DIR": "~/own"}, False, "home/own"),
+    ],
+)
+def test_where_data_sets_lie(tmp_path, monkeypatch, variables, there, place):
+    for name in ("XDG_DATA_HOME", "TFDS_DATA_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in (variables | {"HOME": str(tmp_path / "home")}).items():
+        monkeypatch.setenv(name, value.format(tmp=tmp_path))
+    default = variables.get("TFDS_DATA_DIR", "~/tensorflow_datasets")  # TFDS reads it once, when it is imported
+    monkeypatch.setattr("tensorflow_datasets.core.constants.DATA_DIR", default)
+    if there:
+        (tmp_path / "home/tensorflow_datasets").mkdir(parents=True)
+    assert data_dir() == tmp_path / place
+    assert data_dir("~/given") == tmp_path / "home/given"
+    assert build.main(["phantom_vqa", "--config=tiny_captions"]) == 0
+    assert (tmp_path / place / "phantom_vqa/tiny_captions").is_dir()
