@@ -167,8 +167,7 @@ def _to_file(arguments: argparse.Namespace, progress: logs.Progress) -> list[str
     entries |= system.of_run(contents, noted)
     if system.folder and arguments.target.suffix not in (".safetensors", *TORCH_SUFFIXES):
         system.folder.save(arguments.target, contents)
-        print(f"{arguments.target}: written, a folder as `save_pretrained` writes it")
-        return
+        return [f"{arguments.target}: written, a folder as `save_pretrained` writes it"]
     # What only training knows, such as the history of a loss, has no place in a file.
     variables = {name: contents.collections.get(name, {}) for name in system.collections} | {"params": contents.params}
     config = {**model, **system.written}
