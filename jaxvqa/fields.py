@@ -19,6 +19,7 @@ from jaxvqa.best import Best
 from jaxvqa.configs import field_names
 from jaxvqa.errors import ConfigError, choose
 from jaxvqa.inputs import expand_home
+from jaxvqa.named import Named
 
 INT32 = 2**31 - 1
 
@@ -107,6 +108,25 @@ class Choice(Rule):
     def _faults(self, value: Any) -> Iterator[str]:
         if value not in self.names:
             yield f" is {value!r}{choose(value, self.names)}"
+
+
+@dataclass(frozen=True)
+class OneOf(Choice):
+    """A name of one of several things, or the place of one in a user's own package: `of` is where their `Named` stands."""
+
+    @property
+    def named(self) -> Named:
+        """The things."""
+        return pkgutil.resolve_name(str(self.of))
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The names of the package's own."""
+        return tuple(self.named.table)
+
+    def _faults(self, value: Any) -> Iterator[str]:
+        if fault := self.named.fault(value):
+            yield fault
 
 
 @dataclass(frozen=True)
@@ -260,7 +280,7 @@ FIELDS: tuple[Row, ...] = (
     ("name", ANY, "shown in logs and the report"),
     ("seed", SEED, "decides parameters, dropout, order of the data: same seed, same run"),
     ("dtype", Choice("jaxvqa.models:DTYPES"), "of matmuls; parameters and reductions stay float32"),
-    ("task", Choice("jaxvqa.tasks:TASKS"), "what is learned and predicted from a batch"),
+    ("task", OneOf("jaxvqa.tasks:NAMED"), "what is learned and predicted from a batch"),
     ("batch_size", COUNT, "examples a step, over all devices"),
     ("microbatches", COUNT, "parts that a batch is cut into: gradient accumulation"),
     ("total", Duration(per_cent=False), "how long training lasts, in steps, epochs or examples"),
@@ -286,7 +306,7 @@ FIELDS: tuple[Row, ...] = (
     ("compile.target", ANY, "of --mode=compile: a TPU topology, h100:8, or local"),
     ("compile.*", COUNT, "size for --mode=compile, which reads no data"),
     # evaluations
-    ("evals.*.type", Choice("jaxvqa.evaluators:EVALUATORS"), "what is computed"),
+    ("evals.*.type", OneOf("jaxvqa.evaluators:NAMED"), "what is computed"),
     ("evals.*.split", ANY, "the split, or several joined by +"),
     ("evals.*.every", Duration(), "how often"),
     ("evals.*.batch_size", COUNT, "examples at once, over all devices"),
@@ -455,7 +475,7 @@ FIELDS: tuple[Row, ...] = (
     ("optim.schedule.end", NOT_NEGATIVE, "share of optim.lr at the end"),
     ("optim.schedule.table", Table(_is_share, epochs=True), "(epoch, share of optim.lr)"),
     # models, whose classes say what their fields mean
-    ("model.name", Choice("jaxvqa.models:MODELS"), "the network"),
+    ("model.name", OneOf("jaxvqa.models:NAMED"), "the network"),
     ("model.backbone", Choice("jaxvqa.models.sysu_hcp:BACKBONES"), ""),
     ("model.image_branches", Choice("jaxvqa.models.mevf:INPUTS"), ""),
     ("model.task", Choice(("segment", "classify")), ""),
@@ -530,9 +550,12 @@ def final(config: ml_collections.ConfigDict, *, training: bool = False) -> ml_co
     faults = [f"config.{name} is {value!r}; expected a group of fields" for name, value in _no_groups(config)]
     if faults:  # of what is not there no field can be looked at
         raise ConfigError("The config cannot be used:\n  " + "\n  ".join(faults))
+    own_model = models.NAMED.is_own(config.get("model", {}).get("name"))
     result = config.copy_and_resolve_references()
     for name in field_names(config):
         _, rule, text = row_of(name, ensemble=ensemble) or ("", ANY, "")
+        if own_model and name.startswith("model.") and name != "model.name":
+            rule = ANY  # the rows are of the package's models
         value = _value(config, name)
         found = list(rule._faults(value))
         note = f" ({text})" if text and isinstance(rule, Range) else ""

@@ -51,7 +51,7 @@ def test_command_names_what_exists(page, command):
             option = name.removeprefix("--")
             assert f"--{option}" in source or f'"{option}"' in source, f"{module} has no option {name}"
     if module == "tfds_builders.build" and words[3:]:
-        assert words[3] in build.builder_names()
+        assert words[3] in build.builder_names() or words[3].startswith("mypackage.")  # which test_porting.py writes
 
 
 SOURCES = [

@@ -1,4 +1,4 @@
-"""The porting guide is true: its files are written as it shows them, and its commands run."""
+"""The guides of systems and data sets are true: files are written as they show them, and commands run."""
 
 import importlib.util
 import json
@@ -9,15 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxvqa import main, models
+from jaxvqa import configs, logs, main, models
 from jaxvqa.convert import __main__ as convert
 from jaxvqa.convert import systems
+from jaxvqa.data.data_set import DataSet
 from jaxvqa.golden import runner, weights
 from tests.checkpoint_files import load
 from tests.oracle import torch
+from tfds_builders import build
 
-PAGE = (Path(__file__).parents[1] / "docs/adding_a_system.md").read_text()
-FILES = dict(re.findall(r"```python\n# (\S+)\n(.*?)```", PAGE, re.DOTALL))
+DOCS = Path(__file__).parents[1] / "docs"
+PAGE, BUILDERS = ((DOCS / f"adding_a_{what}.md").read_text() for what in ("system", "data_set"))
+FILES = dict(re.findall(r"```python\n# (\S+)\n(.*?)```", PAGE + BUILDERS, re.DOTALL))
 
 
 @pytest.fixture
@@ -44,26 +47,51 @@ def ported(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.fixture
+def own_package(ported, monkeypatch):
+    """The guides' package where Python finds it."""
+    monkeypatch.syspath_prepend(ported)
+    yield
+    for name in [name for name in sys.modules if name.partition(".")[0] == "mypackage"]:
+        del sys.modules[name]
+
+
 def command(module):
     """The arguments of the guide's commands for a module."""
     lines = [line for block in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()]
     return [line.split()[3:] for line in lines if line.startswith(f"python -m {module} ")]
 
 
+def tiny(phantoms):
+    """Changes that make a command a run of seconds."""
+    data = ["limit=32", "examples=phantom_vqa/tiny_questions", "images=phantom_vqa/tiny_images", f"dir={phantoms}"]
+    return [*(f"--config.data.{field}" for field in data), "--config.total=2 steps"]
+
+
+def test_a_package_of_ones_own_trains_is_evaluated_and_reported(ported, phantoms, own_package):
+    _, arguments = command("jaxvqa.main")
+    assert main.main([*arguments, *tiny(phantoms)]) == 0
+    values = {name: value for row in logs.read_metrics(ported / "runs/mypackage") for name, value in row.items()}
+    assert 0 < values["val_sure/sure"] <= 100
+    assert "val/accuracy" in values
+    assert "val_sure" in (ported / "runs/mypackage/report.html").read_text()
+
+
+def test_a_builder_of_ones_own_is_built_and_read(ported, own_package, capsys):
+    (name,) = re.findall(r"^    python -m tfds_builders.build (mypackage\S+)$", BUILDERS, re.MULTILINE)
+    for count in ("built", "verified"):
+        assert build.main([f"{name}:Builder" if count == "built" else name, f"--data_dir={ported / 'data'}"]) == 0
+        assert f"{count}\n" in capsys.readouterr().out
+    config = configs.load("configs/sysu_hcp.py:table")
+    parts = {"dir": str(ported / "data"), "examples": "sketches/questions", "images": "sketches/images"}
+    configs.override(config, [(f"data.{field}", value) for field, value in parts.items()])
+    first, last = DataSet(config.data).split("val").read([0, 3])
+    assert (first["image_id"], last["image_id"], last["answers"], last["image_w"]) == (8, 11, ["yes"], 32)
+
+
 def test_the_guides_system_trains_and_is_converted_both_ways(ported, phantoms):
-    (arguments,) = command("jaxvqa.main")
-    tiny = ["limit=32", "examples=phantom_vqa/tiny_questions", "images=phantom_vqa/tiny_images", f"dir={phantoms}"]
-    assert (
-        main.main(
-            [
-                *arguments,
-                *(f"--config.data.{field}" for field in tiny),
-                "--config.total=2 steps",
-                "--config.report=False",
-            ]
-        )
-        == 0
-    )
+    arguments, _ = command("jaxvqa.main")
+    assert main.main([*arguments, *tiny(phantoms), "--config.report=False"]) == 0
     there, again = command("jaxvqa.convert")
     assert convert.main(there) == 0
     content = load(ported / "weights.pth")

@@ -368,6 +368,7 @@ ELSEWHERE = {
         ),
         "tests/convert/test_convert_mtpt.py: the folder has to name a data set that is built",
     ),
+    "python -m tfds_builders.build mypackage.sketches": "tests/test_porting.py",
     "make lint": ".ci/run",
     "make test": ".ci/run",
     "make test-oracle": ".ci/run",

@@ -1,9 +1,9 @@
 """Builds data sets without TensorFlow: `python -m tfds_builders.build NAME [NAME ...]`.
 
-Builds every config of `tfds_builders/NAME/NAME_dataset_builder.py` as ArrayRecord files in the folder that TFDS reads
-from (`--data_dir`, else `TFDS_DATA_DIR`, else ~/tensorflow_datasets, or where XDG_DATA_HOME is set and that folder is not
-there, XDG_DATA_HOME/tensorflow_datasets). What is built already is verified, not built again; a build that was interrupted
-leaves nothing that counts as built, and is cleared away by the next.
+Builds every config of `tfds_builders/NAME/NAME_dataset_builder.py`, or of a builder of your own at `package.module:Name`,
+as ArrayRecord files in the folder that TFDS reads from (`--data_dir`, else `TFDS_DATA_DIR`, else ~/tensorflow_datasets, or
+where XDG_DATA_HOME is set and that folder is not there, XDG_DATA_HOME/tensorflow_datasets). What is built already is
+verified, not built again; a build that was interrupted leaves nothing that counts as built, and is cleared away by the next.
 
 Besides what TFDS asks of it, a builder class may declare
 
@@ -23,7 +23,6 @@ Exit codes: 0 built or verified, 2 a wrong name, option or file, 74 no room or r
 import argparse
 import contextlib
 import fcntl
-import importlib
 import os
 import shlex
 import shutil
@@ -38,6 +37,7 @@ import tensorflow_datasets as tfds
 from jaxvqa.data import records
 from jaxvqa.errors import DataError, choose, first_line, install, os_errors, run_command
 from jaxvqa.inputs import user_path
+from jaxvqa.named import OWN, Named
 from tfds_builders.manual import require_files
 
 
@@ -51,15 +51,23 @@ def builder_class(name: str) -> Any:
     """Returns the builder class of a data set.
 
     Args:
-      name: Folder name, as in `builder_names()`.
+      name: Folder name, as in `builder_names()`; or the place of a builder in a user's own package, "package.module" or
+        "package.module:Name", whose data set is called as the class's `name` says.
 
     Raises:
-      DataError: There is no such folder.
+      DataError: There is no such folder, or what is wrong with one's own.
     """
-    known = builder_names()
-    if name not in known:
-        raise DataError(f"No data set {name!r}{choose(name, known)}")
-    return importlib.import_module(f"tfds_builders.{name}.{name}_dataset_builder").Builder
+    named = Named(
+        "a builder",
+        {known: f"tfds_builders.{known}.{known}_dataset_builder:Builder" for known in builder_names()},
+        "a class of tensorflow_datasets.core.DatasetBuilder",
+        lambda found: isinstance(found, type) and issubclass(found, tfds.core.DatasetBuilder),
+        default="Builder",
+        error=DataError,
+    )
+    if name not in named.table and not named.is_own(name):
+        raise DataError(f"No data set {name!r}{choose(name, named.table)} {OWN}")
+    return named.get(name, "The data set")
 
 
 def config_names(name: str, configs: Sequence[str] = ()) -> list[str | None]:
@@ -204,7 +212,7 @@ def build(
     """Builds one config of a data set, or verifies it if it is built already.
 
     Args:
-      name: Data set, as in `builder_names()`.
+      name: Data set, as of `builder_class`.
       config: One of its configs; None if it has none.
       data_dir: Folder of all data sets; None for that of `jaxvqa.data.records.data_dir`.
       manual_dir: Folder of files downloaded by hand; None for DATA_DIR/downloads/manual.
@@ -224,6 +232,7 @@ def build(
     start = time.monotonic()
     cls = builder_class(name)
     config_names(name, [config] if config else [])
+    name = cls.name
     data_dir = records.data_dir(os.fspath(data_dir or ""))
     make = {"data_dir": data_dir, "config": config, "file_format": "array_record"}
     try:
@@ -240,6 +249,7 @@ def build(
     with os_errors(folder), _only_one_build(folder.parent):
         build_now = overwrite or not folder.exists()
         if build_now:
+            builder.partial = partial  # a part may need fewer files
             # Checked before anything is written or, on --overwrite, deleted.
             options = None if beam_pipeline_options is None else _beam_options(builder, beam_pipeline_options)
             manual = Path(manual_dir or Path(builder.data_path.parents[1 + (config is not None)], "downloads/manual"))
@@ -300,7 +310,12 @@ def _run(argv: Sequence[str] | None) -> None:
         epilog=f"Data sets: {', '.join(builder_names())}.",
         allow_abbrev=False,
     )
-    parser.add_argument("names", nargs="+", metavar="NAME", help="data set, or NAME/CONFIG")
+    parser.add_argument(
+        "names",
+        nargs="+",
+        metavar="NAME",
+        help="data set, or NAME/CONFIG; package.module:Name is a builder of your own",
+    )
     parser.add_argument("--config", default="", help="configs to build, comma separated (default: see its README)")
     parser.add_argument(
         "--data_dir", type=user_path, help="where to build (default: $TFDS_DATA_DIR or ~/tensorflow_datasets)"

@@ -113,7 +113,7 @@ def _to_folder(arguments: argparse.Namespace, progress: logs.Progress) -> list[s
     checkpoint = original.load(content, _given(arguments, config.model.to_dict(), content))
     said = system.settings(checkpoint) if system.part is None else {}
     # Fields that the config leaves to the model's defaults are set where the checkpoint differs from them.
-    defaults = {f.name: f.default for f in dataclasses.fields(models.MODELS[config.model.name])}
+    defaults = {f.name: f.default for f in dataclasses.fields(models.model_class(config.model.name))}
     own = {k: v for k, v in said.get("model", {}).items() if k in defaults and k not in system.counts.values()}
     with config.unlocked():
         config.model.update({k: v for k, v in own.items() if k in config.model or v != defaults[k]})

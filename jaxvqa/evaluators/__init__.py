@@ -1,15 +1,16 @@
 """Evaluators: each runs a predict function over a split and yields (name, score).
 
-A new evaluator adds a module here and a row to `EVALUATORS`.
+A new evaluator adds a module here and a row to `EVALUATORS`; one of a user's own package is named by its place, as
+"package.module:name".
 """
 
 import importlib
 from collections.abc import Callable, Iterator
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
-from jaxvqa.errors import ConfigError, choose
 from jaxvqa.evaluators.context import Context
 from jaxvqa.metrics.score import Scores
+from jaxvqa.named import Named
 from jaxvqa.report.tables import Table, Values
 from jaxvqa.state import TrainState
 from jaxvqa.types import Config
@@ -40,6 +41,14 @@ WITHOUT_PREDICTIONS = ("likelihood",)
 WITHOUT_ANSWERS = ("scores", "retrieval")
 """The evaluators that give no accuracy of answers, but measures of their own, whose first ones a report shows and draws."""
 
+NAMED = Named("an evaluator", EVALUATORS, "a function of a jaxvqa.evaluators.context.Context, or a class", callable)
+"""What a type of `config.evals` may be."""
+
+
+def has_own_measures(kind: Any) -> bool:
+    """Whether a report shows an evaluator's measures as they come: of those of `WITHOUT_ANSWERS`, and of a user's own."""
+    return kind in WITHOUT_ANSWERS or NAMED.is_own(kind)
+
 
 def tables(name: str, config: Config, values: Values) -> Iterator[Table]:
     """The report's tables of an evaluation: those that are made of any answers, and what its type brings.
@@ -58,19 +67,14 @@ def tables(name: str, config: Config, values: Values) -> Iterator[Table]:
     beside = [row for row in config.evals.values() if row.get("split") == split]
     yield from answers.rule_table(name, config, values)
     for kind in dict.fromkeys(row.get("type") for row in (config.evals[name], *beside)):
-        if kind in EVALUATORS:
-            module = importlib.import_module(EVALUATORS[kind].partition(":")[0])
-            yield from getattr(module, "tables", lambda *_: ())(name, config, values)
+        yield from getattr(NAMED.module(kind), "tables", lambda *_: ())(name, config, values)
     yield from answers.control_table(name, config, values)
 
 
 def evaluator(name: str) -> Callable[[Context], Evaluator]:
-    """What makes the evaluator of that name.
+    """What makes the evaluator of that name, or of a user's own at "package.module:name".
 
     Raises:
-      ConfigError: names the known ones.
+      ConfigError: names the known ones, or what is wrong with one's own.
     """
-    if name not in EVALUATORS:
-        raise ConfigError(f"An evaluator's type is {name!r}{choose(name, EVALUATORS)}")
-    module, _, attribute = EVALUATORS[name].partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    return NAMED.get(name, "An evaluator's type")

@@ -1,4 +1,4 @@
-"""The systems' networks, by name.
+"""The systems' networks, by name; one of a user's own package is named by its place, as "package.module:Name".
 
 A model knows no data, no mesh and no flags. `build` makes one from the `model` part of a config.
 """
@@ -21,6 +21,7 @@ from jaxvqa.models.mevf import BAN, SAN
 from jaxvqa.models.mtpt import MTPT
 from jaxvqa.models.rwsan import RWSAN
 from jaxvqa.models.sysu_hcp import BACKBONES, SysuHcp
+from jaxvqa.named import Named
 from jaxvqa.types import Config
 
 MODELS: dict[str, type[nn.Module]] = {
@@ -35,6 +36,14 @@ MODELS: dict[str, type[nn.Module]] = {
     "blip_vqa": BlipVqa,
     "blip_nlvr": BlipNlvr,
 }
+NAMED = Named(
+    "a model",
+    MODELS,
+    "a class of flax.linen.Module",
+    lambda found: isinstance(found, type) and issubclass(found, nn.Module),
+)
+"""What `config.model.name` may say."""
+
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 
 FOLLOWING = (
@@ -55,7 +64,18 @@ SIZES: Mapping[str, tuple[str, Mapping[str, towers.Tower]]] = {
 
 def default_fields(name: str) -> dict[str, Any]:
     """The fields of a model's class that a config has, with their defaults; None for one without."""
-    return {field: {} if isinstance(value, Mapping) else value for field, value in _fields(MODELS[name], {}).items()}
+    return {
+        field: {} if isinstance(value, Mapping) else value for field, value in _fields(model_class(name), {}).items()
+    }
+
+
+def model_class(name: str) -> type[nn.Module]:
+    """The model of that name, or of a user's own at "package.module:Name".
+
+    Raises:
+      ConfigError: names the known ones, or what is wrong with one's own.
+    """
+    return NAMED.get(name, "model.name")
 
 
 def tower_fields(config: Config) -> dict[str, Any]:
@@ -69,7 +89,8 @@ def tower_fields(config: Config) -> dict[str, Any]:
 
 def meanings(config: Config) -> dict[str, str]:
     """What the fields of a model and its towers mean, by the docstrings of their classes; names as of `tower_fields`."""
-    found = _attributes(MODELS[config["name"]]) if config["name"] in MODELS else {}
+    name = config["name"]
+    found = {} if NAMED.fault(name) else _attributes(model_class(name))
     for group, (cls, _) in _towers(config):
         found |= {f"{group}.{field}": text for field, text in _attributes(cls).items()}
     return found
@@ -100,7 +121,7 @@ def _attributes(cls: type) -> dict[str, str]:
 
 
 def build(config: Mapping[str, Any], **sizes: Any) -> nn.Module:
-    """Makes a model from `config`: its `name` in `MODELS`, and the fields of that class; `dtype` as text.
+    """Makes a model from `config`: its `name` (see `model_class`), and the fields of that class; `dtype` as text.
 
     Args:
       config: the `model` part of a config.
@@ -111,10 +132,8 @@ def build(config: Mapping[str, Any], **sizes: Any) -> nn.Module:
     """
     fields = dict(config.items())
     name = fields.pop("name", None)
-    if name not in MODELS:
-        raise ConfigError(f"model.name is {name!r}{choose(name, MODELS)}")
-    # `parent` and `name` are fields that linen adds.
-    known = {f.name: f for f in dataclasses.fields(MODELS[name]) if f.name not in ("parent", "name")}
+    cls = model_class(name)
+    known = towers.fields_of(cls)
     faults = [f"model.{f} is not a field of {name!r}.{nearest(f, known)}" for f in (*fields, *sizes) if f not in known]
     faults += [f"model.{f} is set, but it follows from the data." for f in fields if f in sizes]
     fields |= sizes
@@ -128,10 +147,10 @@ def build(config: Mapping[str, Any], **sizes: Any) -> nn.Module:
         if dtype not in DTYPES:
             faults.append(f"model.dtype is {dtype!r}{choose(dtype, DTYPES)}")
         fields["dtype"] = DTYPES.get(dtype)
-    if {"width", "heads"} <= known.keys():
+    if name in MODELS and {"width", "heads"} <= known.keys():
         width, heads = (fields.get(f, known[f].default) for f in ("width", "heads"))
         if width % heads:
             faults.append(f"model.width is {width}, which model.heads = {heads} does not divide.")
     if faults:
         raise ConfigError("\n".join(faults))
-    return MODELS[name](**fields)
+    return cls(**fields)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxvqa.evaluators import WITHOUT_ANSWERS
+from jaxvqa.evaluators import has_own_measures
 from jaxvqa.metrics.score import Score, share
 from jaxvqa.report.charts import calibration_chart
 from jaxvqa.report.run import Record
@@ -39,7 +39,7 @@ def _accuracy(rows: Sequence[Row]) -> Score:
 def scores(record: Record, name: str) -> list[tuple[str, dict[str, Any]]]:
     """What an evaluation gives beside an accuracy of answers, such as "test/iou": the last `Score` and its `step`."""
     rows = [row for row in record.run.metrics if any(key.startswith(f"{name}/") for key in row)]
-    if not rows or record.evals.get(name, {}).get("type") not in WITHOUT_ANSWERS:
+    if not rows or not has_own_measures(record.evals.get(name, {}).get("type")):
         return []
     names = [key for key in rows[-1] if key.count("/") == 1 and key.startswith(f"{name}/")]
     found = ((key, Score.of_row(rows[-1], key)) for key in names)

@@ -15,7 +15,7 @@ import numpy as np
 from jaxvqa import init_from, optim
 from jaxvqa.best import Best, chosen_by_test
 from jaxvqa.errors import CheckpointError, ConfigError
-from jaxvqa.evaluators import WITHOUT_ANSWERS
+from jaxvqa.evaluators import has_own_measures
 from jaxvqa.report.numbers import duration, integer, significant
 from jaxvqa.runs import Run, said_of
 
@@ -216,7 +216,7 @@ def notes(record: Record, baseline: Record | None = None) -> Iterator[str]:
         )
     kind = record.evals.get(name, {}).get("type")
     measured = any(f"{name}/{m}" in record.values for m in ("accuracy", "bleu")) or (
-        kind in WITHOUT_ANSWERS and any(key.startswith(f"{name}/") for key in record.values)
+        has_own_measures(kind) and any(key.startswith(f"{name}/") for key in record.values)
     )
     if rows and not measured and predictions:
         yield f"The evaluation {name!r} has predictions, but no accuracy: its split has no annotated answers."

@@ -1,9 +1,9 @@
 """Tasks: what a system learns and predicts from a batch. The loop knows a task only by this protocol.
 
-A new system adds a module here (or uses one that is there) and a row to `TASKS`.
+A new system adds a module here (or uses one that is there) and a row to `TASKS`; one of a user's own package is named by its
+place, as "package.module:Name".
 """
 
-import importlib
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -17,7 +17,7 @@ from jaxtyping import Array, ArrayLike, Float, Key
 from jaxvqa import paths
 from jaxvqa.data.data_set import DataSet
 from jaxvqa.data.transforms import Transform
-from jaxvqa.errors import ConfigError, choose
+from jaxvqa.named import Named
 from jaxvqa.state import Kinds, TrainState
 from jaxvqa.tasks.predictions import Predict
 from jaxvqa.types import Batch, Collections, Params, Rngs
@@ -189,16 +189,24 @@ TASKS = {
 }
 
 
+METHODS = tuple(name for name, value in vars(Task).items() if not name.startswith("_") and hasattr(value, "__get__"))
+
+NAMED = Named(
+    "a task",
+    TASKS,
+    "a class with the methods of jaxvqa.tasks.Task",
+    lambda found: isinstance(found, type) and all(callable(getattr(found, name, None)) for name in METHODS),
+)
+"""What `config.task` may say."""
+
+
 def task_class(name: str) -> Any:
-    """The task of that name.
+    """The task of that name, or of a user's own at "package.module:Name".
 
     Raises:
-      ConfigError: names the known ones.
+      ConfigError: names the known ones, or what is wrong with one's own.
     """
-    if name not in TASKS:
-        raise ConfigError(f"config.task is {name!r}{choose(name, TASKS)}")
-    module, _, attribute = TASKS[name].partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    return NAMED.get(name, "config.task")
 
 
 def make_task(config: ml_collections.ConfigDict, data: DataSet) -> Task:
