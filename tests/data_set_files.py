@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import pickle
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,6 +111,29 @@ def caption_list(folder: Path) -> None:
         put(folder / f"photos/{number}.jpg", jpeg(number))
 
 
+SLAKE_ROW = {
+    "img_name": "xmlab1/source.jpg",
+    "question": "What modality is this?",
+    "answer": "MRI",
+    "q_lang": "en",
+    "answer_type": "OPEN",
+    "content_type": "Modality",
+}
+
+
+def slake(folder: Path) -> None:
+    for number, name in enumerate(("train", "validate", "test")):
+        put(folder / f"{name}.json", [SLAKE_ROW | {"img_name": f"xmlab{number}/source.jpg"}])
+        put(folder / f"imgs/xmlab{number}/source.jpg", jpeg(number))
+
+
+def path_vqa(folder: Path) -> None:
+    for number, split in enumerate(("train", "val", "test")):
+        row = {"image": f"{split}_0000", "question": "where is the nucleus?", "answer": "yes"}
+        put(folder / f"qas/{split}/{split}_qa.pkl", pickle.dumps([row]))
+        put(folder / f"images/{split}/{split}_0000.jpg", jpeg(number))
+
+
 @dataclass(frozen=True)
 class DataSet:
     """A builder, the configs of its texts and of its images, and what each image's file is called."""
@@ -149,6 +173,10 @@ DATA_SETS = {
         "questions",
         "images",
         ("images/train2014/COCO_train2014_000000000003.jpg", "images/val2014/COCO_val2014_000000000042.jpg"),
+    ),
+    "slake": DataSet(slake, "questions", "images", tuple(f"imgs/xmlab{i}/source.jpg" for i in (0, 1))),
+    "path_vqa": DataSet(
+        path_vqa, "questions", "images", tuple(f"images/{s}/{s}_0000.jpg" for s in ("train", "test"))
     ),
     "caption_list": DataSet(caption_list, "captions", "images", ("photos/1.jpg", "photos/2.jpg")),
     "easy_vqa": DataSet(easy_vqa, "questions", "images", ("train/images/0.png", "test/images/1.png"), ".png"),

@@ -369,6 +369,12 @@ ELSEWHERE = {
         "tests/convert/test_convert_mtpt.py: the folder has to name a data set that is built",
     ),
     "python -m tfds_builders.build mypackage.sketches": "tests/test_porting.py",
+    "python -m tfds_builders.build slake --manual_dir=DIR": "tests/tfds_builders/test_slake.py: on made files",
+    "python -m tfds_builders.build path_vqa --manual_dir=DIR": "tests/tfds_builders/test_path_vqa.py: on made files",
+    (
+        "python -m jaxvqa.main --config=configs/cmsa.py:table --config.data.examples=slake/questions "
+        "--config.data.images=slake/images"
+    ): "tests/tfds_builders/test_slake.py: what it reads; the command itself, on a table, is above",
     "make lint": ".ci/run",
     "make test": ".ci/run",
     "make test-oracle": ".ci/run",

@@ -54,20 +54,32 @@ def read(path: Path) -> list[Record]:
         wrong += [] if answers else ["answer"]
         faults += [f"{where}: no {' and no '.join(wrong)}"] if wrong else []
         if not wrong:
-            records.append(_record(len(records), row, answers))
+            kind, split, patient = (_text(row, name) for name in ("type", "split", "patient"))
+            texts = (row["image"].strip(), row["question"].strip(), answers)
+            records.append(record(len(records), *texts, kind=kind, split=split, patient=patient))
     if not records and not faults:
         faults.append(f"{path} has no row")
-    with_split = [bool(record["split"]) for record in records]
+    with_split = [bool(one["split"]) for one in records]
     if any(with_split) and not all(with_split):
         faults.append(f"{path}: {with_split.count(False)} rows without a split, {with_split.count(True)} with one")
     if faults:
         raise checks.error_of(f"{path} cannot be built", faults, ADVICE)
-    ids = {name: number for number, name in enumerate(dict.fromkeys(record["image_name"] for record in records))}
-    of_group = {} if any(with_split) else divided([_group(record) for record in records], path)
-    for record in records:
-        record["image_id"] = ids[record["image_name"]]
-        record["split"] = record["split"] or of_group[_group(record)]
+    of_group = {} if any(with_split) else divided([_group(one) for one in records], path)
+    for one in records:
+        one["split"] = one["split"] or of_group[_group(one)]
+    return joined(records)
+
+
+def joined(records: list[Record]) -> list[Record]:
+    """The records with `image_id`: images are numbered in order of first appearance."""
+    ids = {name: number for number, name in enumerate(dict.fromkeys(one["image_name"] for one in records))}
+    for one in records:
+        one["image_id"] = ids[one["image_name"]]
     return records
+
+
+def _text(row: Mapping[str, Any], column: str) -> str:
+    return "" if row.get(column) is None else str(row[column]).strip()
 
 
 def _answers(row: Mapping[str, Any]) -> list[str]:
@@ -79,20 +91,40 @@ def _answers(row: Mapping[str, Any]) -> list[str]:
     return [text for text in (str(one).strip() for one in listed) if text]
 
 
-def _record(number: int, row: Mapping[str, Any], answers: Sequence[str]) -> Record:
+def record(
+    number: int,
+    image: str,
+    question: str,
+    answers: Sequence[str],
+    *,
+    kind: str = "",
+    split: str = "",
+    patient: str = "",
+) -> Record:
+    """A question as it is stored, with its split, without the image's id.
+
+    Args:
+      number: its id.
+      image: the image's name.
+      question: the text.
+      answers: the annotators' answers, one at least.
+      kind: the kind of question.
+      split: the split; empty where it is not known yet.
+      patient: whose image it is; empty for nobody's.
+    """
     best = collections.Counter(answers).most_common(1)[0][0]
     closed = normalise_answer(best) in CLOSED
     return {
         "question_id": number,
-        "image_name": row["image"].strip(),
-        "question": row["question"].strip(),
+        "image_name": image,
+        "question": question,
         "answers": list(answers),
         "multiple_choice_answer": best,
-        "question_type": str(row.get("type") or "").strip(),
+        "question_type": kind,
         "answer_type": "yes/no" if closed else "number" if normalise_answer(best).isdecimal() else "other",
         "open_closed": "closed" if closed else "open",
-        "patient": str(row.get("patient") if row.get("patient") is not None else "").strip(),
-        "split": str(row.get("split") or "").strip(),
+        "patient": patient,
+        "split": split,
     }
 
 

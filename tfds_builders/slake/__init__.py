@@ -1,0 +1,1 @@
+"""SLAKE: questions in English and Chinese about radiology images."""
