@@ -1,19 +1,25 @@
-"""`make run`: the embedded data set, RWSAN and its question-only baseline trained on it, a report, and what to try next."""
+"""`make run`: the embedded data set, RWSAN and its question-only baseline trained on it, a report, and how to ask it."""
 
 import datetime
+import shlex
 import sys
 import time
 from pathlib import Path
 
 from jaxvqa import configs, logs, train
+from jaxvqa.ask import sample
 from jaxvqa.errors import install, run_command
 from jaxvqa.logs import log
 from jaxvqa.main import use_compilation_cache
 from jaxvqa.report.page import write
+from jaxvqa.runs import Run
 from tfds_builders import build
 
 NEXT = """
 Report: {report}
+
+Ask it about an image of the validation split, where the answer is {answers}
+  {ask}
 
 What to try next
   {python} -m jaxvqa.explain --workdir={run} --output={run}/explained     attention on single questions
@@ -25,6 +31,13 @@ What to try next
   {python} -m tfds_builders.build easy_vqa                                 shapes and colours (first: {install})
   {python} -m jaxvqa.main --config=configs/rwsan.py:vqa_v2 --help         the paper's recipe on VQA v2
 """
+
+
+def offer(workdir: Path) -> tuple[str, str]:
+    """Writes an image of a run's own evaluation, and returns the command that asks about it, and the annotators' answers."""
+    asked = sample.write(Run.open(workdir), workdir / "asked")
+    answers = " or ".join(f'"{answer}"' for answer in asked.answers)
+    return shlex.join([sys.executable, "-m", "jaxvqa.ask", *asked.words(workdir)]), answers
 
 
 def main() -> int:
@@ -52,7 +65,9 @@ def _tour() -> int:
         f"\nValidation accuracy: RWSAN {results['rwsan']:.1f} %, the question alone {results['blind']:.1f} % "
         f"({time.perf_counter() - began:.0f} s in all)"
     )
-    print(NEXT.format(report=page, folder=folder, run=folder / "rwsan", python=sys.executable, install=install("demo")))
+    ask, answers = offer(folder / "rwsan")
+    names = {"report": page, "folder": folder, "run": folder / "rwsan", "python": sys.executable}
+    print(NEXT.format(**names, ask=ask, answers=answers, install=install("demo")))
     return 0
 
 
