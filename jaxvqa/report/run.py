@@ -229,7 +229,7 @@ def notes(record: Record, baseline: Record | None = None) -> Iterator[str]:
         )
     if not record.converted:
         yield from _missing_starts(record)
-    if record.meta and run.untrained:
+    if record.meta.get("fresh") and run.untrained:
         yield f"{said_of(run.untrained)}."
     if baseline and baseline.total_steps and baseline.step < baseline.total_steps:
         yield f"The baseline is not finished: step {integer(baseline.step)} of {integer(baseline.total_steps)}."
