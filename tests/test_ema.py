@@ -1,5 +1,6 @@
 """Moving averages cover what a prediction needs: parameters and batch statistics."""
 
+import json
 import dataclasses
 import shutil
 from typing import ClassVar
@@ -106,7 +107,7 @@ def _run(config, workdir):
             state, _ = program.step(state, batch_of(step))
             states.append(jax.tree.map(np.asarray, state))
             if step == 1:
-                saved.save(state, {}, {})
+                saved.save(state, {}, {"config": json.loads(config.to_json())})
                 saved.wait()
     saved.close()
     return config, program, workdir, states

@@ -239,6 +239,7 @@ def test_blip_starts_from_a_bert_and_a_network(parts):
     config.model.text_sizes.update(SIZES)
     config.model.writes = True
     config.compile.vocab_size = 32
+    config.data.max_tokens = SIZES["positions"]
     task = task_without_data(config)
     params, collections = variables_of(task)
     state = TrainState(jnp.zeros((), jnp.int32), params, collections, None)
