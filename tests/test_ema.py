@@ -1,7 +1,7 @@
 """Moving averages cover what a prediction needs: parameters and batch statistics."""
 
-import json
 import dataclasses
+import json
 import shutil
 from typing import ClassVar
 
