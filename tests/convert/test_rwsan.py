@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 
 import jax
 import ml_dtypes
@@ -170,7 +171,7 @@ def test_code_in_a_file_is_named_and_not_run(tmp_path):
     (tmp_path / "a.pkl").write_bytes(pickle.dumps({"state_dict": {"w": np.ones(1)}, "x": Malicious(trace)}))
     file = files.read(tmp_path / "a.pkl")
     assert (list(file.tensors), file.extra) == (["w"], {})
-    assert "x (_io.open)" in file.notes[0]
+    assert re.search(r"x \(_?io\.open\)", file.notes[0])  # by its name in this Python
     (tmp_path / "b.pkl").write_bytes(pickle.dumps(Malicious(trace)))
     with pytest.raises(CheckpointError, match=r"holds all of it \(_io\.open\).*torch\.save\(model\.state_dict\(\)"):
         files.read(tmp_path / "b.pkl")
