@@ -9,7 +9,7 @@ from PIL import Image
 from jaxvqa.data import dicom, pictures
 from jaxvqa.errors import DataError
 
-pydicom = pytest.importorskip("pydicom")
+pydicom = pytest.importorskip("pydicom", reason="the extra dicom is not installed: pydicom")
 
 from pydicom.dataset import Dataset, FileMetaDataset  # noqa: E402
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid  # noqa: E402

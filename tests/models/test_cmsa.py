@@ -97,6 +97,13 @@ def test_given_cases(case, outputs, float64_alone):
     assert sum(row.passed is True for row in rows) == outputs + 2  # the checkpoint's way there and back, and its sizes
 
 
+@pytest.mark.slow
+def test_the_given_training_case_in_both_precisions():
+    rows = runner.run(GOLDEN / "cmsa_small_train.manifest.json")
+    assert not [row for row in rows if row.passed is False]
+    assert sum(row.passed is True for row in rows) == 33 + 2
+
+
 def test_published_size_has_the_published_number_of_parameters():
     model = models.build({"name": "cmsa"}, vocab_size=1177, num_answers=458)
     inputs = {"image": jnp.zeros((1, 224, 224, 3)), "question": jnp.zeros((1, 12), jnp.int32)}

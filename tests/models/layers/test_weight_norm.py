@@ -49,8 +49,8 @@ def test_norm_of_millions_of_values_is_exact_to_rounding():
     # The largest matrix of the published models; one sum after the other in float32 would be off by 1e-5 and more.
     v = np.random.default_rng(0).standard_normal((1024, 2048)).astype(np.float32) / 32
     exact = np.linalg.norm(v.astype(np.float64))
-    np.testing.assert_allclose(whole_norm(jnp.asarray(v)), exact, rtol=2 * np.finfo(np.float32).eps)
-    np.testing.assert_allclose(jax.jit(whole_norm)(jnp.asarray(v)), exact, rtol=2 * np.finfo(np.float32).eps)
+    np.testing.assert_allclose(whole_norm(jnp.asarray(v)), exact, rtol=2e-7)
+    np.testing.assert_allclose(jax.jit(whole_norm)(jnp.asarray(v)), exact, rtol=2e-7)
 
 
 def test_bfloat16_keeps_the_norm_in_float32():
