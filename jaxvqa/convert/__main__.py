@@ -118,6 +118,8 @@ def _to_folder(arguments: argparse.Namespace, progress: logs.Progress) -> list[s
     with config.unlocked():
         config.model.update({k: v for k, v in own.items() if k in config.model or v != defaults[k]})
         config.data.update(said.get("data", {}))
+        most = said.get("most", {}).items()
+        config.data.update({k: min(config.data[k], limit) for k, limit in most if k in config.data})
         config.optim.update(said.get("optim", {}))
         if "loss" in said:
             config.loss.update(said["loss"])

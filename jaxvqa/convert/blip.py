@@ -372,7 +372,9 @@ def _settings(checkpoint: Checkpoint) -> dict[str, Mapping[str, Any]]:
     config = {name: value for name, value in own.items() if name not in (*BESIDE, "vocab_size")}
     data = {"image_size": checkpoint.inputs["image"].shape[-2], **own.get("normalise", {})}
     loss = {name: own[name] for name in ("queue", "positives")} if own.get("positives") else {}
-    return {"model": config, "data": data, "optim": _optim(checkpoint), "loss": loss}
+    positions = own.get("text_sizes", {}).get("positions")
+    most = {} if positions is None else dict.fromkeys(("max_tokens", "max_answer_tokens"), positions)
+    return {"model": config, "data": data, "most": most, "optim": _optim(checkpoint), "loss": loss}
 
 
 def _optim(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -294,7 +294,8 @@ class System:
       part: for a part of a model: the path at which `config.init_from` looks for it; None for a whole model.
       options: those of the command's options `activation`, `lm_head` and `tokenizer` that it has a use for.
       assets: makes the assets from (arguments, config, checkpoint) where the fields above do not say enough.
-      settings: what a checkpoint says of a config, by its sections `model`, `data`, `optim` and `loss`, and of the `assets`.
+      settings: what a checkpoint says of a config, by its sections `model`, `data`, `optim` and `loss`, and of the `assets`;
+        `most` holds the largest values that fields of `data` may have with it.
       folder: the form that its checkpoints have as folders; None without one.
       of_run: (contents of a work directory, what is noted there) -> entries of the file that differ from what is noted.
     """

@@ -180,6 +180,9 @@ def test_an_originals_file_becomes_a_folder_and_the_same_file_again(tmp_path, ca
         tensors |= dict.fromkeys(group, tensors[group[-1]])
     files.write(tmp_path / "model.pth", files.TorchFile(tensors, extra={}, weights_entry="model"))
     assert convert("blip_caption", tmp_path / "model.pth", tmp_path / "run", f"--tokenizer={VOCABULARY}") == 0
+    run = Run.open(tmp_path / "run")
+    assert run.config.data.max_tokens == min(40, run.config.model.text_sizes.positions)
+    assert run.state.params  # which initialises a model of the texts' length
     assert convert("blip_caption", tmp_path / "run", tmp_path / "folder") == 0
     written = json.loads((tmp_path / "folder/config.json").read_text())
     assert written["vision_config"]["layer_norm_eps"] == 1e-6
