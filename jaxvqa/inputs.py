@@ -164,7 +164,7 @@ def _name(form: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
+    text = json.dumps(value, ensure_ascii=False, default=lambda other: type(other).__name__)  # Parquet has more types
     return text if len(text) <= 60 else text[:59] + "…"
 
 

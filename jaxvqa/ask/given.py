@@ -97,10 +97,10 @@ def is_image_name(path: Path) -> bool:
 
 
 def read_table(path: Path) -> list[Question]:
-    """The rows of a table of images and questions: .csv with a header, or .jsonl with an object a line.
+    """The rows of a table of images and questions: .csv with a header, .jsonl with an object a line, or .parquet.
 
     Raises:
-      DataError: it cannot be read, has no row, or rows without an image or that are not JSON; lists all.
+      DataError: it cannot be read, has no row, or rows without an image or that cannot be read; lists all.
     """
     found, faults = [], []
     for where, row in read_rows(path, dict.fromkeys(COLUMNS, str), COLUMNS[:1]):

@@ -1,26 +1,31 @@
 """Tables of images and questions, folders, and files of regions: what is read, and what is wrong with them."""
 
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from jaxvqa.ask import given, results
 from jaxvqa.ask.model import Answer
 from jaxvqa.errors import ConfigError, DataError
 
 
-def test_a_table_of_either_kind_is_read(tmp_path):
+def test_a_table_of_each_kind_is_read(tmp_path):
     (tmp_path / "a.csv").write_text(
         '\ufeffid,Image,question\n1,x.png,"a mass, or a cyst?"\n\n2,sub/y.png,\n', encoding="utf-8"
     )
     (tmp_path / "a.jsonl").write_text(
         '{"image": "x.png", "question": "why?", "id": 3}\n{"image": "/y.png", "regions": "y.npz"}\n'
     )
+    columns = {"Image": ["x.png", "/y.png"], "question": ["why?", None], "id": [b"3", None], "regions": [None, "y.npz"]}
+    parquet.write_table(pa.table(columns), tmp_path / "a.parquet")
     first, second = given.read_table(tmp_path / "a.csv")
     assert (first.image, first.question) == (tmp_path / "x.png", "a mass, or a cyst?")
     assert (second.image, second.question, second.regions) == (tmp_path / "sub/y.png", "", "")
     assert second.where == f"{tmp_path / 'a.csv'}, line 4"
-    first, second = given.read_table(tmp_path / "a.jsonl")
-    assert (first.image, first.question) == (tmp_path / "x.png", "why?")
-    assert (str(second.image), second.regions) == ("/y.png", tmp_path / "y.npz")
+    for name in ("a.jsonl", "a.parquet"):
+        first, second = given.read_table(tmp_path / name)
+        assert (first.image, first.question) == (tmp_path / "x.png", "why?")
+        assert (str(second.image), second.question, second.regions) == ("/y.png", "", tmp_path / "y.npz")
 
 
 @pytest.mark.parametrize(

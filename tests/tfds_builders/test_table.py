@@ -1,11 +1,15 @@
 """A user's own table: what is read, how it is divided, what is said of it, and that every system's config reads it."""
 
+import io
+import itertools
 import json
 import os
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
+from pyarrow import parquet
 
 from jaxvqa import configs
 from jaxvqa.data import pictures
@@ -71,13 +75,38 @@ def test_a_table_becomes_questions_and_images(make, tmp_path):
     assert (shown["image_w"], shown["image_h"]) == (facts.width, facts.height)
 
 
-def test_json_lines_say_the_same(make, tmp_path):
+def parquet_of(rows, **types) -> bytes:
+    """A Parquet file of these rows; a column of several types in JSON needs its own."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    columns = {name: pa.array([row.get(name) for row in rows], types.get(name)) for name in names}
+    parquet.write_table(pa.table(columns), file := io.BytesIO(), row_group_size=2)
+    return file.getvalue()
+
+
+def test_json_lines_and_parquet_say_the_same(make, tmp_path):
     expected = make(SPLIT)
     (tmp_path / "manual/table.csv").unlink()
     keys = HEADER.strip().split(",")
     objects = [dict(zip(keys, line.split(","), strict=True)) for line in SPLIT.splitlines()[1:]]
     objects[1] |= {"answers": [2, "two", "2"], "answer": "not read", "more": {"x": 1}}
     assert make("".join(json.dumps(one) + "\n" for one in objects), "table.jsonl") == expected
+    (tmp_path / "manual/table.jsonl").unlink()
+    objects[1] |= {"answers": ["2", "two", "2"]}  # a column has one type
+    objects[2] |= {"type": None, "more": {"x": b"\xff"}}
+    kinds = pa.dictionary(pa.int8(), pa.string())  # as pandas writes categories
+    assert make(parquet_of(objects, type=kinds, split=pa.large_string()), "table.parquet") == expected
+
+
+def test_whole_numbers_of_parquet_are_texts(make):
+    row = {"image": "scans/0.jpg", "question": "how many?"}
+    rows = [
+        {"answers": [2, 3, 3], "patient": 7, "split": "train"},
+        {"answer": 5, "answers": None, "patient": None, "split": "val"},
+    ]
+    questions, _ = make(parquet_of([row | each for each in rows]), "table.parquet")
+    ((first,), (second,)) = questions.values()
+    assert (first["answers"], first["multiple_choice_answer"], first["patient"]) == (["2", "3", "3"], "3", "7")
+    assert (second["answers"], second["patient"]) == (["5"], "")
 
 
 def test_other_kinds_of_images_become_8_bits(make, tmp_path):
@@ -144,6 +173,33 @@ def test_equal_files_of_other_names_are_a_leak():
 @pytest.mark.parametrize(
     ("table", "words"),
     [
+        (
+            parquet_of(
+                [
+                    {"image": "scans/0.jpg", "question": "why?", "answers": ["yes", None]},
+                    {"image": "scans/0.jpg", "answers": []},
+                    {"image": " ", "question": "why?", "answers": ["no"]},
+                ]
+            ),
+            [
+                "row 1 ",
+                "answers[1]: expected text or a whole number, got null",
+                "row 2 ",
+                "question: missing",
+                "row 3: no",
+            ],
+        ),
+        (
+            parquet_of([{"image": {"bytes": b"x"}, "question": 3, "answer": 0.5, "patient": True}] * 3),
+            ["row 3 ", *(f"{name}: expected text" for name in ("image", "question", "answer", "patient"))],
+        ),
+        (
+            parquet_of([{"imag": "scans/0.jpg", "question": "why?"}]),
+            ["the columns imag, question; expected image, question."],
+        ),
+        (parquet_of([{"image": "scans/0.jpg", "question": "why?"}])[:-9], ["cannot be read as Parquet"]),
+        (b"", ["cannot be read as Parquet"]),
+        (b"version https://git-lfs.github.com/spec/v1", ["git lfs pull"]),
         ("image,answer\nscans/0.jpg,yes\n", ["the columns image, answer; expected image, question"]),
         (
             rows((0, "", "", "train", ""), (1, "why?", "|", "train", "")),
@@ -157,10 +213,11 @@ def test_equal_files_of_other_names_are_a_leak():
             ["8.jpg", "9.jpg"],
         ),
     ],
+    ids=itertools.count(),
 )
 def test_all_that_is_wrong_with_a_table_is_one_message(make, tmp_path, table, words):
     with pytest.raises(DataError) as caught:
-        make(table)
+        make(table, "table.parquet" if isinstance(table, bytes) else "table.csv")
     assert [word for word in words if word not in str(caught.value)] == []
     assert not list((tmp_path / "data").glob("table/*/1*"))
 

@@ -21,7 +21,7 @@ FORM: Mapping[str, Any] = {
     **dict.fromkeys(("image", "question", "type", "split"), str),
     **{"answer": (str, int), "answers": [(str, int)], "patient": (str, int)},
 }
-"""The columns that are read, and what each is in JSON; in CSV several answers are divided by `|`."""
+"""The columns that are read, and what each is in JSON and Parquet; in CSV several answers are divided by `|`."""
 
 SPLITS = {"train": 0.8, "val": 0.1, "test": 0.1}
 """The shares of groups where no column says the split: of patients, or where there are none of images."""

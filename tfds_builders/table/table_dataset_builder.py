@@ -17,7 +17,9 @@ class Builder(QuestionTable):
         tfds.core.BuilderConfig(name="questions", description="Questions and answers, checked against the images."),
         tfds.core.BuilderConfig(name="images", description="Images: JPEG and PNG as they are, others as 8-bit PNG."),
     ]
-    MANUAL_DOWNLOAD_INSTRUCTIONS = "Put table.csv or table.jsonl there; see tfds_builders/table/README.md."
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        "Put table.csv, table.jsonl or table.parquet there; see tfds_builders/table/README.md."
+    )
     ADVICE = release.ADVICE
 
     def manual_files(self) -> Iterable[ManualFile]:
