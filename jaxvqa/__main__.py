@@ -8,6 +8,7 @@ Every command takes --quiet (warnings and results alone) and --verbose (also wha
 --help. Options without a command are those of `python -m jaxvqa.main`.
 """
 
+import contextlib
 import importlib
 import os
 import sys
@@ -40,7 +41,10 @@ def main(argv: Sequence[str]) -> int:
 
 
 def cli() -> None:
-    """The console script."""
+    """The console script. As `python -m` does, it finds a user's own modules in the current folder first."""
+    with contextlib.suppress(OSError):  # the folder may be gone
+        if not sys.flags.safe_path and sys.path[:1] != [here := os.getcwd()]:
+            sys.path.insert(0, here)
     sys.exit(main(sys.argv[1:]))
 
 

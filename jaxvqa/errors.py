@@ -82,8 +82,14 @@ def choose(value: object, known: Iterable[object]) -> str:
     return f": choose {', '.join(first) + ' or ' if first else ''}{last}.{hint}"
 
 
+CHECKOUT = Path(__file__).parents[1]
+"""The folder of the checkout; of a wheel, that in which packages are installed."""
+
+
 def install(extra: str) -> str:
-    """The command that installs an extra, in the folder of the checkout; jaxvqa is on no package index."""
+    """The command that installs an extra, in the folder of the checkout; from any, if jaxvqa was installed from a wheel."""
+    if not (CHECKOUT / "pyproject.toml").is_file():
+        return f"python -m pip install 'jaxvqa[{extra}]'"
     pins = "" if extra in ("beam", "tf") else f"-c constraints/py31{'1' if sys.version_info < (3, 12) else '2'}.txt "
     pins += (
         "-c constraints/cuda.txt " if extra.startswith("cuda") else ""

@@ -55,7 +55,7 @@ class Named:
             why = f"{type(error).__name__}: {first_line(error).rstrip('.')}"
             raise self.error(
                 f"{wrong} {module!r} cannot be imported: {why}. Put that right; the folder that a package lies in is the "
-                "one where `python -m` is typed, or stands in PYTHONPATH."
+                "one where the command is typed, or stands in PYTHONPATH."
             ) from error
         if not hasattr(found, attribute):
             known = [each for each in vars(found) if not each.startswith("_")]
