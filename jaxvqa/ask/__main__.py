@@ -9,6 +9,9 @@
 IMAGE is PNG, JPEG, TIFF or another format that Pillow reads. Several images and several questions are asked each about each. A
 model of captions, or one that classifies the image alone, takes no question. A model that reads the regions of a detector takes
 them by --regions=FILE.npz: x [width, R], bbox [R, 4] (x1, y1, x2, y2 in pixels), or by a folder with NAME.npz for NAME.png.
+
+A run whose config.data.shots is not 0 is asked as it is evaluated: examples of config.data.shots_split stand before each prompt
+and are printed below the answers; the data set has to be built. --explain draws the question without them.
 """
 
 import argparse

@@ -4,6 +4,7 @@ An image goes the way of the run's evaluation: the same reading of files, the sa
 function, so that an image of a built data set has the answer and the probability that an evaluation of it has.
 """
 
+import functools
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -17,11 +18,13 @@ import numpy as np
 from jaxvqa import configs
 from jaxvqa.ask.given import Given, Question, encoded
 from jaxvqa.data import pictures
+from jaxvqa.data.few_shot import ShowExamples
+from jaxvqa.data.prompts import asked_and_true
 from jaxvqa.data.transforms import Example, Transform
 from jaxvqa.data.views import Images
 from jaxvqa.errors import ConfigError, DataError, UserError, choose
 from jaxvqa.evaluators.context import Context, check_numbers, on_host, predict_all, predicted
-from jaxvqa.evaluators.few_shot import with_examples
+from jaxvqa.evaluators.few_shot import image_vectors, with_examples
 from jaxvqa.explain.attention import explanation_of
 from jaxvqa.explain.explanation import Explanation
 from jaxvqa.inputs import user_path
@@ -40,12 +43,14 @@ class Answer:
       question: as it was asked; empty for none.
       answers: the best answers with their probabilities, best first; empty where there is no answer.
       seconds: how long it took; of several at once, the mean.
+      examples: the questions and answers that stood before it, in the order of the prompt (`config.data.shots`).
     """
 
     image: str
     question: str
     answers: tuple[tuple[str, float], ...]
     seconds: float
+    examples: tuple[tuple[str, str], ...] = ()
 
     @property
     def answer(self) -> str:
@@ -119,8 +124,10 @@ class Model:
         start = time.perf_counter()
         asked = Question(image, question, regions)
         example = self._example(asked, 0)
-        prediction = self._one(self._predict, example, self._transforms(_Examples([example])))
-        return Answer(asked.name, question, prediction.answers, time.perf_counter() - start)
+        transforms = self._transforms(_Examples([example]))
+        prediction = self._one(self._predict, example, transforms)
+        before = _before(transforms, example)
+        return Answer(asked.name, question, prediction.answers, time.perf_counter() - start, before)
 
     def caption(self, image: Given, regions: str | Path = "") -> str:
         """Describes an image, with a model of captions; arguments and errors as of `answer`.
@@ -163,10 +170,16 @@ class Model:
         rows = (dict(zip(outputs, map(np.asarray, row), strict=True)) for row in zip(*outputs.values(), strict=True))
         predictions = [self._predict.prediction(row) for row in rows]
         seconds = (time.perf_counter() - start) / len(asked)
-        return [Answer(q.name, q.question, p.answers, seconds) for q, p in zip(asked, predictions, strict=True)]
+        return [
+            Answer(q.name, q.question, p.answers, seconds, _before(transforms, {"question_id": i, "image_id": image}))
+            for i, (q, p, image) in enumerate(zip(asked, predictions, source.ids, strict=True))
+        ]
 
     def explain(self, image: Given, question: str = "", regions: str | Path = "") -> Explanation:
-        """What the model looked at; `jaxvqa.explain.overlay.figure` draws it. Arguments and errors as of `answer`."""
+        """What the model looked at; `jaxvqa.explain.overlay.figure` draws it. Arguments and errors as of `answer`.
+
+        The question is asked alone, without the examples of `config.data.shots`.
+        """
         example = self._example(Question(image, question, regions), 0)
         prediction = self._one(self.task.predictions["explain"], example, self._own_transforms)
         return explanation_of(example, prediction, self.task, blind=self.run.blind)
@@ -251,10 +264,21 @@ class Model:
         shots = self._predict.shots
         if shots is None:
             return self._own_transforms
-        row = Config({"split": shots.split, "batch_size": BATCH_SIZE, "predict": self._name})
-        context = Context("asked", row, self.run.task, self.run.data.split, self.run.mesh, self.run.folder)
         with jax.set_mesh(self.run.mesh):
-            return with_examples(context, shots, source.images)(self.run.state) or ()
+            vectors = self._vectors_of_examples if shots.by == "image" else None
+            return with_examples(self._context, shots, source.images, vectors)(self.run.state) or ()
+
+    @functools.cached_property
+    def _context(self) -> Context:
+        row = Config({"split": "", "batch_size": BATCH_SIZE, "predict": self._name})
+        return Context("asked", row, self.run.task, self.run.data.split, self.run.mesh, self.run.folder)
+
+    @functools.cached_property
+    def _vectors_of_examples(self) -> np.ndarray:
+        """Kept, so that the second question need not wait for the images of a whole split."""
+        assert self._predict.shots is not None
+        images = self.run.data.split(self._predict.shots.split).images
+        return image_vectors(self._context, self.run.state, images)
 
     def _one(self, predict: Predict, example: Example, transforms: Sequence[Transform]) -> Prediction:
         with jax.set_mesh(self.run.mesh):
@@ -267,7 +291,11 @@ class Model:
 
 
 class _Examples:
-    """Raw examples by position, as `jaxvqa.data.data_set.Split` has them; made of what was given when they are read."""
+    """Raw examples by position, as `jaxvqa.data.data_set.Split` has them; made of what was given when they are read.
+
+    Attributes:
+      ids: the image of each.
+    """
 
     def __init__(
         self,
@@ -276,7 +304,7 @@ class _Examples:
         ids: Sequence[int] | None = None,
     ):
         self._given, self._make = given, make
-        self._ids = [example["image_id"] for example in given] if ids is None else ids
+        self.ids = [example["image_id"] for example in given] if ids is None else ids
 
     def __len__(self) -> int:
         return len(self._given)
@@ -288,7 +316,13 @@ class _Examples:
     @property
     def images(self) -> Images:
         """The images, each once."""
-        return Images(self.read, np.asarray(self._ids, np.int64))
+        return Images(self.read, np.asarray(self.ids, np.int64))
+
+
+def _before(transforms: Sequence[Transform], example: Example) -> tuple[tuple[str, str], ...]:
+    """The questions and answers that these transforms put before an example's prompt."""
+    shown = [one.support(example) for one in transforms if isinstance(one, ShowExamples)]
+    return tuple(asked_and_true(shot) for shots in shown for shot in shots)
 
 
 def gives_answers(predict: Predict) -> bool:

@@ -12,8 +12,9 @@ from jaxvqa.logs import write_whole
 
 
 def text_of(answer: Answer) -> str:
-    """One answer with its others, a line each, best first, and the time."""
+    """One answer with its others, a line each, best first, what stood before it, and the time."""
     lines = [f"{100 * probability:6.1f} %  {text}" for text, probability in answer.answers] or ["no answer"]
+    lines += [f"  after  {' '.join(filter(None, example))}" for example in answer.examples]
     return "\n".join([*lines, f"{answer.seconds:.2f} s"])
 
 
@@ -40,6 +41,7 @@ def _jsonl(answers: Sequence[Answer]) -> str:
             "answer": a.answer,
             "probability": a.probability,
             "answers": a.answers,
+            **({"examples": a.examples} if a.examples else {}),
         }
         for a in answers
     )

@@ -11,6 +11,7 @@ from PIL import Image
 
 from jaxvqa import evaluate
 from jaxvqa.ask import model as model_module
+from jaxvqa.ask import results
 from jaxvqa.ask.given import Question
 from jaxvqa.ask.model import Model, load
 from jaxvqa.errors import CheckpointError, ConfigError, DataError
@@ -108,7 +109,15 @@ def test_examples_stand_before_the_question(model_of):
         asked = transform(asked)
     assert asked["image"].shape == (2, 32, 32, 3)
     assert asked["prompt_mask"].sum() > 20
-    assert len(model.answer(example["image"], example["question"]).answers) == 1
+    one = model.answer(example["image"], example["question"])
+    assert len(one.answers) == len(one.examples) == 1
+    (before,) = one.examples
+    support = model.run.data.split(model.run.final.data.shots_split).read(range(16))
+    assert before in {(e["question"], e["multiple_choice_answer"]) for e in support}
+    assert " ".join(before) in results.text_of(one)
+    many = model.answer_many([(example["image"], example["question"])] * 2, batch_size=2)
+    assert many[0].examples == one.examples
+    assert len(many[1].examples) == 1  # of the same image, another draw of its questions
 
 
 @pytest.mark.parametrize("name", ["flamingo_captions", "blip_caption"])
