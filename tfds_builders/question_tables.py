@@ -1,12 +1,14 @@
 """Data sets of questions about images, each with its answers and its image's file: what their builders share.
 
-A data set says where its questions are and how they are read; `tfds_builders/table/README.md` describes the records.
+A data set says where its questions are and how they are read, one of a list a split in a `Release`;
+`tfds_builders/table/README.md` describes the records.
 """
 
+import dataclasses
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -15,7 +17,7 @@ from absl import logging
 from jaxvqa.data import pictures
 from jaxvqa.explain.overlay import encode
 from tfds_builders import checks
-from tfds_builders.manual import ManualFile
+from tfds_builders.manual import ManualFile, find_file
 from tfds_builders.table import release
 
 Record = dict[str, Any]
@@ -141,12 +143,81 @@ class QuestionTable(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
             print(f"{self.name}: {line}", file=sys.stderr, flush=True)
 
 
-def needed(lists: Mapping[str, ManualFile], images: ManualFile, *, partial: bool) -> list[ManualFile]:
-    """What a release of one list a split needs: all lists and its images; of a part, one of the lists."""
-    listed = list(lists.values())
-    if partial:
-        listed = [ManualFile(tuple(path for file in listed for path in file.paths), listed[0].url, "Of any split.")]
-    return [*listed, images]
+@dataclasses.dataclass(frozen=True)
+class Release:
+    """A release that has a list of questions for each split, and a folder of images.
+
+    Attributes:
+      home: Where it is downloaded.
+      lists: Split -> where its list may lie.
+      images: The folder of images, which has folders of files.
+      folders: Where lists and images may lie below the folder of the files; "" is that folder itself.
+      entries: Reads the entries of a list, or raises a DataError.
+      fields: What is read of an entry.
+      record: (number of the question, split, entry) -> its record, as of `table.release.record`.
+    """
+
+    home: str
+    lists: Mapping[str, Sequence[str]]
+    images: str
+    folders: Sequence[str]
+    entries: Callable[[Path], list[Any]]
+    fields: Mapping[str, checks.Kind]
+    record: Callable[[int, str, Record], Record]
+
+    def list_of(self, split: str) -> ManualFile:
+        """The list of a split."""
+        return ManualFile(tuple(above + name for above in self.folders for name in self.lists[split]), self.home)
+
+    def needed(self, *, partial: bool) -> list[ManualFile]:
+        """All lists and the images; of a part, one of the lists."""
+        listed = [self.list_of(split) for split in self.lists]
+        if partial:
+            listed = [ManualFile(tuple(path for file in listed for path in file.paths), self.home, "Of any split.")]
+        paths = tuple(f"{above}{self.images}/*/*" for above in self.folders)
+        return [*listed, ManualFile(paths, self.home, f"The folder {self.images} of the release.")]
+
+    def read(self, name: str, folder: Path, *, partial: bool) -> list[Record]:
+        """The questions of all splits; of a part, of those whose list is there.
+
+        Raises:
+          DataError: Lists all entries that are not as they should be.
+        """
+        faults: list[str] = []
+        records: list[Record] = []
+        for split in self.lists:
+            file = self.list_of(split)
+            if partial and file.find(folder) is None:
+                continue
+            path = file.require(folder)
+            for entry in checks.checked_rows(self.entries(path), self.fields, str(path), faults, row="entry"):
+                records.append(self.record(len(records), split, entry))
+        if faults:
+            raise checks.error_of(f"{name}: {len(faults)} fault(s)", faults, "Fetch the lists again.")
+        return release.joined(records)
+
+    def image_path(self, folder: Path, name: str) -> Path:
+        """Where an image is, whatever the case of its name."""
+        places = [folder / above / self.images / name for above in self.folders]
+        return next((path for path in map(find_file, places) if path.exists()), places[0])
+
+
+class QuestionLists(QuestionTable, skip_registration=True):  # type: ignore[call-arg]
+    """Builder of such a release."""
+
+    release: ClassVar[Release]
+
+    def manual_files(self) -> Iterable[ManualFile]:
+        """Returns the lists and the images."""
+        return self.release.needed(partial=self.partial)
+
+    def read(self, folder: Path) -> list[Record]:
+        """Returns the questions; errors as of `Release.read`."""
+        return self.release.read(self.name, folder, partial=self.partial)
+
+    def image_path(self, folder: Path, name: str) -> Path:
+        """Returns where an image is."""
+        return self.release.image_path(folder, name)
 
 
 def _question(record: Record) -> Record:

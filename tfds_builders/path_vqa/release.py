@@ -1,55 +1,15 @@
 """The files of PathVQA: a pickled list of questions a split, and a folder of images a split."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from jaxvqa.convert import closed_pickle
 from jaxvqa.errors import DataError, os_errors
 from tfds_builders import checks
-from tfds_builders.manual import ManualFile, find_file
-from tfds_builders.table.release import joined, record
+from tfds_builders.question_tables import Release
+from tfds_builders.table.release import record
 
 Record = dict[str, Any]
-
-HOME = "https://github.com/UCSD-AI4H/PathVQA"
-FOLDERS = ("", "pvqa/")
-"""Where files may lie below the folder of the files."""
-
-LISTS: Mapping[str, ManualFile] = {
-    split: ManualFile(
-        tuple(f"{above}{qas}{split}_qa.pkl" for above in FOLDERS for qas in (f"qas/{split}/", "qas/", "")), HOME
-    )
-    for split in ("train", "val", "test")
-}
-IMAGES = ManualFile(tuple(f"{above}images/*/*" for above in FOLDERS), HOME, "The folder images of the release.")
-
-FIELDS = {**dict.fromkeys(("image", "question"), checks.TEXT), "answer": checks.TEXT_OR_NUMBER}
-"""What is read of an entry."""
-
-
-def read(folder: Path, *, partial: bool = False) -> list[Record]:
-    """The questions of all splits.
-
-    Args:
-      folder: Folder of the files.
-      partial: Whether a list may be missing.
-
-    Raises:
-      DataError: Lists all entries that are not as they should be.
-    """
-    faults: list[str] = []
-    records: list[Record] = []
-    for split, file in LISTS.items():
-        if partial and file.find(folder) is None:
-            continue
-        path = file.require(folder)
-        for entry in checks.checked_rows(_entries(path), FIELDS, str(path), faults, row="entry"):
-            name = f"{split}/{entry['image']}.jpg"
-            records.append(record(len(records), name, entry["question"], [entry["answer"].strip()], split=split))
-    if faults:
-        raise checks.error_of(f"path_vqa: {len(faults)} fault(s)", faults, "Fetch the lists again.")
-    return joined(records)
 
 
 def _entries(path: Path) -> list[Any]:
@@ -69,7 +29,20 @@ def _entries(path: Path) -> list[Any]:
     return content
 
 
-def image_path(folder: Path, name: str) -> Path:
-    """Where an image such as train/train_0422.jpg is."""
-    places = [folder / above / "images" / name for above in FOLDERS]
-    return next((path for path in map(find_file, places) if path.exists()), places[0])
+def _record(number: int, split: str, entry: Record) -> Record:
+    texts = (f"{split}/{entry['image']}.jpg", entry["question"], [entry["answer"].strip()])
+    return record(number, *texts, split=split)
+
+
+RELEASE = Release(
+    home="https://github.com/UCSD-AI4H/PathVQA",
+    lists={
+        split: tuple(f"{qas}{split}_qa.pkl" for qas in (f"qas/{split}/", "qas/", ""))
+        for split in ("train", "val", "test")
+    },
+    images="images",
+    folders=("", "pvqa/"),
+    entries=_entries,
+    fields={**dict.fromkeys(("image", "question"), checks.TEXT), "answer": checks.TEXT_OR_NUMBER},
+    record=_record,
+)

@@ -1,20 +1,17 @@
 """Builder of SLAKE; README.md beside it describes the data."""
 
-from collections.abc import Iterable
-from pathlib import Path
-
 import tensorflow_datasets as tfds
 
-from tfds_builders.manual import ManualFile
-from tfds_builders.question_tables import QuestionTable, Record, needed
-from tfds_builders.slake import release
+from tfds_builders.question_tables import QuestionLists, Record
+from tfds_builders.slake.release import RELEASE
 
 LANGUAGES = {"questions": ("en",), "questions_zh": ("zh",), "questions_all": ("en", "zh")}
 
 
-class Builder(QuestionTable):
+class Builder(QuestionLists):
     """SLAKE: `questions` in English, in Chinese (`questions_zh`), in both (`questions_all`), and `images`."""
 
+    release = RELEASE
     BUILDER_CONFIGS = [  # noqa: RUF012
         *(
             tfds.core.BuilderConfig(name=n, description=f"Questions: {' and '.join(of)}.")
@@ -31,18 +28,6 @@ class Builder(QuestionTable):
     }
     MANUAL_DOWNLOAD_INSTRUCTIONS = "Unpack Slake1.0.zip there; see tfds_builders/slake/README.md."
 
-    def manual_files(self) -> Iterable[ManualFile]:
-        """Returns the lists and the images."""
-        return needed(release.LISTS, release.IMAGES, partial=self.partial)
-
-    def read(self, folder: Path) -> list[Record]:
-        """Returns the questions of all languages; errors as of `release.read`."""
-        return release.read(folder, partial=self.partial)
-
     def asked(self, record: Record) -> bool:
         """Whether a question is in the config's language."""
         return record["language"] in LANGUAGES[self.builder_config.name]
-
-    def image_path(self, folder: Path, name: str) -> Path:
-        """Returns where an image is."""
-        return release.image_path(folder, name)
