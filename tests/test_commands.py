@@ -1,6 +1,7 @@
 """Every command, given paths that cannot be read or written: one message that names the path, and an exit code."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -97,3 +98,14 @@ def test_a_real_program_is_run(capsys):
     assert str(Path.home() / "there/is/no/run") in capsys.readouterr().err
     assert jaxvqa_command.main(["train", "--mode=eval"]) == 2
     assert "--mode: given 2 times" in capsys.readouterr().err
+
+
+def test_the_console_script_finds_modules_of_the_current_folder(tmp_path, capsys, monkeypatch):
+    (tmp_path / "builders_of_mine.py").write_text("number = 3\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "argv", ["jaxvqa", "data", "builders_of_mine:number"])
+    with pytest.raises(SystemExit, match="2"):
+        jaxvqa_command.cli()
+    assert "it is of the type int" in capsys.readouterr().err
+    assert sys.path[0] == str(tmp_path)

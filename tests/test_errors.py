@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from jaxvqa import errors
 from jaxvqa.errors import DataError, StorageError, UserError, choose, from_os_error, os_errors, run_command
 
 
@@ -135,3 +136,12 @@ def test_what_is_not_known_is_answered_with_what_is():
     assert choose(19, (18, 34)) == ": choose 18 or 34."
     assert choose("x", ("flamingo",)) == ": choose flamingo."
     assert choose("x", ()) == ", and there are none."
+
+
+def test_an_extra_is_installed_from_what_is_there(monkeypatch, tmp_path):
+    assert errors.install("dicom").endswith(" -e '.[dicom]'")
+    assert "-c constraints/cuda.txt" in errors.install("cuda13")
+    assert "-c" not in errors.install("beam")
+    monkeypatch.setattr(errors, "CHECKOUT", tmp_path)  # as where a wheel was installed
+    for extra in ("dicom", "cuda13", "beam"):
+        assert errors.install(extra) == f"python -m pip install 'jaxvqa[{extra}]'"

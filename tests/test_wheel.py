@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from jaxvqa.errors import install
 from tests.runs import ROOT
 
 SOURCES = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "jaxvqa", "configs", "tfds_builders")
@@ -21,7 +22,7 @@ SOURCES = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "jaxvqa", "conf
 def build(hook: str, folder: Path) -> Path:
     """What setuptools builds of a copy of the checkout by one of its hooks."""
     if importlib.util.find_spec("setuptools") is None:
-        pytest.skip("setuptools is not installed: it builds the wheel")
+        pytest.skip(f"setuptools, which builds the wheel, is not installed here: {install('test')}")
     for name in SOURCES:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, folder / name)
