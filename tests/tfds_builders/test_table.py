@@ -91,8 +91,8 @@ def test_json_lines_and_parquet_say_the_same(make, tmp_path):
     objects[1] |= {"answers": [2, "two", "2"], "answer": "not read", "more": {"x": 1}}
     assert make("".join(json.dumps(one) + "\n" for one in objects), "table.jsonl") == expected
     (tmp_path / "manual/table.jsonl").unlink()
-    objects[1] |= {"answers": ["2", "two", "2"]}  # a column has one type
-    objects[2] |= {"type": None, "more": {"x": b"\xff"}}
+    objects[1] |= {"answers": ["2", "two", "2"], "more": {"x": b"\xff"}}  # a column has one type
+    objects[2] |= {"type": None}
     kinds = pa.dictionary(pa.int8(), pa.string())  # as pandas writes categories
     assert make(parquet_of(objects, type=kinds, split=pa.large_string()), "table.parquet") == expected
 
