@@ -14,47 +14,32 @@ from jaxvqa.step import abstract_step_arguments, make_program
 from jaxvqa.tasks import abstract_batch, task_without_data
 
 TRACED = [
-    f"configs/rwsan.py:{variant}" for variant in ("", "vqa_v2", "vqa_v2,train+val+vg", "vqa_v2,mini,blind", "easy_vqa")
+    *(f"configs/rwsan.py:{variant}" for variant in ("", "vqa_v2")),
+    *(f"configs/cmsa.py:{variant}" for variant in ("vqa_rad", "blind", "vqa_rad,ban", "vqa_rad,san,compact")),
+    "configs/cmsa.py:vqa_rad,ban,distmodal,compact",
+    "configs/cmsa.py:vqa_rad,image_disjoint,no_test_frames,compact,augment,small",
+    *(f"configs/mtpt.py:{variant}" for variant in ("", "brain", "abdomen,real")),
+    *(f"configs/sysu_hcp.py:{variant}" for variant in ("", "vqa_med_2021", "vqa_med_2021,vgg19HGap")),
+    *(f"configs/flamingo.py:{variant}" for variant in ("", "classify")),
+    *(f"configs/{name}.py:" for name in ("blip_pretrain", "blip_retrieval", "blip_caption", "blip_vqa")),
+    "configs/blip_pretrain.py:published",
 ]
-TRACED += [
-    f"configs/cmsa.py:{variant}"
-    for variant in (
-        *("", "vqa_rad", "blind", "vqa_rad,ban", "vqa_rad,san,compact", "vqa_rad,ban,distmodal,compact"),
-        *("vqa_rad,image_disjoint,no_test_frames,compact,augment,small",),
-    )
+# Of the same modules as some above, or with twelve blocks, which every predict function traces again.
+SLOWLY_TRACED = [
+    *(f"configs/rwsan.py:{variant}" for variant in ("vqa_v2,train+val+vg", "vqa_v2,mini,blind", "easy_vqa")),
+    *("configs/cmsa.py:", "configs/mtpt.py:chest,small", "configs/mtpt.py:brain,real,compact"),
+    "configs/sysu_hcp.py:no_hagap,mixup,smoothing,superloss",
+    *(f"configs/flamingo.py:{variant}" for variant in ("captions", "vqa_rad", "imageclef,classify,mlmi")),
+    *(f"configs/blip_pretrain.py:{variant}" for variant in ("small", "pixels,small", "coco", "pubmed", "pixels")),
+    *(f"configs/blip_retrieval.py:{variant}" for variant in ("small", "coco", "flickr30k", "pubmed", "published")),
+    "configs/blip_retrieval.py:vqa_med_2019,sample",
+    *(f"configs/blip_caption.py:{variant}" for variant in ("small", "coco")),
+    *(f"configs/blip_vqa.py:{variant}" for variant in ("small", "vqa_v2", "vqa_rad", "easy_vqa,small")),
 ]
-TRACED += [
-    f"configs/mtpt.py:{variant}" for variant in ("", "brain", "chest,small", "abdomen,real", "brain,real,compact")
-]
-TRACED += [
-    f"configs/sysu_hcp.py:{variant}"
-    for variant in ("", "no_hagap,mixup,smoothing,superloss", "vqa_med_2021", "vqa_med_2021,vgg19HGap")
-]
-TRACED += [f"configs/flamingo.py:{variant}" for variant in ("", "captions", "classify")]
-TRACED += [f"configs/blip_pretrain.py:{variant}" for variant in ("", "small", "pixels,small", "published")]
-TRACED += [
-    f"configs/{name}.py:{variant}"
-    for name in ("blip_retrieval", "blip_caption", "blip_vqa")
-    for variant in ("", "small")
-]
-TRACED += ["configs/blip_retrieval.py:vqa_med_2019,sample"]
-TRACED += [
-    pytest.param(f"configs/{name}", marks=pytest.mark.slow)
-    for name in (
-        *("blip_pretrain.py:coco", "blip_pretrain.py:pubmed", "blip_pretrain.py:pixels"),
-        *(f"blip_retrieval.py:{variant}" for variant in ("coco", "flickr30k", "pubmed", "published")),
-        *("blip_caption.py:coco", "blip_vqa.py:vqa_v2", "blip_vqa.py:vqa_rad", "blip_vqa.py:easy_vqa,small"),
-    )
-]
-# Twelve blocks, which every predict function traces again: three times as long as the small ones.
-TRACED += [
-    pytest.param(f"configs/flamingo.py:{variant}", marks=pytest.mark.slow)
-    for variant in ("vqa_rad", "imageclef,classify,mlmi")
-]
-
 # Programs of the same modules as some above, for other numbers of examples and steps, and small ones, which other tests run.
 ALL = [
     *TRACED,
+    *SLOWLY_TRACED,
     *(f"configs/{name}.py:small" for name in ("cmsa", "sysu_hcp", "flamingo")),
     "configs/blip_retrieval.py:vqa_med_2019,small",
 ]
@@ -92,7 +77,7 @@ def program_of(name):
     return config, task, make_program(config, task, mesh, data_size=100_000, total_steps=1000)
 
 
-@pytest.mark.parametrize("name", TRACED)
+@pytest.mark.parametrize("name", [*TRACED, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOWLY_TRACED)])
 def test_traces_at_full_size(name):
     config, task, program = program_of(name)
     state, batch = abstract_step_arguments(config, task, program)

@@ -14,7 +14,8 @@ from jaxvqa.report.run import Record, notes
 from tests import runs
 from tests.test_configs import ALL
 
-NAMES = [getattr(name, "values", [name])[0] for name in ALL] + [
+NAMES = [
+    *ALL,
     *("configs/flamingo.py:vqa_rad", "configs/flamingo.py:roco", "configs/sysu_hcp.py:vqa_med_2019,plane"),
     *(
         "configs/flamingo.py:imageclef,classify",

@@ -52,7 +52,10 @@ def test_wrong_options(capsys):
 
 def test_the_command_says_what_to_run_and_stops(tmp_path):
     words = [sys.executable, "-m", "tfds_builders.pubmed_figures.demo", "--port=0", "--articles=1"]
+    # Where the tests run in a shell's background, interrupts are ignored, in what they start too.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    signal.signal(signal.SIGINT, before)
     try:
         lines = [process.stdout.readline(), process.stdout.readline()]
         address = lines[1].rpartition("--bucket=")[2].strip()
