@@ -111,6 +111,31 @@ def caption_list(folder: Path) -> None:
         put(folder / f"photos/{number}.jpg", jpeg(number))
 
 
+def coco_captions(folder: Path) -> None:
+    for split, year, number in (("train", "train2014", 391895), ("val", "val2014", 9)):
+        image = f"{year}/COCO_{year}_{number:012d}.jpg"
+        put(folder / f"coco_karpathy_{split}.json", [{"image": image, "caption": "A man rides.", "image_id": "coco_1"}])
+        put(folder / image, jpeg(number))
+
+
+def flickr30k(folder: Path) -> None:
+    for split, number in (("train", 10002456), ("test", 36979)):
+        image = f"flickr30k-images/{number}.jpg"
+        put(folder / f"annotation/flickr30k_{split}.json", [{"image": image, "caption": ["A dog.", "One dog."]}])
+        put(folder / "images" / image, jpeg(number))
+
+
+def pubmed_figures(folder: Path) -> None:
+    rest = {"license": "CC BY", "source": "https://pmc.ncbi.nlm.nih.gov", "caption": "Axial CT."}
+    articles = ("PMC3", "PMC2")  # of train and of test
+    figures = [
+        {"file": f"images/{name}_f1.jpg", "article": name, "figure_id": f"{name}_f1"} | rest for name in articles
+    ]
+    put(folder / "figures.json", figures)
+    for number, figure in enumerate(figures):
+        put(folder / figure["file"], jpeg(number))
+
+
 SLAKE_ROW = {
     "img_name": "xmlab1/source.jpg",
     "question": "What modality is this?",
@@ -179,5 +204,17 @@ DATA_SETS = {
         path_vqa, "questions", "images", tuple(f"images/{s}/{s}_0000.jpg" for s in ("train", "test"))
     ),
     "caption_list": DataSet(caption_list, "captions", "images", ("photos/1.jpg", "photos/2.jpg")),
+    "coco_captions": DataSet(
+        coco_captions,
+        "captions",
+        "images",
+        ("train2014/COCO_train2014_000000391895.jpg", "val2014/COCO_val2014_000000000009.jpg"),
+    ),
+    "flickr30k": DataSet(
+        flickr30k, "captions", "images", tuple(f"images/flickr30k-images/{i}.jpg" for i in (10002456, 36979))
+    ),
+    "pubmed_figures": DataSet(
+        pubmed_figures, "captions", "images", tuple(f"images/{name}_f1.jpg" for name in ("PMC3", "PMC2"))
+    ),
     "easy_vqa": DataSet(easy_vqa, "questions", "images", ("train/images/0.png", "test/images/1.png"), ".png"),
 }  # fmt: skip

@@ -16,7 +16,7 @@ from jaxvqa.data.blip_text import coco_image_id
 from jaxvqa.errors import DataError
 from jaxvqa.inputs import read_json
 from tfds_builders import checks
-from tfds_builders.manual import ManualFile, by_name, plain
+from tfds_builders.manual import ManualFile, find_files
 
 Record = dict[str, Any]
 
@@ -135,7 +135,7 @@ def read_splits(
     for split, paths in release.lists(folder).items():
         rows[split] = [row for path in paths for row in _read_list(path, faults)]
     ids = _numbered(rows, release, faults)
-    found = _find_images(ids, folder, release.folders)
+    found = find_files(ids, folder, release.folders)
     missing = [image for image in ids if image not in found]
     if missing and not found and alone:
         logging.warning("%s: no images in %s: all captions are built, for use without", name, folder)
@@ -191,22 +191,6 @@ def _numbered(rows: Mapping[str, Iterable[Record]], release: Release, faults: li
             faults.append(f"images {owners[number]} and {image} have one id, {number}")
         ids[image], owners[number] = number, image
     return ids
-
-
-def _find_images(names: Iterable[str], folder: Path, places: Sequence[str]) -> dict[str, Path]:
-    """The files of those images that are there; names are compared as `manual.plain` does."""
-    listed: dict[Path, dict[str, Path]] = {}
-    found = {}
-    for name in names:
-        for place in places:
-            path = folder / place / name
-            if path.parent not in listed:
-                inside = sorted(path.parent.iterdir()) if path.parent.is_dir() else []
-                listed[path.parent] = by_name(file for file in inside)
-            if file := listed[path.parent].get(plain(path.name)):
-                found[name] = file
-                break
-    return found
 
 
 def _each_image_once(splits: Mapping[str, Iterable[Record]]) -> dict[str, list[Record]]:

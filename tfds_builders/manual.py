@@ -6,7 +6,7 @@ Names are compared without regard to case, as macOS and Windows do: archives com
 import dataclasses
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from jaxvqa.errors import DataError
@@ -105,6 +105,30 @@ def find_file(path: Path) -> Path:
         return path
     alike = [other for other in sorted(path.parent.iterdir()) if plain(other.name) == plain(path.name)]
     return by_name(alike).get(plain(path.name), path)
+
+
+def find_files(names: Iterable[str], folder: Path, places: Sequence[str] = (".",)) -> dict[str, Path]:
+    """Returns the files of many names, compared as `plain` does; each folder is listed once.
+
+    Args:
+      names: paths of files, relative to one of the places, or absolute.
+      folder: where the places are.
+      places: folders where a file may be; the first that has it counts.
+
+    Raises:
+      DataError: Files of one of the folders differ by case or spelling of their ending only.
+    """
+    listed: dict[Path, dict[str, Path]] = {}
+    found = {}
+    for name in names:
+        for place in places:
+            path = folder / place / name
+            if path.parent not in listed:
+                listed[path.parent] = by_name(sorted(path.parent.iterdir()) if path.parent.is_dir() else ())
+            if file := listed[path.parent].get(plain(path.name)):
+                found[name] = file
+                break
+    return found
 
 
 def missing_files(manual_dir: str | os.PathLike[str], files: Iterable[ManualFile]) -> list[ManualFile]:

@@ -13,7 +13,7 @@ from jaxvqa.data import pictures
 from jaxvqa.errors import DataError
 from jaxvqa.inputs import read_json
 from tfds_builders import checks
-from tfds_builders.manual import ManualFile
+from tfds_builders.manual import ManualFile, find_files
 
 HOME = "https://pmc.ncbi.nlm.nih.gov"
 FIGURES = ManualFile(
@@ -73,11 +73,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             return {split: self._generate_examples(map(_caption, records)) for split, records in splits.items()}
         once = {split: list({r["image_id"]: r for r in reversed(rs)}.values())[::-1] for split, rs in splits.items()}
         self.info.metadata["image_ids"] |= {split: [r["image_id"] for r in rs] for split, rs in once.items()}
-        named = {split: [(r["file"], r) for r in records] for split, records in once.items()}
+        named = {split: [(str(r["file"]), r) for r in records] for split, records in once.items()}
         advice = "Fetch these figures again, or take them out of figures.json."
-        examples = checks.picture_examples(
-            "pubmed_figures", named, lambda name, record: _image(folder, record), advice, self.workers
-        )
+        examples = checks.picture_examples("pubmed_figures", named, _image, advice, self.workers)
         return {split: self._generate_examples(of_split) for split, of_split in examples.items()}
 
     def _generate_examples(self, examples: Iterable[Record]) -> Iterator[tuple[int, Record]]:
@@ -99,20 +97,23 @@ def read_splits(folder: Path) -> dict[str, list[Record]]:
     Raises:
       DataError: Fields are missing or of another type, files are missing, or no figure has a caption; names all of it.
     """
-    path = folder / "figures.json"
+    path = FIGURES.require(folder)
     figures = read_json(path, "figures as the collector writes them", _FORM)
     faults: list[str] = []
     records: list[Record] = []
     names: dict[str, int] = {}
+    # Only where a name is not there: two figures of an article may differ by case alone.
+    alike = find_files((figure["file"] for figure in figures if not (folder / figure["file"]).exists()), folder)
     for number, figure in enumerate(figures, 1):
-        wrong = _faults(folder, figure)
+        file = alike.get(figure["file"], folder / figure["file"])
+        wrong = _faults(folder, file, figure)
         name = str(figure.get("figure_id") or Path(str(figure.get("file"))).stem)
         if name in names:
             wrong.append(f"figure_id {name!r} is also that of figure {names[name]}")
         names[name] = number
         faults += [f"{path}, figure {number}: {fault}" for fault in wrong]
         if not wrong:
-            records += _records(name, figure)
+            records += _records(name, file, figure)
     if faults:
         advice = "Write the folder again: python -m tfds_builders.pubmed_figures write DIR"
         raise checks.error_of(f"pubmed_figures: {len(faults)} fault(s) in {path}", faults, advice)
@@ -132,10 +133,9 @@ def read_splits(folder: Path) -> dict[str, list[Record]]:
     return {split: of_split for split, of_split in splits.items() if of_split}
 
 
-def _faults(folder: Path, figure: Mapping[str, Any]) -> list[str]:
+def _faults(folder: Path, file: Path, figure: Mapping[str, Any]) -> list[str]:
     """Returns what is wrong with a figure's file and boxes."""
     faults = []
-    file = folder / figure["file"]
     if not file.resolve().is_relative_to(folder.resolve()):
         faults.append(f"file {figure['file']!r} leads out of the folder")
     elif not file.is_file():
@@ -148,11 +148,11 @@ def _faults(folder: Path, figure: Mapping[str, Any]) -> list[str]:
     return faults
 
 
-def _records(name: str, figure: Mapping[str, Any]) -> Iterator[Record]:
+def _records(name: str, file: Path, figure: Mapping[str, Any]) -> Iterator[Record]:
     caption = " ".join(part for part in (figure.get("title"), figure.get("caption")) if part)
     common = {
         "figure_id": name,
-        "file": figure["file"],
+        "file": file,
         "article": figure.get("article") or figure["source"],
         "licence": figure["license"],
         "source": figure["source"],
@@ -175,17 +175,17 @@ def _caption(record: Record) -> Record:
     return kept | {"question_id": record["question_id"], "question_type": "panel" if record["panel"] else "figure"}
 
 
-def _image(folder: Path, record: Record) -> Record:
+def _image(name: str, record: Record) -> Record:
     """Cuts a record's picture out of its figure."""
+    content = checks.read_bytes(record["file"])
     try:
-        picture = pictures.decode(checks.read_bytes(folder / record["file"]))
+        picture = pictures.decode(content)
     except DataError as error:
-        raise DataError(f"{folder / record['file']} {error}") from error
+        raise DataError(f"{name} {error}") from error
     left, top, right, bottom = record["box"] or (0, 0, *picture.size)
     if right > picture.width or bottom > picture.height:
         raise DataError(
-            f"{folder / record['file']} has {picture.width} x {picture.height} pixels; panel {record['panel']!r} is "
-            f"{record['box']}"
+            f"{name} has {picture.width} x {picture.height} pixels; panel {record['panel']!r} is {record['box']}"
         )
     file = io.BytesIO()
     picture.crop((left, top, right, bottom)).save(file, "PNG")
