@@ -97,18 +97,23 @@ def test_blocks_that_are_computed_again_give_the_same_gradients(seen):
     """In training too, where what a block drops has to be the same the second time."""
     _, variables, image, text, mask = seen
 
-    def gradients(**sizes):
-        model = make(vision_sizes=VISION | {"patch": 4, "drop_path": 0.4, **sizes})
+    def gradients(params, image, **sizes):
+        model = make(vision_sizes=VISION | {"patch": 4, "drop_path": 0.4, **sizes}).copy(dtype=jnp.float64)
 
         def loss(params):
             rngs = {"dropout": jax.random.key(1)}
             logits, out = model.apply({"params": params}, image=image, text=text, text_mask=mask, train=True, rngs=rngs)
             return logits[:, 1].sum() + out["image_feature"].sum()
 
-        return jax.jit(jax.grad(loss))(variables["params"])
+        return jax.jit(jax.grad(loss))(params)
 
-    kept, again = gradients(), gradients(remat=2)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), kept, again)
+    # In float64, so that the order in which sums are computed, which is the compiler's, does not count.
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), (variables["params"], image))
+        kept, again = gradients(*wide), gradients(*wide, remat=2)
+    assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(kept)) > 1
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-12), kept, again)
+    assert {leaf.dtype for leaf in jax.tree.leaves(kept)} == {np.dtype("float64")}
 
 
 def test_drop_path_drops_whole_images_in_training_alone():
