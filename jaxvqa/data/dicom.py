@@ -10,6 +10,7 @@ several frames        the first one
 """
 
 import io
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -64,15 +65,14 @@ def _grey(stored: np.ndarray, header: Any) -> UInt8[np.ndarray, "H W"]:
     from pydicom.pixels import apply_modality_lut, apply_voi
 
     values = np.asarray(apply_modality_lut(stored, header), np.float64)
+    centre, width = _first(header.get("WindowCenter")), _first(header.get("WindowWidth"))
     if "VOILUTSequence" in header:
         table = header.VOILUTSequence[0]
         light = np.asarray(apply_voi(values.astype(np.int64), header), np.float64) / (
             2 ** int(table.LUTDescriptor[2]) - 1
         )
-    elif "WindowCenter" in header and "WindowWidth" in header:
-        light = _windowed(
-            values, _first(header.WindowCenter), _first(header.WindowWidth), str(header.get("VOILUTFunction", "LINEAR"))
-        )
+    elif centre is not None and width is not None:
+        light = _windowed(values, centre, width, str(header.get("VOILUTFunction") or "LINEAR"))
     else:
         shown = values[stored != header.PixelPaddingValue] if "PixelPaddingValue" in header else values
         low, high = (float(shown.min()), float(shown.max())) if shown.size else (0.0, 0.0)
@@ -82,19 +82,40 @@ def _grey(stored: np.ndarray, header: Any) -> UInt8[np.ndarray, "H W"]:
 
 
 def _windowed(values: Float[np.ndarray, "H W"], centre: float, width: float, function: str) -> Float[np.ndarray, "H W"]:
-    """From 0 to 1 across a window, by the three functions of C.11.2.1.2 and C.11.2.1.3."""
+    """From 0 to 1 across a window, by the three functions of C.11.2.1.2 and C.11.2.1.3.
+
+    Raises:
+      DataError: the function is none of the three, or has no window of this width.
+    """
+    if function not in _WIDTHS:
+        raise DataError(f"is a DICOM file whose VOILUTFunction is {function!r}; expected one of {', '.join(_WIDTHS)}")
+    words, fits = _WIDTHS[function]
+    if not fits(width):
+        raise DataError(
+            f"is a DICOM file whose WindowWidth is {width:g}; {function} needs one {words} (PS3.3, C.11.2.1.2.1). Correct it, "
+            "or take it out: the whole range of values is shown then"
+        )
     if function == "SIGMOID":
-        return 1 / (1 + np.exp(-4 * (values - centre) / width))
+        return (1 + np.tanh(2 * (values - centre) / width)) / 2  # 1 / (1 + exp(-4 …)), which may overflow
     if function == "LINEAR_EXACT":
         return (values - centre) / width + 0.5
-    if width <= 1:
+    if width == 1:
         return (values > centre - 0.5).astype(np.float64)
     return (values - (centre - 0.5)) / (width - 1) + 0.5
 
 
-def _first(value: Any) -> float:
-    """The first of several windows."""
-    return float(np.ravel(np.asarray(value, np.float64))[0])
+_WIDTHS: Mapping[str, tuple[str, Callable[[float], bool]]] = {
+    "LINEAR": ("of at least 1", lambda width: 1 <= width < np.inf),
+    "LINEAR_EXACT": ("above 0", lambda width: 0 < width < np.inf),
+    "SIGMOID": ("above 0", lambda width: 0 < width < np.inf),
+}
+"""The functions of a window, and how wide it has to be."""
+
+
+def _first(value: Any) -> float | None:
+    """The first of several values of a tag; None where it is empty."""
+    values = np.ravel(np.asarray([] if value is None else value, np.float64))
+    return float(values[0]) if values.size else None
 
 
 def _palette(values: np.ndarray, header: Any) -> UInt8[np.ndarray, "H W 3"]:

@@ -58,6 +58,8 @@ CT = {"RescaleSlope": 1, "RescaleIntercept": -1024}
             [[0, 64, 128], [191, 255, 255]],
         ),
         ({"WindowCenter": 1000, "WindowWidth": 1000, "VOILUTFunction": "SIGMOID"}, [[5, 30, 128], [225, 250, 255]]),
+        ({"WindowCenter": 1000, "WindowWidth": 1e-300, "VOILUTFunction": "SIGMOID"}, [[0, 0, 128], [255, 255, 255]]),
+        ({"WindowCenter": None, "WindowWidth": 7}, [[0, 31, 62], [93, 125, 255]]),  # an empty tag says nothing
         ({"WindowCenter": 1000, "WindowWidth": 1}, [[0, 0, 255], [255, 255, 255]]),
         ({"PhotometricInterpretation": "MONOCHROME1"}, [[255, 224, 193], [162, 130, 0]]),
         ({"PixelPaddingValue": 4095}, [[0, 64, 128], [191, 255, 255]]),
@@ -69,6 +71,24 @@ def test_values_become_light(tags, expected):
     np.testing.assert_array_equal(np.asarray(picture), expected)
     assert np.asarray(pictures.decode(written(**tags), 3)).shape == (2, 3, 3)
     assert pictures.inspect(written(**tags)) == ("DICOM", 3, 2)
+
+
+@pytest.mark.parametrize(
+    ("function", "width", "words"),
+    [
+        ("LINEAR", 0, "WindowWidth is 0; LINEAR needs one of at least 1"),
+        ("LINEAR", 0.5, "WindowWidth is 0.5; LINEAR needs one of at least 1"),
+        (None, -300, "WindowWidth is -300; LINEAR needs one of at least 1"),
+        ("LINEAR_EXACT", 0, "WindowWidth is 0; LINEAR_EXACT needs one above 0"),
+        ("SIGMOID", 0, "WindowWidth is 0; SIGMOID needs one above 0"),
+        ("SIGMOID", -1, "WindowWidth is -1; SIGMOID needs one above 0"),
+        ("CUBIC", 400, "VOILUTFunction is 'CUBIC'; expected one of LINEAR, LINEAR_EXACT, SIGMOID"),
+    ],
+)
+def test_a_window_that_means_nothing_is_named(function, width, words):
+    tags = {"VOILUTFunction": function} if function else {}
+    with pytest.raises(DataError, match=words):
+        pictures.decode(written(WindowCenter=40, WindowWidth=width, **tags))
 
 
 def test_signed_values_frames_and_colour():
