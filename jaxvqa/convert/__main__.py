@@ -97,12 +97,27 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
+_OF_SYSTEMS = ("tokenizer", "activation", "lm_head", "answers", "masks", "vocabulary", "questions")
+_OF_READING = ("config", "weights", "prefix")
+
+
+def _check_options(arguments: argparse.Namespace, uses: Sequence[str], what: str, *, all_of_them: bool = False) -> None:
+    """Refuses options that nothing would read.
+
+    Raises:
+      ConfigError: names all of them, and those that `what` has a use for.
+    """
+    options = (*_OF_SYSTEMS, *(_OF_READING if all_of_them else ()))
+    faults = [f"--{name} is not for {what}" for name in options if getattr(arguments, name) and name not in uses]
+    if faults:
+        takes = f", which takes {' and '.join(f'--{name}' for name in uses)}" if uses else ""
+        raise ConfigError(f"{'; '.join(faults)}{takes}.")
+
+
 def _to_folder(arguments: argparse.Namespace, progress: logs.Progress) -> list[str]:
     system = SYSTEMS[arguments.system]
     config = configs.load(arguments.config or system.config)
-    for name in ("activation", "lm_head", "tokenizer"):
-        if getattr(arguments, name) and name not in system.options:
-            raise ConfigError(f"--{name} is not for {arguments.system!r}.")
+    _check_options(arguments, system.uses, repr(arguments.system))
     original = system.folder.original if system.folder and arguments.source.exists() else system.original
     content = original.open(arguments.source, arguments.weights, arguments.prefix)
     progress.update(1, "by the table", line=True)
@@ -155,6 +170,7 @@ def _given(arguments: argparse.Namespace, model: dict[str, Any], content: Any) -
 
 def _to_file(arguments: argparse.Namespace, progress: logs.Progress) -> list[str]:
     system = SYSTEMS[arguments.system]
+    _check_options(arguments, (), f"writing {arguments.target}", all_of_them=True)
     if system.part is not None:
         raise CheckpointError(f"{arguments.system!r} is a part of a model, which is only read.")
     contents = workdir.read(arguments.source)

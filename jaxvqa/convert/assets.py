@@ -9,7 +9,7 @@ import ml_collections
 
 from jaxvqa.convert.original import Checkpoint, System
 from jaxvqa.data.data_set import DataSet
-from jaxvqa.errors import CheckpointError, ConfigError, DataError
+from jaxvqa.errors import CheckpointError, DataError
 from jaxvqa.inputs import read_json
 from jaxvqa.tasks import task_class
 from jaxvqa.tasks.image_classification import mask_assets
@@ -22,15 +22,9 @@ def make(
     if system.assets:
         return system.assets(arguments, config, checkpoint)
     model, assets = checkpoint.config, dict(system.settings(checkpoint).get("assets", {}))
-    if (arguments.vocabulary or arguments.questions) and not system.vocabulary:
-        raise ConfigError(f"--vocabulary and --questions are not for {arguments.system!r}, which reads no questions.")
     if arguments.answers:
-        if not system.answers:
-            raise ConfigError(f"--answers is not for {arguments.system!r}, which answers no questions.")
         assets["answers"] = list(system.answers.from_file(arguments.answers).answers)
     if arguments.masks:
-        if "masks" not in assets:
-            raise ConfigError(f"--masks is not for {arguments.system!r}, whose answers are not masked by the question.")
         assets["masks"] = mask_assets(arguments.masks, model["num_answers"])
     if arguments.vocabulary:
         assets["vocabulary"] = list(system.vocabulary(_read_vocabulary(arguments.vocabulary)).tokens)

@@ -399,7 +399,7 @@ SYSTEMS = {
         original,
         config,
         counts={},
-        options=("tokenizer",),
+        options=("tokenizer", "answers") if original is VQA else ("tokenizer",),
         assets=_assets,
         settings=_settings,
         model="blip" if original is not VQA else "",

@@ -27,7 +27,7 @@ from jaxvqa.convert.towers.gpt2 import GPT2_ATTENTION, GPT2_FEED_FORWARD, GPT2_S
 from jaxvqa.convert.towers.palm import GAIN, PALM_BLOCK
 from jaxvqa.data.data_set import DataSet
 from jaxvqa.data.prompts import PromptTokenizer
-from jaxvqa.errors import CheckpointError, DataError, choose
+from jaxvqa.errors import CheckpointError, ConfigError, DataError, choose
 from jaxvqa.tasks import task_class
 
 PREFIX = "flamingo_palm."
@@ -314,6 +314,8 @@ ORIGINAL = Original(
 def _assets(arguments: Any, config: Any, checkpoint: Checkpoint) -> dict[str, Any]:
     """Tokenizer and classes, checked against the checkpoint's vocabulary and class head."""
     sizes = dict(checkpoint.config)
+    if arguments.answers and not sizes["num_answers"]:
+        raise ConfigError(f"--answers is not for {arguments.source}, which has no class head.")
     with config.unlocked():
         config.data.tokenizer = arguments.tokenizer or config.data.tokenizer
         config.data.answers.file = str(arguments.answers or config.data.answers.file)
@@ -372,7 +374,7 @@ SYSTEMS = {
         ORIGINAL,
         "configs/flamingo.py:vqa_rad,mlmi",
         counts={},
-        options=("tokenizer",),
+        options=("tokenizer", "answers"),
         assets=_assets,
         settings=_settings,
         of_run=_of_run,

@@ -292,7 +292,8 @@ class System:
       answers: the class of its answer list; None for one without.
       counts: entry of the assets -> field of the model with its length, which is in the data and not in the config.
       part: for a part of a model: the path at which `config.init_from` looks for it; None for a whole model.
-      options: those of the command's options `activation`, `lm_head` and `tokenizer` that it has a use for.
+      options: those of the command's options `activation`, `lm_head`, `tokenizer`, `answers` and `masks` that it has a use for
+        besides `uses`.
       assets: makes the assets from (arguments, config, checkpoint) where the fields above do not say enough.
       settings: what a checkpoint says of a config, by its sections `model`, `data`, `optim` and `loss`, and of the `assets`;
         `most` holds the largest values that fields of `data` may have with it.
@@ -316,6 +317,12 @@ class System:
     written: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     collections: tuple[str, ...] = ("batch_stats",)
     folder: Folder | None = None
+
+    @property
+    def uses(self) -> tuple[str, ...]:
+        """The command's options that it has a use for; `config`, `weights` and `prefix` are for all."""
+        of_questions = ("vocabulary", "questions") if self.vocabulary else ()
+        return (*self.options, *of_questions, *(("answers",) if self.answers else ()))
 
     @property
     def originals(self) -> tuple[Original, ...]:

@@ -163,6 +163,7 @@ SYSTEMS = {
         ORIGINAL,
         "configs/sysu_hcp.py:vqa_med_2021",
         answers=DiseaseList,
+        options=("masks",),
         counts={"answers": "num_answers"},
         settings=_settings,
     ),

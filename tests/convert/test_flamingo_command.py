@@ -96,10 +96,13 @@ def test_and_becomes_the_same_file_again(converted, tmp_path):
         assert (found.dtype, found.shape, found.tobytes()) == (value.dtype, value.shape, value.tobytes()), key
 
 
-def test_a_file_without_a_class_head_needs_no_classes_and_is_evaluated_without(tokenizer, tmp_path):
+def test_a_file_without_a_class_head_needs_no_classes_and_is_evaluated_without(tokenizer, classes, tmp_path, capsys):
     file, tensors, _ = lightning_file("flamingo_report_small", tmp_path)
     run = tmp_path / "run"
     assert convert.main(["--system=flamingo", f"--from={file}", f"--to={run}", f"--tokenizer={tokenizer}"]) == 0
+    command = ["--system=flamingo", f"--from={file}", f"--to={tmp_path / 'other'}", f"--tokenizer={tokenizer}"]
+    assert convert.main([*command, f"--answers={classes}"]) == 2
+    assert f"--answers is not for {file}, which has no class head" in capsys.readouterr().err
     saved = checkpoints.Checkpoints(run, read_only=True)
     assets, meta = saved.read_json()
     config = configs.from_json(meta["config"])
@@ -128,11 +131,44 @@ def test_a_padded_vocabulary_is_cut_to_the_tokenizers_and_reported(tokenizer, cl
 
 @pytest.mark.parametrize(
     ("system", "option"),
-    [("flamingo", "--activation=gelu"), ("clip_vision", "--lm_head=own"), ("rwsan", "--tokenizer=gpt2")],
+    [
+        ("flamingo", "--activation=gelu"),
+        ("flamingo", "--vocabulary=words.json"),
+        ("flamingo", "--masks=masks.json"),
+        ("clip_vision", "--lm_head=own"),
+        ("clip_vision", "--answers=answers.json"),
+        ("rwsan", "--tokenizer=gpt2"),
+        ("rwsan", "--masks=masks.json"),
+        ("mtpt", "--answers=answers.json"),
+        ("sysu_hcp", "--questions=questions.json"),
+        ("sysu_hcp_tower", "--masks=masks.json"),
+        ("blip_pretrain", "--answers=answers.json"),
+        ("blip_retrieval", "--questions=questions.json"),
+        ("blip_caption", "--answers=answers.json"),
+        ("blip_vqa", "--vocabulary=words.json"),
+    ],
 )
 def test_options_of_other_systems_are_refused(system, option, tmp_path, capsys):
     assert convert.main([f"--system={system}", f"--from={tmp_path / 'x.pt'}", f"--to={tmp_path / 'run'}", option]) == 2
     assert f"{option.partition('=')[0]} is not for '{system}'" in capsys.readouterr().err
+
+
+def test_all_options_without_a_use_are_named(tmp_path, capsys):
+    command = ["--system=blip_caption", f"--from={tmp_path / 'x.pt'}", f"--to={tmp_path / 'run'}", "--tokenizer=words"]
+    assert convert.main([*command, "--masks=masks.json", "--answers=answers.json", "--lm_head=own"]) == 2
+    message = capsys.readouterr().err
+    for name in ("masks", "answers", "lm_head"):
+        assert f"--{name} is not for 'blip_caption'" in message
+    assert "which takes --tokenizer." in message
+
+
+def test_writing_a_file_takes_no_options(converted, classes, tmp_path, capsys):
+    back = tmp_path / "back.ckpt"
+    command = ["--system=flamingo", f"--from={converted[0]}", f"--to={back}", f"--answers={classes}", "--prefix=model."]
+    assert convert.main(command) == 2
+    message = capsys.readouterr().err
+    assert f"--answers is not for writing {back}; --prefix is not for writing {back}." in message
+    assert not back.exists()
 
 
 def test_lists_that_are_not_the_checkpoints_are_reported_together(tokenizer, tmp_path, capsys):

@@ -63,6 +63,17 @@ def test_blips_systems_know_their_own_files(system, case):
         recognise.check(file, "rwsan", {})
 
 
+def test_a_file_that_no_system_reads_says_what_it_is():
+    file = file_of("blip/blip_nlvr_small")
+    for system in ("blip_pretrain", "blip_vqa", "blip_caption", "rwsan"):
+        with pytest.raises(CheckpointError) as error:
+            recognise.check(file, system, {})
+        assert (
+            "it looks like a checkpoint of BLIP for NLVR2, which judges a sentence about two images (no --system"
+            in str(error.value)
+        )
+
+
 def test_another_backbone_of_sysu_is_named_with_its_config():
     keys = [
         f"features.{n}.{kind}" for n in (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28) for kind in ("weight", "bias")

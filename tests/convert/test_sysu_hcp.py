@@ -225,7 +225,7 @@ def test_the_command_reads_a_tower_for_other_classes(published, tmp_path):
     ("arguments", "words"),
     [
         (["--answers=two.json"], ["the checkpoint has 3 answers", "gives 2"]),
-        (["--answers=two.json", "--vocabulary=two.json"], ["--vocabulary and --questions are not for 'sysu_hcp'"]),
+        (["--answers=two.json", "--vocabulary=two.json"], ["--vocabulary is not for 'sysu_hcp'"]),
         (["--answers=two.json", "--masks=mask.json"], ["mask.json", "0 to 2:\n  ct: [3]"]),
         (["--answers=two.json", "--masks=none.json"], ["none.json: No such file", "modelmask.json"]),
         ([], ["vqa_med", "--answers"]),
