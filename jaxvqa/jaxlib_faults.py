@@ -1,6 +1,6 @@
-"""Versions of jaxlib that compute wrongly on CPUs, and XLA's flags that keep their faults away.
+"""Versions of jaxlib that compute wrongly or stop on CPUs, and what keeps their faults away: XLA's flags, and threads.
 
-Importing `jaxvqa` calls `protect`, since the flags only count before JAX starts its CPU backend.
+Importing `jaxvqa` calls `protect`, since both only count before JAX starts its CPU backend.
 """
 
 import dataclasses
@@ -41,13 +41,17 @@ def protect() -> None:
     """
     jax = sys.modules.get("jax")
     bridge = sys.modules.get("jax._src.xla_bridge")
+    version = metadata.version("jaxlib")
     platforms = jax.config.jax_platforms if jax else os.environ.get("JAX_PLATFORMS")
     before = _read(os.environ.get("XLA_FLAGS", ""))
     flags, words, loudly = decide(
-        metadata.version("jaxlib"), platforms or "", before, bridge is not None and bridge.backends_are_initialized()
+        version, platforms or "", before, bridge is not None and bridge.backends_are_initialized()
     )
     if flags != before:
         os.environ["XLA_FLAGS"] = flags
+    simulated = jax.config.jax_num_cpu_devices if jax else os.environ.get("JAX_NUM_CPU_DEVICES", "")
+    if enough := threads(version, before, str(simulated), os.cpu_count() or 1):
+        os.environ.setdefault(THREADS, str(enough))
     if loudly:
         warnings.warn(words, RuntimeWarning, stacklevel=3)
     elif words and all(os.environ.get(rank, "0") == "0" for rank in RANKS):
@@ -84,6 +88,29 @@ def decide(version: str, platforms: str, flags: str, started: bool) -> tuple[str
     if started:
         return mended, f"{says} JAX has started already, too late to keep that away: import jaxvqa before. {out}", True
     return mended, f"{says} XLA_FLAGS now has {fault.flag}={fault.value}, which keeps that away. {out}", False
+
+
+THREADS = "NPROC"
+"""The environment variable with the number of threads that XLA starts on a CPU; without it, as many as there are cores."""
+
+
+def threads(version: str, flags: str, simulated: str, cores: int) -> int | None:
+    """How many threads XLA needs so that simulated devices do not wait for each other for ever; None where it has them.
+
+    Before jaxlib 0.12, one pool has the threads that run programs, one a device, and those that hand programs to devices.
+    The latter wait as soon as 32 programs stand in line for a device. If they keep the threads that a collective of the
+    running program needs, it waits in vain, and XLA ends the process ("Termination timeout for `all reduce …`").
+
+    Args:
+      version: jaxlib's.
+      flags: the value of XLA_FLAGS.
+      simulated: the number of CPU devices as JAX is asked for it; no whole number where XLA_FLAGS may say it.
+      cores: of this machine.
+    """
+    by_flag = re.findall(r"--xla_force_host_platform_device_count=(\d+)", flags)
+    devices = int(simulated if simulated.isdecimal() else by_flag[-1] if by_flag else 1)
+    affected = tuple(map(int, version.split(".")[:2])) < (0, 12)
+    return 2 * devices if affected and devices > 1 and cores < 2 * devices else None
 
 
 def _read(flags: str) -> str:

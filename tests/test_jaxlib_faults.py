@@ -133,3 +133,51 @@ def test_jax_that_started_before_is_reported_as_a_warning():
 def test_platforms_chosen_in_the_program_count():
     result = run(pretend("0.10.2", before="import jax; jax.config.update('jax_platforms', 'tpu')"), JAX_PLATFORMS="cpu")
     assert (result.stdout, result.stderr) == ("None\n", "")
+
+
+BY_FLAG = "--xla_force_host_platform_device_count=4"
+
+
+@pytest.mark.parametrize(
+    ("version", "flags", "simulated", "cores", "enough"),
+    [
+        ("0.10.2", "", "8", 2, 16),
+        ("0.11.0", "", "8", 15, 16),
+        ("0.10.2", "", "8", 16, None),
+        ("0.10.2", "", "1", 1, None),
+        ("0.10.2", "", "", 1, None),
+        ("0.10.2", BY_FLAG, "-1", 2, 8),
+        ("0.10.2", f"--xla_a=1 {BY_FLAG}", "", 2, 8),
+        ("0.10.2", BY_FLAG, "2", 2, 4),
+        ("0.12.0.1", BY_FLAG, "8", 2, None),
+    ],
+)
+def test_simulated_devices_have_threads_enough(version, flags, simulated, cores, enough):
+    assert jaxlib_faults.threads(version, flags, simulated, cores) == enough
+
+
+# More programs in line for each device than XLA lets stand there, behind a slow one.
+IN_LINE = """
+import jaxvqa, jax, jax.numpy as jnp, numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+rows, few = (jax.device_put(np.ones((n, 64), np.float32), NamedSharding(mesh, PartitionSpec("data"))) for n in (4096, 16))
+slow = jax.jit(lambda a: jax.lax.fori_loop(0, 8, lambda _, a: jnp.tanh(a @ (a.T @ a)), a).sum())
+finite = jax.jit(lambda a: jnp.isfinite(a).all())
+for _ in range(5):
+    slow(rows)
+    assert all(jax.device_get([finite(few) for _ in range(100)]))
+"""
+
+
+def test_simulated_devices_do_not_wait_for_each_other_for_ever():
+    result = run(IN_LINE, JAX_NUM_CPU_DEVICES="8")
+    assert result.returncode == 0, result.stderr
+
+
+def test_the_users_own_number_of_threads_is_left():
+    then = "import jaxvqa; print(os.environ['NPROC'])"
+    found = [
+        run(pretend("0.10.2", then), JAX_NUM_CPU_DEVICES="64", **own).stdout.split()[0] for own in ({}, {"NPROC": "3"})
+    ]
+    assert found == ["128", "3"]
