@@ -93,7 +93,8 @@ def train(config: Config, workdir: Path, command: str = "") -> dict[str, float]:
         batches = cleanup.enter_context(_batches(config, task, data, mesh, first, end))
         stop = cleanup.enter_context(StopSignal())
         profiler = cleanup.enter_context(Profiler(config.profile_steps, workdir, first))
-        bar = cleanup.enter_context(logs.Progress("step", total, first, "compiling the training step"))
+        words = "compiling the training step" if first < end else ""
+        bar = cleanup.enter_context(logs.Progress("step", total, first, words))
         for step in range(first + 1, end + 1):
             profiler.before(step)
             with meter.waiting():
@@ -132,7 +133,7 @@ def train(config: Config, workdir: Path, command: str = "") -> dict[str, float]:
                 )
         if first >= end:
             log.info("this run is finished at step %d; raise config.total to go on", first)
-            evaluations.complete(state)
+            evaluations.complete(state, rows)
     return evaluations.results
 
 
@@ -287,8 +288,10 @@ class Evaluations:
         if self.best.is_enough or step >= total:
             self.run(state, [name for name in self.evals if name not in known and name not in due])
 
-    def complete(self, state: TrainState) -> None:
-        """Gives `results` the values of evaluations that it lacks, without writing them down."""
+    def complete(self, state: TrainState, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Gives `results` the values of a state that it lacks: as `rows` of metrics.jsonl have them, else evaluated anew."""
+        step = int(state.step)
         for name, evaluator in self.evals.items():
+            own = [{key: row[key] for key in row if key.startswith(f"{name}/")} for row in rows if row["step"] == step]
             if not any(key.startswith(f"{name}/") for key in self.results):
-                self.results |= run_evaluator(name, evaluator, state)
+                self.results |= next(filter(None, reversed(own)), None) or run_evaluator(name, evaluator, state)

@@ -12,16 +12,22 @@ import pytest
 
 from jaxvqa import checkpoints, logs, main, train
 from jaxvqa.errors import ConfigError, DivergedError, StorageError, os_errors
-from tests import runs
+from tests import listening, runs
 
 
 @pytest.fixture(scope="module")
-def finished(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished tiny run with an average of the parameters and a profile."""
+def trained(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, listening.Noted]:
+    """A finished tiny run with an average of the parameters and a profile, and what was said while it ran."""
     workdir = tmp_path_factory.mktemp("finished")
     config = runs.tiny_config(phantoms, optim__ema=0.5, profile_steps="2:3")
-    train.train(config, workdir)
-    return workdir
+    with listening.heard() as noted:
+        train.train(config, workdir)
+    return workdir, noted
+
+
+@pytest.fixture(scope="module")
+def finished(trained: tuple[Path, listening.Noted]) -> Path:
+    return trained[0]
 
 
 def call(phantoms: Path, **changes: object) -> list[str]:
@@ -58,11 +64,36 @@ def test_a_run_leaves_what_it_promises(finished):
 def test_a_checkpoint_is_enough_to_evaluate_and_predict(finished, phantoms, tmp_path, capsys):
     # Only the checkpoint travels; the config comes from it.
     shutil.copytree(finished / "checkpoints", tmp_path / "checkpoints")
-    assert main.main([f"--workdir={tmp_path}", "--mode=eval"]) == 0
+    with listening.heard() as noted:
+        assert main.main([f"--workdir={tmp_path}", "--mode=eval"]) == 0
+    restored = {"restore_model": "restoring the checkpoint of step 6 …"}
+    listening.assert_lines_before(noted, restored | {r"jit\(function\)": "evaluating val: 0 of 3 …"})
     value = next(row for row in logs.read_metrics(finished) if "val/accuracy" in row)["val/accuracy"]
     assert f"{value:.2f}" in capsys.readouterr().out
-    assert main.main([f"--workdir={tmp_path}", "--mode=predict", "--split=test"]) == 0
+    with listening.heard() as noted:
+        assert main.main([f"--workdir={tmp_path}", "--mode=predict", "--split=test"]) == 0
+    listening.assert_lines_before(noted, restored | {r"jit\(function\)": "evaluating test: 0 of 3 …"})
     assert (tmp_path / "predictions" / "test_6_evalai.json").exists()
+
+
+def test_a_line_is_before_what_takes_long(trained):
+    lines = {
+        "split": "opening phantom_vqa/tiny_questions …",
+        r"jit\(fresh\)": "making the parameters …",
+        r"jit\(train_step\)": "step: 0 of 6, compiling the training step …",
+        r"jit\(function\)": "evaluating val: 0 of 3 …",
+    }
+    listening.assert_lines_before(trained[1], lines)
+
+
+def test_a_finished_run_is_not_evaluated_again(finished, phantoms, monkeypatch):
+    monkeypatch.setattr(train, "run_evaluator", lambda name, *_: pytest.fail(f"{name} is evaluated again"))
+    with listening.heard() as noted:
+        values = train.train(runs.tiny_config(phantoms, optim__ema=0.5, profile_steps="2:3"), finished)
+    listening.assert_lines_before(noted, {"restore": "restoring the checkpoint of step 6 …"})
+    assert not [name for name, _ in noted if name in ("jit(train_step)", "jit(function)")]
+    written = next(row for row in logs.read_metrics(finished) if "val/accuracy" in row)
+    assert values == {name: value for name, value in written.items() if name.startswith("val/")}
 
 
 def test_average_follows_the_parameters(finished):

@@ -9,7 +9,7 @@ import pytest
 from jaxvqa import checkpoints, configs, main, paths
 from jaxvqa.convert import __main__ as convert
 from jaxvqa.runs import Run
-from tests import runs
+from tests import listening, runs
 
 
 def arrays(folder):
@@ -46,7 +46,9 @@ def converted(settings, tmp_path_factory):
             config = configs.load(name)
             configs.override(config, settings)
             task, _ = runs.write(config, run, STEPS)
-            assert convert.main([f"--system={system}", f"--from={run}", f"--to={file}"]) == 0
+            with listening.heard() as noted:
+                assert convert.main([f"--system={system}", f"--from={run}", f"--to={file}"]) == 0
+            listening.assert_lines_before(noted, {"restore": "converting: 0 of 3, reading …"})
             options = [f"--config={name}"]
             for name in ("vocabulary", "answers"):
                 (folder / f"{name}.json").write_text(json.dumps(task.assets[name]))

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 from jaxvqa.convert import rwsan, to_torch
 from jaxvqa.golden import runner, weights
 from jaxvqa.golden.options import rwsan as of_rwsan
+from tests import listening
 from tests.oracle import torch
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -28,7 +30,10 @@ def failures(rows):
 
 @pytest.mark.parametrize(("case", "outputs"), [("small", 13), ("full", 6)])
 def test_given_cases(case, outputs):
-    rows = runner.run(GOLDEN / "rwsan" / f"{case}.manifest.json")
+    file = GOLDEN / "rwsan" / f"{case}.manifest.json"
+    with listening.heard() as noted:
+        rows = runner.run(file)
+    listening.assert_lines_before(noted, {r"jit\(.*\)": f"{re.escape(str(file))} …"})
     assert not failures(rows)
     assert sum(row.passed is True for row in rows) == outputs + 1  # and the checkpoint's way there and back
 
