@@ -18,6 +18,7 @@ from jaxvqa.convert.original import TOKEN, Checkpoint, Config, Original, Prepare
 from jaxvqa.convert.table import Tensors
 from jaxvqa.errors import CheckpointError, DataError, first_line
 from jaxvqa.inputs import read_json
+from jaxvqa.logs import log
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 """In the order in which they are preferred; each may be in parts, listed by a file of this name and `.index.json`."""
@@ -70,6 +71,7 @@ def from_hub(name: str) -> Path:
     Raises:
       CheckpointError: there is no such name, or no network.
     """
+    log.info("fetching %s from a hub …", name)
     import huggingface_hub
 
     try:

@@ -19,6 +19,7 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 
 from jaxvqa.errors import DataError, UserError
 from jaxvqa.inputs import read_json, read_text
+from jaxvqa.logs import log
 
 GPT2_END = "<|endoftext|>"
 """GPT-2's one special token, which its files have as an ordinary one."""
@@ -322,6 +323,7 @@ def _word_pieces(file: Path) -> tokenizers.Tokenizer:
 
 
 def _from_hub(name: str) -> tokenizers.Tokenizer:
+    log.info("fetching the tokenizer %s from a hub …", name)
     import transformers  # seconds to import, and only here of use
 
     try:

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from jaxvqa.errors import ConfigError
 from jaxvqa.evaluators.context import Context, Row
 from jaxvqa.evaluators.pairs import Pairs
+from jaxvqa.logs import log
 from jaxvqa.metrics import retrieval
 from jaxvqa.metrics.retrieval import Summary
 from jaxvqa.metrics.score import Score, Scores
@@ -80,6 +81,7 @@ class RetrievalEvaluator:
         """
         pairs, row = self._pairs, self._context.config
         own, features = pairs.own, pairs.features(state)
+        log.info("ranking %d images and %d texts of %s by contrast …", *own.shape, self._context.name)
         cosines = features.cosines()
         labelled = self._labelled(cosines)
         of_images = _best(cosines, row.k_test)
@@ -90,6 +92,7 @@ class RetrievalEvaluator:
         found = {"itc": retrieval.summarise(cosines, own, images=pairs.image_ids)}
         if wanted.any():
             logits = pairs.match_logits(state, features, wanted)
+            log.info("ranking those of %s that were matched …", self._context.name)
             if row.k_test:
                 matched = np.full(own.shape, retrieval.FILL, np.float32)
                 matched[wanted] = logits[:, 1] + cosines[wanted]
