@@ -36,13 +36,22 @@ def _write_small_arrays_whole() -> None:
     Cutting every bias into a slice for each of 8 devices compiles as many little programs, and holds the first save up
     by seconds.
     """
+    with _without_warnings():  # that its own default is replaced
+        ocp.type_handlers.register_type_handler(
+            jax.Array, ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=2**20), override=True
+        )
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Keeps to itself what orbax warns of where it does as it is asked."""
     logger = logging.getLogger("absl")
     before = logger.level
-    logger.setLevel(logging.ERROR)  # orbax warns that its own default is replaced
-    ocp.type_handlers.register_type_handler(
-        jax.Array, ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=2**20), override=True
-    )
-    logger.setLevel(before)
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 _write_small_arrays_whole()
@@ -62,7 +71,7 @@ class Checkpoints:
         self.folder = Path(workdir).absolute() / FOLDER
         if read_only and not self.folder.is_dir():
             raise CheckpointError(f"{workdir} holds no checkpoints: expected the folder {self.folder}.")
-        with os_errors(self.folder, "a folder of checkpoints"):
+        with os_errors(self.folder, "a folder of checkpoints"), _without_warnings():  # that read_only is read_only
             self._manager = ocp.CheckpointManager(
                 self.folder,
                 options=ocp.CheckpointManagerOptions(

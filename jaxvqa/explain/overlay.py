@@ -147,8 +147,9 @@ def overlay(
             draw.rectangle(_corners(boxes[i]), outline=(*_OUTLINE, round(150 * strength * share)), width=1)
     for i in reversed(strongest):
         _outline(draw, _corners(boxes[i]), line)
+    taken = [_corners(boxes[i]) for i in strongest]
     for i in reversed(strongest):
-        _label(draw, _corners(boxes[i]), f"{100 * weights[i]:.0f} %", layer.size)
+        taken.append(_label(draw, _corners(boxes[i]), f"{100 * weights[i]:.0f} %", layer.size, taken))
     return np.array(Image.alpha_composite(picture, layer).convert("RGB"))
 
 
@@ -262,23 +263,40 @@ def plain(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def _corners(box: np.ndarray) -> tuple[int, int, int, int]:
+Corners = tuple[int, int, int, int]
+"""x1, y1, x2, y2 in pixels."""
+
+
+def _corners(box: np.ndarray) -> Corners:
     x1, y1, x2, y2 = (round(float(v)) for v in box)
     return x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)
 
 
-def _outline(draw: ImageDraw.ImageDraw, corners: tuple[int, int, int, int], line: int) -> None:
+def _outline(draw: ImageDraw.ImageDraw, corners: Corners, line: int) -> None:
     draw.rectangle(corners, outline=(0, 0, 0, 200), width=line + 2)
     x1, y1, x2, y2 = corners
     if x2 - x1 > 2 and y2 - y1 > 2:
         draw.rectangle((x1 + 1, y1 + 1, x2 - 1, y2 - 1), outline=(*_OUTLINE, 255), width=line)
 
 
-def _label(draw: ImageDraw.ImageDraw, corners: tuple[int, int, int, int], text: str, size: tuple[int, int]) -> None:
+def _label(
+    draw: ImageDraw.ImageDraw, corners: Corners, text: str, size: tuple[int, int], taken: Sequence[Corners]
+) -> Corners:
+    """Writes above a box, or below or beside it where that hides less of what is `taken`; returns what is covered."""
     font = ImageFont.load_default(max(12, max(size) // 18))
     x1, y1, x2, y2 = draw.textbbox((0, 0), text, font=font)
     w, h = x2 - x1 + 6, y2 - y1 + 6
-    x = min(max(corners[0], 0), max(0, size[0] - w))
-    y = corners[1] - h if corners[1] >= h else min(corners[1], max(0, size[1] - h))
-    draw.rectangle((x, y, x + w, y + h), fill=(0, 0, 0, 190))
-    draw.text((x + 3 - x1, y + 3 - y1), text, font=font, fill=(255, 255, 255, 255))
+    left, top, right, bottom = corners
+    wanted = [(left, top - h), (left, bottom + 1), (right + 1, top), (left - w - 1, top)]
+    inside = [(min(max(x, 0), max(0, size[0] - w)), min(max(y, 0), max(0, size[1] - h))) for x, y in wanted]
+    places = [(x, y, x + w, y + h) for x, y in inside]
+    place = min(places, key=lambda one: sum(_shared(one, other) for other in taken))
+    draw.rectangle(place, fill=(0, 0, 0, 190))
+    draw.text((place[0] + 3 - x1, place[1] + 3 - y1), text, font=font, fill=(255, 255, 255, 255))
+    return place
+
+
+def _shared(one: Corners, other: Corners) -> int:
+    """The pixels that two boxes share."""
+    width, height = (min(one[i + 2], other[i + 2]) - max(one[i], other[i]) + 1 for i in (0, 1))
+    return max(width, 0) * max(height, 0)

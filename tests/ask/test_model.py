@@ -99,6 +99,11 @@ def test_predictions_files_hold_the_same(model_of, tmp_path):
     assert model.answer_many([]) == []
 
 
+def test_opening_a_run_warns_of_nothing(asked_run, caplog):
+    load(asked_run("cmsa"))
+    assert [record.getMessage() for record in caplog.records] == []
+
+
 def test_examples_stand_before_the_question(model_of):
     """The images most similar to the one asked about, by the model's own encoder, as in evaluation."""
     model = model_of("few_shot")

@@ -68,6 +68,14 @@ def test_only_the_strongest_boxes_carry_a_share():
     assert not few[150:200, 120:].any()
 
 
+def test_the_share_of_a_box_hides_no_other_box():
+    image = np.zeros((320, 320, 3), np.uint8)
+    near = boxes([100, 100, 130, 130], [105, 140, 135, 170])
+    one, two = (overlay.overlay(image, near, weights(0.6, 0.4), outlined=n) for n in (1, 2))
+    np.testing.assert_array_equal(one[103:128, 103:128], two[103:128, 103:128])
+    assert (two[172:] == 255).all(axis=-1).any()  # it stands below
+
+
 def test_even_attention_is_fainter_than_a_choice():
     image = np.full((90, 90, 3), 100, np.uint8)
     grid = boxes(*[[x, y, x + 30, y + 30] for x in (0, 30, 60) for y in (0, 30, 60)])
