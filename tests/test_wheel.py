@@ -95,6 +95,10 @@ def test_an_installed_wheel_runs_beside_a_users_own_folders(wheel, tmp_path):
         "    config = rwsan.get_config(arg)\n    config.name = 'own'\n"
         "    config.evals.val.update(common.evaluation('test', every='1 epoch', batch_size=16))\n    return config\n"
     )
+    (user / "mine.py").write_text(
+        "from jaxvqa.tasks.answer_classification import AnswerClassification\n\n\n"
+        "class Task(AnswerClassification):\n    pass\n"
+    )
     data = [
         f"--config.data.{field}=phantom_vqa/tiny_{part}"
         for field, part in (("examples", "questions"), ("images", "images"))
@@ -104,15 +108,21 @@ def test_an_installed_wheel_runs_beside_a_users_own_folders(wheel, tmp_path):
         ["data", "phantom_vqa", "--config=tiny_questions,tiny_images", "--data_dir=data"],
         ["train", "--config=rwsan:small,proposed", "--workdir=run", *short],
         ["train", "--config=configs/rwsan.py:small", "--workdir=by_path", *short],
-        ["train", "--config=own.py:small", "--workdir=own", *short],
+        ["train", "--config=own.py:small", "--config.task=mine:Task", "--workdir=own", *short],
         ["eval", "--workdir=run"],
+        ["report", "--workdir=run"],
+        ["explain", "--workdir=run", "--output=explained", "--count=1"],
+        ["convert", "--system=rwsan", "--from=run", "--to=back.pkl"],
         ["ask", "--workdir=run", "scan.png", "is there a mass?"],
     ]
     Image.new("L", (64, 64), 90).save(user / "scan.png")
     environment = os.environ | {"PYTHONPATH": str(site)}
     for words in commands:
-        command = [sys.executable, "-m", "jaxvqa", *words]
-        done = subprocess.run(command, cwd=user, env=environment, capture_output=True, text=True)
+        done = subprocess.run([site / "bin/jaxvqa", *words], cwd=user, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, f"{words}:\n{done.stdout}{done.stderr}"
     for run in ("run", "by_path", "own"):
         assert (user / run / "report.html").exists()
+    code = "import jaxvqa; print(jaxvqa.load('run').answer('scan.png', 'is there a mass?').probability)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=user, env=environment, capture_output=True, text=True)
+    assert 0 < float(done.stdout) < 1, done.stderr
+    assert "WARNING" not in done.stderr

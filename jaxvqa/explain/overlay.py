@@ -287,7 +287,7 @@ def _label(
     x1, y1, x2, y2 = draw.textbbox((0, 0), text, font=font)
     w, h = x2 - x1 + 6, y2 - y1 + 6
     left, top, right, bottom = corners
-    wanted = [(left, top - h), (left, bottom + 1), (right + 1, top), (left - w - 1, top)]
+    wanted = [(left, top - h - 1), (left, bottom + 1), (right + 1, top), (left - w - 1, top)]
     inside = [(min(max(x, 0), max(0, size[0] - w)), min(max(y, 0), max(0, size[1] - h))) for x, y in wanted]
     places = [(x, y, x + w, y + h) for x, y in inside]
     place = min(places, key=lambda one: sum(_shared(one, other) for other in taken))
