@@ -170,7 +170,7 @@ GENERATE: dict[str, Any] = {
 """`config.generate`: how texts are written."""
 
 
-PROPOSED_REGIONS = 40
+PROPOSED_REGIONS = 80
 """The most regions of an image where they are proposed from it."""
 
 

@@ -19,6 +19,12 @@ GRIDS = (2, 3)
 BLOB_SCALES = (0.02, 0.028, 0.04, 0.057, 0.08, 0.113)
 """Radii of blobs, as shares of the image's shorter side, a factor of the square root of 2 apart."""
 
+REACH = 1.4
+"""Half a blob's box, in its radii."""
+
+LEAST_CURVED = 1e-3
+"""The least response of a blob; light is from 0 to 1."""
+
 LEVELS = 8
 """Levels of light between an image's dark and bright ends at which contours are drawn."""
 
@@ -97,19 +103,26 @@ def _grid_boxes(height: int, width: int) -> Iterator[np.ndarray]:
 def _blobs(grey: Float[np.ndarray, "H W"]) -> list[np.ndarray]:
     """Boxes of spots that are brighter or darker than what is around them, the clearest first.
 
-    They are the extremes over place and scale of the scale-normalised Laplacian of a Gaussian (T. Lindeberg, "Feature Detection
-    with Automatic Scale Selection", IJCV 1998).
+    They are the extremes over place and scale of the scale-normalised determinant of the Hessian (T. Lindeberg, "Feature Detection
+    with Automatic Scale Selection", IJCV 1998), which edges, such as the skull's, do not raise.
     """
     radii = [max(share * min(grey.shape), 1.0) for share in BLOB_SCALES]
-    stack = np.stack([(r * r / 2) * ndimage.gaussian_laplace(grey, r / 2**0.5, mode="nearest") for r in radii])
+    response = np.stack([_curved(grey, radius / 2**0.5) for radius in radii])
+    peaks = (response == ndimage.maximum_filter(response, 3, mode="nearest")) & (response > LEAST_CURVED)
     found = []
-    for response in (stack, -stack):
-        peaks = (response == ndimage.maximum_filter(response, 3, mode="nearest")) & (response > 1e-3)
-        for scale, y, x in np.argwhere(peaks):
-            reach = 1.3 * radii[scale]
-            box = np.asarray([x + 0.5 - reach, y + 0.5 - reach, x + 0.5 + reach, y + 0.5 + reach])
-            found.append((-float(response[scale, y, x]), box))
+    for scale, y, x in np.argwhere(peaks):
+        reach = REACH * radii[scale]
+        box = np.asarray([x + 0.5 - reach, y + 0.5 - reach, x + 0.5 + reach, y + 0.5 + reach])
+        found.append((-float(response[scale, y, x]), box))
     return [box for _, box in sorted(found, key=lambda pair: pair[0])]
+
+
+def _curved(grey: Float[np.ndarray, "H W"], sigma: float) -> Float[np.ndarray, "H W"]:
+    """How much the light is curved either way alike at a scale: 0 along edges and on saddles."""
+    across, down, both = (
+        ndimage.gaussian_filter(grey, sigma, order=order, mode="nearest") for order in ((0, 2), (2, 0), (1, 1))
+    )
+    return sigma**2 * np.sqrt(np.maximum(across * down - both**2, 0))
 
 
 def _contours(grey: Float[np.ndarray, "H W"]) -> list[np.ndarray]:
