@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import planted_lesions
+from benchmarks import planted_lesions, proposals
 from benchmarks.flop import flop
 from jaxvqa import configs, models, paths
 from jaxvqa.errors import ConfigError
@@ -174,3 +174,9 @@ def test_the_control_lays_a_peak_on_the_other_images_of_its_view():
     hit, control = planted_lesions.hits(peaks, lesions, ["a", "a", "a", "a", "alone"])
     np.testing.assert_allclose(hit, [1, 1, 0, 0])
     np.testing.assert_allclose(control, [2 / 3, 0, 0, 1 / 3])
+
+
+def test_lesions_meet_the_box_that_shares_most_with_them():
+    lesions = np.asarray([[0, 0, 4, 4], [10, 10, 12, 14]], np.float32)
+    boxes = np.asarray([[2, 0, 6, 4], [0, 0, 4, 3], [20, 20, 30, 30]], np.float32)
+    np.testing.assert_allclose(proposals.best_overlaps(lesions, boxes), [12 / 16, 0])

@@ -36,20 +36,21 @@ def config_of(phantoms, **changes):
     )
 
 
+WHEN = {
+    "at the end": {"total": "3 steps", "evals__val__every": "50 steps"},
+    "at an evaluation": {"total": "40 steps", "evals__val__every": "3 steps"},
+    "for the best": {"total": "40 steps", "evals__val__every": "3 steps", "best__metric": "val/accuracy"},
+    "at a checkpoint": {"total": "40 steps", "checkpoint__every": "3 steps", "evals__val__every": "50 steps"},
+    "on a signal": {"total": "40 steps", "evals__val__every": "50 steps"},
+}
+BAD = [*((part, jnp.nan) for part in PARTS), (PARTS[0], -jnp.inf)]
+
+
 @pytest.mark.parametrize(
-    ("when", "changes"),
-    [
-        ("at the end", {"total": "3 steps", "evals__val__every": "50 steps"}),
-        ("at an evaluation", {"total": "40 steps", "evals__val__every": "3 steps"}),
-        ("for the best", {"total": "40 steps", "evals__val__every": "3 steps", "best__metric": "val/accuracy"}),
-        ("at a checkpoint", {"total": "40 steps", "checkpoint__every": "3 steps", "evals__val__every": "50 steps"}),
-        ("on a signal", {"total": "40 steps", "evals__val__every": "50 steps"}),
-    ],
+    ("when", "part", "value"),
+    [*(("at the end", *bad) for bad in BAD), *((when, *BAD[i % len(BAD)]) for i, when in enumerate([*WHEN][1:]))],
 )
-@pytest.mark.parametrize(("part", "value"), [*((part, jnp.nan) for part in PARTS), (PARTS[0], -jnp.inf)])
-def test_a_bad_state_behind_a_good_loss_is_not_kept(
-    phantoms, tmp_path, monkeypatch, program, when, changes, part, value
-):
+def test_a_bad_state_behind_a_good_loss_is_not_kept(phantoms, tmp_path, monkeypatch, program, when, part, value):
     def with_spoilt_step(*args, **sizes):
         good = program(*args, **sizes)
 
@@ -65,7 +66,7 @@ def test_a_bad_state_behind_a_good_loss_is_not_kept(
     if when == "on a signal":
         monkeypatch.setattr(monitor.StopSignal, "requested", lambda self, step: step == 3)
     with pytest.raises(DivergedError, match=rf"state of step 3 is not finite, in {part}/.*no checkpoint") as error:
-        train.train(config_of(phantoms, **changes), tmp_path)
+        train.train(config_of(phantoms, **WHEN[when]), tmp_path)
     assert error.value.exit_code == 3
     assert not (tmp_path / "best").exists()
     assert checkpoints.Checkpoints(tmp_path, read_only=True).latest_step() is None

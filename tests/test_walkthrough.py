@@ -197,6 +197,7 @@ WALK = {
         "--config.batch_size=4"
     ): "--peer --passes --config=configs/blip_pretrain.py:small,pixels --config.loss.groups=1 --steps=1",
     "python -m benchmarks.planted_lesions --workdir=runs/blip": "--workdir=runs/blip --count=20",
+    "python -m benchmarks.proposals": "--images=20 --regions 40",
     (
         'python -m tfds_builders.pubmed_figures collect demo_figures --query="brain MRI" --rate=10 '
         "--eutils=http://127.0.0.1:8020/eutils --bucket=http://127.0.0.1:8020/bucket"

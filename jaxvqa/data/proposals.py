@@ -103,8 +103,8 @@ def _grid_boxes(height: int, width: int) -> Iterator[np.ndarray]:
 def _blobs(grey: Float[np.ndarray, "H W"]) -> list[np.ndarray]:
     """Boxes of spots that are brighter or darker than what is around them, the clearest first.
 
-    They are the extremes over place and scale of the scale-normalised determinant of the Hessian (T. Lindeberg, "Feature Detection
-    with Automatic Scale Selection", IJCV 1998), which edges, such as the skull's, do not raise.
+    They are the extremes over place and scale of the scale-normalised determinant of the Hessian (T. Lindeberg, "Feature
+    Detection with Automatic Scale Selection", IJCV 1998), which edges, such as the skull's, do not raise.
     """
     radii = [max(share * min(grey.shape), 1.0) for share in BLOB_SCALES]
     response = np.stack([_curved(grey, radius / 2**0.5) for radius in radii])
