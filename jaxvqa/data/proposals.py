@@ -19,7 +19,7 @@ GRIDS = (2, 3)
 BLOB_SCALES = (0.02, 0.028, 0.04, 0.057, 0.08, 0.113)
 """Radii of blobs, as shares of the image's shorter side, a factor of the square root of 2 apart."""
 
-REACH = 1.4
+REACH = 4 / 3
 """Half a blob's box, in its radii."""
 
 LEAST_CURVED = 1e-3
