@@ -53,6 +53,9 @@ WALK = {
     "python -m jaxvqa.main --config=configs/rwsan.py:proposed --workdir=runs/proposed": (
         "--config=configs/rwsan.py:proposed,small --workdir=runs/proposed"
     ),
+    "python -m jaxvqa.main --config=configs/flamingo.py:proposed --workdir=runs/flamingo_proposed": (
+        "--config=configs/flamingo.py:proposed,small --workdir=runs/flamingo_proposed"
+    ),
     'python -m jaxvqa.ask --workdir=runs/proposed scan.png "is there a mass?" --explain=looked.png': (
         '--workdir=runs/proposed scan.png "is there a mass?" --explain=looked.png'
     ),
