@@ -284,7 +284,7 @@ def _label(
 ) -> Corners:
     """Writes above a box, or below or beside it where that hides less of what is `taken`; returns what is covered."""
     font = ImageFont.load_default(max(12, max(size) // 18))
-    x1, y1, x2, y2 = draw.textbbox((0, 0), text, font=font)
+    x1, y1, x2, y2 = map(int, draw.textbbox((0, 0), text, font=font))  # whole numbers, which Pillow's types call floats
     w, h = x2 - x1 + 6, y2 - y1 + 6
     left, top, right, bottom = corners
     wanted = [(left, top - h - 1), (left, bottom + 1), (right + 1, top), (left - w - 1, top)]
