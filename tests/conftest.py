@@ -105,7 +105,9 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # the second process finds them built
         assert (
-            build.main(["phantom_vqa", "--config=tiny_questions,tiny_images,tiny_captions", f"--data_dir={folder}"])
+            build.main(
+                ["phantom_vqa", "--config=tiny_questions,tiny_images,tiny_captions,tiny_pairs", f"--data_dir={folder}"]
+            )
             == 0
         )
     return folder

@@ -21,7 +21,7 @@ TRACED = [
     *(f"configs/mtpt.py:{variant}" for variant in ("", "brain", "abdomen,real")),
     *(f"configs/sysu_hcp.py:{variant}" for variant in ("", "vqa_med_2021", "vqa_med_2021,vgg19HGap")),
     *(f"configs/flamingo.py:{variant}" for variant in ("", "classify")),
-    *(f"configs/{name}.py:" for name in ("blip_pretrain", "blip_retrieval", "blip_caption", "blip_vqa")),
+    *(f"configs/{name}.py:" for name in ("blip_pretrain", "blip_retrieval", "blip_caption", "blip_vqa", "blip_nlvr")),
     "configs/blip_pretrain.py:published",
 ]
 # Of the same modules as some above, or with twelve blocks, which every predict function traces again.
@@ -35,6 +35,7 @@ SLOWLY_TRACED = [
     "configs/blip_retrieval.py:vqa_med_2019,sample",
     *(f"configs/blip_caption.py:{variant}" for variant in ("small", "coco")),
     *(f"configs/blip_vqa.py:{variant}" for variant in ("small", "vqa_v2", "vqa_rad", "easy_vqa,small")),
+    *(f"configs/blip_nlvr.py:{variant}" for variant in ("small", "published")),
 ]
 # Programs of the same modules as some above, for other numbers of examples and steps, and small ones, which other tests run.
 ALL = [

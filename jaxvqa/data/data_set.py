@@ -97,8 +97,9 @@ class Split:
     """Examples by position: each one's own record (its annotation) with that of its image.
 
     An example has the features of its record (`question_id`, `image_id`, `question`, `answers`, `caption`, …) and, unless the
-    split was opened without images, those of the image (`features`, `boxes`, `image`, …). If the split numbers its images,
-    `image_number` counts them in order of first appearance.
+    split was opened without images, those of the image (`features`, `boxes`, `image`, …). One about two images, whose record has
+    `second_image_id` too, has the record of the second image as `second`. If the split numbers its images, `image_number` counts
+    them in order of first appearance.
 
     Attributes:
       records: the examples' own records, in whose order they stand.
@@ -155,8 +156,14 @@ class Split:
         records = self.read_records(indices)
         if not self._images:
             return records
-        images = self.read_images([int(record["image_id"]) for record in records])
-        return [image | record for image, record in zip(images, records, strict=True)]
+        pairs = [record for record in records if "second_image_id" in record]
+        ids = [int(r["image_id"]) for r in records] + [int(r["second_image_id"]) for r in pairs]
+        images = iter(self.read_images(ids))
+        examples = [next(images) | record for record in records]
+        for example in examples:
+            if "second_image_id" in example:
+                example["second"] = next(images)
+        return examples
 
     def read_records(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         """The examples' own records, without images."""

@@ -109,6 +109,25 @@ class RegionsAsImage:
         return example | {"image": _pad(rows, self.max_regions)[:, None]}
 
 
+@dataclass(frozen=True)
+class BothImages:
+    """`image` of an example and of its `second` image, each made by the same steps -> `image` [2, …].
+
+    In training each image draws random numbers of its own.
+    """
+
+    steps: Sequence[Transform]
+
+    def __call__(self, example: Example) -> Example:
+        made = []
+        for place, own in enumerate(({}, example["second"])):
+            one = example | own | {"draw": (*example.get("draw", ()), place)}
+            for step in self.steps:
+                one = step(one)
+            made.append(one["image"])
+        return example | {"image": np.stack(made)}
+
+
 def boxes_of(example: Mapping[str, Any], steps: Sequence[Transform]) -> np.ndarray:
     """The boxes of an example's regions, float32[n, 4] in pixels, after the steps that give it regions, if there are any."""
     found = dict(example)

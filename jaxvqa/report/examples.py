@@ -28,6 +28,7 @@ PROBABILITIES = {
     "answer_classification": _APART,
     "radiology_vqa": _APART,
     "image_classification": _TOGETHER,
+    "image_pairs": _TOGETHER,
     "text_generation": _OF_TEXTS,
 }
 """What the probabilities of a task's answers are: sigmoids, a softmax, or those of tokens."""

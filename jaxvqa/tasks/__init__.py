@@ -183,6 +183,7 @@ TASKS = {
     "image_classification": "jaxvqa.tasks.image_classification:ImageClassification",
     "image_captioning": "jaxvqa.tasks.image_captioning:ImageCaptioning",
     "answer_writing": "jaxvqa.tasks.answer_writing:AnswerWriting",
+    "image_pairs": "jaxvqa.tasks.image_pairs:ImagePairs",
     "image_text": "jaxvqa.tasks.image_text:ImageText",
     "text_generation": "jaxvqa.tasks.text_generation:TextGeneration",
     "multi_task_pretraining": "jaxvqa.tasks.multi_task_pretraining:MultiTaskPretraining",

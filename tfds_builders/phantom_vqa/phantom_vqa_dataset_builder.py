@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxvqa.data.region_features import FEATURE_WIDTH
+from tfds_builders.phantom_vqa.pairs import SENTENCES_PER_PAIR, make_sentences
 from tfds_builders.phantom_vqa.questions import QUESTIONS_PER_IMAGE, make_questions
 from tfds_builders.phantom_vqa.records import image_record
 from tfds_builders.phantom_vqa.render import ORGANS
@@ -41,18 +42,22 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         Config(name="questions", description="Questions and answers.", part="questions", images=_FULL),
         Config(name="images", description="Pictures, regions, masks, captions.", part="images", images=_FULL),
         Config(name="captions", description="Captions, without the pictures.", part="captions", images=_FULL),
+        Config(name="pairs", description="Sentences about two images.", part="pairs", images=_FULL),
         Config(name="tiny_questions", description="A few, for tests.", part="questions", images=_TINY),
         Config(name="tiny_images", description="A few, for tests.", part="images", images=_TINY),
         Config(name="tiny_captions", description="A few, for tests.", part="captions", images=_TINY),
+        Config(name="tiny_pairs", description="A few, for tests.", part="pairs", images=_TINY),
     ]
-    DEFAULT_CONFIGS = ("questions", "images", "captions")
+    DEFAULT_CONFIGS = ("questions", "images", "captions", "pairs")
     EXPECTED_COUNTS = {  # noqa: RUF012
         "questions": {split: count * QUESTIONS_PER_IMAGE for split, count in _FULL.items()},
         "images": _FULL,
         "captions": _FULL,
+        "pairs": {split: count // 2 * SENTENCES_PER_PAIR for split, count in _FULL.items()},
         "tiny_questions": {split: count * QUESTIONS_PER_IMAGE for split, count in _TINY.items()},
         "tiny_images": _TINY,
         "tiny_captions": _TINY,
+        "tiny_pairs": {split: count // 2 * SENTENCES_PER_PAIR for split, count in _TINY.items()},
     }
 
     # Processes that render; the build command sets it. More than one needs a main module that spawned processes can
@@ -76,6 +81,14 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             metadata = None
         elif self.builder_config.part == "captions":
             columns = {"question_id": np.int64, "image_id": np.int64, "caption": features.Text()}
+            metadata = None
+        elif self.builder_config.part == "pairs":
+            text = features.Text()
+            columns = {
+                **dict.fromkeys(("question_id", "image_id", "second_image_id"), np.int64),
+                **dict.fromkeys(("question", "multiple_choice_answer", "question_type"), text),
+                "answers": features.Sequence(text),
+            }
             metadata = None
         else:
             box_list = features.Tensor(shape=(None, 4), dtype=np.float32, encoding="bytes")
@@ -120,6 +133,22 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             for image_id in self._image_ids(split):
                 text = caption(make_scene(image_id))
                 yield image_id, {"question_id": image_id, "image_id": image_id, "caption": text}
+            return
+        if self.builder_config.part == "pairs":
+            for image_id in self._image_ids(split)[::2]:
+                for sentence in make_sentences(image_id):
+                    yield (
+                        sentence.sentence_id,
+                        {
+                            "question_id": sentence.sentence_id,
+                            "image_id": image_id,
+                            "second_image_id": image_id + 1,
+                            "question": sentence.text,
+                            "answers": [sentence.truth],
+                            "multiple_choice_answer": sentence.truth,
+                            "question_type": sentence.family,
+                        },
+                    )
             return
         for image_id in self._image_ids(split):
             for question in make_questions(image_id):

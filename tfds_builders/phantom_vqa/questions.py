@@ -218,7 +218,8 @@ def _shares() -> dict[str, dict[str, float]]:
 _SHARES = _shares()
 
 
-def _article(noun: str) -> str:
+def article(noun: str) -> str:
+    """A noun behind its indefinite article."""
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
@@ -252,7 +253,7 @@ class _Asker:
 
     def _closed(self, what: str, truth: str):
         named, answer = (truth, "yes") if self.chance(0.5) else (self.other(what, truth), "no")
-        return {what: named, f"a_{what}": _article(named)}, answer
+        return {what: named, f"a_{what}": article(named)}, answer
 
     def modality_closed(self):
         return self._closed("modality", self.scene.modality)
@@ -286,8 +287,8 @@ class _Asker:
     def kind_present(self):
         truth = self.scene.abnormality
         if truth != "normal" and self.chance(0.68):
-            return {"a_kind": _article(truth)}, "yes"
-        return {"a_kind": _article(self.other("kind", truth))}, "no"
+            return {"a_kind": article(truth)}, "yes"
+        return {"a_kind": article(self.other("kind", truth))}, "no"
 
     def side_present(self):
         sides = {self.scene.side(lesion) for lesion in self.scene.lesions}
@@ -337,7 +338,7 @@ class _Asker:
         truth = self.scene.abnormality
         if truth == "normal":
             return None
-        pair = [_article(truth), _article(self.other("kind", truth))]
+        pair = [article(truth), article(self.other("kind", truth))]
         if self.chance(0.5):
             pair.reverse()
         return {"a_kind": pair[0], "other_kind": pair[1]}, truth
