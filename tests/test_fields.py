@@ -10,7 +10,18 @@ import numpy as np
 import pytest
 
 from jaxvqa import configs, fields, models, paths
-from jaxvqa.configs import blip_caption, blip_nlvr, blip_pretrain, blip_retrieval, blip_vqa, cmsa, flamingo, mtpt, rwsan, sysu_hcp
+from jaxvqa.configs import (
+    blip_caption,
+    blip_nlvr,
+    blip_pretrain,
+    blip_retrieval,
+    blip_vqa,
+    cmsa,
+    flamingo,
+    mtpt,
+    rwsan,
+    sysu_hcp,
+)
 from jaxvqa.errors import ConfigError
 
 MODULES = {"rwsan": rwsan, "cmsa": cmsa, "mtpt": mtpt, "flamingo": flamingo, "sysu_hcp": sysu_hcp}

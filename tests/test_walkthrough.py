@@ -186,7 +186,7 @@ WALK = {
             f"python -m jaxvqa.main --config=configs/blip_{what}.py --config.init_from.model.workdir=runs/blip "
             f"--workdir=runs/blip_{what}"
         ): f"--config=configs/blip_{what}.py:small --config.init_from.model.workdir=runs/blip --workdir=runs/blip_{what}"
-        for what in ("retrieval", "caption", "vqa")
+        for what in ("retrieval", "caption", "vqa", "nlvr")
     },
     "python -m jaxvqa.explain --workdir=runs/blip --output=runs/blip/explained": (
         "--workdir=runs/blip --output=runs/blip/explained"
@@ -313,6 +313,7 @@ ELSEWHERE = {
         ),
         "tests/tfds_builders/test_caption_lists.py: on made files",
     ),
+    "python -m tfds_builders.build nlvr2 --manual_dir=DIR": "tests/tfds_builders/test_nlvr2.py: on made files",
     "python -m jaxvqa.golden tests/golden/cmsa": "tests/models: each of its cases",
     "python -m jaxvqa.golden tests/golden/flamingo": "tests/models: each of its cases",
     "python -m jaxvqa.golden tests/golden/blip": "tests/golden/test_blip.py: each of its cases",

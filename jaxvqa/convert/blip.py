@@ -402,7 +402,7 @@ SYSTEMS = {
         options=("tokenizer", "answers") if original is VQA else ("tokenizer",),
         assets=_assets,
         settings=_settings,
-        model="blip" if original is not VQA else "",
+        model="" if original in (VQA, NLVR) else "blip",
         written=written,
         collections=("momentum", "queue") if written else (),
         of_run=_epoch,
@@ -412,5 +412,6 @@ SYSTEMS = {
         ("blip_retrieval", ORIGINALS["image"], "configs/blip_retrieval.py:coco", {"positives": "image"}),
         ("blip_caption", ORIGINALS[""], "configs/blip_caption.py:coco", {}),
         ("blip_vqa", VQA, "configs/blip_vqa.py:vqa_v2", {}),
+        ("blip_nlvr", NLVR, "configs/blip_nlvr.py:nlvr2", {}),
     )
 }

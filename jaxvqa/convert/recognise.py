@@ -4,23 +4,16 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-from jaxvqa.convert import blip
 from jaxvqa.convert.files import TorchFile
 from jaxvqa.convert.layout import Layout
 from jaxvqa.convert.systems import SYSTEMS
 from jaxvqa.errors import CheckpointError
 
-UNREAD = {
-    "BLIP for NLVR2, which judges a sentence about two images": blip.NLVR,
-}
-"""Originals whose files no `--system` reads, by what they are."""
-
 
 @functools.cache
 def _layouts() -> tuple[tuple[str, str, Layout], ...]:
     """(system, how it is asked for, layout) of all that files are known by."""
-    unread = tuple((name, "", layout) for name, original in UNREAD.items() for layout in original.layouts({}))
-    return unread + tuple(
+    return tuple(
         (name, f"--system={name}{more}", layout)
         for name, system in SYSTEMS.items()
         if name != "sysu_hcp_tower"  # the same files
@@ -50,9 +43,9 @@ def check(file: TorchFile, system: str, model: Mapping[str, Any]) -> None:
     # Systems share layers: a file is another's where that one knows all of its keys, or this one hardly any.
     if fitting == best or best < 0.8 or (fitting > 0.5 and best < 1):
         return
-    ways = list(dict.fromkeys(way for _, way, share in shares if share == best and way))
+    ways = list(dict.fromkeys(way for _, way, share in shares if share == best))
     names = list(dict.fromkeys(name for name, _, share in shares if share == best))
-    how = f"use {' or '.join(ways[:3])}" if ways else "no --system reads it"
     raise CheckpointError(
-        f"{file.path} holds no checkpoint of {system}: it looks like a checkpoint of {' or '.join(names)} ({how})."
+        f"{file.path} holds no checkpoint of {system}: it looks like a checkpoint of {' or '.join(names)} "
+        f"(use {' or '.join(ways[:3])})."
     )

@@ -97,9 +97,9 @@ class Split:
     """Examples by position: each one's own record (its annotation) with that of its image.
 
     An example has the features of its record (`question_id`, `image_id`, `question`, `answers`, `caption`, …) and, unless the
-    split was opened without images, those of the image (`features`, `boxes`, `image`, …). One about two images, whose record has
-    `second_image_id` too, has the record of the second image as `second`. If the split numbers its images, `image_number` counts
-    them in order of first appearance.
+    split was opened without images, those of the image (`features`, `boxes`, `image`, …). One about two images, whose record
+    has `second_image_id` too, has the second image's record as `second`. If the split numbers its images, `image_number`
+    counts them in order of first appearance.
 
     Attributes:
       records: the examples' own records, in whose order they stand.

@@ -1,6 +1,7 @@
 """The command on BLIP's files: to a work directory and back with the optimiser, and what it says of what does not fit."""
 
 import json
+import re
 from pathlib import Path
 
 import jax
@@ -105,6 +106,20 @@ def test_there_and_back(pretraining, folder, tmp_path):
     assert CaptionTokenizer(run.assets["tokenizer"]).decode_begin == 98
     assert convert(("system", "blip_pretrain"), ("from", folder), ("to", back)) == 0
     assert_same(load(back), load(pretraining[0]))
+
+
+def test_a_judge_of_two_images_there_and_back(tmp_path):
+    manifest = json.loads((GOLDEN / "blip_nlvr_small.manifest.json").read_text())
+    kept = [entry for entry in manifest["tensors"] if not re.search(r"layer\.[1-5]\.", entry["key"])]
+    tensors = {key.replace("layer.6.", "layer.1."): value for key, value in weights.checkpoint(kept).items()}
+    path, folder, back = tmp_path / "nlvr.pth", tmp_path / "run", tmp_path / "back.pth"
+    files.write(path, files.TorchFile(tensors, extra={"epoch": 3}, weights_entry="model"))
+    given = ("system", "blip_nlvr"), ("tokenizer", GOLDEN / "small_vocab.txt")
+    assert convert(*given, ("from", path), ("to", folder)) == 0
+    run = Run.open(folder)
+    assert (run.config.task, run.config.model.merge_from, run.config.model.text_sizes.depth) == ("image_pairs", 1, 2)
+    assert convert(("system", "blip_nlvr"), ("from", folder), ("to", back)) == 0
+    assert_same(load(back)["model"], load(path)["model"])
 
 
 @pytest.mark.parametrize(("step", "epoch"), [(0, -1), (11, -1), (12, 0), (40, 2)])

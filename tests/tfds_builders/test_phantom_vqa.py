@@ -21,6 +21,7 @@ from jaxvqa.data.records import Records
 from jaxvqa.data.region_features import FEATURE_WIDTH, region_features
 from jaxvqa.metrics import retrieval
 from tfds_builders.build import build
+from tfds_builders.phantom_vqa.pairs import FAMILIES, SENTENCES_PER_PAIR, make_sentences, shown
 from tfds_builders.phantom_vqa.phantom_vqa_dataset_builder import Builder
 from tfds_builders.phantom_vqa.questions import ANNOTATORS, QUESTION_TYPES, TEMPLATES, make_questions
 from tfds_builders.phantom_vqa.render import ORGANS, SIZE, render
@@ -46,7 +47,7 @@ RECORDS = {
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("phantoms")
-    for config in ("tiny_questions", "tiny_images", "tiny_captions"):
+    for config in ("tiny_questions", "tiny_images", "tiny_captions", "tiny_pairs"):
         build("phantom_vqa", config, data_dir=folder)
     return folder
 
@@ -199,6 +200,19 @@ def test_every_lesion_has_a_region(images):
             assert (met / (areas[0] + areas[1] - met)).max() > 0.3
 
 
+def test_pairs_join_two_neighbours_and_are_as_often_true_as_false(data_dir):
+    images = [Records("phantom_vqa/tiny_images", split, folder=str(data_dir)) for split in TINY]
+    for split, count in TINY.items():
+        source = Split(Records("phantom_vqa/tiny_pairs", split, folder=str(data_dir)), images)
+        records = list(source.all_records())
+        assert len(records) == len({r["question_id"] for r in records}) == count // 2 * SENTENCES_PER_PAIR
+        assert all(r["image_id"] % 2 == 0 and r["second_image_id"] == r["image_id"] + 1 for r in records)
+        assert sum(r["multiple_choice_answer"] == "true" for r in records) == len(records) / 2
+    first, second = source[8], source[8]["second"]
+    assert (first["image_id"], second["image_id"]) == (3602, 3603)
+    assert second["image"] == source.read_images([3603])[0]["image"]
+
+
 # Determinism
 
 
@@ -265,6 +279,55 @@ def test_the_version_is_raised_when_records_change(images, questions, captions):
     for split, values in expected.items():
         assert found[split] == pytest.approx(values, abs=0.05), f"{way} {digest} {found}"
     assert found.keys() == expected.keys()
+
+
+# The sentences about two images
+
+
+def true_of(text, facts, lesions):
+    """Whether a sentence is true, read from its words."""
+    has = [lambda fact, i=i: fact in facts[i] for i in (0, 1)]
+    sides = {"left": 0, "right": 1}
+    if found := re.fullmatch(r"there are (more|fewer) lesions in the (\w+) image than in the (\w+) image", text):
+        one, other = (lesions[sides[found[i]]] for i in (2, 3))
+        return one > other if found[1] == "more" else one < other
+    if found := re.fullmatch(r"the (\w+) image shows (.*) and the (\w+) image does not", text):
+        return has[sides[found[1]]](found[2]) and not has[sides[found[3]]](found[2])
+    if found := re.fullmatch(r"the (\w+) image shows (.*)", text):
+        return has[sides[found[1]]](found[2])
+    if found := re.fullmatch(r"both images show (.*)", text):
+        return has[0](found[1]) and has[1](found[1])
+    (fact,) = re.fullmatch(r"only one of the images shows (.*)", text).groups()
+    return has[0](fact) != has[1](fact)
+
+
+def test_sentences_say_what_is_true_also_when_both_change_place():
+    swap = {"left": "right", "right": "left"}
+    families = collections.Counter()
+    for image_id in range(0, 600, 2):
+        scenes = [make_scene(image_id + i) for i in (0, 1)]
+        facts, lesions = [shown(scene) for scene in scenes], [len(scene.lesions) for scene in scenes]
+        sentences = make_sentences(image_id)
+        assert len({s.text for s in sentences}) == SENTENCES_PER_PAIR
+        for sentence in sentences:
+            families[sentence.family] += 1
+            truth = sentence.truth == "true"
+            assert true_of(sentence.text, facts, lesions) == truth, sentence
+            swapped = " ".join(swap.get(word, word) for word in sentence.text.split(" "))
+            assert true_of(swapped, facts[::-1], lesions[::-1]) == truth, sentence
+    assert set(families) == set(FAMILIES)
+    assert min(families.values()) > 100
+
+
+def test_what_an_image_shows_is_in_its_scene():
+    for image_id in range(200):
+        scene = make_scene(image_id)
+        words = " ".join(shown(scene))
+        for word in (scene.view.body_part, scene.view.plane, scene.modality):
+            assert word in words
+        assert (scene.abnormality in words) == bool(scene.lesions)
+        assert ("a large lesion" in words) == any(lesion.size == "large" for lesion in scene.lesions)
+        assert ("no lesion" in words) == (not scene.lesions)
 
 
 # The questions

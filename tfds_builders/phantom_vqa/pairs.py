@@ -37,7 +37,7 @@ class Sentence:
     family: str
 
 
-def facts(scene: Scene) -> tuple[str, ...]:
+def shown(scene: Scene) -> tuple[str, ...]:
     """What an image shows, in words that follow "shows"."""
     kind = () if scene.abnormality == "normal" else (article(scene.abnormality),)
     sizes = dict.fromkeys(f"a {lesion.size} lesion" for lesion in scene.lesions)
@@ -53,7 +53,7 @@ class _Writer:
 
     def __init__(self, first: Scene, second: Scene):
         self.random = random_stream(first.image_id, 7)
-        self.facts = facts(first), facts(second)
+        self.facts = shown(first), shown(second)
         self.lesions = len(first.lesions), len(second.lesions)
 
     def pick(self, options: list[str]) -> str | None:

@@ -1,0 +1,1 @@
+"""NLVR2: sentences about two photographs each, true or false."""
