@@ -10,7 +10,6 @@ import tensorflow_datasets as tfds
 from tfds_builders import checks
 from tfds_builders.manual import ManualFile
 from tfds_builders.nlvr2 import release
-from tfds_builders.question_tables import needed
 
 Record = dict[str, Any]
 
@@ -34,8 +33,13 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     """Whether sentences without both images are left out; the build command sets it."""
 
     def manual_files(self) -> Iterable[ManualFile]:
-        """Returns the lists and the images."""
-        return needed(release.LISTS, release.IMAGES, partial=self.partial)
+        """Returns the lists, of a part of the release one of them, and the images."""
+        lists = list(release.LISTS.values())
+        if self.partial:
+            lists = [
+                ManualFile(tuple(path for file in lists for path in file.paths), release.REPOSITORY, "Of any split.")
+            ]
+        return [*lists, release.IMAGES]
 
     def _info(self) -> tfds.core.DatasetInfo:
         features = tfds.features
