@@ -12,6 +12,11 @@ the original runs.
 `decode` counts the words after each text's first one, which comes with the prompt (`prefill`). The rows take turns `--rounds`
 times, and the best round counts. `cpu` is the processor time of all threads for one word of each text: on a machine that is
 shared it says more than the seconds; threads that wait by turning (PyTorch's do) count as well.
+
+    python -m benchmarks.generate --system=blip [--peer] [--batch=1] [--size=base] [--rounds=2] [--steps=3]
+
+times BLIP at its published sizes: a caption by three beams, a greedy answer, and ranking 128 of a list of answers
+(`benchmarks.blip_texts`), `--steps` calls a round, and says the best and the median of all calls.
 """
 
 import argparse
@@ -25,6 +30,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import blip_texts
 from jaxvqa.errors import run_command
 
 VOCABULARY, IMAGE_TOKEN = 50261, 50258
@@ -202,8 +208,31 @@ ROWS = {
 }
 
 
+def in_turn(args: argparse.Namespace, rows: list[str], batch: str) -> dict[str, list[Any]]:
+    """What each row's process prints, `--rounds` times in turn."""
+    sizes = [f"--{name}={getattr(args, name)}" for name in ("system", "prompt", "words", "size", "steps")]
+    results: dict[str, list[Any]] = {row: [] for row in rows}
+    for _ in range(args.rounds):
+        for row, found in results.items():
+            command = [sys.executable, "-m", "benchmarks.generate", *sizes, f"--batch={batch}", f"--row={row}"]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            found.append(json.loads(done.stdout.splitlines()[-1]))
+    return results
+
+
+def blip(args: argparse.Namespace) -> None:
+    """Prints BLIP's tables."""
+    wanted = [row for row, (function, _) in blip_texts.ROWS.items() if args.peer or function is blip_texts.ours]
+    for batch in args.batch.split(","):
+        print(f"{platform.processor() or platform.machine()}, {time.strftime('%Y-%m-%d')}, batch {batch}")
+        results = in_turn(args, wanted, batch)
+        seconds = {row: [time for one in found for time in one["seconds"]] for row, found in results.items()}
+        print("\n".join(blip_texts.table(seconds)), flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--system", choices=("flamingo", "blip"), default="flamingo")
     parser.add_argument("--peer", action="store_true")
     parser.add_argument("--uncached", action="store_true")
     parser.add_argument("--batch", default="1,16")
@@ -211,26 +240,27 @@ def main() -> None:
     parser.add_argument("--words", type=int, default=32)
     parser.add_argument("--size", choices=SIZES, default="base")
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--row", choices=ROWS, help=argparse.SUPPRESS)
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--row", choices=(*ROWS, *blip_texts.ROWS), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.words < 2:
         parser.error("--words has to be 2 at least: the first one comes with the prompt")
+    if args.row in blip_texts.ROWS:
+        function, kind = blip_texts.ROWS[args.row]
+        print(json.dumps(function(kind, args, int(args.batch))))
+        return
     if args.row:
         print(json.dumps(ROWS[args.row](args, int(args.batch))))
         return
+    if args.system == "blip":
+        blip(args)
+        return
     wanted = ["jaxvqa", "text alone", *["transformers"] * args.peer, *["uncached"] * args.uncached]
     wanted += ["uncached PyTorch"] * (args.peer and args.uncached)
-    sizes = [f"--{name}={getattr(args, name)}" for name in ("prompt", "words", "size")]
     print(f"{platform.processor() or platform.machine()}, {time.strftime('%Y-%m-%d')}, prompts of {args.prompt} words")
     print(f"{'':17s}{'batch':>8s}{'prefill, s':>12s}{'decode, words/s':>18s}{'cpu, ms a word':>16s}")
     for batch in args.batch.split(","):
-        rounds: dict[str, list[dict[str, float]]] = {row: [] for row in wanted}
-        for _ in range(args.rounds):
-            for row, results in rounds.items():
-                command = [sys.executable, "-m", "benchmarks.generate", *sizes, f"--batch={batch}", f"--row={row}"]
-                done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-                results.append(json.loads(done.stdout.splitlines()[-1]))
-        for row, results in rounds.items():
+        for row, results in in_turn(args, wanted, batch).items():
             prefill = min(r["prefill_seconds"] for r in results)
             decode = max(r["decode_words_per_second"] for r in results)
             cpu = min(r["decode_cpu_ms"] for r in results)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import planted_lesions, proposals
+from benchmarks import blip_texts, planted_lesions, proposals
 from benchmarks.flop import flop
 from jaxvqa import configs, models, paths
 from jaxvqa.errors import ConfigError
@@ -137,6 +137,42 @@ def test_blips_peer_learns_and_keeps_its_queue_and_momentum():
     losses += [step(batch) for _ in range(8)]
     assert losses[-1] < losses[0] - 2
     assert set(step.passes()) == {"optimiser", "momentum"}
+
+
+@pytest.mark.oracle
+def test_blips_ranker_has_the_published_size_and_keeps_the_best_first_tokens():
+    from benchmarks.peers import blip
+
+    config = configs.load("configs/blip_vqa.py:published")
+    with torch.device("meta"):
+        model = blip.Ranker(blip.sizes_of(config))
+    assert sum(p.numel() for p in model.parameters()) == 361_478_972
+    torch.manual_seed(0)
+    small = blip.Ranker(blip.Sizes(**TINY_BLIP)).eval()
+    small.bias.data[7] = 9.0  # an answer that begins so is likely, and the others are much less so
+    answers = torch.tensor([[48, 5, 3], [48, 7, 3], [48, 9, 3], [48, 7, 5]])
+    kept, loss = small(torch.rand(2, 3, 32, 32), torch.randint(1, 40, (2, 4)), answers, 2)
+    assert [set(row) for row in kept.tolist()] == [{1, 3}] * 2
+    assert loss.shape == (2, 2)
+
+
+def test_a_row_of_blips_table_stands_beside_its_peer():
+    found = {"rank, jaxvqa": [3.0, 1.0, 2.0], "rank, PyTorch": [8.0, 2.0, 5.0], "answer, jaxvqa": [1.0]}
+    lines = blip_texts.table(found)
+    assert lines[1].split() == ["rank,", "jaxvqa", "1.000", "2.000", "0.50", "0.40"]
+    assert lines[2].split() == ["rank,", "PyTorch", "2.000", "5.000"]
+    assert lines[3].split() == ["answer,", "jaxvqa", "1.000", "1.000"]
+
+
+def test_blips_work_is_as_long_for_both():
+    for kind, tokens in (("caption", 20), ("answer", 9)):
+        work = blip_texts.Work(kind, "small", 2)
+        generate = work.config.generate
+        assert generate.min_length == generate.max_length == work.prompt + tokens
+        assert generate.beams == (3 if kind == "caption" else 1)
+    candidates, there = blip_texts.Work("rank", "small", 2).task.candidates
+    assert candidates.shape[1] == blip_texts.ANSWER_TOKENS
+    assert there.all()
 
 
 def test_the_time_of_a_whole_retrieval_is_that_of_its_parts():

@@ -229,6 +229,9 @@ WALK = {
     "python -m benchmarks.generate --peer --uncached --batch=1": (
         "--peer --uncached --batch=2 --prompt=4 --words=3 --size=small --rounds=1"
     ),
+    "python -m benchmarks.generate --system=blip --peer": (
+        "--system=blip --peer --batch=2 --size=small --rounds=1 --steps=1"
+    ),
     (
         "python -m benchmarks.train_step --peer --config=configs/sysu_hcp.py:vqa_med_2021,resnest50 --config.batch_size=8 "
         "--config.data.image_size=224"

@@ -1,4 +1,4 @@
-"""BLIP's pre-training step in PyTorch, and the pairs of its retrieval: docs/originals/blip.md, sections 3 to 6.
+"""BLIP's pre-training step in PyTorch, the pairs of its retrieval, ranked answers: docs/originals/blip.md, sections 3 to 7.
 
 As one process of the original runs it: an image's keys and values are made anew in each pass, and for each pair. Attention is
 PyTorch's `scaled_dot_product_attention`.
@@ -6,7 +6,7 @@ PyTorch's `scaled_dot_product_attention`.
 
 import copy
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -260,6 +260,36 @@ class Blip(nn.Module):
         self.place = end % self.sizes.queue
 
 
+class Ranker(nn.Module):
+    """The model of VQA, which ranks given answers as the original does: question and answers are read by two text models."""
+
+    def __init__(self, s: Sizes):
+        super().__init__()
+        self.sizes, self.vision, self.question = s, Vision(s), Text(s)
+        self.answer = Text(replace(s, vision_width=s.width))  # it reads the question's states
+        self.head = nn.Sequential(nn.Linear(s.width, s.width), nn.GELU(), nn.LayerNorm(s.width, eps=1e-12))
+        self.bias = nn.Parameter(torch.zeros(s.vocabulary))
+        self.apply(_initialise)
+
+    def logits(self, text: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+        """[B, W, V], of answers [B, W] to a question each, whose states are [B, T, D]."""
+        causal = torch.ones(text.shape[1], text.shape[1]).tril().bool()[None, None]
+        return F.linear(self.head(self.answer(text, causal, states)), self.answer.words.weight, self.bias)
+
+    def forward(
+        self, image: torch.Tensor, question: torch.Tensor, answers: torch.Tensor, keep: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The kept answers [B, K] of a list [A, W] without padding, and their losses; each has the question's states again."""
+        states = self.question(question, torch.ones(1, 1, 1, question.shape[1]).bool(), self.vision(image))
+        begin = torch.full((len(question), 1), self.sizes.start)
+        first = self.logits(begin, states)[:, 0].softmax(1)[:, answers[:, 1]]
+        kept = first.topk(min(keep, len(answers)), 1).indices
+        chosen = answers[kept].flatten(0, 1)
+        logits = self.logits(chosen, states.repeat_interleave(kept.shape[1], 0))[:, :-1]
+        each = F.cross_entropy(logits.transpose(1, 2), chosen[:, 1:], reduction="none", label_smoothing=SMOOTHING)
+        return kept, each.sum(1).unflatten(0, kept.shape)
+
+
 def _initialise(module: nn.Module) -> None:
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, std=0.02)
@@ -317,8 +347,8 @@ def sizes_of(config: Any) -> Sizes:
         image=config.data.image_size,
         patch=vision.patch,
         vocabulary=vocabulary,
-        shared=model.features,
-        queue=config.loss.queue,
+        shared=model.get("features", 0),
+        queue=config.loss.get("queue", 0),
         start=vocabulary - 2,
         encode=vocabulary - 1,
     )
