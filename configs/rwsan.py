@@ -6,7 +6,7 @@
     (none)                2 CPU cores  6 minutes       93.7 % of val, the embedded phantoms
     blind,brief           2 CPU cores  under 1 minute  41.5 %, by the question alone
     table                 2 CPU cores  not run         not measured: questions of your own, regions proposed
-    proposed              2 CPU cores  17 minutes      82.4 % of val: regions proposed from the images alone
+    proposed              2 CPU cores  15 minutes      82.5 % of val: regions proposed from the images alone
     small                 2 CPU cores  under 1 minute  none: to see that everything runs
     easy_vqa              2 CPU cores  13 minutes      99.3 % of test, coloured shapes
     vqa_v2                1 H100       hours, not run  none yet; the paper's recipe on VQA v2, judged by val
