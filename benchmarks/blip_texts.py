@@ -39,14 +39,15 @@ class Work:
         changes: dict[str, Any] = {"compile.vocab_size": self.config.compile.vocab_size}
         self.prompt = 1
         if kind == "caption":
-            self.prompt = len(task_without_data(self.config).tokenizer.whole(self.config.data.prompt)) - 1
+            before: Any = task_without_data(self.config)
+            self.prompt = len(before.tokenizer.whole(self.config.data.prompt)) - 1
             changes |= {"generate.beams": 3, "data.max_tokens": 40}
         else:
             changes |= {"generate.beams": 1, "data.max_tokens": QUESTION_TOKENS}
         if WRITTEN[kind]:
             changes |= dict.fromkeys(("generate.max_length", "generate.min_length"), self.prompt + WRITTEN[kind])
         configs.override(self.config, [(name, str(value)) for name, value in changes.items()])
-        self.task = task_without_data(self.config)
+        self.task: Any = task_without_data(self.config)
         self.predict = self.task.predictions["ranked" if kind == "rank" else "answers"]
         vocabulary = self.config.compile.vocab_size
         self.batch = random_batch(abstract_batch(self.task, rows, self.predict.keys), vocabulary - 2)
