@@ -32,22 +32,21 @@ class Work:
 
     def __init__(self, kind: str, size: str, rows: int):
         from jaxvqa import configs
-        from jaxvqa.tasks import abstract_batch, task_without_data
+        from jaxvqa.tasks import abstract_batch
 
         variant = "published" if size == "base" else "pixels,small"
         self.kind, self.config = kind, configs.load(f"configs/{CONFIGS[kind]}.py:{variant}")
         changes: dict[str, Any] = {"compile.vocab_size": self.config.compile.vocab_size}
         self.prompt = 1
         if kind == "caption":
-            before: Any = task_without_data(self.config)
-            self.prompt = len(before.tokenizer.whole(self.config.data.prompt)) - 1
+            self.prompt = len(_task(self.config).tokenizer.whole(self.config.data.prompt)) - 1
             changes |= {"generate.beams": 3, "data.max_tokens": 40}
         else:
             changes |= {"generate.beams": 1, "data.max_tokens": QUESTION_TOKENS}
         if WRITTEN[kind]:
             changes |= dict.fromkeys(("generate.max_length", "generate.min_length"), self.prompt + WRITTEN[kind])
         configs.override(self.config, [(name, str(value)) for name, value in changes.items()])
-        self.task: Any = task_without_data(self.config)
+        self.task = _task(self.config)
         self.predict = self.task.predictions["ranked" if kind == "rank" else "answers"]
         vocabulary = self.config.compile.vocab_size
         self.batch = random_batch(abstract_batch(self.task, rows, self.predict.keys), vocabulary - 2)
@@ -70,6 +69,13 @@ class Work:
         filled = jax.tree.map(lambda x: jnp.asarray(0.02 * rng.standard_normal(x.shape, np.float32)), shapes)
         params, batch = filled.pop("params"), {name: jnp.asarray(value) for name, value in self.batch.items()}
         return lambda: jax.block_until_ready(self.predict.jitted(params, filled, batch))
+
+
+def _task(config: Any) -> Any:
+    """A task of BLIP's, whose tokenizer and answers are not every task's."""
+    from jaxvqa.tasks import task_without_data
+
+    return task_without_data(config)
 
 
 def seconds(call: Callable[[], Any], steps: int) -> dict[str, Any]:
