@@ -40,7 +40,7 @@ def modified(path):
 
 def test_names_and_default_configs():
     assert "phantom_vqa" in builder_names()
-    assert config_names("phantom_vqa") == ["questions", "images", "captions"]
+    assert config_names("phantom_vqa") == ["questions", "images", "captions", "pairs"]
     assert config_names("phantom_vqa", ["tiny_images"]) == ["tiny_images"]
 
 
