@@ -3,7 +3,7 @@
     python -m jaxvqa.main --config=configs/rwsan.py:VARIANT
 
     VARIANT               hardware     time            score
-    (none)                2 CPU cores  6 minutes       93.7 % of val, the embedded phantoms
+    (none)                2 CPU cores  3 minutes       91.9 % of val, the embedded phantoms, three seeds
     blind,brief           2 CPU cores  under 1 minute  41.5 %, by the question alone
     table                 2 CPU cores  not run         not measured: questions of your own, regions proposed
     proposed              2 CPU cores  15 minutes      82.5 % of val: regions proposed from the images alone
