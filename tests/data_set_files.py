@@ -6,11 +6,14 @@ import pickle
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
+from jaxvqa.data.records import Records
 from tests import vqa_med_files
 from tests.picture_files import encoded, noise
+from tfds_builders.build import build
 
 RAD_ROW = {
     "image_name": "synpic7.jpg",
@@ -218,3 +221,11 @@ DATA_SETS = {
     ),
     "easy_vqa": DataSet(easy_vqa, "questions", "images", ("train/images/0.png", "test/images/1.png"), ".png"),
 }  # fmt: skip
+
+
+def built(data_set: str, folder: Path, config: str, **options: Any) -> dict[str, list[dict[str, Any]]]:
+    """Builds a data set's config from `manual` in a folder, and returns its records by split."""
+    folders = {"manual_dir": folder / "manual", "data_dir": folder / "data", "overwrite": True}
+    splits = build(data_set, config, **folders, **options)["splits"]
+    read = {split: Records(f"{data_set}/{config}", split, folder=str(folder / "data")) for split in splits}
+    return {split: each.read(range(len(each))) for split, each in read.items()}

@@ -55,7 +55,7 @@ def builder_class(name: str) -> Any:
         "package.module:Name", whose data set is called as the class's `name` says.
 
     Raises:
-      DataError: There is no such folder, or what is wrong with one's own.
+      DataError: There is no such folder, or something is wrong with the user's own builder.
     """
     named = Named(
         "a builder",

@@ -75,6 +75,6 @@ def evaluator(name: str) -> Callable[[Context], Evaluator]:
     """What makes the evaluator of that name, or of a user's own at "package.module:name".
 
     Raises:
-      ConfigError: names the known ones, or what is wrong with one's own.
+      ConfigError: names the known ones, or says what is wrong with the user's own.
     """
     return NAMED.get(name, "An evaluator's type")

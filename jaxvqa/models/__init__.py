@@ -73,7 +73,7 @@ def model_class(name: str) -> type[nn.Module]:
     """The model of that name, or of a user's own at "package.module:Name".
 
     Raises:
-      ConfigError: names the known ones, or what is wrong with one's own.
+      ConfigError: names the known ones, or says what is wrong with the user's own.
     """
     return NAMED.get(name, "model.name")
 

@@ -205,7 +205,7 @@ def task_class(name: str) -> Any:
     """The task of that name, or of a user's own at "package.module:Name".
 
     Raises:
-      ConfigError: names the known ones, or what is wrong with one's own.
+      ConfigError: names the known ones, or says what is wrong with the user's own.
     """
     return NAMED.get(name, "config.task")
 

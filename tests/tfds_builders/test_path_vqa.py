@@ -1,27 +1,19 @@
 """PathVQA on made files: what is read of its pickles, counts, and what is refused."""
 
+import functools
 import os
 import pickle
 
 import pytest
 
-from jaxvqa.data.records import Records
 from jaxvqa.errors import DataError
-from tests.data_set_files import jpeg, path_vqa, put
-from tfds_builders.build import build
+from tests.data_set_files import built, jpeg, path_vqa, put
 
 
 @pytest.fixture
 def make(tmp_path):
     """Builds a config and returns its records by split."""
-
-    def run(config, **options):
-        folders = {"manual_dir": tmp_path / "manual", "data_dir": tmp_path / "data", "overwrite": True}
-        splits = build("path_vqa", config, **folders, **options)["splits"]
-        read = {split: Records(f"path_vqa/{config}", split, folder=str(tmp_path / "data")) for split in splits}
-        return {split: each.read(range(len(each))) for split, each in read.items()}
-
-    return run
+    return functools.partial(built, "path_vqa", tmp_path)
 
 
 @pytest.mark.parametrize("protocol", [2, 4])

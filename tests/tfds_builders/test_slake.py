@@ -1,16 +1,16 @@
 """SLAKE on made files: languages, splits, counts, and what is refused."""
 
+import functools
 import os
 
 import pytest
 
 from jaxvqa import configs
 from jaxvqa.data.data_set import DataSet
-from jaxvqa.data.records import Records
 from jaxvqa.errors import DataError
 from jaxvqa.tasks import make_task
-from tests.data_set_files import SLAKE_ROW, jpeg, put
-from tfds_builders.build import build, builder_class, config_names
+from tests.data_set_files import SLAKE_ROW, built, jpeg, put
+from tfds_builders.build import builder_class, config_names
 
 LARGER = {
     "question": "Which is larger?",
@@ -44,14 +44,7 @@ def files(tmp_path):
 @pytest.fixture
 def make(tmp_path):
     """Builds a config and returns its records by split."""
-
-    def run(config, **options):
-        folders = {"manual_dir": tmp_path / "manual", "data_dir": tmp_path / "data", "overwrite": True}
-        splits = build("slake", config, **folders, **options)["splits"]
-        read = {split: Records(f"slake/{config}", split, folder=str(tmp_path / "data")) for split in splits}
-        return {split: each.read(range(len(each))) for split, each in read.items()}
-
-    return run
+    return functools.partial(built, "slake", tmp_path)
 
 
 def test_questions_are_of_a_language_in_the_released_splits(files, make):
