@@ -220,7 +220,7 @@ class AnswerWriting(BlipTask):
           candidates: the answers' token ids, [DEC] first, and which are there.
           keep: how many are kept.
         """
-        text, mask = (jnp.asarray(x) for x in candidates)
+        text, there = (jnp.asarray(x) for x in candidates)
         call = self.caller(params, collections, None, train=False)
         question_mask = batch["question_mask"]
         image = self.pixels(batch["image"])
@@ -230,10 +230,10 @@ class AnswerWriting(BlipTask):
         logits, _ = call("write", text=begin, text_mask=jnp.ones(begin.shape, bool), **asked)
         first = jax.nn.softmax(logits[:, 0], axis=-1)[:, text[:, 1]]
         kept = jax.lax.top_k(first, min(keep, len(text)))[1]
-        chosen, there = text[kept], mask[kept]
-        flat = [x.reshape(-1, x.shape[-1]) for x in (chosen, there)]
-        logits, _ = call("write", text=flat[0], text_mask=flat[1], **asked)
-        each = losses.text_loss(logits[:, :-1], flat[0][:, 1:], flat[1][:, 1:], smoothing=self._smoothing)
+        tokens, mask = (x[kept].reshape(-1, x.shape[-1]) for x in (text, there))
+        # Nothing is scored behind the last token, so that it is not read.
+        logits, _ = call("write", text=tokens[:, :-1], text_mask=mask[:, :-1], **asked)
+        each = losses.text_loss(logits, tokens[:, 1:], mask[:, 1:], smoothing=self._smoothing)
         each = each.reshape(kept.shape)
         best = jnp.take_along_axis(kept, jnp.argmin(each, axis=1)[:, None], axis=1)[:, 0]
         return Ranked(first, kept.astype(jnp.int32), each, best.astype(jnp.int32))
