@@ -47,8 +47,8 @@ VARIANTS = (
 BRANCHES = ("abdomen", "head", "chest")
 """The model's image branches: the variants abdomen, brain and chest of configs/mtpt.py train them."""
 
-COMPACT = {"embed_width": 64, "width": 128, "depth": 18, "branch_width": 16}
-SMALL = {"embed_width": 16, "width": 32, "depth": 10, "branch_width": 8}
+COMPACT = {"embed_width": 64, "width": 128, "branch": "resnet18", "branch_sizes": {"width": 16}}
+SMALL = {"embed_width": 16, "width": 32, "branch": "resnet10", "branch_sizes": {"width": 8}}
 COMPACT_IMAGE, SMALL_IMAGE = 96, 64
 """Sizes of networks and images that the pre-training of the branches has to share (configs/mtpt.py)."""
 

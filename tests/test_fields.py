@@ -94,7 +94,7 @@ TOWERS = [(group, chosen, name) for group, (chosen, known) in models.SIZES.items
 
 @pytest.mark.parametrize(("group", "chosen", "name"), TOWERS)
 def test_every_number_of_every_tower_has_a_range_and_a_meaning(group, chosen, name):
-    model = {"sizes": "sysu_hcp", "text_sizes": "blip"}.get(group, "flamingo")
+    model = {"sizes": "sysu_hcp", "text_sizes": "blip", "branch_sizes": "cmsa"}.get(group, "flamingo")
     config = ml_collections.ConfigDict({"model": {"name": model} | models.default_fields(model) | {chosen: name}})
     for field, value in configs.settable(config).items():
         assert fields.meaning(config, field), field

@@ -27,7 +27,7 @@ TINY_VISION = {"patch": 16, "width": 32, "depth": 2, "heads": 2, "features": 32}
 FLAMINGO = {"name": "flamingo", "language_sizes": TINY_GPT2, "vision_sizes": TINY_VISION} | SMALL
 FLAMINGO |= {"image_token": 3, "latents": 4, "every": 1}
 
-RESNET = {"depth": 10, "branch_width": 4}
+RESNET = {"branch": "resnet10", "branch_sizes": {"width": 4}}
 CMSA = {"name": "cmsa", "width": 16, "organ_width": 4, "organ_hidden": 8} | RESNET | SMALL
 MEVF = {"image_84": (2, 84, 84, 1), "image_128": (2, 128, 128, 1), "question": WORDS}
 MTPT = {"name": "mtpt", "vocab_size": 20, "classes": 3, "width": 8} | RESNET

@@ -66,11 +66,12 @@ class CMSA(nn.Module):
 
     def __init__(self, m: Any, vocab_size: int, num_answers: int, image_size: int):
         super().__init__()
-        counts = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}[m.depth]
+        counts = {"resnet10": (1, 1, 1, 1), "resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}[m.branch]
+        width = m.branch_sizes.get("width", 64)
         tables = (nn.Embedding(vocab_size + 1, m.embed_width, padding_idx=vocab_size) for _ in range(m.tables))
         self.tables: Any = nn.ModuleList(tables)
         self.lstm = nn.LSTM(m.tables * m.embed_width, m.width, batch_first=True)
-        self.branches = nn.ModuleList(resnet(m.branch_width, counts) for _ in range(3))
+        self.branches = nn.ModuleList(resnet(width, counts) for _ in range(3))
         w, cells = m.organ_width, -(-image_size // 32)
 
         def halve(inputs: int) -> list[nn.Module]:
@@ -81,7 +82,7 @@ class CMSA(nn.Module):
             *halve(3), pool, *halve(w), pool, *halve(w), nn.Flatten(), nn.Linear(w * cells**2, m.organ_hidden),
             nn.BatchNorm1d(m.organ_hidden), nn.ReLU(), nn.Dropout(m.dropout), nn.Linear(m.organ_hidden, 3),
         )  # fmt: skip
-        channels = 8 * m.branch_width + m.width + 8
+        channels = 8 * width + m.width + 8
         self.block_0, self.block_1 = NonLocal(channels), NonLocal(channels)
         self.read = nn.Linear(channels, m.width)
         norm = functools.partial(nn.utils.parametrizations.weight_norm, dim=None)

@@ -101,7 +101,6 @@ def infer_sizes(tensors: Tensors) -> dict[str, Any]:
         "num_answers": ("classifier.main.3.bias", 0),
         "embed_width": ("w_emb.emb.weight", -1),
         "width": ("q_emb.rnn.weight_hh_l0", -1),
-        "branch_width": ("abd_v_emb.conv1.weight", 0),
         "organ_width": ("modal_classifier.conv.0.weight", 0),
         "organ_hidden": ("modal_classifier.fc.0.weight", 0),
     }
@@ -109,6 +108,8 @@ def infer_sizes(tensors: Tensors) -> dict[str, Any]:
     if len(shapes.get("w_emb.emb.weight", ())) == 2:
         sizes["vocab_size"] = shapes["w_emb.emb.weight"][0] - 1  # the last row is padding
         sizes["tables"] = 1 + ("w_emb.emb_.weight" in shapes)
+    if branch := original.sizes_of(tensors, {"width": ("abd_v_emb.conv1.weight", 0)}):
+        sizes["branch_sizes"] = branch
     sizes["self_attention"] = any(key.startswith("q_emb.layer_stack.") for key in shapes)
     sizes["cross_attention"] = any(key.startswith("cma.") for key in shapes)
     if sizes.get("width") and "q_emb.rnn.weight_ih_l0" in shapes:
@@ -117,7 +118,8 @@ def infer_sizes(tensors: Tensors) -> dict[str, Any]:
     if last:
         third = sum(key.startswith("abd_v_emb.layer3.") and key.endswith(".conv1.weight") for key in shapes)
         bottleneck = any(key.endswith(".conv3.weight") for key in last)
-        sizes["depth"] = (101 if third > 6 else 50) if bottleneck else {1: 10, 2: 18}.get(third, 34)
+        depth = (101 if third > 6 else 50) if bottleneck else {1: 10, 2: 18}.get(third, 34)
+        sizes["branch"] = f"resnet{depth}"
         width = shapes[max(last)][0]  # of the last convolution of the last block
         if len(shapes.get("fc.weight", ())) == 2:
             states, channels = shapes["fc.weight"]

@@ -205,7 +205,7 @@ BACKBONE = original.Original(
 
 
 def _backbone_fields(sizes: Mapping[str, Any]) -> dict[str, Any]:
-    return {"depth": sizes.get("depth", 34), "width": sizes.get("branch_width", 64)}
+    return {"depth": int(sizes.get("branch", "resnet34").removeprefix("resnet"))} | sizes.get("branch_sizes", {})
 
 
 def _of_run(contents: Any, noted: Mapping[str, Any]) -> dict[str, Any]:

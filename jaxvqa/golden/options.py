@@ -60,7 +60,7 @@ _CMSA: Translation = {
     "use_spatial": "spatial",
     "model": _is_model("CMSA"),
     # the last of four stages, each twice as wide as the one before
-    "v_dim": lambda value: {"branch_width": value // 8},
+    "v_dim": lambda value: {"branch_sizes": {"width": value // 8}},
     **dict.fromkeys(("distmodal", "feature_map")),
 }
 
@@ -90,7 +90,7 @@ def _depth(backbone: str) -> dict[str, Any]:
     depth = backbone.lower().removeprefix("resnet")
     if not depth.isdecimal():
         raise ValueError(f"backbone is {backbone}, not resnet34 or the like.")
-    return {"depth": int(depth)}
+    return {"branch": f"resnet{int(depth)}"}
 
 
 _MTPT: Translation = {

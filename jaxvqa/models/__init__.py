@@ -55,6 +55,7 @@ the network in it."""
 
 SIZES: Mapping[str, tuple[str, Mapping[str, towers.Tower]]] = {
     "sizes": ("backbone", {name: towers.IN_STAGES[backbone.tower] for name, backbone in BACKBONES.items()}),
+    "branch_sizes": ("branch", towers.IN_STAGES),
     "language_sizes": ("language", towers.LANGUAGE_MODELS),
     "vision_sizes": ("vision", towers.IMAGE_ENCODERS),
     "text_sizes": ("text", towers.TEXT_ABOUT_IMAGES),

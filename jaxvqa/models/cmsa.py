@@ -29,7 +29,7 @@ from jaxvqa.models.layers.non_local import NonLocal, cross_modal_map
 from jaxvqa.models.layers.pooling import max_pool
 from jaxvqa.models.layers.query_norm import QueryNormAttention
 from jaxvqa.models.layers.weight_norm import Classifier
-from jaxvqa.models.question import RadiologyModel
+from jaxvqa.models.question import RadiologyModel, last_map
 from jaxvqa.precision import wide, widened
 
 ORGANS = ("abdomen", "head", "chest")
@@ -95,7 +95,7 @@ class CMSA(RadiologyModel, kw_only=True):
         """Makes the parts, which both methods below use."""
         dtype, states = self.dtype, self.tables * self.embed_width if self.self_attention else self.width
         self.embed, self.question = self.question_parts()
-        self.abdomen, self.head, self.chest = (self.residual_network()() for _ in ORGANS)
+        self.abdomen, self.head, self.chest = (self.image_branch()() for _ in ORGANS)
         self.organ = OrganClassifier(self.organ_width, self.organ_hidden, self.dropout, dtype)
         self.block_0, self.block_1 = NonLocal(dtype), NonLocal(dtype)
         self.projection = Linear(states, dtype)
@@ -119,7 +119,7 @@ class CMSA(RadiologyModel, kw_only=True):
           and those of `from_maps`.
         """
         branches = {"abdomen": self.abdomen, "head": self.head, "chest": self.chest}
-        maps = {name: branch(image, train=train)[-1] for name, branch in branches.items()}
+        maps = {name: last_map(branch, image, train=train) for name, branch in branches.items()}
         logits, out = self.from_maps(
             maps=tuple(maps.values()), organ_logits=self.organ(image, train=train), question=question, train=train
         )

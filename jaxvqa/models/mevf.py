@@ -30,8 +30,7 @@ from jaxvqa.models.layers.dropout import Dropout
 from jaxvqa.models.layers.linear import Linear, fan_in_uniform
 from jaxvqa.models.layers.pooling import global_average, max_pool
 from jaxvqa.models.layers.weight_norm import Classifier, WeightNormLinear, normalised, whole_norm
-from jaxvqa.models.question import RadiologyModel
-from jaxvqa.models.towers.resnet import ResNet
+from jaxvqa.models.question import RadiologyModel, last_map
 from jaxvqa.precision import wide, widened
 
 INPUTS = {
@@ -286,28 +285,28 @@ class ResNetVector(nn.Module):
       dtype: type of the multiplications and of the result.
     """
 
-    resnet: ResNet
+    resnet: nn.Module
     width: int
     dtype: Any
 
     @nn.compact
     def __call__(self, images: Mapping[str, Array], *, train: bool) -> tuple[Float[Array, "B F"], dict[str, Array]]:
         """Returns the vector, and no intermediates."""
-        flat = channels_first(self.resnet(images["image"], train=train)[-1])
+        flat = channels_first(last_map(self.resnet, images["image"], train=train))
         return Linear(self.width, self.dtype, name="resnet_vector")(flat), {}
 
 
 class OrganMixture(nn.Module):
-    """The vectors of one residual network for each part of the body, weighted by how probable the part is.
+    """The vectors of one network for each part of the body, weighted by how probable the part is.
 
     Attributes:
-      network: makes a residual network of the given name.
+      network: makes a network of the given name.
       organ: classifies the part of the body.
       width: size of a vector; 0: it is the mean over the map's positions instead of a linear layer of the map.
       dtype: type of the multiplications and of the result.
     """
 
-    network: Callable[..., ResNet]
+    network: Callable[..., nn.Module]
     organ: OrganClassifier
     width: int
     dtype: Any
@@ -317,7 +316,7 @@ class OrganMixture(nn.Module):
         """Returns the vector, and the named intermediates; see `ImageVectorVQA`."""
         out: dict[str, Array] = {}
         for name in ORGANS:
-            branch_map = self.network(name=name)(images["image"], train=train)[-1]
+            branch_map = last_map(self.network(name=name), images["image"], train=train)
             if self.width:
                 xavier = nn.initializers.variance_scaling(1.0, "fan_avg", "normal")
                 linear = nn.Dense(self.width, kernel_init=xavier, dtype=self.dtype, name=f"{name}_vector")
@@ -412,13 +411,12 @@ class ImageVectorVQA(RadiologyModel, kw_only=True):
     def _image_vector(self) -> nn.Module:
         """The branches that `image_branches` names."""
         if self.image_branches == "resnet50":
-            return ResNetVector(
-                self.residual_network(50)(parent=None), self.image_width or 128, self.dtype, name="image"
-            )
+            network = self.image_branch("resnet50")(parent=None)
+            return ResNetVector(network, self.image_width or 128, self.dtype, name="image")
         if self.image_branches == "distmodal":
             organ = OrganClassifier(self.organ_width, self.organ_hidden, self.dropout, self.dtype, parent=None)
             width = 0 if self.pool else self.image_width or 1024
-            return OrganMixture(self.residual_network(), organ, width, self.dtype, name="image")
+            return OrganMixture(self.image_branch(), organ, width, self.dtype, name="image")
         maml = MAMLBranch(self.maml_width, self.dtype, parent=None) if "image_84" in self.inputs else None
         autoencoder = (
             AutoEncoder(self.autoencoder_width, self.dtype, parent=None) if "image_128" in self.inputs else None

@@ -146,6 +146,10 @@ class Compatibility(nn.Module):
         return logits, {"question": states, "block": block, "pooled": pooled, "fused": fused}
 
 
+HALVINGS = ("stem_relu", "layer1", "layer2", "layer3", "layer4")
+"""A residual network's maps at a half to a 32nd of the image's size."""
+
+
 class MTPT(RadiologyModel, kw_only=True):
     """The three networks of a pre-training; the defaults are the published sizes.
 
@@ -181,7 +185,7 @@ class MTPT(RadiologyModel, kw_only=True):
         """
         if self.task not in ("segment", "classify"):
             raise ConfigError(f"model.task is {self.task!r}{choose(self.task, ('segment', 'classify'))}")
-        maps = self.residual_network()(name="backbone")(image, train=train)
+        maps = self._maps(image, train=train)
         if self.task == "segment":
             decoder: Any = SegmentationDecoder(self.classes, self.dtype, name="decoder")
         else:
@@ -192,3 +196,15 @@ class MTPT(RadiologyModel, kw_only=True):
         )
         fit_logits, out = compatibility(maps[-1], question, train=train)
         return (image_logits, fit_logits), out | {f"map_{i}": x for i, x in enumerate(maps)}
+
+    def _maps(self, image: Float[Array, "B _ _ 3"], *, train: bool) -> tuple[Float[Array, "B _ _ _"], ...]:
+        """The backbone's map at each halving of the image, which residual networks name alike; all maps of other networks."""
+        stages = self.image_branch()(name="backbone").stages(image, train=train)
+        if stages.keys() >= set(HALVINGS):
+            return tuple(stages[name] for name in HALVINGS)
+        if self.task == "segment":
+            raise ConfigError(
+                f"model.branch is {self.branch!r}, whose maps are {', '.join(stages)}, but pixels are classified from "
+                f"{', '.join(HALVINGS)}. Choose a residual network, such as resnet34."
+            )
+        return tuple(stages.values())

@@ -1,19 +1,20 @@
-"""What CMSA, its pre-training, BAN and SAN share: two tables of tokens, what runs over these, and the residual networks."""
+"""What CMSA, its pre-training, BAN and SAN share: two tables of tokens, what runs over these, and the image branches."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.core import FrozenDict
 from jaxtyping import Array, Float, Int
 
 from jaxvqa.errors import ConfigError, choose
+from jaxvqa.models import towers
 from jaxvqa.models.layers.gru import GRU
 from jaxvqa.models.layers.lstm import LSTM
 from jaxvqa.models.layers.query_norm import QueryNormEncoder
-from jaxvqa.models.towers.resnet import ResNet
 
 
 class WordEmbedding(nn.Module):
@@ -87,13 +88,12 @@ class RadiologyModel(nn.Module, kw_only=True):
       width: size of the state of the LSTM or GRU.
       rnn: `lstm` or `gru`.
       self_attention: encode the question by self-attention instead of `rnn`; the states are as wide as the vectors then.
-      depth: layers of each residual network: 10, 18, 34, 50 or 101.
-      branch_width: channels of their stems.
+      branch: the network of each image branch, one of `towers.IN_STAGES`.
+      branch_sizes: fields of these networks that differ from the published ones, such as `width` and `remat`.
       dropout: rate of dropout in the classifiers.
       attention_dropout: rate of dropout in attention to the question or by it.
       dtype: type of the multiplications and of the activations between them; parameters, statistics, softmaxes and logits
         are float32.
-      remat: keep only the input of each block of the residual networks, and compute the rest again in the backward pass.
     """
 
     vocab_size: int
@@ -102,12 +102,11 @@ class RadiologyModel(nn.Module, kw_only=True):
     width: int = 1024
     rnn: str = "lstm"
     self_attention: bool = False
-    depth: int = 34
-    branch_width: int = 64
+    branch: str = "resnet34"
+    branch_sizes: Mapping[str, Any] = FrozenDict()
     dropout: float = 0.5
     attention_dropout: float = 0.1
     dtype: Any = jnp.float32
-    remat: bool = False
 
     def question_parts(self) -> tuple[WordEmbedding, QuestionEncoder]:
         """What looks the tokens up, and what encodes them."""
@@ -116,6 +115,13 @@ class RadiologyModel(nn.Module, kw_only=True):
         )
         return WordEmbedding(self.vocab_size, self.embed_width, self.tables, self.dtype, parent=None), encoder
 
-    def residual_network(self, depth: int | None = None) -> Callable[..., ResNet]:
-        """Makes a network that reads the image."""
-        return functools.partial(ResNet, depth or self.depth, self.branch_width, self.dtype, self.remat)
+    def image_branch(self, branch: str = "") -> Callable[..., nn.Module]:
+        """Makes a network that reads the image, `self.branch` unless another is named; see `towers.make`."""
+        of_branch = (branch or self.branch, self.branch_sizes, "model.branch", "model.branch_sizes")
+        return functools.partial(towers.make, "network in stages", *of_branch, dtype=self.dtype)
+
+
+def last_map(branch: nn.Module, image: Float[Array, "B H W 3"], *, train: bool) -> Float[Array, "B P Q V"]:
+    """The smallest of an image branch's maps."""
+    *_, last = branch.stages(image, train=train).values()
+    return last

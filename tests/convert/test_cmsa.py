@@ -14,14 +14,14 @@ from jaxvqa.golden import weights
 from tests.checkpoint_files import load, save
 from tests.oracle import torch
 
-SMALL = {"name": "cmsa", "vocab_size": 9, "num_answers": 4, "embed_width": 3, "width": 8, "depth": 18}
-SMALL |= {"branch_width": 2, "organ_width": 4, "organ_hidden": 6}
+SMALL = {"name": "cmsa", "vocab_size": 9, "num_answers": 4, "embed_width": 3, "width": 8, "branch": "resnet18"}
+SMALL |= {"branch_sizes": {"width": 2}, "organ_width": 4, "organ_hidden": 6}
 IMAGE = (64, 64)
 VARIANTS = [
     {},
     {"rnn": "gru", "tables": 1, "spatial": False},
     {"self_attention": True, "cross_attention": True},
-    {"depth": 50},
+    {"branch": "resnet50"},
 ]
 
 

@@ -27,8 +27,8 @@ SMALL = {
     "task": "segment",
     "embed_width": 4,
     "width": 8,
-    "depth": 18,
-    "branch_width": 8,
+    "branch": "resnet18",
+    "branch_sizes": {"width": 8},
 }
 
 
@@ -49,7 +49,7 @@ def paths(folder):
     [
         {},
         {"task": "classify", "classes": 2, "spatial": False, "tables": 1, "rnn": "gru"},
-        {"task": "classify", "self_attention": True, "depth": 50, "branch_width": 4},
+        {"task": "classify", "self_attention": True, "branch": "resnet50", "branch_sizes": {"width": 4}},
     ],
     ids=str,
 )
@@ -82,7 +82,7 @@ def test_keys_are_the_originals_in_its_order(tmp_path):
                 if part != "backbone" or not key.startswith("layer")
             ]
             assert keys == expected
-        assert config["depth"] == 34
+        assert config["branch"] == "resnet34"
 
 
 def test_faults_name_the_file(tmp_path):

@@ -28,7 +28,7 @@ def test_cmsas_options():
         "tables": 2,
         "rnn": "gru",
         "width": 1024,
-        "branch_width": 64,
+        "branch_sizes": {"width": 64},
         "spatial": True,
         "self_attention": False,
         "cross_attention": True,

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.core import FrozenDict
 
 from jaxvqa import models
 from jaxvqa.errors import ConfigError
@@ -19,7 +20,7 @@ from tests.made_up import made_up
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "cmsa"
 SIZES = {"vocab_size": 30, "num_answers": 11}
-SMALL = {"name": "cmsa", "embed_width": 6, "width": 16, "depth": 10, "branch_width": 4}
+SMALL = {"name": "cmsa", "embed_width": 6, "width": 16, "branch": "resnet10", "branch_sizes": FrozenDict(width=4)}
 SMALL |= {"organ_width": 4, "organ_hidden": 8}
 
 
@@ -267,7 +268,12 @@ def test_names_and_shapes_of_the_intermediates(inputs, variables):
 
 @pytest.mark.parametrize(
     "fields",
-    [{"self_attention": True, "cross_attention": True}, {"rnn": "gru", "spatial": False, "tables": 1}, {"depth": 50}],
+    [
+        {"self_attention": True, "cross_attention": True},
+        {"rnn": "gru", "spatial": False, "tables": 1},
+        {"branch": "resnet50"},
+        {"branch": "RepVGG-B0", "branch_sizes": {"widths": (2, 3, 4, 5, 6)}},
+    ],
 )
 def test_every_option_trains(inputs, fields):
     model = make(**fields)
@@ -299,7 +305,9 @@ def test_training_moves_statistics_and_reaches_every_parameter(inputs, variables
 
 @pytest.mark.slow
 def test_remat_changes_neither_gradients_nor_statistics(inputs, variables):
-    expected, result = (train(make(remat=remat), variables, inputs) for remat in (False, True))
+    expected, result = (
+        train(make(branch_sizes=FrozenDict(width=4, remat=remat)), variables, inputs) for remat in (False, True)
+    )
     for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(result), strict=True):
         np.testing.assert_allclose(b, a, rtol=1e-3, atol=1e-3 * max(1.0, float(jnp.abs(a).max())))
 

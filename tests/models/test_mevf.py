@@ -30,8 +30,8 @@ SMALL = {
     "maml_width": 8,
     "autoencoder_width": 8,
     "code_width": 5,
-    "depth": 18,
-    "branch_width": 4,
+    "branch": "resnet18",
+    "branch_sizes": {"width": 4},
     "organ_width": 4,
     "organ_hidden": 8,
     "image_width": 12,
@@ -155,7 +155,7 @@ def test_other_question_encoders_and_pooled_branches(batch):
             lambda x, model=model: model.init_with_output(jax.random.key(0), **x)[0], inputs_of(model, batch)
         )
         assert logits.shape == (4, 11)
-    assert out["abdomen"].shape == (4, 8 * SMALL["branch_width"])
+    assert out["abdomen"].shape == (4, 8 * SMALL["branch_sizes"]["width"])
 
 
 def test_wrong_or_missing_images_are_named(batch):

@@ -22,8 +22,8 @@ SMALL = {
     "task": "segment",
     "embed_width": 3,
     "width": 8,
-    "depth": 18,
-    "branch_width": 8,
+    "branch": "resnet18",
+    "branch_sizes": {"width": 8},
 }
 
 
@@ -82,6 +82,19 @@ def test_the_backbone_is_a_branch_of_cmsa():
             assert ours[collection]["backbone"] == theirs[collection][organ]
 
 
+def test_other_networks_classify_and_only_residual_ones_segment(inputs):
+    sizes = {"branch": "vgg16", "branch_sizes": {"widths": (2, 3, 4, 5, 6)}}
+    (image, _), out = jax.eval_shape(
+        lambda x: make(task="classify", **sizes).init_with_output(jax.random.key(0), **x)[0], inputs
+    )
+    assert image.shape == (3, 4)
+    assert {"map_0", "map_5"} <= out.keys()
+    with pytest.raises(ConfigError, match=r"'vgg16', whose maps are conv1, .* resnet34"):
+        shapes_of(make(**sizes), inputs)
+    with pytest.raises(ConfigError, match=r"'resnet43', not a network in stages.* 'resnet34'"):
+        shapes_of(make(branch="resnet43"), inputs)
+
+
 @pytest.mark.parametrize(("task", "shape"), [("segment", (3, 32, 64, 4)), ("classify", (3, 4))])
 def test_names_and_shapes(task, shape, inputs):
     (image, fits), out = jax.eval_shape(lambda x: make(task=task).init_with_output(jax.random.key(0), **x)[0], inputs)
@@ -100,7 +113,7 @@ def test_names_and_shapes(task, shape, inputs):
 
 @pytest.mark.slow
 def test_both_tasks_train_the_backbone(inputs):
-    model = make(depth=18)
+    model = make()
     variables = made_up(shapes_of(model, inputs))
 
     @jax.jit
