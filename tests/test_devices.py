@@ -120,6 +120,35 @@ def test_images_and_texts_find_each_other_alike_on_eight_devices(phantoms, tmp_p
     assert_as_retrieved(tmp_path / "eight", tmp_path / "one")
 
 
+@pytest.mark.slow
+def test_pairs_of_images_are_judged_alike_on_eight_devices(phantoms, tmp_path):
+    # As of pre-training: rounding decides too much of Adam's first steps, and a drawn swap would be the same anyway.
+    pairs = {"data__examples": "phantom_vqa/tiny_pairs", "data__vocabulary_parts": (), "total": "3 steps"}
+    pairs |= {"optim__name": "sgd", "optim__lr": 1e-2, "optim__schedule__name": "constant"}
+    pairs |= {"evals__val__every": "3 steps", "checkpoint__every": "3 steps"}
+    for name, mesh, devices in (("one", {}, 1), ("eight", MESHES["data=2 x fsdp=4"], 8)):
+        done = runs.run(nlvr_command(phantoms, tmp_path / name, **pairs, **mesh), devices=devices)
+        assert done.returncode == 0, done.stderr
+    assert_close(tmp_path / "eight", tmp_path / "one")
+    ours, theirs = (
+        {
+            name: value
+            for row in logs.read_metrics(tmp_path / run)
+            for name, value in row.items()
+            if name.startswith("val")
+        }
+        for run in ("eight", "one")
+    )
+    assert "val/accuracy" in ours
+    assert ours == theirs
+
+
+def nlvr_command(phantoms: Path, workdir: Path, **changes: object) -> list[str]:
+    """The command line of a tiny run that judges sentences about pairs."""
+    words = runs.command(phantoms, workdir, "configs/blip_nlvr.py:small", **changes)
+    return [word for word in words if not word.startswith("--config.data.answers")]
+
+
 def assert_as_retrieved(workdir: Path, reference: Path) -> None:
     """Images and texts found each other alike, but for the few whose scores rounding may exchange."""
     ours, theirs = (logs.read_metrics(w)[-1] for w in (workdir, reference))
