@@ -76,7 +76,7 @@ def _vqa_med_2019(config: ml_collections.ConfigDict, sample: str) -> None:
     """Radiographs and what their questions' answers say; of EfficientNet-Lite0 and the first three of MiniLM's six blocks."""
     config.name = "blip_retrieval-vqa_med_2019"
     config.data.update({"examples": f"vqa_med/{sample}captions_2019", "images": f"vqa_med/{sample}images_2019"})
-    config.data.update({"image_size": 128, "max_tokens": 28, "max_words": 30})
+    config.data.update({"image_size": 96, "max_tokens": 28, "max_words": 30})
     config.data.mean, config.data.std = (127 / 255,) * 3, (128 / 255,) * 3  # as the network was trained
     # Left and right mean something in a radiograph.
     config.data.augment.update({"flip": False, "sound": True})
@@ -85,7 +85,8 @@ def _vqa_med_2019(config: ml_collections.ConfigDict, sample: str) -> None:
     # A BERT's first vector hardly differs between texts: with the original's dropout of 0.1 the contrast learned nothing.
     config.model.text_sizes = {"width": 384, "depth": 3, "heads": 12, "hidden": 1536, "dropout": 0.0}
     config.compile.vocab_size = 1000
-    config.loss.queue, config.loss.momentum = 560, 0.98
+    # In a queue as long as the data most features are older than the copies remember: against these nothing was learned.
+    config.loss.queue, config.loss.momentum = 60, 0.98
     config.batch_size = 20
     config.total = "12 epochs"
     config.optim.lr = 3e-4
