@@ -308,6 +308,9 @@ ELSEWHERE = {
     "python -m jaxvqa.main --config=configs/rwsan.py:vqa_v2 --mode=compile --config.compile.target=h100:8": (
         "tests/test_compiling.py: a GPU needs a plugin that tests do not install"
     ),
+    "python -m jaxvqa.main --config=configs/blip_pretrain.py:pixels --workdir=runs/blip_pixels": (
+        "tests/tasks/test_image_text.py: as pixels,small; the same program reads regions here"
+    ),
     "python -m tfds_builders.build mimic_cxr --manual_dir=DIR": "tests/tfds_builders/test_mimic_cxr.py: on made files",
     **dict.fromkeys(
         (
