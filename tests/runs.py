@@ -1,7 +1,6 @@
 """Tiny runs for tests: a config over the tiny phantoms, and the program in a process of its own."""
 
 import contextlib
-import json
 import os
 import subprocess
 import sys
@@ -116,19 +115,6 @@ def run(arguments: list[str], *, devices: int = 1, timeout: float = 300) -> subp
     return subprocess.run(
         arguments, cwd=ROOT, env=environment(devices), capture_output=True, text=True, timeout=timeout, check=False
     )
-
-
-def in_turn(commands: list[list[str]]) -> list[str]:
-    """The command line that runs several command lines of `command` to their ends in one process, whose start takes seconds."""
-    program = "import json, sys; from jaxvqa import main; sys.exit(max(map(main.main, json.loads(sys.argv[1]))))"
-    return [sys.executable, "-c", program, json.dumps([words[3:] for words in commands])]
-
-
-def run_in_turn(
-    commands: list[list[str]], *, devices: int = 1, timeout: float = 600
-) -> subprocess.CompletedProcess[str]:
-    """Runs several command lines in one process; see `in_turn`."""
-    return run(in_turn(commands), devices=devices, timeout=timeout)
 
 
 def start(arguments: list[str], environment: dict[str, str]) -> subprocess.Popen[str]:
