@@ -55,7 +55,7 @@ def builder_class(name: str) -> Any:
         "package.module:Name", whose data set is called as the class's `name` says.
 
     Raises:
-      DataError: There is no such folder, or something is wrong with the user's own builder.
+      DataError: names the known ones, or says what is wrong with the user's own.
     """
     named = Named(
         "a builder",

@@ -27,6 +27,7 @@ from jaxvqa.models.layers.non_local import NonLocal, cross_modal_map
 from jaxvqa.models.layers.pooling import global_average
 from jaxvqa.models.layers.weight_norm import Classifier
 from jaxvqa.models.question import QuestionEncoder, RadiologyModel, WordEmbedding
+from jaxvqa.models.towers.resnet import HALVINGS
 from jaxvqa.precision import wide, widened
 
 
@@ -144,10 +145,6 @@ class Compatibility(nn.Module):
 
         block = last.dense().reshape(batch, count, height, width, -1)
         return logits, {"question": states, "block": block, "pooled": pooled, "fused": fused}
-
-
-HALVINGS = ("stem_relu", "layer1", "layer2", "layer3", "layer4")
-"""A residual network's maps at a half to a 32nd of the image's size."""
 
 
 class MTPT(RadiologyModel, kw_only=True):

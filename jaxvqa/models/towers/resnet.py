@@ -22,6 +22,10 @@ STAGES = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)
 """Depth -> blocks in each stage."""
 
 
+HALVINGS = ("stem_relu", "layer1", "layer2", "layer3", "layer4")
+"""The maps at a half to a 32nd of the image's size."""
+
+
 def basic(width: int, stride: int) -> tuple[tuple[int, int, int], ...]:
     """The convolutions of a block of the shallow networks."""
     return (width, 3, stride), (width, 3, 1)
@@ -49,7 +53,7 @@ class ResNet(nn.Module):
     def __call__(self, image: Float[Array, "B H W C"], *, train: bool) -> tuple[Float[Array, "B P Q D"], ...]:
         """Returns five maps: the stem's after its ReLU (half the image's size), then each stage's (a 4th, 8th, 16th, 32nd)."""
         out = self.stages(image, train=train)
-        return tuple(out[name] for name in ("stem_relu", "layer1", "layer2", "layer3", "layer4"))
+        return tuple(out[name] for name in HALVINGS)
 
     @nn.compact
     def stages(self, image: Float[Array, "B H W C"], *, train: bool) -> dict[str, Float[Array, "B P Q D"]]:
