@@ -102,7 +102,7 @@ def check_microbatches(config: Config, task: Task, memory: Iterable[str]) -> Non
         raise ConfigError(
             f"config.microbatches is {config.microbatches}, but the batches of {config.task} cannot be cut with this config: "
             f"{'; '.join(against)}. Use --config.microbatches=1; a smaller config.batch_size, more devices, and "
-            "--config.model.remat=true where the model has it save memory too."
+            "--config.model.vision_sizes.remat=12 where the image encoder has it, save memory too."
         )
 
 

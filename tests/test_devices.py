@@ -129,7 +129,7 @@ def test_images_and_texts_find_each_other_alike_on_eight_devices(phantoms, tmp_p
 
 @pytest.mark.slow
 def test_pairs_of_images_are_judged_alike_on_eight_devices(phantoms, tmp_path):
-    # As of pre-training: rounding decides too much of Adam's first steps, and a drawn swap would be the same anyway.
+    # Rounding decides too much of Adam's first steps.
     pairs = {"data__examples": "phantom_vqa/tiny_pairs", "data__vocabulary_parts": (), "total": "3 steps"}
     pairs |= {"optim__name": "sgd", "optim__lr": 1e-2, "optim__schedule__name": "constant"}
     pairs |= {"evals__val__every": "3 steps", "checkpoint__every": "3 steps"}
