@@ -14,6 +14,8 @@ It starts from a pre-training: `--config.init_from.model.workdir=RUN`, whose tex
 answers' decoder.
 """
 
+from typing import Any
+
 import ml_collections
 
 from jaxvqa.configs import blip_pretrain, common
@@ -29,6 +31,14 @@ TAKEN = (
     (r"answer_tower/(.*)", r"text_tower/\1"),
 )
 """Of a pre-training: its image encoder, and its text model twice."""
+
+FROM_RETRIEVAL = (
+    *TAKEN[:-1],
+    (r"answer_tower/(?:readout|transform|transform_norm)/.*", False),
+    (r"answer_tower/(block_\d+)/decoder_(attention.*)", r"text_tower/\1/\2"),
+    TAKEN[-1],
+)
+"""Of a retrieval, which writes nothing: the decoder's self-attention begins as the encoder's."""
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
@@ -66,10 +76,12 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         config.data.answers.update({"rule": "soft" if not chosen else "exact", "min_count": 1 if chosen else 10})
         config.generate.update({"beams": 1, "attend_padding": False})
         config.ranking.first = 16
-        config.total = "30 epochs" if chosen == "vqa_rad" else "4 epochs"
+        config.total = "4 epochs"
         if chosen == "table":
             common.of_table(config)
             config.data.max_tokens = 35
+        if chosen == "vqa_rad":
+            _vqa_rad(config)
         evaluations(config, "25 %", 128, split="val" if chosen in ("", "table") else "test")
     if "small" in variants:
         blip_pretrain.small(config)
@@ -78,13 +90,27 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     return config
 
 
+def _vqa_rad(config: ml_collections.ConfigDict) -> None:
+    """Radiology, from a retrieval of radiographs (configs/blip_retrieval.py:vqa_med_2019) or from towers."""
+    blip_pretrain.borrowed_towers(config)
+    config.data.update({"max_tokens": 32, "max_answers": 1})
+    config.ranking.first = 64
+    config.batch_size = 32
+    config.total = "15 epochs"
+    config.optim.lr = 3e-4
+    config.init_from.model.table = FROM_RETRIEVAL
+    config.init_from.model.without = ""
+    config.init_from.text = common.start_from(blip_pretrain.FROM_BERT)
+    config.init_from.vision = common.start_from(blip_pretrain.FROM_NETWORK)
+
+
 def evaluations(config: ml_collections.ConfigDict, every: str, batch_size: int, split: str = "val") -> None:
-    """Answers that are ranked, and that are written."""
+    """Answers that are ranked, and that are written; at the end also ranked before a black image."""
     config.evals = ml_collections.ConfigDict()
     kind = "vqa_rad" if config.data.examples.startswith("vqa_rad") else "vqa"
-    controls = {"train_split": config.data.train_split}
-    config.evals[split] = common.evaluation(
-        split, every=every, batch_size=batch_size, type=kind, predict="ranked", **controls
-    )
-    config.evals.written = common.evaluation(split, every=every, batch_size=batch_size, type="generation")
+    row: dict[str, Any] = {"batch_size": batch_size}
+    ranked = row | {"type": kind, "train_split": config.data.train_split}
+    config.evals[split] = common.evaluation(split, every=every, predict="ranked", **ranked)
+    config.evals.written = common.evaluation(split, every=every, type="generation", **row)
+    config.evals[f"{split}_blank"] = common.evaluation(split, every=config.total, predict="ranked_blank", **ranked)
     config.main_eval = split
