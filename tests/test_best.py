@@ -116,7 +116,7 @@ def test_a_run_that_ended_does_not_train_on(whole, config):
 @pytest.mark.parametrize(
     ("where", "step"),
     [
-        ("evaluation", 4),  # the state is saved, but not evaluated
+        pytest.param("evaluation", 4, marks=pytest.mark.slow),  # the state is saved, but not evaluated
         ("best", 2),  # evaluated, but not kept apart, at a step that is none of checkpoint.every
         ("log", 4),  # kept apart, but not written down
         ("evaluation", 8),  # that which ends the patience

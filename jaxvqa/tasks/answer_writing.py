@@ -4,7 +4,8 @@ docs/originals/blip.md, section 7.
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -29,6 +30,12 @@ from jaxvqa.tasks.blip import BlipTask, as_jax, empty_texts, statistics_of
 from jaxvqa.tasks.image_captioning import search_of
 from jaxvqa.tasks.predictions import SHOWN, Predict
 from jaxvqa.types import Arrays, Batch, Collections, Params, Rngs
+
+POSITIONS = 2048
+"""How many tokens of answers are scored at a time, over all questions of a batch: bounds the memory of their scores."""
+
+SHORT = 8
+"""Answers of so many tokens are read without the padding that longer ones need."""
 
 
 class Ranked(NamedTuple):
@@ -230,13 +237,42 @@ class AnswerWriting(BlipTask):
         logits, _ = call("write", text=begin, text_mask=jnp.ones(begin.shape, bool), **asked)
         first = jax.nn.softmax(logits[:, 0], axis=-1)[:, text[:, 1]]
         kept = jax.lax.top_k(first, min(keep, len(text)))[1]
-        tokens, mask = (x[kept].reshape(-1, x.shape[-1]) for x in (text, there))
-        # Nothing is scored behind the last token, so that it is not read.
-        logits, _ = call("write", text=tokens[:, :-1], text_mask=mask[:, :-1], **asked)
-        each = losses.text_loss(logits, tokens[:, 1:], mask[:, 1:], smoothing=self._smoothing)
-        each = each.reshape(kept.shape)
+        each = self._losses(kept, text, there, functools.partial(call, "write", **asked))
         best = jnp.take_along_axis(kept, jnp.argmin(each, axis=1)[:, None], axis=1)[:, 0]
         return Ranked(first, kept.astype(jnp.int32), each, best.astype(jnp.int32))
+
+    def _losses(
+        self,
+        kept: Int[Array, "B k"],
+        text: Int[Array, "A W"],
+        there: Bool[Array, "A W"],
+        write: Callable[..., Any],
+    ) -> Float[Array, "B k"]:
+        """The losses of each question's answers, a part of them at a time, each part as wide as its longest.
+
+        All of their scores would be k·W·V numbers a question; and one long answer in a list would make all as long.
+        """
+        (rows, count), width = kept.shape, text.shape[1]
+        lengths = jnp.sum(there, axis=1)
+        order = jnp.argsort(lengths[kept], axis=1)
+        together = int(np.clip(POSITIONS // (rows * (width - 1)), 1, count))
+        parts = jnp.pad(jnp.take_along_axis(kept, order, axis=1), ((0, 0), (0, -count % together)), mode="edge")
+        widths = [*itertools.takewhile(lambda w: 2 * w <= width, (SHORT << i for i in itertools.count())), width]
+
+        def of_width(width: int, tokens: Array, mask: Array) -> Array:
+            # Nothing is scored behind the last token, so that it is not read.
+            logits, _ = write(text=tokens[:, : width - 1], text_mask=mask[:, : width - 1])
+            return losses.text_loss(logits, tokens[:, 1:width], mask[:, 1:width], smoothing=self._smoothing)
+
+        def of_part(places: Int[Array, "B c"]) -> Float[Array, "B c"]:
+            which = jnp.searchsorted(jnp.asarray(widths), jnp.max(lengths[places]))
+            texts = (x[places].reshape(-1, width) for x in (text, there))
+            found = jax.lax.switch(which, [functools.partial(of_width, w) for w in widths], *texts)
+            return found.reshape(places.shape)
+
+        each = jax.lax.map(of_part, jnp.moveaxis(parts.reshape(rows, -1, together), 1, 0))
+        each = jnp.moveaxis(each, 0, 1).reshape(rows, -1)[:, :count]
+        return jnp.take_along_axis(each, jnp.argsort(order, axis=1), axis=1)
 
     def _predict_ranked(self, params: Params, collections: Collections, batch: Batch) -> Arrays:
         """The best answers int32[B, K] of the list, and their shares of the probability of those that were kept."""
