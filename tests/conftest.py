@@ -22,7 +22,7 @@ COMPILED, COMPILED_LIMIT = ROOT / ".pytest_cache/xla", 2**30
 COMPILED.mkdir(mode=0o700, parents=True, exist_ok=True)
 if "PYTEST_XDIST_WORKER" not in os.environ and sum(f.stat().st_size for f in COMPILED.iterdir()) > COMPILED_LIMIT:
     shutil.rmtree(COMPILED)
-os.environ |= {"JAX_COMPILATION_CACHE_DIR": str(COMPILED), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1"}
+os.environ |= {"JAX_COMPILATION_CACHE_DIR": str(COMPILED), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
 
 from jaxtyping import install_import_hook
 

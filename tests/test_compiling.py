@@ -12,6 +12,8 @@ from tests import runs
 def test_collectives_are_counted_in_a_program():
     text = "%a = f32[2]{0} all-reduce(%x)\n%b = (f32[2], f32[4]) all-gather-start(%y)\n%c = f32[2] add(%a, %a)\n"
     assert compiling.collectives(text) == {"all-reduce": 1, "all-gather": 1}
+    repeated = "".join(f"%d{i} = f32[4] all-gather(%x), channel_id={i // 3}, dimensions={{0}}\n" for i in range(6))
+    assert compiling.collectives(text + repeated) == {"all-reduce": 1, "all-gather": 3}
 
 
 def test_local_report_names_memory_and_flops(capsys):
