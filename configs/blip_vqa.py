@@ -97,7 +97,6 @@ def _vqa_rad(config: ml_collections.ConfigDict) -> None:
     """Radiology, from a retrieval of radiographs (configs/blip_retrieval.py:vqa_med_2019) or from towers."""
     blip_pretrain.borrowed_towers(config)
     config.data.update({"max_tokens": 24, "max_answers": 1})
-    config.ranking.first = 64
     config.batch_size = 32
     config.total = "12 epochs"
     config.optim.lr = 3e-4
