@@ -270,6 +270,7 @@ def finish(process: subprocess.Popen[str]) -> str:
             time.sleep(0.5)
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_in_all_processes(phantoms, tmp_path):
     """That the same command goes on from there is another, slow test."""
     stopped = local(phantoms, tmp_path)

@@ -72,6 +72,7 @@ def test_a_bad_state_behind_a_good_loss_is_not_kept(phantoms, tmp_path, monkeypa
     assert checkpoints.Checkpoints(tmp_path, read_only=True).latest_step() is None
 
 
+@pytest.mark.slow  # the state above is made up; this one diverges
 def test_the_last_steps_are_looked_at(phantoms, tmp_path, capsys):
     changes = runs.tiny_changes(phantoms) | {
         "total": "3 steps",

@@ -24,7 +24,9 @@ CONFIGS = {
 }
 
 
-@pytest.fixture(scope="module", params=CONFIGS)
+@pytest.fixture(
+    scope="module", params=["blip_pretrain", "blip_vqa", pytest.param("blip_caption", marks=pytest.mark.slow)]
+)
 def explained(request, phantoms, tmp_path_factory):
     """A run with made-up parameters, and what explains two of its examples."""
     config = configs.load(f"configs/{request.param}.py:pixels,small")

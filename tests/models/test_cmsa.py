@@ -292,6 +292,7 @@ def test_examples_do_not_see_each_other_in_evaluation(inputs, variables):
     np.testing.assert_allclose(apply(make(), variables, others)[0][1], together[1], atol=1e-5)
 
 
+@pytest.mark.slow  # golden training cases hold the same against the original's numbers
 def test_training_moves_statistics_and_reaches_every_parameter(inputs, variables):
     _, gradient, changed = train(make(), variables, inputs)
     for before, after in zip(jax.tree.leaves(variables["batch_stats"]), jax.tree.leaves(changed), strict=True):

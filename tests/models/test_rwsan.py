@@ -165,6 +165,7 @@ def test_nothing_but_padding_gives_uniform_attention_and_finite_gradients(larger
     np.testing.assert_allclose(out["question_attention"], 1 / 8, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_jit_and_eager_agree(inputs, params):
     eager, out = call(make(), params, *inputs)
     jitted, jitted_out = apply(make(), params, *inputs)

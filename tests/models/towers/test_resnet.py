@@ -116,6 +116,7 @@ def test_maps_and_statistics_are_torchs(depth, counts):
         np.testing.assert_allclose(np.moveaxis(np.asarray(a), -1, 1), b.detach(), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow  # tests/models/test_blip.py has the same of a transformer
 def test_remat_changes_neither_gradients_nor_statistics():
     image = jax.random.normal(jax.random.key(1), (2, 64, 64, 3))
     variables = made_up(shapes_of(ResNet(18, 8)))
