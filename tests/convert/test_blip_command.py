@@ -282,3 +282,44 @@ def test_blip_starts_from_a_bert_and_a_network(parts):
     for collection, tree in (("params", state.params), ("batch_stats", state.collections["batch_stats"])):
         network = found["efficientnet_lite0"][collection]
         jax.tree.map(np.testing.assert_array_equal, tree["vision_tower"]["network"], network)
+
+
+def tiny(name, **data):
+    """A config whose image and text models are as wide as each other, and its task with made-up variables."""
+    config = configs.load(name)
+    config.model.text_sizes.update(SIZES)
+    config.model.vision_sizes.update({"width": SIZES["width"], "heads": 2})
+    config.compile.vocab_size = 32
+    config.data.update({"max_tokens": SIZES["positions"]} | data)
+    task = task_without_data(config)
+    params, collections = variables_of(task)
+    return config, task, params, collections
+
+
+@pytest.mark.parametrize("start", ["retrieval", "towers"])
+def test_answers_start_from_a_retrieval_or_from_towers(parts, start):
+    folder, found = parts
+    config, task, params, collections = tiny("configs/blip_vqa.py:vqa_rad,small", max_answer_tokens=8)
+    state = TrainState(jnp.zeros((), jnp.int32), params, collections, None)
+    if start == "retrieval":
+        _, _, theirs, others = tiny("configs/blip_retrieval.py:vqa_med_2019,small")
+        given = {"model": {"params": theirs, **others}}
+        text, network, rows = theirs["text_tower"], theirs["vision_tower"]["network"], 32
+    else:
+        mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
+        names = {"text": "bert", "vision": "efficientnet_lite0"}
+        given = {row: Run.open(folder / name).variables(mesh) for row, name in names.items()}
+        text, network, rows = found["bert"]["params"], found["efficientnet_lite0"]["params"], 30
+    for row, theirs in given.items():
+        state = init_from.take(row, "runs/other", theirs, state, config.init_from[row].table, task.kinds)
+    for name, attention in (("question_tower", "attention"), ("answer_tower", "decoder_attention")):
+        ours, block = state.params[name], state.params[name]["block_1"]
+        np.testing.assert_array_equal(ours["embed"]["embedding"][:rows], text["embed"]["embedding"])
+        jax.tree.map(np.testing.assert_array_equal, block[attention], text["block_1"]["attention"])
+        jax.tree.map(np.testing.assert_array_equal, block["feed_forward"], text["block_1"]["feed_forward"])
+        cross = (text if start == "retrieval" else params[name])["block_1"]["cross_attention"]
+        jax.tree.map(np.testing.assert_array_equal, block["cross_attention"], cross)
+    jax.tree.map(
+        np.testing.assert_array_equal, state.params["answer_tower"]["readout"], params["answer_tower"]["readout"]
+    )
+    jax.tree.map(np.testing.assert_array_equal, state.params["vision_tower"]["network"], network)
