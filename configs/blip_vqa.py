@@ -77,6 +77,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         config.generate.update({"beams": 1, "attend_padding": False})
         config.ranking.first = 16
         config.total = "4 epochs"
+        if chosen:
+            config.data.vocabulary_parts = ()  # a tokenizer of its own texts
         if chosen == "easy_vqa":
             config.data.update({"image_size": 64, "max_answers": 1})
             config.data.augment.operations = 0  # colours are asked about
