@@ -152,6 +152,14 @@ def test_overrides_take_the_type_of_the_field():
     assert config.sharding.params == ((".*", ()),)
 
 
+@pytest.mark.parametrize("name", ALL)
+def test_a_config_reads_one_data_set(name):
+    """A tokenizer of another's texts would need that one too, and cut words that it does not know."""
+    data = configs.load(name).data
+    parts = [data.examples, data.images, *data.get("vocabulary_parts", ())]
+    assert len({part.partition("/")[0] for part in parts if part}) == 1, parts
+
+
 def test_all_bad_overrides_are_reported_at_once():
     config = configs.load("configs/rwsan.py")
     with pytest.raises(ConfigError) as error:
