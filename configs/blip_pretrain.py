@@ -23,7 +23,6 @@ from typing import Any
 import ml_collections
 
 from jaxvqa.configs import common
-from jaxvqa.init_from import LEADING_ROWS
 
 DATA_SETS = ("published", "coco", "pubmed")
 VARIANTS = (*DATA_SETS, "pixels", "small")
@@ -132,32 +131,20 @@ def phantom_vqa(config: ml_collections.ConfigDict, *, pixels: bool) -> None:
         config.best.metric, config.best.mode = "val/r_mean", "max"
 
 
-# --- towers that were trained each for itself -----------------------------------------------------------------------------
-
-FROM_BERT = (
-    (r"(?:text|question|answer)_tower/embed/embedding", (r"language/embed/embedding", LEADING_ROWS)),
-    (r"(?:text|question|answer)_tower/(position|embed_norm)/(.*)", r"language/\1/\2"),
-    (r"(?:text|question|answer)_tower/block_(\d+)/(?:decoder_)?(attention.*)", r"language/block_\1/\2"),
-    (r"(?:text|question|answer)_tower/block_(\d+)/(feed_forward.*)", r"language/block_\1/\2"),
-    (r".*", False),
-)
-"""What a text model takes of a converted BERT: both self-attentions begin as its own; cross-attention and readout are new."""
+# --- a network that was trained for itself ---------------------------------------------------------------------------------
 
 FROM_NETWORK = ((r"vision_tower/network/.*", True), (r".*", False))
 """What an image encoder over a network's map takes of that network, converted."""
 
 
-def borrowed_towers(config: ml_collections.ConfigDict) -> None:
-    """Sizes of EfficientNet-Lite0 and of the first three of MiniLM's six blocks, for radiographs (docs/blip.md)."""
+def borrowed_network(config: ml_collections.ConfigDict) -> None:
+    """Two blocks over the map of an EfficientNet-Lite0, for radiographs (docs/blip.md)."""
     config.data.image_size = 96
     config.data.mean, config.data.std = (127 / 255,) * 3, (128 / 255,) * 3  # as the network was trained
     # Left and right mean something in a radiograph.
     config.data.augment.update({"flip": False, "sound": True})
     config.model.vision = "efficientnet_lite0-vit"
     config.model.vision_sizes = {"width": 384, "heads": 6}
-    # A BERT's first vector hardly differs between texts: with the original's dropout of 0.1 the contrast learned nothing.
-    config.model.text_sizes = {"width": 384, "depth": 3, "heads": 12, "hidden": 1536, "dropout": 0.0}
-    config.compile.vocab_size = 1000
 
 
 # --- the published recipes -----------------------------------------------------------------------------------------------
