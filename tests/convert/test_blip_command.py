@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxvqa import configs, init_from, optim, sharding
+from jaxvqa import configs, init_from, optim, paths, sharding
 from jaxvqa.convert import __main__ as command
 from jaxvqa.convert import adam, blip, files, workdir
 from jaxvqa.convert.original import Checkpoint
