@@ -78,20 +78,3 @@ def test_easy_vqa_passes_95_percent(tmp_path, tmp_path_factory):
     results = train.train(config, tmp_path)
     print({name: round(value, 2) for name, value in results.items()})
     assert results["test/accuracy"] > 95
-
-
-def test_blip_reads_the_questions_of_easy_vqa(tmp_path, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("easy")
-    assert build.main(["easy_vqa", f"--data_dir={folder}"]) == 0
-    config = configs.load("configs/blip_vqa.py:easy_vqa")
-    changes = {
-        "data.dir": folder,
-        "total": "300 steps",
-        "evals.test.every": "300 steps",
-        "evals.written.every": "300 steps",
-    }
-    configs.override(config, [(name, str(value)) for name, value in changes.items()])
-    results = train.train(config, tmp_path)
-    print({name: round(value, 2) for name, value in results.items()})
-    assert results["test/accuracy"] > 50  # always yes: 37.3 %; the question alone: 67.0 %
-    assert results["written/accuracy"] == pytest.approx(results["test/accuracy"], abs=5)

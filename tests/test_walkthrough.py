@@ -395,7 +395,6 @@ ELSEWHERE = {
     "make bench": "its commands are above",
     "make run": "tests/test_first_run.py",
     "python -m jaxvqa.main --config=configs/rwsan.py:easy_vqa": "tests/test_real_data.py",
-    "python -m jaxvqa.main --config=configs/blip_vqa.py:easy_vqa --workdir=runs/easy_blip": "tests/test_real_data.py",
 }
 
 
