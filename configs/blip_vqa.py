@@ -12,7 +12,9 @@
     published            16 GPUs      not run     as vqa_v2
 
 It starts from a pre-training: `--config.init_from.model.workdir=RUN`, whose text model becomes the question's encoder and the
-answers' decoder.
+answers' decoder. `vqa_rad` takes the image encoder alone, of a run of configs/blip_retrieval.py:vqa_med_2019 by the same
+option, or its network by `--config.init_from.vision.workdir=DIR` (a converted EfficientNet-Lite0); `frozen` keeps that network
+as it was taken, and changes nothing in other variants.
 """
 
 from typing import Any
@@ -98,8 +100,8 @@ def _vqa_rad(config: ml_collections.ConfigDict, *, frozen: bool) -> None:
     config.compile.vocab_size = 1000
     config.batch_size = 32
     config.total = "30 epochs"
-    # Radiographs are much alike to an encoder that is not trained for them. What all have in common adds up in what a question
-    # reads of them, until its words cannot be told apart any more: at the rate of the rest every question had the same answer.
+    # The image tokens of radiographs are almost equal. At the rate of the other parameters the question's cross-attention learned
+    # what they share until it hid the question's tokens, and every question got the same answer (docs/laboratory.md).
     config.optim.lr_scale = ((r"question_tower/.*cross_attention/.*", 0.03), (r".*", 1.0))
     config.init_from.model = common.start_from(FROM_RETRIEVAL)
     config.init_from.vision = common.start_from(blip_pretrain.FROM_NETWORK)

@@ -76,8 +76,7 @@ def test_a_process_that_was_stopped_and_killed_ends_like_one_that_was_not(phanto
     assert_ended(tmp_path, whole)
 
 
-# tests/test_distributed.py sends SIGINT.
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_the_same_command_goes_on(phantoms, whole, tmp_path, monkeypatch, number):
     asked, requested = [], monitor.StopSignal.requested
 

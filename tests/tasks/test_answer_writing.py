@@ -39,10 +39,9 @@ def test_every_answer_has_the_loss_that_it_has_alone(asked, monkeypatch, positio
 
     @jax.jit
     def alone(params, tokens, mask):
-        every = (jnp.broadcast_to(x, (3, len(x))) for x in (tokens, mask))
+        tokens, mask = (jnp.broadcast_to(x, (3, len(x))) for x in (tokens, mask))
         asked = {name: batch[name] for name in ("question", "question_mask")}
         call = task.caller(params, collections, None, train=False)
-        tokens, mask = every
         logits, _ = call(image=task.pixels(batch["image"]), text=tokens, text_mask=mask, **asked)
         first = jax.nn.softmax(logits[:, 0])[jnp.arange(3), tokens[:, 1]]
         return first, losses.text_loss(logits[:, :-1], tokens[:, 1:], mask[:, 1:], smoothing=task._smoothing)
