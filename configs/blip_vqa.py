@@ -100,8 +100,8 @@ def _vqa_rad(config: ml_collections.ConfigDict, *, frozen: bool) -> None:
     config.compile.vocab_size = 1000
     config.batch_size = 32
     config.total = "30 epochs"
-    # The image tokens of radiographs are almost equal. At the rate of the other parameters the question's cross-attention learned
-    # what they share until it hid the question's tokens, and every question got the same answer (docs/laboratory.md).
+    # The image tokens of radiographs are almost equal. At the rate of the other parameters the question's cross-attention
+    # learned what they share until it hid the question's tokens, and every question got the same answer (docs/laboratory.md).
     config.optim.lr_scale = ((r"question_tower/.*cross_attention/.*", 0.03), (r".*", 1.0))
     config.init_from.model = common.start_from(FROM_RETRIEVAL)
     config.init_from.vision = common.start_from(blip_pretrain.FROM_NETWORK)
