@@ -21,7 +21,7 @@ from typing import Any
 
 import ml_collections
 
-from jaxvqa.configs import blip_pretrain, common
+from jaxvqa.configs import blip_pretrain, blip_retrieval, common
 from jaxvqa.init_from import OTHER_GRID
 
 DATA_SETS = ("vqa_v2", "published", "easy_vqa", "vqa_rad", "table")
@@ -66,7 +66,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         config.data.answers.update({"rule": "soft", "min_count": 9})
         evaluations(config, "1 epoch", 64)
     else:
-        blip_pretrain.phantom_vqa(config, pixels="pixels" in variants or bool(chosen))
+        blip_pretrain.phantom_vqa(config, pixels="pixels" in variants or chosen in ("vqa_rad", "table"))
         config.name = f"blip_vqa-{chosen or 'phantom_vqa'}"
         name = chosen or "phantom_vqa"
         config.data.update({"examples": f"{name}/questions", "images": f"{name}/images"})
@@ -78,8 +78,10 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         if chosen:
             config.data.vocabulary_parts = ()  # a tokenizer of its own texts
         if chosen == "easy_vqa":
-            config.data.update({"image_size": 64, "max_answers": 1})
+            config.data.update({"image_size": 64, "max_regions": 26, "max_answers": 1})
             config.data.augment.operations = 0  # colours are asked about
+            config.model.text_sizes["init_std"] = 0.06
+            config.total = "12 epochs"
         if chosen == "table":
             common.of_table(config)
             config.data.max_tokens = 35
@@ -93,11 +95,16 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     return config
 
 
-def _vqa_rad(config: ml_collections.ConfigDict, *, frozen: bool) -> None:
+FROM_BERT = tuple((path.replace("text_tower", r"(?:question|answer)_tower"), what) for path, what in blip_retrieval.FROM_BERT)
+
+
+def _vqa_rad(config: ml_collections.ConfigDict, *, frozen: bool, towers: bool = True) -> None:
     """Radiology: the image encoder of a retrieval of radiographs (configs/blip_retrieval.py:vqa_med_2019), or of a network."""
     blip_pretrain.borrowed_network(config)
     config.data.update({"vocab_size": 1000, "max_tokens": 24, "max_answers": 1})
     config.compile.vocab_size = 1000
+    if towers:
+        config.model.text_sizes = {"width": 384, "depth": 3, "heads": 12, "hidden": 1536}
     config.batch_size = 32
     config.total = "30 epochs"
     # The image tokens of radiographs are almost equal. At the rate of the other parameters the question's cross-attention
@@ -105,6 +112,7 @@ def _vqa_rad(config: ml_collections.ConfigDict, *, frozen: bool) -> None:
     config.optim.lr_scale = ((r"question_tower/.*cross_attention/.*", 0.03), (r".*", 1.0))
     config.init_from.model = common.start_from(FROM_RETRIEVAL)
     config.init_from.vision = common.start_from(blip_pretrain.FROM_NETWORK)
+    config.init_from.text = common.start_from(FROM_BERT)
     if frozen:
         config.optim.freeze = ((r"vision_tower/network/.*", True), (r".*", False))
 

@@ -501,6 +501,7 @@ FIELDS: tuple[Row, ...] = (
     ("model.vision_sizes.features", COUNT_OR_0, ""),
     ("model.image_width", COUNT_OR_0, ""),
     ("model.*sizes.epsilon", Range(0, above=True), ""),
+    ("model.*sizes.init_std", Range(0, above=True), ""),
     ("model.*sizes.positions", COUNT_OR_0, ""),
     ("model.*sizes.hidden", _count(also=(None,)), ""),
     ("model.*head_width", _count(also=(None,)), ""),

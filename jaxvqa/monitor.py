@@ -20,11 +20,14 @@ from jaxvqa.tasks import Metrics
 _NEWEST = 20
 """Steps whose averages a bar shows."""
 
+_AHEAD = 4
+"""Steps that may be under way: enough to keep a device busy, and few batches in its memory; a signal to stop waits for them."""
+
 
 class Meter:
     """Averages of the metrics since the last flush, speed, and the share of time spent waiting for data.
 
-    Metrics stay on the device until a flush, so that the host runs ahead of the device in between.
+    Metrics stay on the device until a flush, so that the host runs ahead of the device in between, by `_AHEAD` steps at most.
     """
 
     def __init__(self, batch_size: int):
@@ -49,8 +52,10 @@ class Meter:
         self._started += time.perf_counter() - start
 
     def add(self, step: int, metrics: Metrics) -> None:
-        """Keeps a step's metrics, still on the device."""
+        """Keeps a step's metrics, still on the device, and waits for those of `_AHEAD` steps before."""
         self._pending.append((step, metrics))
+        if len(self._pending) > _AHEAD:
+            jax.block_until_ready(self._pending[-1 - _AHEAD][1])
 
     def flush(self, last_good: int | None) -> dict[str, float]:
         """Fetches and averages what was added.

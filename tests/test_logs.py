@@ -105,6 +105,16 @@ def test_the_newest_steps_that_are_done_are_averaged_without_a_flush():
     assert meter.latest() == {}
 
 
+def test_few_steps_are_under_way_at_a_time(monkeypatch):
+    waited = []
+    monkeypatch.setattr(monitor.jax, "block_until_ready", lambda metrics: waited.append(int(metrics["loss"][0])))
+    meter = monitor.Meter(8)
+    for step in range(10):
+        meter.add(step, {"loss": (jnp.asarray(float(step)), jnp.asarray(1.0))})
+        assert step - max(waited, default=-1) <= 4
+    assert max(waited) == 5
+
+
 def test_libraries_warnings_are_not_shown_and_their_errors_are(lines, monkeypatch):
     monkeypatch.setattr(logs.sys, "warnoptions", [])
     with warnings.catch_warnings(record=True) as shown:

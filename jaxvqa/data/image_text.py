@@ -58,7 +58,7 @@ def image_steps(data: ml_collections.ConfigDict, *, train: bool) -> tuple[Transf
         return (images.DecodeImage({"image": (data.image_size, 3)}, bicubic=True, cache_mib=data.cache_mib),)
     augment = data.augment
     return (
-        images.ResizedCrop(data.image_size, (augment.scale, 1.0), flip=augment.flip),
+        images.ResizedCrop(data.image_size, (augment.scale, 1.0), flip=augment.flip, cache_mib=data.cache_mib),
         RandomAugment(augment.operations, augment.level, sound=augment.sound),
     )
 

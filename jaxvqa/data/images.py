@@ -49,7 +49,17 @@ def normalised(
 
 
 class _Kept(dict[int, dict[str, np.ndarray]]):
-    """Decoded images by id; a worker process fills one of its own."""
+    """Decoded images by id, up to a bound; a worker process fills one of its own."""
+
+    nbytes = 0
+
+    def add(self, image_id: int, arrays: dict[str, np.ndarray], mib: float) -> dict[str, np.ndarray]:
+        """Keeps an image where there is room for it; returns it."""
+        size = sum(array.nbytes for array in arrays.values())
+        if image_id not in self and self.nbytes + size <= mib * 2**20:
+            self[image_id] = arrays
+            self.nbytes += size
+        return arrays
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (_Kept, ())
@@ -74,7 +84,7 @@ class DecodeImage:
     source: str = "image"
     nearest: bool = False
     bicubic: bool = False
-    cache_mib: float = 256
+    cache_mib: float = 256.0
     _kept: _Kept = field(init=False, repr=False, compare=False, default_factory=_Kept)
 
     def __call__(self, example: Example) -> Example:
@@ -86,9 +96,7 @@ class DecodeImage:
         image_id = int(example["image_id"])
         arrays = self._kept.get(image_id)
         if arrays is None:
-            arrays = self._decode(example[self.source], image_id)
-            if (len(self._kept) + 1) * sum(array.nbytes for array in arrays.values()) <= self.cache_mib * 2**20:
-                self._kept[image_id] = arrays
+            arrays = self._kept.add(image_id, self._decode(example[self.source], image_id), self.cache_mib)
         return example | arrays
 
     def _decode(self, encoded: bytes, image_id: int) -> dict[str, np.ndarray]:
@@ -126,7 +134,7 @@ class ProposeRegions:
     """
 
     max_regions: int
-    cache_mib: float = 256
+    cache_mib: float = 256.0
     _kept: _Kept = field(init=False, repr=False, compare=False, default_factory=_Kept)
 
     def __call__(self, example: Example) -> Example:
@@ -150,8 +158,7 @@ class ProposeRegions:
             regions = proposals.regions_of(pixels, self.max_regions)
             stated, stored = (example["image_w"], example["image_h"]), pixels.shape[1::-1]
             regions["boxes"] = regions["boxes"] * (np.tile(stated, 2) / np.tile(stored, 2)).astype(np.float32)
-            if (len(self._kept) + 1) * sum(array.nbytes for array in regions.values()) <= self.cache_mib * 2**20:
-                self._kept[image_id] = regions
+            self._kept.add(image_id, regions, self.cache_mib)
         return example | regions
 
 
@@ -190,9 +197,14 @@ def random_box(
 def part_resized(
     picture: Image.Image, box: tuple[int, int, int, int], size: int, *, flip: bool = False
 ) -> UInt8[np.ndarray, "S S 3"]:
-    """A part of an image (left, top, width, height), resized bicubically to a square, and mirrored left to right if `flip`."""
+    """A part of an image (left, top, width, height), resized bicubically to a square, and mirrored left to right if `flip`.
+
+    Of a grey image (mode L) the one channel is resized, and repeated.
+    """
     left, top, width, height = box
-    part = resized(picture.crop((left, top, left + width, top + height)), size, 3, bicubic=True)
+    channels = 1 if picture.mode == "L" else 3
+    part = resized(picture.crop((left, top, left + width, top + height)), size, channels, bicubic=True)
+    part = np.repeat(part, 3 // channels, axis=-1)
     return np.ascontiguousarray(part[:, ::-1]) if flip else part
 
 
@@ -200,7 +212,7 @@ def part_resized(
 class ResizedCrop:
     """A random part of an encoded image -> uint8[S, S, 3], mirrored left to right half of the time: BLIP's training images.
 
-    docs/originals/blip.md, section 13.
+    docs/originals/blip.md, section 13. Decoded images are kept in memory up to a bound, as `DecodeImage` keeps them.
 
     Attributes:
       size: S.
@@ -209,6 +221,7 @@ class ResizedCrop:
       flip: whether it may be mirrored.
       source: the entry with the encoded image (PNG, JPEG).
       image: the entry to make.
+      cache_mib: MiB of decoded images to keep.
     """
 
     size: int
@@ -218,6 +231,8 @@ class ResizedCrop:
     flip: bool = True
     source: str = "image"
     image: str = "image"
+    cache_mib: float = 0.0
+    _kept: _Kept = field(init=False, repr=False, compare=False, default_factory=_Kept)
 
     def __call__(self, example: Example) -> Example:
         """Makes the image.
@@ -225,10 +240,17 @@ class ResizedCrop:
         Raises:
           DataError: names the image that cannot be decoded.
         """
-        try:
-            picture = pictures.decode(example[self.source], 3)
-        except DataError as error:
-            raise _named(error, self.source, int(example["image_id"])) from error
+        image_id = int(example["image_id"]) if self.cache_mib else -1
+        kept = self._kept.get(image_id)
+        if kept is None:
+            try:
+                pixels = np.asarray(pictures.decode(example[self.source], 3))
+            except DataError as error:
+                raise _named(error, self.source, int(example["image_id"])) from error
+            if self.cache_mib and (pixels[..., :1] == pixels).all():
+                pixels = np.ascontiguousarray(pixels[..., 0])  # radiographs are grey, often in files of three channels
+            kept = self._kept.add(image_id, {"pixels": pixels}, self.cache_mib)
+        picture = Image.fromarray(kept["pixels"])
         random = random_of(example, "resized crop")
         box = random_box(random, *picture.size, self.scale, self.aspect)
         flip = self.flip and bool(random.random() < 0.5)

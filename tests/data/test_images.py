@@ -206,3 +206,18 @@ def test_resized_crops_follow_their_draw_and_name_what_is_broken(gradient):
     assert not any(x["image"][8, 0, 0] > x["image"][8, -1, 0] for x in never)
     with pytest.raises(DataError, match="of image 4 is not a picture"):
         crop(example(b"no picture", 4))
+
+
+def test_resized_crops_are_of_kept_images_up_to_a_bound(gradient, monkeypatch):
+    plain = images.ResizedCrop(16, (0.2, 1.0))
+    pixels = {4: gradient, 5: np.stack([gradient, gradient // 2, gradient], -1)}
+    cases = [example(png(pixels[image_id]), image_id, (0, 0, i)) for image_id in (4, 5, 4, 5) for i in range(2)]
+    expected = [plain(one)["image"] for one in cases]
+    decode, decoded = images.pictures.decode, []
+    monkeypatch.setattr(images.pictures, "decode", lambda *given: decoded.append(given) or decode(*given))
+    crop = images.ResizedCrop(16, (0.2, 1.0), cache_mib=1.5 * gradient.size / 2**20)  # room for the grey one
+    counts = []
+    for one, image in zip(cases, expected, strict=True):
+        np.testing.assert_array_equal(crop(one)["image"], image)
+        counts.append(len(decoded))
+    assert counts == [1, 1, 2, 3, 3, 3, 4, 5]

@@ -42,6 +42,17 @@ def test_padding_of_texts_changes_nothing(seen):
     np.testing.assert_allclose(found["logits"][mask], out["logits"][mask], atol=1e-5)
 
 
+def test_fresh_kernels_are_as_wide_as_the_config_says():
+    for std in (0.02, 0.3):
+        model = make(text_sizes=TEXT | ({} if std == 0.02 else {"init_std": std}))
+        shapes = {"image": jnp.ones((1, 8, 8, 3)), "text": jnp.ones((1, 2), jnp.int32)}
+        params = jax.jit(model.init)(jax.random.key(0), **shapes)["params"]["text_tower"]
+        kernels = [params["embed"]["embedding"], *(x for x in jax.tree.leaves(params["block_0"]) if x.ndim == 2)]
+        assert len(kernels) > 10
+        for kernel in kernels:
+            assert abs(float(jnp.std(kernel)) / std - 1) < 0.2
+
+
 def test_features_are_of_length_1(seen):
     model, variables, image, text, mask = seen
     _, out = call(model, variables, image=image, text=text, text_mask=mask)

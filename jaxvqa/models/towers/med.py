@@ -25,9 +25,12 @@ from jaxvqa.models.layers.attention import KeyValue, MultiHeadAttention, Past, c
 from jaxvqa.models.layers.dropout import Dropout
 from jaxvqa.models.layers.feed_forward import FeedForward
 from jaxvqa.models.layers.linear import Linear
-from jaxvqa.models.layers.transformer import INIT, LayerNorm, numbered
+from jaxvqa.models.layers.transformer import LayerNorm, numbered
 from jaxvqa.models.towers.bert import EPSILON
 from jaxvqa.models.towers.decoder import check_length
+
+INIT_STD = 0.02
+"""Standard deviation of BERT's fresh kernels, at a width of 768."""
 
 Memory = Sequence[KeyValue]
 """For each block the keys and values of what its cross-attention reads."""
@@ -61,6 +64,7 @@ class MEDBlock(nn.Module):
       hidden: width between the two linear layers.
       dropout: rate, of attention weights and of what each part adds.
       epsilon: of every normalisation.
+      init_std: standard deviation of fresh kernels.
     """
 
     width: int
@@ -68,13 +72,16 @@ class MEDBlock(nn.Module):
     hidden: int
     dropout: float
     epsilon: float = EPSILON
+    init_std: float = INIT_STD
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
         """Makes the parts; those that are never used get no parameters."""
 
+        init = nn.initializers.normal(self.init_std)
+
         def attention() -> MultiHeadAttention:
-            options = {"dropout": self.dropout, "kernel_init": INIT, "dtype": self.dtype}
+            options = {"dropout": self.dropout, "kernel_init": init, "dtype": self.dtype}
             return MultiHeadAttention(self.heads, self.width // self.heads, self.width, **options)
 
         def norm() -> nn.Module:
@@ -83,7 +90,7 @@ class MEDBlock(nn.Module):
         self.attention, self.attention_norm = attention(), norm()
         self.decoder_attention, self.decoder_attention_norm = attention(), norm()
         self.cross_attention, self.cross_attention_norm = attention(), norm()
-        self.feed_forward = FeedForward(self.hidden, self.width, dtype=self.dtype, activation="gelu", kernel_init=INIT)
+        self.feed_forward = FeedForward(self.hidden, self.width, dtype=self.dtype, activation="gelu", kernel_init=init)
         self.feed_forward_norm = norm()
         self.drop = Dropout(self.dropout)
 
@@ -152,10 +159,11 @@ class TwinMEDBlock(MEDBlock):
     def setup(self) -> None:
         """Makes the parts: the cross-attention and its second one, for the second image."""
         super().setup()
-        options = {"dropout": self.dropout, "kernel_init": INIT, "dtype": self.dtype}
+        init = nn.initializers.normal(self.init_std)
+        options = {"dropout": self.dropout, "kernel_init": init, "dtype": self.dtype}
         self.second_cross_attention = MultiHeadAttention(self.heads, self.width // self.heads, self.width, **options)
         if self.merges:
-            self.merge = Linear(self.width, self.dtype, kernel_init=INIT)
+            self.merge = Linear(self.width, self.dtype, kernel_init=init)
 
     def remember(self, memory: Float[Array, "M N E"]) -> KeyValue:
         """Keys and values of all first images, and of all second ones, in two halves."""
@@ -191,6 +199,8 @@ class MED(nn.Module):
       positions: the longest text that it takes.
       dropout: dropout rate.
       epsilon: of every normalisation.
+      init_std: standard deviation of fresh kernels and tables. What a part adds at first shrinks with it and with the width:
+        a narrow network from nothing begins to read images sooner with a larger one.
       twin: how many of the first blocks take the mean of what they read of two images, while the others merge it; None: texts
         are about one image.
     """
@@ -203,24 +213,26 @@ class MED(nn.Module):
     positions: int = 512
     dropout: float = 0.1
     epsilon: float = EPSILON
+    init_std: float = INIT_STD
     twin: int | None = None
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
         """Makes the parts; those that are never used get no parameters."""
+        init = nn.initializers.normal(self.init_std)
 
         def table(count: int) -> nn.Embed:
-            return nn.Embed(count, self.width, dtype=self.dtype, embedding_init=INIT)
+            return nn.Embed(count, self.width, dtype=self.dtype, embedding_init=init)
 
         self.embed, self.position = table(self.vocab_size), table(self.positions)
         self.embed_norm = LayerNorm(epsilon=self.epsilon, dtype=self.dtype)
         self.drop = Dropout(self.dropout)
-        sizes = (self.width, self.heads, self.hidden, self.dropout, self.epsilon, self.dtype)
+        sizes = (self.width, self.heads, self.hidden, self.dropout, self.epsilon, self.init_std, self.dtype)
         self.block = [
             MEDBlock(*sizes) if self.twin is None else TwinMEDBlock(*sizes, merges=i >= self.twin)
             for i in range(self.depth)
         ]
-        self.transform = Linear(self.width, self.dtype, kernel_init=INIT)
+        self.transform = Linear(self.width, self.dtype, kernel_init=init)
         self.transform_norm = LayerNorm(epsilon=self.epsilon, dtype=self.dtype)
         self.readout = Readout(self.vocab_size, self.dtype)
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from jaxvqa.models.layers.batch_norm import BatchNorm
 from jaxvqa.models.layers.conv import Conv
 from jaxvqa.models.layers.linear import Linear
 from jaxvqa.models.layers.transformer import INIT, Block, LayerNorm, numbered, usual_block
@@ -160,9 +161,13 @@ class GridViT(PreNormEncoder):
 
     Attributes:
       network: makes the network, one of `towers.IN_STAGES`; its statistics are in the collection `batch_stats`.
+      map_norm: whether each channel of the map is normalised over the batch. What leaves a rectifier is never negative, and
+        what all places of all images have in common outweighs what they differ by, most of all where the network was trained
+        on other images.
     """
 
     network: Callable[..., Any] = ResNet
+    map_norm: bool = False
 
     @nn.compact
     def __call__(
@@ -179,6 +184,8 @@ class GridViT(PreNormEncoder):
           See `encode`; `patches` [B, N, D] are the map's places, row by row, before positions are added.
         """
         *_, grid = self.network(dtype=self.dtype, name="network").stages(image, train=train).values()
+        if self.map_norm:
+            grid = BatchNorm(dtype=self.dtype, name="map_norm")(grid, train=train)
         features = grid.reshape(len(image), -1, grid.shape[-1])
         patches = Linear(self.width, self.dtype, kernel_init=nn.initializers.lecun_normal(), name="patches")(features)
         return self.encode_grid(patches, train=train)
