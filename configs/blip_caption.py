@@ -54,10 +54,10 @@ def evaluations(config: ml_collections.ConfigDict, every: str, batch_size: int) 
     """The loss, by which the best state is chosen, and written captions, with a black image beside them at the end."""
     config.evals = ml_collections.ConfigDict()
     row = {"batch_size": batch_size}
-    config.evals.val = common.evaluation("val", every=every, type="generation", **row)
-    config.evals.val_blank = common.evaluation(
-        "val", every=config.total, type="generation", predict="answers_blank", **row
-    )
+    # The tokenizer lowers what it reads, and the captions are trained on without punctuation.
+    written = row | {"type": "generation", "plain_words": True}
+    config.evals.val = common.evaluation("val", every=every, **written)
+    config.evals.val_blank = common.evaluation("val", every=config.total, predict="answers_blank", **written)
     config.evals.likelihood = common.evaluation("val", every=every, type="likelihood", predict="likelihood", **row)
     config.main_eval = "val"
     config.best.metric, config.best.mode = "likelihood/loss", "min"

@@ -110,7 +110,7 @@ def phantom_vqa(config: ml_collections.ConfigDict, *, pixels: bool) -> None:
     sizes = {"width": 128, "depth": 2, "heads": 4}
     config.model.vision = "vit-base" if pixels else "region-vit"
     config.model.vision_sizes = {**sizes, "patch": 8} if pixels else sizes
-    config.model.text_sizes = {**sizes, "hidden": 512, "positions": 64, "dropout": 0.0}
+    config.model.text_sizes = {**sizes, "hidden": 512, "positions": 64, "dropout": 0.0, "init_std": 0.02}
     config.compile.vocab_size = 400
     if "queue" in config.loss:
         config.model.features = 64

@@ -95,7 +95,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     return config
 
 
-FROM_BERT = tuple((path.replace("text_tower", r"(?:question|answer)_tower"), what) for path, what in blip_retrieval.FROM_BERT)
+FROM_BERT = tuple(
+    (path.replace("text_tower", r"(?:question|answer)_tower"), what) for path, what in blip_retrieval.FROM_BERT
+)
 
 
 def _vqa_rad(config: ml_collections.ConfigDict, *, frozen: bool, towers: bool = True) -> None:

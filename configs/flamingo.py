@@ -287,10 +287,9 @@ def _evaluations(
             split, every=every, type=classes, predict="classes", **row, **fields.get(classes, {})
         )
     controls = {} if captions else {"train_split": config.data.train_split}
-    config.evals[split] = common.evaluation(split, every=texts_every or every, type="generation", **row, **controls)
-    config.evals[f"{split}_blank"] = common.evaluation(
-        split, every=config.total, type="generation", predict="answers_blank", **row
-    )
+    texts = row | {"type": "generation"} | ({"plain_words": False} if captions else {})
+    config.evals[split] = common.evaluation(split, every=texts_every or every, **texts, **controls)
+    config.evals[f"{split}_blank"] = common.evaluation(split, every=config.total, predict="answers_blank", **texts)
     if not captions:
         config.evals.nearest = common.evaluation(
             split, every=config.total, type="generation", predict="embeddings", **row

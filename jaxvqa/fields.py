@@ -318,6 +318,7 @@ FIELDS: tuple[Row, ...] = (
     ("evals.*.one_to_one", ANY, "each example is an image and a text of its own, though images may be the same"),
     ("evals.*.max_tokens", COUNT_OR_0, "of retrieval: tokens that texts are cut to; 0: as many as in training"),
     ("evals.*.wordings", Table(_is_text), "(regex, replacement): texts that read the same after all say the same"),
+    ("evals.*.plain_words", ANY, "of captions: compare them in lower case, without punctuation"),
     ("evals.*.repair_names", ANY, "mend the names of six garbled classes in the answers"),
     # data
     ("data.dir", Path(), "where data sets are built; empty: TFDS_DATA_DIR, else ~/tensorflow_datasets"),

@@ -40,12 +40,13 @@ def evaluator(context: Context) -> AnswersEvaluator:
 
     Yields in percent, with intervals: of answers `accuracy` by the data set's rule, and `exact`, the share that is the
     annotated answer to the letter, both by group too; `bleu`, the mean of BLEU-1. Of captions `bleu` too, and `bleu_1` to
-    `bleu_4` of all texts together, `rouge_l`, and `cider`, from 0 to 10. Where the predict function is `embeddings`, `nearest`
+    `bleu_4` of all texts together, `rouge_l`, and `cider`, from 0 to 10; with `plain_words`, a field of the row, of their words
+    in lower case without punctuation, as captions are usually compared. Where the predict function is `embeddings`, `nearest`
     is the share of texts whose mean state is nearest to that of their own answer, or of one that contains it or is contained
     (docs/originals/flamingo.md, section 15).
     """
     captions = len(context.source) > 0 and "question" not in context.source.read_records([0])[0]
-    scoring = _captions() if captions else _answers(context)
+    scoring = _captions(context.config.get("plain_words", False)) if captions else _answers(context)
     return AnswersEvaluator(context, replace(scoring, of_outputs=functools.partial(_nearest, context)))
 
 
@@ -68,15 +69,19 @@ def _answers(context: Context) -> Scoring:
     return replace(accuracy, fields=fields, scores=scores)
 
 
-def _captions() -> Scoring:
+def _captions(plain_words: bool) -> Scoring:
     """No rule of answers: no two people describe an image in the same words."""
+    form = text.plain_words if plain_words else str
+
+    def forms(row: Row) -> tuple[str, list[str]]:
+        return form(row["answer"]), [form(true) for true in row["annotators"]]
 
     def fields(question: Question, prediction: Prediction, row: Row) -> Row:
-        return {"bleu": round(text.bleu1(row["answer"], row["annotators"]), 6)}
+        return {"bleu": round(text.bleu1(*forms(row)), 6)}
 
     def scores(rows: Sequence[Row]) -> Scores:
         yield mean("bleu", rows)
-        written, true = [row["answer"] for row in rows], [row["annotators"] for row in rows]
+        written, true = zip(*map(forms, rows), strict=True) if rows else ((), ())
         for order, value in enumerate(text.corpus_bleu(written, true), start=1):
             yield f"bleu_{order}", Score(100 * value, n=len(rows))
         pairs = zip(written, true, strict=True)

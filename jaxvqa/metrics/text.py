@@ -1,13 +1,14 @@
 """Scores of generated text (docs/originals/flamingo.md, section 15). NumPy and plain Python only.
 
-Words are what white space separates. The published scores of reports cut texts with the Penn Treebank's tokenizer first,
-which lowers them and drops punctuation; it is a Java program and not part of this module: give texts in the form that is to
-be compared. On texts in the same form the numbers are those of NLTK (`bleu1`) and pycocoevalcap (`corpus_bleu`, `rouge_l`,
+Words are what white space separates. The published scores of captions and reports cut texts with the Penn Treebank's
+tokenizer first, which lowers them and drops punctuation; it is a Java program and not part of this module: give texts in the
+form that is to be compared, or in `plain_words`. On texts in the same form the numbers are those of NLTK (`bleu1`) and pycocoevalcap (`corpus_bleu`, `rouge_l`,
 `cider`).
 """
 
 import collections
 import math
+import re
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -42,6 +43,11 @@ def brevity_penalty(ours: int, theirs: int) -> float:
 
 
 # One text.
+
+
+def plain_words(text: str) -> str:
+    """A text's runs of letters and digits, lower-cased, one space between them: so "T1-weighted." and "t1 - weighted" are one."""
+    return " ".join(re.findall(r"[^\W_]+", text.lower()))
 
 
 def exact_match(answer: str, truth: str) -> float:

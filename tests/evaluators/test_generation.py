@@ -35,11 +35,11 @@ CAPTIONS = [
 def scored(tmp_path):
     """Scores what was written to the records of a split: the values, and the predictions."""
 
-    def run(records, answers, rule="exact", **outputs):
+    def run(records, answers, rule="exact", row=(), **outputs):
         count = len(records)
         outputs = {"words": np.arange(count), "score": np.full(count, math.log(0.25), np.float32)} | outputs
         task = Task(rule, text=lambda output: answers[int(output["words"])])
-        values = evaluate("generation", task, {"val": records}, outputs, tmp_path)
+        values = evaluate("generation", task, {"val": records}, outputs, tmp_path, **dict(row))
         lines = (tmp_path / "predictions/val_7.jsonl").read_text().splitlines()
         return values, [json.loads(line) for line in lines]
 
@@ -84,6 +84,16 @@ def test_a_split_without_answers_is_only_written_down(scored):
     assert values == {}
     assert [row["answer"] for row in rows] == list(WRITTEN)
     assert "exact" not in rows[0]
+
+
+def test_captions_are_compared_in_plain_words_where_the_row_says_so(scored):
+    records = [{**CAPTIONS[0], "caption": "T1-weighted MR image. All masses are small!"}]
+    written = ["t1 - weighted mr image all masses are small"]
+    assert scored(records, written)[0]["bleu"] < 60
+    values, rows = scored(records, written, row={"plain_words": True})
+    assert [values[name] for name in ("bleu", "bleu_4", "rouge_l")] == pytest.approx([100] * 3)
+    assert rows[0]["answer"] == written[0]
+    assert rows[0]["annotators"] == [records[0]["caption"]]
 
 
 @pytest.mark.parametrize("rule", ["exact", "soft"])

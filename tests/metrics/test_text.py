@@ -38,6 +38,19 @@ def test_bleu1(answer, references, score):
     assert text.bleu1(answer, references) == pytest.approx(score)
 
 
+@pytest.mark.parametrize(
+    ("written", "plain"),
+    [
+        ("Axial T1-weighted MR image. All are small!", "axial t1 weighted mr image all are small"),
+        ("axial t1 - weighted mr image all are small", "axial t1 weighted mr image all are small"),
+        ("Größe_1,5 cm", "größe 1 5 cm"),
+        (" . ", ""),
+    ],
+)
+def test_plain_words(written, plain):
+    assert text.plain_words(written) == plain
+
+
 def test_corpus_bleu():
     # Together 7 words of 8; of the pairs "a b", "b c" and "x y" with 6; "a b c" of 4; none of 2. As long as the references.
     ours, theirs = ["a b c d", "x y z w"], [["a b c e"], ["x y w z"]]
