@@ -2,8 +2,8 @@
 
 Words are what white space separates. The published scores of captions and reports cut texts with the Penn Treebank's
 tokenizer first, which lowers them and drops punctuation; it is a Java program and not part of this module: give texts in the
-form that is to be compared, or in `plain_words`. On texts in the same form the numbers are those of NLTK (`bleu1`) and pycocoevalcap (`corpus_bleu`, `rouge_l`,
-`cider`).
+form that is to be compared, or in `plain_words`. On texts in the same form the numbers are those of NLTK (`bleu1`) and
+pycocoevalcap (`corpus_bleu`, `rouge_l`, `cider`).
 """
 
 import collections
@@ -46,7 +46,7 @@ def brevity_penalty(ours: int, theirs: int) -> float:
 
 
 def plain_words(text: str) -> str:
-    """A text's runs of letters and digits, lower-cased, one space between them: so "T1-weighted." and "t1 - weighted" are one."""
+    """A text's runs of letters and digits, in lower case, by single spaces: "T1-weighted." and "t1 - weighted" are one."""
     return " ".join(re.findall(r"[^\W_]+", text.lower()))
 
 
