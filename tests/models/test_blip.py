@@ -1,11 +1,16 @@
 """What BLIP promises: padding changes nothing, no look-ahead, an image is read alike by one text or several."""
 
+import functools
+from typing import Any
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxvqa import models
+from jaxvqa.models.towers.vit import GridViT
 
 TEXT = {"width": 16, "depth": 2, "heads": 2, "hidden": 32, "positions": 16, "dropout": 0.0}
 VISION = {"width": 16, "depth": 2, "heads": 2}
@@ -143,3 +148,25 @@ def test_drop_path_drops_whole_images_in_training_alone():
     assert first < 1e-5  # the rate grows from 0 at the first block
     unchanged = np.abs(out["block_1"] - out["block_0"]).max((1, 2)) < 1e-6
     assert 4 <= unchanged.sum() <= 32  # both parts of a quarter of the images
+
+
+class Rectified(nn.Module):
+    """A network in stages whose last map is never negative, and nearly the same everywhere."""
+
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def stages(self, image, *, train):
+        return {"last": 10 + nn.relu(nn.Conv(6, (4, 4), (4, 4), dtype=self.dtype)(image))}
+
+
+@pytest.mark.parametrize("map_norm", [False, True])
+def test_a_map_is_normalised_over_the_batch_where_the_config_says_so(map_norm):
+    tower = GridViT(width=16, depth=1, heads=2, network=Rectified, map_norm=map_norm)
+    image = jnp.asarray(np.random.default_rng(0).standard_normal((4, 8, 8, 3), dtype=np.float32))
+    variables = jax.jit(tower.init)(jax.random.key(0), image)
+    (_, out), _ = jax.jit(functools.partial(tower.apply, train=True, mutable=["batch_stats"]))(variables, image)
+    patches = np.asarray(out["patches"]).reshape(-1, 16)
+    common = np.linalg.norm(patches.mean(0)) / np.linalg.norm(patches, axis=1).mean()
+    assert common < 1e-5 if map_norm else common > 0.9
+    assert ("map_norm" in variables["params"]) == map_norm
