@@ -115,7 +115,8 @@ def _vqa_rad(config: ml_collections.ConfigDict, *, pixels: bool, frozen: bool) -
     config.model.text_sizes["dropout"] = 0.1
     config.batch_size = 32
     config.total = "20 epochs"
-    config.optim.lr = 5e-4
+    # Many questions are about an image that others in training are about: it is shown as it is.
+    config.data.augment.update({"operations": 0, "scale": 1.0})
     if pixels:
         config.model.vision, config.model.vision_sizes = "vit-base", {**sizes, "patch": 16}
         config.init_from = ml_collections.ConfigDict()
