@@ -271,6 +271,16 @@ REAL = {
     "python -m jaxvqa.main --config=configs/cmsa.py:vqa_rad,compact --workdir=runs/vqa_rad": (
         f"{RAD} --workdir=runs/vqa_rad"
     ),
+    "python -m jaxvqa.main --config=configs/blip_vqa.py:shared_words --workdir=runs/words": (
+        "--config=configs/blip_vqa.py:shared_words,small --workdir=runs/words"
+    ),
+    (
+        "python -m jaxvqa.main --config=configs/blip_vqa.py:vqa_rad,frozen --config.init_from.model.workdir=runs/words "
+        "--config.init_from.vision.workdir=runs/lite0 --workdir=runs/blip_vqa_rad"
+    ): (
+        "--config=configs/blip_vqa.py:vqa_rad,frozen,small --config.init_from.model.workdir=runs/words "
+        "--workdir=runs/blip_vqa_rad"
+    ),
     "python -m jaxvqa.convert --system=cmsa --from=WORKDIR --to=model_epoch79.pth": (
         "--system=cmsa --from=runs/vqa_rad --to=model_epoch79.pth"
     ),
@@ -491,5 +501,6 @@ def test_commands_on_real_files_run(tmp_path, jaxvqa_data):
     variables = tower.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
     backbone = Checkpoint({name: {"backbone": tree} for name, tree in variables.items()}, {"name": "mtpt"})
     mtpt.ORIGINAL.save({"backbone": tmp_path / "resnet34.pth"}, backbone)
+    run_all({"python -m tfds_builders.build phantom_vqa": "phantom_vqa"}, tmp_path, str)
     run_all(REAL, tmp_path, lambda arguments: arguments.format(data=jaxvqa_data))
     assert "Accuracy by protocol" in (tmp_path / "runs/vqa_rad/report.html").read_text()
