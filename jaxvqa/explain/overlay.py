@@ -48,8 +48,10 @@ def encode(image: UInt8[np.ndarray, "H W 3"], kind: str = "PNG") -> bytes:
     return file.getvalue()
 
 
-def canvas(explanation: Explanation) -> tuple[UInt8[np.ndarray, "H W 3"], Float[np.ndarray, "R 4"]] | None:
-    """The image to draw on and its boxes, both at a legible size.
+def canvas(
+    explanation: Explanation, largest: int | None = None
+) -> tuple[UInt8[np.ndarray, "H W 3"], Float[np.ndarray, "R 4"]] | None:
+    """The image to draw on and its boxes, both at a legible size, whose longer side is at most `largest` where that is given.
 
     Without an image, a plain canvas of the image's size; None when not even the size is known.
     """
@@ -64,20 +66,26 @@ def canvas(explanation: Explanation) -> tuple[UInt8[np.ndarray, "H W 3"], Float[
     if width > 0 and height > 0:  # the stored image may be a smaller copy of the one that the boxes were found on
         sx, sy = image.shape[1] / width, image.shape[0] / height
         boxes = boxes * np.array([sx, sy, sx, sy], np.float32)
-    return enlarge(image, boxes)
+    image, boxes = enlarge(image, boxes)
+    return _scaled(image, boxes, min(1.0, (largest or math.inf) / max(image.shape[:2])))
 
 
 def enlarge(
     image: UInt8[np.ndarray, "H W 3"], boxes: Float[np.ndarray, "R 4"], side: int = SIDE
 ) -> tuple[UInt8[np.ndarray, "h w 3"], Float[np.ndarray, "R 4"]]:
     """Enlarges an image and its boxes so that the longer side has at least `side` pixels; larger ones stay."""
-    height, width = image.shape[:2]
-    factor = max(1.0, side / max(height, width))
+    return _scaled(image, boxes, max(1.0, side / max(image.shape[:2])))
+
+
+def _scaled(
+    image: UInt8[np.ndarray, "H W 3"], boxes: Float[np.ndarray, "R 4"], factor: float
+) -> tuple[UInt8[np.ndarray, "h w 3"], Float[np.ndarray, "R 4"]]:
     if factor == 1.0:
         return image, boxes
+    height, width = image.shape[:2]
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
-    enlarged = np.array(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
-    return enlarged, boxes * np.array([size[0] / width, size[1] / height] * 2, np.float32)
+    scaled = np.array(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+    return scaled, boxes * np.array([size[0] / width, size[1] / height] * 2, np.float32)
 
 
 def clip_boxes(boxes: Float[np.ndarray, "R 4"], height: int, width: int) -> Float[np.ndarray, "R 4"]:
@@ -154,14 +162,14 @@ def overlay(
 
 
 def drawn_maps(
-    explanation: Explanation,
+    explanation: Explanation, largest: int | None = None
 ) -> tuple[UInt8[np.ndarray, "H W 3"] | None, list[tuple[str, UInt8[np.ndarray, "H W 3"]]]]:
-    """The image at a legible size, and each attention map drawn on it with its label.
+    """The image at a legible size, and each attention map drawn on it with its label; `largest` as of `canvas`.
 
     Raises:
       DataError: the image cannot be decoded.
     """
-    drawn = canvas(explanation)
+    drawn = canvas(explanation, largest)
     if drawn is None:
         return None, []
     image, boxes = drawn

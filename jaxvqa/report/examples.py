@@ -21,6 +21,9 @@ WRONG_EXAMPLES = 4
 """Of the examples, how many are wrong answers where there are enough: mistakes teach more than their share."""
 MISTAKES = 6
 
+LARGEST = (640, 320)
+"""Pixels of an image's longer side: beside one map, and where there is a map for each word. Radiographs have thousands."""
+
 _APART = "Each answer has a probability of its own: they need not add up to 100 %."
 _TOGETHER = "The probabilities of all answers add up to 100 %; the most probable are shown."
 _OF_TEXTS = "A text's probability is the product of those of its tokens: longer texts have smaller ones."
@@ -118,7 +121,7 @@ def card(row: Row, explanation: Explanation | None) -> dict[str, Any]:
     shown["spans"] = [(text, None if w is None else (w, w / top if top else 0.0)) for text, w in spans]
     shown["answers"] = explanation.answers or shown["answers"]
     try:
-        image, maps = overlay.drawn_maps(explanation)
+        image, maps = overlay.drawn_maps(explanation, LARGEST[len(explanation.maps) > 1])
     except DataError as error:
         return shown | {"fault": str(error)}
     if image is None:

@@ -143,6 +143,18 @@ def test_boxes_follow_a_picture_that_is_stored_smaller_than_it_was():
     np.testing.assert_allclose(moved, explanation().boxes / 2)
 
 
+def test_large_pictures_are_drawn_smaller_where_that_is_asked_for():
+    large = explanation(image=overlay.encode(picture(1000, 800)), size=(800, 1000))
+    assert overlay.canvas(large)[0].shape == (1000, 800, 3)
+    image, moved = overlay.canvas(large, 500)
+    assert image.shape == (500, 400, 3)
+    np.testing.assert_allclose(moved, explanation().boxes / 2)
+    image, maps = overlay.drawn_maps(large, 500)
+    assert {image.shape, *(drawn.shape for _, drawn in maps)} == {(500, 400, 3)}
+    small = explanation(image=overlay.encode(picture(400, 300)), size=(300, 400))
+    assert overlay.canvas(small, 500)[0].shape == (400, 300, 3)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
