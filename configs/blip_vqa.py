@@ -7,7 +7,7 @@
     easy_vqa             1 CPU core   32 minutes  93.8 % of test, by regions, still rising
     vqa_rad              2 CPU cores  not run     not measured
     vqa_rad,frozen       1 CPU core   16 minutes  52.1 % of the 308 from shared_words and a network, three seeds' mean
-    vqa_rad,pixels       1 CPU core   8 minutes   PIXSCORE
+    vqa_rad,pixels       1 CPU core   8 minutes   50.8 % of the 308 from nothing, two seeds' mean
     table                2 CPU cores  not run     not measured: questions of your own
     small                2 CPU cores  1 minute    none: to see that everything runs
     vqa_v2               16 GPUs      not run     published: 78.24 % on test-dev
