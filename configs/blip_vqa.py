@@ -17,6 +17,7 @@ It starts from a pre-training: `--config.init_from.model.workdir=RUN`, whose tex
 answers' decoder. `vqa_rad` takes both of them from a run of `shared_words`, which has the same tokens, by that option, and a
 network for its image encoder by `--config.init_from.vision.workdir=DIR` (a converted EfficientNet-Lite0); `frozen` keeps that
 network as it was taken, and changes nothing in other variants. `vqa_rad,pixels` is a small network from nothing.
+`shared_words` and `vqa_rad` need both data sets, phantom_vqa and vqa_rad, since their tokenizer reads the questions of both.
 """
 
 from typing import Any
@@ -44,6 +45,7 @@ SHARED_WORDS: dict[str, Any] = {
     "vocabulary_parts": ("phantom_vqa/questions", "vqa_rad/questions"),
     "vocab_size": 1200,
 }
+"""A tokenizer of the words of both."""
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:

@@ -138,7 +138,10 @@ class Block(nn.Module):
         return x, maps, seen[0]
 
 
-INIT = nn.initializers.normal(0.02)
+INIT_STD = 0.02
+"""BERT's, at a width of 768."""
+
+INIT = nn.initializers.normal(INIT_STD)
 """Initialiser of the kernels and tables of most transformers."""
 
 

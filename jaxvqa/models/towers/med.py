@@ -25,12 +25,9 @@ from jaxvqa.models.layers.attention import KeyValue, MultiHeadAttention, Past, c
 from jaxvqa.models.layers.dropout import Dropout
 from jaxvqa.models.layers.feed_forward import FeedForward
 from jaxvqa.models.layers.linear import Linear
-from jaxvqa.models.layers.transformer import LayerNorm, numbered
+from jaxvqa.models.layers.transformer import INIT_STD, LayerNorm, numbered
 from jaxvqa.models.towers.bert import EPSILON
 from jaxvqa.models.towers.decoder import check_length
-
-INIT_STD = 0.02
-"""Standard deviation of BERT's fresh kernels, at a width of 768."""
 
 Memory = Sequence[KeyValue]
 """For each block the keys and values of what its cross-attention reads."""
@@ -77,7 +74,6 @@ class MEDBlock(nn.Module):
 
     def setup(self) -> None:
         """Makes the parts; those that are never used get no parameters."""
-
         init = nn.initializers.normal(self.init_std)
 
         def attention() -> MultiHeadAttention:
